@@ -1,0 +1,1 @@
+"""The bench: volumes, prompts, metrics, scheduling and results. It knows no model."""

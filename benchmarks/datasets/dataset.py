@@ -1,0 +1,83 @@
+"""What a dataset is: named cases on disk, targets, splits, licence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.errors import UserError, nearest_name
+from benchmarks.segmenter import Target
+from benchmarks.volume import BoolArray, Volume, read_label, read_volume
+
+
+@dataclass(frozen=True)
+class Case:
+    """One volume with its label map, identified by `dataset/case_id`. Reads nothing until asked."""
+
+    dataset: str
+    case_id: str
+    image: Path
+    label: Path
+    patient: str = ""  # cases of one patient never fall on both sides of a split; case_id if empty
+
+    def load(self) -> tuple[Volume, NDArray[np.int16]]:
+        """The volume and its label map on the same grid. Raises UserError if either is unusable."""
+        volume = read_volume(self.image)
+        return volume, read_label(self.label, like=volume)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Case ids of one fold."""
+
+    train: tuple[str, ...]
+    validation: tuple[str, ...]
+    test: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named, versioned collection of cases.
+
+    Attributes:
+        name: "kits21", "msd-pancreas", "lits17", or the user's own.
+        cases: by case id, sorted.
+        targets: what is to be segmented (usually one).
+        splits: folds; fold 0 is the default.
+        synthetic: phantoms; every table and log must then say so.
+        licence: of the images and labels.
+        excluded: case id → why it is not used; listed wherever the dataset is described.
+    """
+
+    name: str
+    cases: Mapping[str, Case]
+    targets: tuple[Target, ...]
+    splits: tuple[Split, ...]
+    version: str = "1"
+    synthetic: bool = False
+    licence: str = ""
+    source: str = ""
+    excluded: Mapping[str, str] = field(default_factory=dict)
+
+    def split_cases(self, part: str, fold: int = 0) -> list[Case]:
+        """The cases of "train", "validation" or "test"."""
+        return [self.cases[case_id] for case_id in getattr(self.splits[fold], part)]
+
+    def target(self, name: str) -> Target:
+        """The target of that name. Raises UserError with the nearest name."""
+        for target in self.targets:
+            if target.name == name:
+                return target
+        known = [target.name for target in self.targets]
+        raise UserError(f"dataset '{self.name}' has no target '{name}'; {nearest_name(name, known)}")
+
+
+def target_mask(label: NDArray[np.int16], target: Target) -> BoolArray:
+    """The voxels of a label map that belong to the target."""
+    if len(target.labels) == 1:
+        return np.asarray(label == target.labels[0])
+    return np.isin(label, target.labels)

@@ -1,0 +1,261 @@
+"""The contestant's interface, and the registry that finds contestants by entry point.
+
+A method is announced by a `Method` (a light description, importable without torch) under the entry-point group
+`tags_bench.methods`. Its `factory` is imported only when the method is really used.
+
+    Method ──load──► Segmenter ──open(volume, target)──► Session ──segment(prompts)──► mask
+
+Methods that learn are `Trainable` (the bench owns the loop) or `OwnTraining` (the method brings its own tool).
+"""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from benchmarks.errors import UserError, nearest_name
+from benchmarks.prompts import PromptKind, Prompts
+from benchmarks.volume import BoolArray, FloatArray, Volume
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmarks.datasets.dataset import Case
+    from benchmarks.preprocessing import Recipe
+
+ENTRY_POINT_GROUP = "tags_bench.methods"
+
+Seen = Literal["trained-on", "superset", "unseen", "unknown"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is to be segmented in a case.
+
+    Attributes:
+        name: for tables and file names, such as "kidney-tumor".
+        organ: the organ in plain words, such as "kidney"; may be empty.
+        lesion: the lesion in plain words, such as "tumor".
+        labels: label values that make up the target.
+        organ_labels: label values of the healthy organ, if the dataset has them.
+        window: HU window that suits the target (low, high).
+        mean, std: intensity statistics after clipping to `window`.
+    """
+
+    name: str
+    organ: str
+    lesion: str
+    labels: tuple[int, ...]
+    organ_labels: tuple[int, ...] = ()
+    window: tuple[float, float] = (-160.0, 240.0)
+    mean: float = 40.0
+    std: float = 80.0
+
+
+class Session(ABC):
+    """A segmenter opened on one volume; `open` has computed whatever depends on the volume only."""
+
+    @abstractmethod
+    def segment(self, prompts: Prompts) -> BoolArray:
+        """The mask on the volume's own grid, for all prompts given so far."""
+
+    def probabilities(self, prompts: Prompts) -> FloatArray:
+        """Foreground probabilities on the volume's own grid; not every method has them."""
+        raise NotImplementedError(f"{type(self).__name__} gives masks only")
+
+
+class Segmenter(ABC):
+    """A method ready to work: weights loaded, on a device."""
+
+    prompts: frozenset[PromptKind]
+
+    @abstractmethod
+    def open(self, volume: Volume, target: Target) -> Session:
+        """Do once whatever depends on the volume only."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What the bench's training loop hands to a `Trainable`.
+
+    Attributes:
+        image: float32 (B, 1, X, Y, Z), preprocessed by the method's own recipe.
+        label: float32 (B, 1, X, Y, Z), 0 or 1.
+        targets: B targets.
+        generator: seeded source of randomness for sampling prompts; use no other.
+        progress: share of the training budget that is spent, 0 to 1.
+    """
+
+    image: torch.Tensor
+    label: torch.Tensor
+    targets: Sequence[Target]
+    generator: torch.Generator
+    progress: float
+
+
+@dataclass(frozen=True)
+class TrainingRecipe:
+    """How the bench feeds a `Trainable`.
+
+    Attributes:
+        preprocessing: orientation, spacing and intensity; the same object as at inference.
+        patch: voxels of a training crop (x, y, z), after preprocessing.
+        batch_size: crops in a step on one worker.
+        learning_rate, final_learning_rate: linear fall over the budget.
+        weight_decay, gradient_clip: AdamW and the norm to which gradients are clipped.
+        foreground: share of crops centred on a voxel of the target.
+        mixed_precision: bf16 autocast where the device gains by it.
+    """
+
+    preprocessing: Recipe
+    patch: tuple[int, int, int]
+    batch_size: int = 2
+    learning_rate: float = 4e-4
+    final_learning_rate: float = 4e-6
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+    foreground: float = 0.5
+    mixed_precision: bool = True
+
+
+class Trainable(Segmenter):
+    """A segmenter that the bench can train: it owns the network, the bench owns loop, data, budget, checkpoints."""
+
+    module: torch.nn.Module
+
+    @abstractmethod
+    def recipe(self, target: Target) -> TrainingRecipe:
+        """What crops this method wants."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+        """The scalar to minimise, and named parts of it for the log."""
+
+    def trainable_parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters that the optimiser may change; by default those that require a gradient."""
+        return [p for p in self.module.parameters() if p.requires_grad]
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write a checkpoint (safetensors and JSON) into an existing empty folder."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote. Raises UserError if it does not fit."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a method may spend on training, the same for every method of a suite.
+
+    Attributes:
+        minutes: wall-clock minutes of the training itself (no start-up, no preprocessing).
+        steps: optimiser steps; whichever limit is met first ends the training.
+        cpus, gpus: what one training worker may use.
+    """
+
+    minutes: float | None = None
+    steps: int | None = None
+    cpus: int = 1
+    gpus: float = 0.0
+
+
+class OwnTraining(Segmenter):
+    """A segmenter that trains by its own tool, or that only measures something on the training cases."""
+
+    @abstractmethod
+    def fit(self, cases: Sequence[Case], target: Target, budget: Budget, folder: Path, seed: int) -> dict[str, Any]:
+        """Train on the cases, leave a checkpoint in the existing empty folder, return figures for the log."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Read what `fit` left. Raises UserError if it does not fit."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a reader must know before believing a row: origin, licences, size, training data.
+
+    Attributes:
+        training_data: dataset name → whether the released weights have seen it; missing names are "unknown".
+    """
+
+    title: str
+    paper: str = ""
+    code_licence: str = ""
+    weights_licence: str = ""
+    parameters: str = ""
+    training_data: Mapping[str, Seen] = field(default_factory=dict)
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named contestant: code + configuration.
+
+    Attributes:
+        name: the word on the command line, such as "tags-tiny".
+        summary: one line for `tags-bench methods`.
+        factory: "module:callable"; called as `callable(config, device)` and returns a `Segmenter`.
+        prompts: the prompt kinds it understands.
+        training: "none", "bench" (the factory gives a `Trainable`) or "own" (an `OwnTraining`).
+        config: default configuration, JSON-like; a suite may override single keys.
+        search_space: knob → Tune domain in plain form, e.g. {"learning_rate": ["loguniform", 1e-4, 1e-2]}.
+        floor: a reference floor, not a contestant.
+        version: raised when the method's results would change; part of every record's identity.
+    """
+
+    name: str
+    summary: str
+    factory: str
+    prompts: frozenset[PromptKind]
+    training: Literal["none", "bench", "own"] = "none"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    search_space: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    card: Card = field(default_factory=lambda: Card(title=""))
+    floor: bool = False
+    version: str = "1"
+
+    def build(self, config: Mapping[str, Any] | None = None, device: str = "cpu") -> Segmenter:
+        """Import the factory and make the segmenter; keys of `config` override the defaults.
+
+        Raises:
+            UserError: a key that the method does not have.
+        """
+        module_name, _, attribute = self.factory.partition(":")
+        factory = getattr(importlib.import_module(module_name), attribute)
+        segmenter: Segmenter = factory(self.configured(config), device)
+        return segmenter
+
+    def configured(self, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The default configuration with `config` laid over it."""
+        for key in config or {}:
+            if key not in self.config:
+                raise UserError(f"method '{self.name}' has no setting '{key}'; {nearest_name(key, self.config)}")
+        return {**self.config, **(config or {})}
+
+
+def methods() -> dict[str, Method]:
+    """All installed methods by name, in the order floors last."""
+    found: dict[str, Method] = {}
+    for entry in entry_points(group=ENTRY_POINT_GROUP):
+        method = entry.load()
+        if not isinstance(method, Method):
+            raise TypeError(f"entry point {entry.name} = {entry.value} does not give a Method")
+        if method.name != entry.name:
+            raise ValueError(f"entry point {entry.name} gives a method named {method.name}")
+        found[method.name] = method
+    return dict(sorted(found.items(), key=lambda item: (item[1].floor, item[0])))
+
+
+def method(name: str) -> Method:
+    """The method of that name. Raises UserError with the nearest name."""
+    known = methods()
+    if name not in known:
+        raise UserError(f"unknown method '{name}'; {nearest_name(name, known)}")
+    return known[name]

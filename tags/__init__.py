@@ -1,0 +1,1 @@
+"""TAGS, 3D Tumor-Adaptive Guidance for SAM: an independent open implementation."""
