@@ -1,0 +1,1 @@
+"""Reference floor: region growing from the click (SimpleITK)."""
