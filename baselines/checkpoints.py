@@ -1,0 +1,323 @@
+"""Safe reading of official checkpoint files, and strict loading into our networks.
+
+An official file is a stranger's pickle. It is read with `torch.load(weights_only=True)` and in no other way:
+torch's own unpickler, which builds tensors and plain containers and calls nothing else. Some official files also
+hold objects (an optimiser, an `argparse.Namespace`, a NumPy scalar). Those are not imported either:
+`read_checkpoint` lists the classes that the file names, without running it, and hands torch's unpickler an inert
+stand-in for each. A file that names anything able to act (os, subprocess, builtins.eval …) is refused outright.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.errors import UserError
+
+State = dict[str, torch.Tensor]
+
+MAX_NAMED = 4  # keys that an error message lists before it says "and N more"
+
+_ACTING_MODULES = frozenset(
+    """
+    asyncio builtins bdb code codeop commands ctypes cProfile distutils doctest ftplib functools
+    glob http httplib imp importlib io linecache marshal multiprocessing nt operator os pathlib pdb
+    pickle pip pkgutil platform posix posixpath profile pty pydoc requests runpy shelve shutil
+    signal site smtplib socket socketserver sqlite3 ssl subprocess sys sysconfig tempfile threading
+    timeit trace types urllib urllib2 venv webbrowser xmlrpc zipfile zipimport __builtin__ __main__
+    """.split()  # noqa: SIM905, one name per line would drown the file
+)
+_PLAIN_BUILTINS = frozenset(
+    {
+        "bool",
+        "bytearray",
+        "bytes",
+        "complex",
+        "dict",
+        "float",
+        "frozenset",
+        "int",
+        "list",
+        "object",
+        "range",
+        "set",
+    }
+    | {"slice", "str", "tuple"}
+)
+_HARMLESS_IN_ACTING = frozenset(
+    {"pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath", "functools.partial"}
+)
+
+
+class Inert:
+    """Stands in for an object whose class is never imported. It holds nothing and does nothing."""
+
+    def __new__(cls, *_args: object, **_kwargs: object) -> Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *_args: object, **_kwargs: object) -> None: ...
+
+    def __setstate__(self, _state: object) -> None: ...
+
+    def __hash__(self) -> int:
+        return id(self)
+
+
+def _inert_mapping(*_args: object) -> OrderedDict[Any, Any]:
+    """For `collections.defaultdict` (the state of an optimiser): a plain mapping."""
+    return OrderedDict()
+
+
+def _inert_list(*_args: object) -> list[Any]:
+    return []
+
+
+_STAND_INS: dict[str, Callable[..., Any]] = {
+    "collections.defaultdict": _inert_mapping,
+    "collections.deque": _inert_list,
+}
+
+
+def read_checkpoint(path: Path | str) -> Any:
+    """Read an official checkpoint file onto the CPU; whatever is not a tensor or plain data becomes `Inert`.
+
+    Raises:
+        UserError: no such file, truncated, not a torch checkpoint, or one that asks for code to be run.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        return _read_with_stand_ins(path, error)
+    except (
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+        IndexError,
+        OSError,
+        AttributeError,
+        TypeError,
+    ) as error:
+        raise UserError(_unreadable(path, error)) from error
+
+
+def _read_with_stand_ins(path: Path, refusal: Exception) -> Any:
+    try:
+        foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except (RuntimeError, ValueError, EOFError, KeyError, IndexError, pickle.UnpicklingError) as error:
+        raise UserError(_unreadable(path, refusal)) from error
+    if not foreign:  # refused for another reason than a foreign class
+        raise UserError(_unreadable(path, refusal)) from refusal
+    acting = [name for name in foreign if _can_act(name)]
+    if acting:
+        raise UserError(
+            f"{path}: refused, the file asks for {_named(acting)} to be called; it is not a model"
+        )
+    stand_ins: list[Callable | tuple[Callable, str]] = [
+        (_STAND_INS.get(name, Inert), name) for name in foreign
+    ]
+    try:
+        with torch.serialization.safe_globals(stand_ins):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
+        raise UserError(_unreadable(path, error)) from error
+
+
+def _can_act(name: str) -> bool:
+    package, _, attribute = name.partition(".")
+    if package in ("builtins", "__builtin__"):
+        return attribute not in _PLAIN_BUILTINS
+    return package in _ACTING_MODULES and name not in _HARMLESS_IN_ACTING
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
+    return f"{path}: truncated, or not a torch checkpoint; download it again ({reason})"
+
+
+def file_digest(path: Path | str) -> str:
+    """SHA-256 of a file in hexadecimal, for records."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tensor_names(checkpoint: Any, prefix: str = "") -> Iterator[str]:
+    """Dotted names of all tensors anywhere in a checkpoint, such as "model.image_encoder.pos_embed"."""
+    if isinstance(checkpoint, torch.Tensor):
+        yield prefix
+    elif isinstance(checkpoint, Mapping):
+        for key, value in checkpoint.items():
+            yield from tensor_names(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(checkpoint, list | tuple):
+        for index, value in enumerate(checkpoint):
+            yield from tensor_names(value, f"{prefix}.{index}" if prefix else str(index))
+
+
+_SIGNATURES: tuple[
+    tuple[str, str], ...
+] = (  # first match wins: (pattern of a tensor's name, what the file is)
+    (r"\.Adapter\.spatial\.\d+\.weight$", "SAM-Med2D"),
+    (r"feature_dict\.\d+\.|\.attn\.lr$", "3DSAM-adapter"),
+    (r"text_encoder\.(clip_text_model|dim_align)\.|txt_align_upscaled_embedding", "SegVol"),
+    (r"swinViT\.layers1\.", "Universal Model (Swin UNETR)"),
+    (r"down_tr64\.ops\.", "Universal Model (U-Net)"),
+    (r"image_encoder\.blocks\.\d+\.attn\.rel_pos_d$", "SAM-Med3D"),
+    (r"vision_encoder\.layers\.\d+\.attn\.", "SAM in the layout of transformers"),
+    (r"network_weights\.", "nnU-Net"),
+)
+_SAM_SIZES = {768: "SAM-B", 1024: "SAM-L", 1280: "SAM-H"}
+
+
+def recognise(checkpoint: Any) -> str | None:
+    """Which system's official file this looks like, judged by the names of its tensors; None if unknown."""
+    names = list(tensor_names(checkpoint))
+    for pattern, system in _SIGNATURES:
+        if any(re.search(pattern, name) for name in names):
+            return system
+    width = _width(checkpoint)
+    return _SAM_SIZES.get(width) if width is not None else None
+
+
+def _width(checkpoint: Any) -> int | None:
+    """Channels of a 2D SAM image encoder found at any depth of the containers."""
+    if not isinstance(checkpoint, Mapping):
+        return None
+    for key, value in checkpoint.items():
+        if isinstance(value, torch.Tensor) and str(key).endswith("image_encoder.pos_embed"):
+            return int(value.shape[-1])
+        found = _width(value)
+        if found is not None:
+            return found
+    return None
+
+
+def state_dict_of(
+    checkpoint: Any,
+    path: Path | str,
+    system: str,
+    containers: Sequence[str] = ("model_state_dict", "model", "state_dict", "net"),
+    prefixes: Sequence[str] = ("module.",),
+) -> State:
+    """The state dict inside a checkpoint: its container opened, a prefix common to all keys taken off.
+
+    Args:
+        checkpoint: what `read_checkpoint` gave.
+        system: the system expected ("SAM-Med2D"), for messages and to notice the file of another one.
+        containers: keys that may hold the state dict, tried in order; a bare state dict passes.
+        prefixes: prefixes that are stripped if every key has them.
+
+    Raises:
+        UserError: the file belongs to another system, or holds no state dict.
+    """
+    seen = recognise(checkpoint)
+    if seen is not None and seen != system:
+        raise UserError(f"{path}: this looks like {seen}, expected {system}")
+    state = checkpoint
+    for container in containers:
+        if isinstance(state, Mapping) and isinstance(state.get(container), Mapping):
+            state = state[container]
+            break
+    if not isinstance(state, Mapping) or not state:
+        raise UserError(f"{path}: holds no state dict (expected {system})")
+    foreign = [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]
+    if foreign:
+        raise UserError(f"{path}: not a state dict of {system}: {_named(foreign)} is no tensor")
+    return strip_prefixes({str(key): value for key, value in state.items()}, prefixes)
+
+
+def strip_prefixes(state: Mapping[str, torch.Tensor], prefixes: Sequence[str] = ("module.",)) -> State:
+    """Take each prefix off all keys, if all of them have it."""
+    for prefix in prefixes:
+        if state and all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return dict(state)
+
+
+def load_strictly(
+    module: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path | str, system: str
+) -> None:
+    """Copy a state dict into the module; every key must be there, no other, each of the right shape.
+
+    A module built under `torch.device("meta")` receives the tensors themselves instead of a copy.
+
+    Raises:
+        UserError: naming the first missing, unexpected or wrongly shaped keys.
+    """
+    own = module.state_dict()
+    missing = [key for key in own if key not in state]
+    unexpected = [key for key in state if key not in own]
+    shapes = [
+        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    faults = [("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes)]
+    if any(keys for _, keys in faults):
+        text = "; ".join(f"{len(keys)} {what}: {_named(keys)}" for what, keys in faults if keys)
+        raise UserError(f"{path}: does not fit {system}: {text}")
+    on_meta = any(tensor.is_meta for tensor in own.values())
+    if on_meta:
+        # assign keeps the file's dtype, a copy would convert: convert here, so that both ways end alike
+        state = {key: value.to(own[key].dtype).contiguous() for key, value in state.items()}
+    module.load_state_dict(dict(state), strict=True, assign=on_meta)
+
+
+def load_official(
+    module: torch.nn.Module,
+    path: Path | str,
+    system: str,
+    containers: Sequence[str] = ("model_state_dict", "model", "state_dict", "net"),
+    prefixes: Sequence[str] = ("module.",),
+    optional: Iterable[str] = (),
+    rename: Callable[[str], str] | None = None,
+) -> None:
+    """Read an official file and load it strictly: the three steps above in a row.
+
+    Args:
+        optional: patterns (`re.search`) of keys that the file may hold and that are dropped.
+        rename: official key → our key, applied after stripping and dropping.
+    """
+    state = state_dict_of(read_checkpoint(path), path, system, containers, prefixes)
+    kept = {
+        key: value for key, value in state.items() if not any(re.search(pattern, key) for pattern in optional)
+    }
+    if rename is not None:
+        kept = {rename(key): value for key, value in kept.items()}
+    load_strictly(module, kept, path, system)
+
+
+def required_file(checkpoint: Path | str | None, method: str, file_name: str, source: str) -> Path:
+    """The path of an official file that a method cannot do without.
+
+    Args:
+        checkpoint: the method's setting `checkpoint`.
+        file_name: the official name, such as "sam_vit_b_01ec64.pth".
+        source: in words, where it is released.
+
+    Raises:
+        UserError: not given or not there; says which file, where it is released and how to name it.
+    """
+    if checkpoint is None:
+        raise UserError(
+            f"method '{method}' needs the official file {file_name} ({source}); "
+            f"download it and set the method's 'checkpoint' to its path"
+        )
+    path = Path(checkpoint).expanduser()
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file; method '{method}' needs {file_name} ({source})")
+    return path
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:MAX_NAMED])
+    return f"{shown} and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else shown
