@@ -1,10 +1,10 @@
 """Safe reading of official checkpoint files, and strict loading into our networks.
 
 An official file is a stranger's pickle. It is read with `torch.load(weights_only=True)` and in no other way:
-torch's own unpickler, which builds tensors and plain containers and calls nothing else. Some official files also
-hold objects (an optimiser, an `argparse.Namespace`, a NumPy scalar). Those are not imported either:
-`read_checkpoint` lists the classes that the file names, without running it, and hands torch's unpickler an inert
-stand-in for each. A file that names anything able to act (os, subprocess, builtins.eval …) is refused outright.
+torch's own unpickler, which builds tensors and plain containers and calls nothing else. Some official files
+also hold objects (an optimiser, an `argparse.Namespace`, a NumPy scalar). Those are not imported either:
+`read_checkpoint` lists the classes that the file names, without running it, and hands torch's unpickler an
+inert stand-in for each. A file that names anything able to act (os, subprocess, builtins.eval …) is refused.
 """
 
 from __future__ import annotations
@@ -31,25 +31,13 @@ _ACTING_MODULES = frozenset(
     glob http httplib imp importlib io linecache marshal multiprocessing nt operator os pathlib pdb
     pickle pip pkgutil platform posix posixpath profile pty pydoc requests runpy shelve shutil
     signal site smtplib socket socketserver sqlite3 ssl subprocess sys sysconfig tempfile threading
-    timeit trace types urllib urllib2 venv webbrowser xmlrpc zipfile zipimport __builtin__ __main__
+    timeit trace types urllib urllib2 venv webbrowser xmlrpc zipfile zipimport __builtin__
     """.split()  # noqa: SIM905, one name per line would drown the file
 )
 _PLAIN_BUILTINS = frozenset(
-    {
-        "bool",
-        "bytearray",
-        "bytes",
-        "complex",
-        "dict",
-        "float",
-        "frozenset",
-        "int",
-        "list",
-        "object",
-        "range",
-        "set",
-    }
-    | {"slice", "str", "tuple"}
+    """
+    bool bytearray bytes complex dict float frozenset int list object range set slice str tuple
+    """.split()  # noqa: SIM905
 )
 _HARMLESS_IN_ACTING = frozenset(
     {"pathlib.Path", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.PurePosixPath", "functools.partial"}

@@ -1,4 +1,4 @@
-"""The golden files: weight rule, input rule, prompts and recorded tensors and the comparison (golden/RULE.md).
+"""The golden files: weight rule, input rule, prompts, recorded tensors, comparison (golden/RULE.md).
 
 Nothing of a particular golden set is written here: salt, seeds, shapes, prompts and sampled indices come from
 the npz. Another set is used by pointing `TAGS_BENCH_GOLDEN` at its folder.
