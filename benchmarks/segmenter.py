@@ -107,6 +107,7 @@ class TrainingRecipe:
         patch: voxels of a training crop (x, y, z), after preprocessing.
         batch_size: crops in a step on one worker.
         learning_rate, final_learning_rate: linear fall over the budget.
+        warm_up: share of the budget over which the learning rate rises linearly first.
         weight_decay, gradient_clip: AdamW and the norm to which gradients are clipped.
         foreground: share of crops centred on a voxel of the target.
         mixed_precision: bf16 autocast where the device gains by it.
@@ -117,6 +118,7 @@ class TrainingRecipe:
     batch_size: int = 2
     learning_rate: float = 4e-4
     final_learning_rate: float = 4e-6
+    warm_up: float = 0.0
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     foreground: float = 0.5

@@ -1,0 +1,201 @@
+"""One case × one segmenter × simulated users → records. Pure: no Ray, no MLflow, nothing written but masks.
+
+The segmenter sees the volume, the target's name and the prompts. The label stays on this side: the simulated
+user and the metrics look at it, the segmenter cannot.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.datasets.dataset import Case, target_mask
+from benchmarks.metrics import METRICS_VERSION, Reference, evaluate_mask, failed_values
+from benchmarks.prompts import Prompts, to_json
+from benchmarks.results import FAILED, OK, SCHEMA_VERSION, write_json
+from benchmarks.segmenter import Segmenter, Session, Target
+from benchmarks.users import Protocol, SimulatedUser
+from benchmarks.volume import BoolArray, Volume, write_mask
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What to do with every case of a unit.
+
+    Attributes:
+        targets, protocols: all pairs are evaluated; the protocols are those that the method can follow.
+        seed: seed of the suite; prompts depend on (seed, dataset, case, target, step) only.
+        tolerances_mm, empty_policy: for the metrics.
+        predictions: folder for masks and prompts, or None to keep none.
+        provenance: columns that every row of the unit shares.
+    """
+
+    targets: tuple[Target, ...]
+    protocols: tuple[Protocol, ...]
+    seed: int
+    tolerances_mm: tuple[float, ...]
+    empty_policy: str
+    predictions: Path | None
+    provenance: dict[str, Any]
+
+
+def evaluate_case(case: Case, segmenter: Segmenter, evaluation: Evaluation) -> list[dict[str, Any]]:
+    """All rows of one case: targets × protocols × steps, failed ones included.
+
+    A failure of the method, of the file or of the prompts becomes rows with `status` "failed", the reason in one
+    line and the worst values; it never raises and never drops a row.
+    """
+    try:
+        volume, label = case.load()
+    except Exception as error:
+        logger.exception("%s/%s cannot be loaded", case.dataset, case.case_id)
+        return failed_case(case, evaluation, error)
+    volume.array.setflags(write=False)
+    rows: list[dict[str, Any]] = []
+    for target in evaluation.targets:
+        reference = Reference(
+            target_mask(label, target), volume.spacing, evaluation.tolerances_mm, evaluation.empty_policy
+        )
+        for protocol in evaluation.protocols:
+            rows += _follow_protocol(case, volume, target, protocol, reference, segmenter, evaluation)
+    return rows
+
+
+def failed_case(case: Case, evaluation: Evaluation, error: BaseException) -> list[dict[str, Any]]:
+    """The rows of a case that could not be evaluated at all: every expected row, failed, with the reason."""
+    return [
+        {
+            **_identity(case, target, protocol, step, evaluation),
+            **failed_values(None, evaluation.tolerances_mm, evaluation.empty_policy),
+            **_failure(error),
+        }
+        for target in evaluation.targets
+        for protocol in evaluation.protocols
+        for step in range(1, protocol.rounds + 1)
+    ]
+
+
+def _follow_protocol(
+    case: Case,
+    volume: Volume,
+    target: Target,
+    protocol: Protocol,
+    reference: Reference,
+    segmenter: Segmenter,
+    evaluation: Evaluation,
+) -> list[dict[str, Any]]:
+    """Open, then prompt step by step. A session is never shared by protocols: each pays its own `open`."""
+    user = SimulatedUser(protocol, (evaluation.seed, case.dataset, case.case_id, target.name))
+    rows: list[dict[str, Any]] = []
+    mask: BoolArray | None = None
+    prompts: Prompts | None = None
+    session: Session | None = None
+    seconds_open = 0.0
+    for step in range(1, protocol.rounds + 1):
+        identity = _identity(case, target, protocol, step, evaluation)
+        try:
+            if prompts is None or mask is None or session is None:
+                prompts = user.first(reference.mask, volume.spacing, target)
+                started = time.perf_counter()
+                session = segmenter.open(volume, target)
+                seconds_open = time.perf_counter() - started
+            else:
+                following = user.next(reference.mask, mask, prompts, volume.spacing)
+                if following is None:  # satisfied: the remaining steps keep the last result
+                    rows.append({**rows[-1], "step": step, "carried": True, "seconds_segment": 0.0})
+                    continue
+                prompts = following
+            started = time.perf_counter()
+            mask = _checked(session.segment(prompts), volume)
+            seconds = time.perf_counter() - started
+            values = evaluate_mask(mask, reference)
+        except Exception as error:
+            logger.exception("%s/%s, %s, step %d failed", case.dataset, case.case_id, protocol.name, step)
+            worst = failed_values(reference, evaluation.tolerances_mm, evaluation.empty_policy)
+            return rows + [
+                {**_identity(case, target, protocol, late, evaluation), **worst, **_failure(error)}
+                for late in range(step, protocol.rounds + 1)
+            ]
+        rows.append(
+            {
+                **identity,
+                **values,
+                "status": OK,
+                "reason": "",
+                "carried": False,
+                "clicks": len(prompts.clicks),
+                "seconds_open": seconds_open,
+                "seconds_segment": seconds,
+                "peak_memory_mb": peak_memory_mb(),
+            }
+        )
+        if evaluation.predictions is not None:
+            _keep(evaluation.predictions / case.case_id, f"{target.name}.{protocol.name}.{step}", mask, prompts, volume)
+    return rows
+
+
+def _checked(mask: NDArray[np.generic], volume: Volume) -> BoolArray:
+    """The geometry contract: a boolean mask on the volume's own grid."""
+    if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != volume.shape:
+        found = f"{getattr(mask, 'dtype', type(mask).__name__)} {getattr(mask, 'shape', '')}"
+        raise TypeError(f"the method returned {found}; a bool mask of shape {volume.shape} is due")
+    return mask
+
+
+def _keep(folder: Path, stem: str, mask: BoolArray, prompts: Prompts, volume: Volume) -> None:
+    write_mask(mask, volume, folder / f"{stem}.nii.gz")
+    write_json(folder / f"{stem}.prompts.json", to_json(prompts, volume))
+
+
+def _identity(case: Case, target: Target, protocol: Protocol, step: int, evaluation: Evaluation) -> dict[str, Any]:
+    return {
+        **evaluation.provenance,
+        "schema_version": SCHEMA_VERSION,
+        "metrics_version": METRICS_VERSION,
+        "empty_policy": evaluation.empty_policy,
+        "seed": evaluation.seed,
+        "dataset": case.dataset,
+        "case": case.case_id,
+        "patient": case.patient or case.case_id,
+        "target": target.name,
+        "protocol": protocol.name,
+        "track": protocol.track,
+        "step": step,
+    }
+
+
+def _failure(error: BaseException) -> dict[str, Any]:
+    return {
+        "status": FAILED,
+        "reason": " ".join(f"{type(error).__name__}: {error}".split())[:500],
+        "carried": False,
+        "clicks": 0,
+        "seconds_open": float("nan"),
+        "seconds_segment": float("nan"),
+        "peak_memory_mb": peak_memory_mb(),
+    }
+
+
+def peak_memory_mb() -> float:
+    """Peak of this process so far, in MB: GPU memory if CUDA is in use, otherwise resident memory."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return float(torch.cuda.max_memory_allocated() / 1e6)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def applicable(protocols: Sequence[Protocol], segmenter_prompts: frozenset[Any]) -> tuple[Protocol, ...]:
+    """The protocols that a method can follow: it understands every kind of prompt that they may send."""
+    return tuple(protocol for protocol in protocols if protocol.needs <= segmenter_prompts)

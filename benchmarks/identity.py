@@ -1,0 +1,51 @@
+"""Names for content: digests that decide whether something has been computed already."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.datasets.dataset import Case
+
+_SAMPLE = 64 * 1024
+
+
+def digest(content: Any, length: int = 16) -> str:
+    """Hex SHA-256 of a JSON-like value, the same for equal values whatever the order of keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in an identity")
+
+
+def fingerprint_file(path: Path) -> str:
+    """A fast fingerprint of a file: size, first and last 64 KiB.
+
+    A .nii.gz ends with the CRC-32 of its whole content, so a changed voxel changes the fingerprint; of an
+    uncompressed .nii only size, header and the outer slices are seen.
+    """
+    size = path.stat().st_size
+    hasher = hashlib.sha256(str(size).encode())
+    with path.open("rb") as stream:
+        hasher.update(stream.read(_SAMPLE))
+        if size > _SAMPLE:
+            stream.seek(max(_SAMPLE, size - _SAMPLE))
+            hasher.update(stream.read())
+    return hasher.hexdigest()[:16]
+
+
+def fingerprint_cases(cases: Iterable[Case]) -> str:
+    """A fingerprint of the images and labels of some cases, whatever folder they lie in."""
+    rows = [(c.case_id, fingerprint_file(c.image), fingerprint_file(c.label)) for c in cases]
+    return digest(sorted(rows))

@@ -1,0 +1,155 @@
+"""A suite: datasets × methods × simulated users × metrics × budget, read from YAML."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from benchmarks.errors import UserError, nearest_name
+from benchmarks.segmenter import Budget
+from benchmarks.users import Protocol
+
+SUITE_FOLDER = files("benchmarks") / "suites"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DatasetEntry(_Strict):
+    """One dataset of a suite.
+
+    `source` is "phantom" (synthetic data written in the official layout), or a folder. For a folder in MSD or
+    nnU-Net raw layout that the catalogue does not know, `target`, `organ` and `lesion` name what to segment.
+    """
+
+    name: str
+    source: str = "phantom"
+    cases: int = Field(default=14, ge=3, description="number of phantoms; ignored for real data")
+    fold: int = Field(default=0, ge=0)
+    target: int | str | None = None
+    organ: str = ""
+    lesion: str = ""
+
+
+class MethodEntry(_Strict):
+    """One method of a suite; `config` overrides single settings, `label` names the variant in the tables."""
+
+    name: str
+    config: dict[str, Any] = Field(default_factory=dict)
+    label: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.label or self.name
+
+
+class BudgetEntry(_Strict):
+    """What every method may spend on training, on one worker; see `benchmarks.segmenter.Budget`."""
+
+    minutes: float | None = Field(default=None, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    cpus: int = Field(default=1, ge=1)
+    gpus: float = Field(default=0.0, ge=0)
+
+    def budget(self) -> Budget:
+        return Budget(self.minutes, self.steps, self.cpus, self.gpus)
+
+
+class Suite(_Strict):
+    """What a benchmark run consists of."""
+
+    name: str
+    title: str = ""
+    seed: int = 2026
+    datasets: tuple[DatasetEntry, ...]
+    methods: tuple[MethodEntry, ...]
+    protocols: tuple[Protocol, ...]
+    budget: BudgetEntry
+    tolerances_mm: tuple[float, ...] = (1.0, 2.0, 5.0)
+    empty_policy: str = "worst-case"
+    case_timeout_minutes: float = Field(default=30.0, gt=0)
+    workers: int = Field(default=1, ge=1, description="Ray Train workers for a method that the bench trains")
+    save_predictions: bool = True
+    part: Literal["test", "validation"] = "test"
+
+    @field_validator("methods", mode="before")
+    @classmethod
+    def _names_are_methods(cls, value: Any) -> Any:
+        return [{"name": item} if isinstance(item, str) else item for item in value]
+
+    @field_validator("protocols", mode="before")
+    @classmethod
+    def _kinds_are_protocols(cls, value: Any) -> Any:
+        return [item if isinstance(item, Protocol) else Protocol.from_mapping(item) for item in value]
+
+    def with_methods(self, names: list[str]) -> Suite:
+        """Only these methods; a name that the suite does not list joins with its default configuration."""
+        listed = {entry.title: entry for entry in self.methods}
+        return self.model_copy(update={"methods": tuple(listed.get(n, MethodEntry(name=n)) for n in names)})
+
+    def with_datasets(self, names: list[str]) -> Suite:
+        """Only these datasets. Raises UserError with the nearest name."""
+        listed = {entry.name: entry for entry in self.datasets}
+        for name in names:
+            if name not in listed:
+                raise UserError(f"suite '{self.name}' has no dataset '{name}'; {nearest_name(name, listed)}")
+        return self.model_copy(update={"datasets": tuple(listed[name] for name in names)})
+
+
+def embedded_suites() -> list[str]:
+    """Names of the suites that come with the package."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in SUITE_FOLDER.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_suite(name_or_file: str) -> Suite:
+    """Read a suite by embedded name or from a YAML file.
+
+    Raises:
+        UserError: unknown name, unreadable file, unknown key (the nearest known one is offered), bad value.
+    """
+    if name_or_file.endswith((".yaml", ".yml")):
+        path = Path(name_or_file)
+        if not path.is_file():
+            raise UserError(f"suite file {path} does not exist")
+        text, where = path.read_text(encoding="utf-8"), str(path)
+    else:
+        if name_or_file not in embedded_suites():
+            raise UserError(f"unknown suite '{name_or_file}'; {nearest_name(name_or_file, embedded_suites())}")
+        text, where = (SUITE_FOLDER / f"{name_or_file}.yaml").read_text(encoding="utf-8"), name_or_file
+    return parse_suite(text, where)
+
+
+def parse_suite(text: str, where: str) -> Suite:
+    """Read a suite from YAML text; `where` names it in error messages."""
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"suite {where}: not valid YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"suite {where}: a mapping with name, datasets, methods, protocols, budget is needed")
+    try:
+        return Suite.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"suite {where}: {_first_problem(error)}") from error
+
+
+_KNOWN_KEYS = {
+    "datasets": DatasetEntry.model_fields,
+    "methods": MethodEntry.model_fields,
+    "budget": BudgetEntry.model_fields,
+}
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem = error.errors()[0]
+    path = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        top = str(problem["loc"][0])
+        known = Suite.model_fields if len(problem["loc"]) == 1 else _KNOWN_KEYS.get(top, {})
+        return f"unknown key '{path}'; {nearest_name(str(problem['loc'][-1]), known)}"
+    return f"{path}: {problem['msg']}"

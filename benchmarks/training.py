@@ -1,0 +1,490 @@
+"""The one training loop, on Ray Train: the same data, budget and schedule for every method that the bench trains.
+
+With one worker the loop runs in Ray Train's local mode inside the Ray task that asked for it (starting a worker
+group costs some twenty seconds of processes that a single worker does not need); with two or more it is a worker
+group with DistributedDataParallel. The loop itself is the same function.
+
+Every crop, flip and click follows from (seed, step, rank), so a run that was cut off goes on exactly where its
+last saved state was.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.datasets.dataset import Case, target_mask
+from benchmarks.errors import UserError
+from benchmarks.identity import digest, fingerprint_cases
+from benchmarks.preprocessing import crop, prepare
+from benchmarks.results import write_json
+from benchmarks.seeds import derive_seed, generator
+from benchmarks.segmenter import Batch, Budget, Method, OwnTraining, Target, Trainable, TrainingRecipe
+from benchmarks.segmenter import method as find_method
+
+if TYPE_CHECKING:
+    import torch
+
+logger = logging.getLogger(__name__)
+
+STATE_EVERY_SECONDS = 300.0
+LOG_POINTS = 20  # entries of the loss curve
+INTENSITY_SHIFT, INTENSITY_SCALE = 0.1, 0.1  # augmentation, in units of the normalised intensity
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training: everything that its result depends on.
+
+    Attributes:
+        method, config: the name and the settings laid over its defaults.
+        cases: the training cases.
+        validation: cases for `validate_at`; never used to fit.
+        budget: see `Budget`; the minutes are those of the loop itself.
+        workers: Ray Train workers; each draws its own crops, so the batch grows with them.
+        validate_at: shares of the budget at which the validation Dice of one centre click is reported.
+    """
+
+    method: str
+    config: dict[str, Any]
+    target: Target
+    cases: tuple[Case, ...]
+    budget: Budget
+    seed: int
+    workers: int = 1
+    validation: tuple[Case, ...] = ()
+    validate_at: tuple[float, ...] = ()
+
+    def digest(self) -> str:
+        """The identity of the checkpoint that comes of this job."""
+        method = find_method(self.method)
+        return digest(
+            {
+                "method": self.method,
+                "version": method.version,
+                "config": method.configured(self.config),
+                "target": asdict(self.target),
+                "cases": fingerprint_cases(self.cases),
+                "budget": asdict(self.budget),
+                "seed": self.seed,
+                "workers": self.workers,
+            }
+        )
+
+
+def checkpoint_folder(root: Path, job: TrainingJob) -> Path:
+    """Where the checkpoint of a job belongs."""
+    dataset = job.cases[0].dataset if job.cases else "none"
+    return root / f"{job.method}-{dataset}-{job.digest()}"
+
+
+def finished(folder: Path) -> bool:
+    """Whether a checkpoint folder holds a completed training."""
+    return (folder / "training.json").is_file()
+
+
+def run_job(job: TrainingJob, folder: Path, log: Path | None = None) -> dict[str, Any]:
+    """Train, and leave the checkpoint with its `training.json` in `folder`; the figures are returned.
+
+    Raises:
+        UserError: no training case, or a method that does not train.
+    """
+    if finished(folder):
+        return dict(json.loads((folder / "training.json").read_text(encoding="utf-8")))
+    if not job.cases:
+        raise UserError(f"method '{job.method}' has to be trained, and the training split is empty")
+    method = find_method(job.method)
+    work = folder.with_name(f".{folder.name}.partial")
+    work.mkdir(parents=True, exist_ok=True)
+    started = time.perf_counter()
+    if method.training == "bench":
+        figures = _train_on_ray(job, work, log)
+    elif method.training == "own":
+        figures = _train_by_own_tool(method, job, work)
+    else:
+        raise UserError(f"method '{method.name}' does not train")
+    shutil.rmtree(work / "state", ignore_errors=True)
+    figures |= {
+        "method": job.method,
+        "config": method.configured(job.config),
+        "dataset": job.cases[0].dataset,
+        "target": job.target.name,
+        "cases": len(job.cases),
+        "budget": asdict(job.budget),
+        "seed": job.seed,
+        "workers": job.workers,
+        "seconds_total": time.perf_counter() - started,
+    }
+    write_json(work / "training.json", figures)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(work, folder)
+    return figures
+
+
+def _train_by_own_tool(method: Method, job: TrainingJob, work: Path) -> dict[str, Any]:
+    segmenter = method.build(job.config, device_for(job.budget))
+    if not isinstance(segmenter, OwnTraining):
+        raise TypeError(f"method '{method.name}' announces its own training and has no `fit`")
+    fitted = work / "checkpoint"
+    shutil.rmtree(fitted, ignore_errors=True)
+    fitted.mkdir()
+    return dict(segmenter.fit(job.cases, job.target, job.budget, fitted, job.seed))
+
+
+def _train_on_ray(job: TrainingJob, work: Path, log: Path | None) -> dict[str, Any]:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    distributed = job.workers > 1
+    trainer = TorchTrainer(
+        train_loop,
+        train_loop_config={"job": job, "folder": str(work), "log": str(log) if log else ""},
+        scaling_config=ScalingConfig(
+            num_workers=job.workers if distributed else 0,
+            use_gpu=job.budget.gpus > 0,
+            resources_per_worker={"CPU": job.budget.cpus, **({"GPU": job.budget.gpus} if job.budget.gpus else {})},
+        ),
+        run_config=RunConfig(
+            name=f"{job.method}-{job.digest()}",
+            storage_path=str(work.resolve() / "ray"),
+            failure_config=FailureConfig(max_failures=1 if distributed else 0),
+            callbacks=_tune_callbacks(),
+        ),
+    )
+    trainer.fit()
+    shutil.rmtree(work / "ray", ignore_errors=True)
+    return dict(json.loads((work / "loop.json").read_text(encoding="utf-8")))
+
+
+def _tune_callbacks() -> list[Any]:
+    """Forward reports to Ray Tune when this training is a trial of a sweep."""
+    from ray.tune import get_context
+
+    context = get_context()
+    if context is None or context.get_trial_id() is None:
+        return []
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    return [TuneReportCallback()]
+
+
+def train_loop(config: dict[str, Any]) -> None:
+    """What every Ray Train worker runs."""
+    import ray.train
+
+    if config["log"]:
+        redirect_output(Path(config["log"]))
+    context = ray.train.get_context()
+    loop = _Loop(config["job"], Path(config["folder"]), context.get_world_rank(), context.get_world_size())
+    loop.run(report=ray.train.report)
+
+
+class _Loop:
+    """The state of one worker's training."""
+
+    def __init__(self, job: TrainingJob, folder: Path, rank: int, world_size: int) -> None:
+        import torch
+
+        self.job, self.folder, self.rank, self.world_size = job, folder, rank, world_size
+        torch.set_num_threads(max(1, job.budget.cpus))
+        torch.manual_seed(derive_seed(job.seed, "initialisation"))
+        self.device = device_for(job.budget)
+        segmenter = find_method(job.method).build(job.config, self.device)
+        if not isinstance(segmenter, Trainable):
+            raise TypeError(f"method '{job.method}' announces training by the bench and is no Trainable")
+        self.segmenter = segmenter
+        self.recipe = segmenter.recipe(job.target)
+        self.network = _distributed(segmenter, world_size)
+        self.parameters = segmenter.trainable_parameters()
+        self.optimiser = torch.optim.AdamW(
+            self.parameters, lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay
+        )
+        self.step, self.elapsed = 0, 0.0
+        self.curve: list[dict[str, float]] = []
+        self.validations: list[dict[str, float]] = []
+
+    def run(self, report: Callable[[dict[str, Any]], None]) -> None:
+        """Steps until the budget is spent, then the checkpoint."""
+        self._resume()
+        data = CropSource(self.job.cases, self.job.target, self.recipe, self.job.seed, self.rank)
+        self.segmenter.module.train()
+        saved_at = started = time.perf_counter()
+        earlier = self.elapsed
+        progress = self._progress()
+        while progress < 1.0:
+            losses = self._one_step(data, progress)
+            self.step += 1
+            self.elapsed = earlier + time.perf_counter() - started
+            progress = self._progress()
+            self._note(losses, progress)
+            if any(not np.isfinite(value) for value in losses.values()):
+                raise FloatingPointError(f"the loss of '{self.job.method}' is not finite at step {self.step}")
+            while len(self.validations) < len(self.job.validate_at) and (
+                progress >= self.job.validate_at[len(self.validations)] or progress >= 1.0
+            ):
+                paused = time.perf_counter()
+                report(self._validate())
+                started += time.perf_counter() - paused  # validation is not charged to the budget
+            if time.perf_counter() - saved_at > STATE_EVERY_SECONDS:
+                self._save_state()
+                saved_at = time.perf_counter()
+        if self.rank == 0:
+            self._finish()
+        report({"loss": self.curve[-1]["loss"], "steps": self.step, "seconds": self.elapsed, **self._last_validation()})
+
+    def _progress(self) -> float:
+        """Share of the budget that is spent, the same number on every worker."""
+        import torch
+
+        budget, shares = self.job.budget, [0.0]
+        if budget.steps is None and budget.minutes is None:
+            raise UserError("a training budget needs minutes, steps, or both")
+        if budget.steps is not None:
+            shares.append(self.step / budget.steps)
+        if budget.minutes is not None:
+            shares.append(self.elapsed / (60.0 * budget.minutes))
+        share = torch.tensor([max(shares)], dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            torch.distributed.broadcast(share, 0)
+        return float(share)
+
+    def _one_step(self, data: CropSource, progress: float) -> dict[str, float]:
+        import torch
+
+        for group in self.optimiser.param_groups:
+            group["lr"] = _learning_rate(self.recipe, progress)
+        batch = data.batch(self.step, progress, self.device)
+        with _autocast(self.device, self.recipe.mixed_precision):
+            loss, parts = self.network(batch)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters, self.recipe.gradient_clip)
+        self.optimiser.step()
+        return {"loss": float(loss.detach()), **parts}
+
+    def _note(self, losses: dict[str, float], progress: float) -> None:
+        if progress >= len(self.curve) / LOG_POINTS:
+            self.curve.append({"step": self.step, "progress": progress, "seconds": self.elapsed, **losses})
+            logger.info("step %d, %.0f s: %s", self.step, self.elapsed, losses)
+
+    def _validate(self) -> dict[str, Any]:
+        """Mean Dice of one centre click on the validation cases; every worker must come here equally often."""
+        import torch
+
+        self.segmenter.module.eval()
+        with torch.no_grad():
+            dice = [self._validation_dice(case) for case in self.job.validation[self.rank :: self.world_size]]
+        self.segmenter.module.train()
+        total = torch.tensor([sum(dice), len(dice)], dtype=torch.float64, device=self.device)
+        if self.world_size > 1:
+            torch.distributed.all_reduce(total)
+        value = float(total[0] / total[1].clamp(min=1))
+        self.validations.append({"step": self.step, "seconds": self.elapsed, "validation_dice": value})
+        return {**self.validations[-1], "rung": len(self.validations), "loss": self.curve[-1]["loss"]}
+
+    def _validation_dice(self, case: Case) -> float:
+        from benchmarks.evaluate import Evaluation, evaluate_case
+        from benchmarks.users import Protocol
+
+        asked = Evaluation(
+            (self.job.target,), (Protocol("centre-click"),), self.job.seed, (), "worst-case", None, {}
+        )
+        return float(evaluate_case(case, self.segmenter, asked)[0]["dice"])
+
+    def _last_validation(self) -> dict[str, Any]:
+        return {**self.validations[-1], "rung": len(self.validations)} if self.validations else {}
+
+    def _finish(self) -> None:
+        checkpoint = self.folder / "checkpoint"
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        checkpoint.mkdir(parents=True)
+        self.segmenter.module.eval()
+        self.segmenter.save(checkpoint)
+        total = sum(parameter.numel() for parameter in self.segmenter.module.parameters())
+        figures = {
+            "steps": self.step,
+            "seconds_training": self.elapsed,
+            "loss": self.curve[-1]["loss"],
+            "curve": self.curve,
+            "validations": self.validations,
+            "parameters": total,
+            "parameters_trained": sum(parameter.numel() for parameter in self.parameters),
+            "device": self.device,
+        }
+        write_json(self.folder / "loop.json", figures)
+
+    def _save_state(self) -> None:
+        """What is needed to go on after a crash; whole or not at all."""
+        import torch
+
+        if self.rank != 0:
+            return
+        fresh = self.folder / "state.new"
+        shutil.rmtree(fresh, ignore_errors=True)
+        (fresh / "checkpoint").mkdir(parents=True)
+        self.segmenter.save(fresh / "checkpoint")
+        torch.save(self.optimiser.state_dict(), fresh / "optimiser.pt")
+        place = {
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "curve": self.curve,
+            "validations": self.validations,
+            "world_size": self.world_size,
+        }
+        write_json(fresh / "place.json", place)
+        shutil.rmtree(self.folder / "state", ignore_errors=True)
+        os.replace(fresh, self.folder / "state")
+
+    def _resume(self) -> None:
+        import torch
+
+        state = self.folder / "state"
+        if not (state / "place.json").is_file():
+            return
+        place = json.loads((state / "place.json").read_text(encoding="utf-8"))
+        if place["world_size"] != self.world_size:
+            return
+        self.segmenter.load(state / "checkpoint")
+        self.optimiser.load_state_dict(
+            torch.load(state / "optimiser.pt", map_location=self.device, weights_only=True)
+        )
+        self.step, self.elapsed = place["step"], place["elapsed"]
+        self.curve, self.validations = place["curve"], place["validations"]
+        logger.info("going on from step %d", self.step)
+
+
+class CropSource:
+    """Training crops, each a function of (seed, step, rank, place in the batch).
+
+    Prepared cases stay in memory as float16 (a normalised CT window needs no more) and bool.
+    """
+
+    def __init__(
+        self, cases: Sequence[Case], target: Target, recipe: TrainingRecipe, seed: int, rank: int = 0
+    ) -> None:
+        self.cases, self.target, self.recipe, self.seed, self.rank = tuple(cases), target, recipe, seed, rank
+        self._prepared = [self._load(case) for case in self.cases]
+
+    def _load(self, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+        volume, label = case.load()
+        prepared = prepare(volume, self.recipe.preprocessing)
+        mask = prepared.label(target_mask(label, self.target)) if (label != 0).any() else np.zeros(prepared.shape, bool)
+        return prepared.array.astype(np.float16), mask, np.argwhere(mask), float(prepared.array.min())
+
+    def batch(self, step: int, progress: float, device: str) -> Batch:
+        """The crops of one step, augmented: flips of each axis, intensity shift and scale."""
+        import torch
+
+        size = self.recipe.batch_size
+        crops = [self._crop(generator(self.seed, "crop", step, self.rank, place)) for place in range(size)]
+        torch_generator = torch.Generator(device="cpu")
+        torch_generator.manual_seed(derive_seed(self.seed, "prompts", step, self.rank))
+        image = torch.from_numpy(np.stack([image for image, _ in crops])[:, None]).to(device, torch.float32)
+        label = torch.from_numpy(np.stack([label for _, label in crops])[:, None]).to(device, torch.float32)
+        return Batch(image, label, [self.target] * size, torch_generator, progress)
+
+    def _crop(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        array, mask, foreground, fill = self._prepared[random.integers(len(self._prepared))]
+        patch = self.recipe.patch
+        if len(foreground) and random.random() < self.recipe.foreground:
+            centre = foreground[random.integers(len(foreground))].astype(float)
+        else:
+            half = np.array(patch) / 2
+            low, high = np.minimum(half, np.array(array.shape) / 2), np.maximum(half, np.array(array.shape) - half)
+            centre = random.uniform(low, np.maximum(high, low))
+        image, _ = crop(array, centre, patch, fill)
+        label, _ = crop(mask, centre, patch, False)
+        image = image.astype(np.float32)
+        axes = tuple(axis for axis in range(3) if random.random() < 0.5)
+        image, label = np.flip(image, axes), np.flip(label, axes)
+        scale = 1 + random.uniform(-INTENSITY_SCALE, INTENSITY_SCALE)
+        shift = random.uniform(-INTENSITY_SHIFT, INTENSITY_SHIFT)
+        return np.ascontiguousarray(image * scale + shift, np.float32), np.ascontiguousarray(label)
+
+
+def _learning_rate(recipe: TrainingRecipe, progress: float) -> float:
+    """Linear rise over the warm-up, then linear fall to the final rate at the end of the budget."""
+    if progress < recipe.warm_up:
+        return recipe.learning_rate * max(progress, 1e-3) / recipe.warm_up
+    left = (1.0 - min(progress, 1.0)) / (1.0 - recipe.warm_up)
+    return recipe.final_learning_rate + (recipe.learning_rate - recipe.final_learning_rate) * left
+
+
+def _distributed(segmenter: Trainable, world_size: int) -> Callable[[Batch], tuple[torch.Tensor, dict[str, float]]]:
+    """The loss as a callable whose gradients are averaged over the workers."""
+    if world_size == 1:
+        return segmenter.loss
+    import torch
+    from ray.train.torch import prepare_model
+
+    class LossModule(torch.nn.Module):
+        """Gives DistributedDataParallel a forward that is the method's loss."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = segmenter.module
+
+        def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
+            return segmenter.loss(batch)
+
+    # Prompt dropout leaves parameters without a gradient in some steps.
+    return prepare_model(LossModule(), parallel_strategy_kwargs={"find_unused_parameters": True})
+
+
+def _autocast(device: str, wanted: bool) -> AbstractContextManager[Any]:
+    """bf16 on GPU; on CPU float32, where bf16 pays only with AMX and the method may use it by itself."""
+    import torch
+
+    if wanted and device.startswith("cuda"):
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def device_for(budget: Budget) -> str:
+    """ "cuda" if the budget has a GPU and there is one, otherwise "cpu"."""
+    if budget.gpus <= 0:
+        return "cpu"
+    import torch
+
+    if not torch.cuda.is_available():
+        raise UserError("the budget asks for a GPU and none is visible; set `gpus: 0` or use --gpus 0")
+    return "cuda"
+
+
+def redirect_output(log: Path) -> None:
+    """Send this process's output, that of its libraries included, to a file."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(stream, 1)
+    os.dup2(stream, 2)
+    os.close(stream)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
+
+
+def load_trained(method: Method, config: dict[str, Any], device: str, folder: Path | None) -> Any:
+    """A segmenter of the method with the checkpoint of a finished job in it."""
+    segmenter = method.build(config, device)
+    if folder is not None:
+        if not isinstance(segmenter, (Trainable, OwnTraining)):
+            raise TypeError(f"method '{method.name}' cannot load a checkpoint")
+        segmenter.load(folder / "checkpoint")
+    if isinstance(segmenter, Trainable):
+        segmenter.module.eval()
+    return segmenter
+
+
+def without_validation(job: TrainingJob) -> TrainingJob:
+    """The same training with no look at validation cases; its checkpoint has the same identity."""
+    return replace(job, validation=(), validate_at=())
