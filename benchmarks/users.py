@@ -511,8 +511,9 @@ def interior_maximum(region: BoolArray, spacing: Spacing) -> Position:
     """The voxel farthest (mm) from the region's outside: the centre of the largest ball that fits in.
 
     The array's border counts as outside. Among equally deep voxels the one nearest to their common centroid
-    wins, then the first in C order. Up to `EXACT_VOXELS` voxels the distance map is exact; above, it is computed
-    on blocks that lie wholly inside the region, and the voxel found is at most two block diagonals less deep.
+    wins, then the first in C order. Up to `EXACT_VOXELS` voxels the distance map is exact; above, it is
+    computed on blocks that lie wholly inside the region, and the voxel found is at most two block diagonals
+    less deep.
     """
     depth_of_block, factors = _pooled(region, spacing)
     if not depth_of_block.any():  # too thin for any whole block
