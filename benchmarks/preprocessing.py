@@ -1,7 +1,7 @@
 """Resample, window and crop — each invertible back to the volume's own grid.
 
 Resampling is linear along each axis in turn. Both grids cover the same millimetres, face to face, so a
-centre at index i of n voxels lies at (i + 1/2) · m/n − 1/2 of m voxels (the half-voxel convention, also that of
+centre at index i of n voxels lies at (i + 1/2) · m/n − 1/2 of m voxels (the half-voxel convention, as in
 `torch.nn.functional.interpolate(align_corners=False)`). Beyond the outermost centres the edge value goes on.
 There is no low-pass filter before down-sampling: a grid more than about twice as coarse as the scan aliases,
 as it does in the networks' own pipelines.

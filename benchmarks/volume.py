@@ -7,9 +7,14 @@ to RAS+ are kept, so that a mask is written back on the very grid of the file it
 
 from __future__ import annotations
 
+import gzip
+import itertools
+import math
 import os
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -22,6 +27,8 @@ BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.integer]
 
 AFFINE_TOLERANCE_MM = 1e-2
+MAX_VOXELS = 2**32  # five times the largest whole-body CT
+DEFLATE_LIMIT = 1032  # no gzip stream expands more than this
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Volume:
     Attributes:
         array: float32, axes (x, y, z) in RAS+. HU for CT.
         affine: 4 × 4, voxel index of `array` → world mm (RAS+).
-        orientation: nibabel orientation transform (3 × 2) of the file's axes to RAS+; identity if none was needed.
+        orientation: nibabel orientation transform (3 × 2) of the file's axes to RAS+.
 
     A volume carries no path: a segmenter that holds one cannot find the label that lies beside it.
     """
@@ -58,45 +65,69 @@ def read_volume(path: Path) -> Volume:
     NaN and ±inf (outside some scanners' circle) become the lowest finite value.
 
     Raises:
-        UserError: the file is missing, unreadable, truncated, or not 3D.
+        UserError: the file is missing, unreadable, truncated, not 3D, or has no finite intensity.
     """
-    array, affine, orientation = _read_canonical(path)
-    values = np.asarray(array, dtype=np.float32)
-    finite = np.isfinite(values)
-    if not finite.all():
-        if not finite.any():
-            raise UserError(f"{path}: no finite intensity in the whole volume")
-        values = np.where(finite, values, values[finite].min()).astype(np.float32)
-    return Volume(np.ascontiguousarray(values), affine, orientation)
+    stored, slope, inter, affine, orientation = _read_canonical(path)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes inf, and is replaced below
+        values = np.array(stored, dtype=np.float32, order="C")
+        if slope != 1:
+            values *= np.float32(slope)
+        if inter != 0:
+            values += np.float32(inter)
+    if stored.dtype.kind == "f" or slope != 1 or inter != 0:
+        finite = np.isfinite(values)
+        if not finite.all():
+            if not finite.any():
+                raise UserError(f"{path}: no finite intensity in the whole volume")
+            values[~finite] = values[finite].min()
+    return Volume(values, affine, orientation)
 
 
 def read_label(path: Path, like: Volume | None = None) -> NDArray[np.int16]:
     """Read a NIfTI label map as int16 in RAS+, on the grid of `like` if given.
 
     Raises:
-        UserError: unreadable, values that are not whole numbers, or another shape or affine than `like`.
+        UserError: unreadable, not whole numbers of 16 bits, or another shape or affine than `like`.
     """
-    array, affine, _ = _read_canonical(path)
-    rounded = np.rint(array)
-    if not np.isfinite(array).all() or np.abs(array - rounded).max(initial=0) > 1e-3:
-        raise UserError(f"{path}: a label map must hold whole numbers")
+    stored, slope, inter, affine, _ = _read_canonical(path)
     if like is not None:
-        if rounded.shape != like.shape:
-            raise UserError(f"{path}: label shape {rounded.shape} differs from the image's {like.shape}")
+        if stored.shape != like.shape:
+            raise UserError(f"{path}: label shape {stored.shape} differs from the image's {like.shape}")
         if not same_grid(affine, like.affine, like.shape):
             raise UserError(f"{path}: label and image lie on different grids (affines differ)")
-    return np.ascontiguousarray(rounded.astype(np.int16))
+    if stored.dtype.kind == "f" or slope != 1 or inter != 0:
+        stored = _whole_numbers(stored.astype(np.float64) * slope + inter, path)
+    low, high = int(stored.min()), int(stored.max())
+    if low < -(2**15) or high >= 2**15:
+        raise UserError(f"{path}: label values from {low} to {high} do not fit 16 bits; is this a label map?")
+    return np.array(stored, dtype=np.int16, order="C")
+
+
+def read_grid(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+    """Shape and affine that `read_volume` would give, without the voxels; truncated files are seen.
+
+    Raises:
+        UserError: the file is missing, unreadable, truncated, or not 3D.
+    """
+    image, orientation = _open(path)
+    _check_complete(image, path)
+    shape = image.shape[:3]
+    affine = image.affine @ nib.orientations.inv_ornt_aff(orientation, shape)
+    order = np.argsort(orientation[:, 0])
+    x, y, z = (int(shape[axis]) for axis in order)
+    return (x, y, z), affine.astype(np.float64)
 
 
 def same_grid(a: NDArray[np.float64], b: NDArray[np.float64], shape: tuple[int, int, int]) -> bool:
     """Whether two affines put every corner of a grid of `shape` within 0.01 mm plus 0.1 % of a voxel."""
-    corners = np.array([[x, y, z, 1] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])], float).T
+    ends = [(0, n) for n in shape]
+    corners = np.array([(*corner, 1) for corner in itertools.product(*ends)], float).T
     voxel = float(np.linalg.norm(b[:3, :3], axis=0).min())
     return bool(np.abs((a - b) @ corners).max() <= AFFINE_TOLERANCE_MM + 1e-3 * voxel * max(shape))
 
 
 def write_mask(mask: NDArray[np.generic], like: Volume, path: Path) -> None:
-    """Write a mask or label map as uint8 NIfTI on the grid and in the axis order of the file `like` came from.
+    """Write a mask or label map as uint8 NIfTI on the grid and in the axis order of the file of `like`.
 
     The write is atomic: a reader sees the whole file or none.
     """
@@ -109,7 +140,7 @@ def write_nifti(
     path: Path,
     orientation: NDArray[np.float64] | None = None,
 ) -> None:
-    """Write an RAS+ array; `orientation` (file axes → RAS+) is undone first, so the file has its old axis order."""
+    """Write an RAS+ array; `orientation` (file axes → RAS+) is undone first, for the file's axis order."""
     image = nib.Nifti1Image(array, affine)
     if orientation is not None:
         canonical = nib.orientations.axcodes2ornt("RAS")
@@ -123,23 +154,87 @@ def write_nifti(
         partial.unlink(missing_ok=True)
 
 
-def _read_canonical(path: Path) -> tuple[NDArray[np.generic], NDArray[np.float64], NDArray[np.float64]]:
+def _read_canonical(
+    path: Path,
+) -> tuple[NDArray[Any], float, float, NDArray[np.float64], NDArray[np.float64]]:
+    """Stored values in RAS+, slope and intercept still to be applied, affine, orientation of the file."""
+    image, orientation = _open(path)
+    proxy = image.dataobj
+    try:
+        stored = np.asanyarray(proxy.get_unscaled())
+    except (OSError, EOFError, ValueError, MemoryError, zlib.error) as error:
+        raise UserError(f"{path}: unreadable or truncated ({error})") from error
+    shape = image.shape[:3]
+    stored = nib.orientations.apply_orientation(stored.reshape(shape), orientation)
+    affine = image.affine @ nib.orientations.inv_ornt_aff(orientation, shape)
+    return stored, float(proxy.slope), float(proxy.inter), affine.astype(np.float64), orientation
+
+
+def _open(path: Path) -> tuple[Any, NDArray[np.float64]]:
+    """The image with its header checked and its voxels unread, and the orientation of its axes."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
         image = nib.load(path)
         shape = image.shape
+        dtype = image.get_data_dtype()
     except Exception as error:  # nibabel raises many kinds for broken headers
         raise UserError(f"{path}: not a readable NIfTI file ({error})") from error
-    if len(shape) == 4 and shape[3] == 1:
-        image = image.slicer[..., 0]  # MSD writes some volumes with a trailing singleton
-    if len(image.shape) != 3:
+    if not isinstance(image, nib.Nifti1Pair):
+        raise UserError(f"{path}: not a NIfTI file ({type(image).__name__})")
+    if len(shape) < 3 or any(n != 1 for n in shape[3:]):  # MSD writes some volumes with a trailing singleton
         raise UserError(f"{path}: a 3D volume is needed, this one has shape {shape}")
+    if min(shape) < 1:
+        raise UserError(f"{path}: the volume is empty (shape {shape})")
+    if dtype.kind not in "iuf":
+        raise UserError(f"{path}: voxels of type {dtype} are not intensities or labels")
+    _check_size(path, math.prod(shape) * dtype.itemsize, math.prod(shape))
+    if not np.isfinite(image.affine).all():
+        raise UserError(f"{path}: the affine holds values that are not finite")
     orientation = nib.orientations.io_orientation(image.affine)
     if np.isnan(orientation).any():
         raise UserError(f"{path}: the affine is degenerate (a zero or repeated axis)")
+    return image, orientation
+
+
+def _check_size(path: Path, claimed: int, voxels: int) -> None:
+    """Refuse a header that claims more than the file can hold, before anything of that size is allocated."""
+    on_disk = path.stat().st_size
+    possible = on_disk * DEFLATE_LIMIT if path.name.endswith(".gz") else on_disk
+    if claimed > possible:
+        raise UserError(
+            f"{path}: truncated; its header claims {claimed:,} bytes of voxels, the file has {on_disk:,}"
+        )
+    if voxels > MAX_VOXELS:
+        raise UserError(f"{path}: {voxels:,} voxels are more than the {MAX_VOXELS:,} that one scan may have")
+
+
+def _check_complete(image: Any, path: Path) -> None:
+    """Whether a compressed file holds all that its header announces.
+
+    The last four bytes of a gzip file are its uncompressed size; only where they do not agree with the header
+    (truncated, or several gzip members) is the stream itself read, up to the size that the header announces.
+    """
+    if not path.name.endswith(".gz"):
+        return
+    expected = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
+    with path.open("rb") as file:
+        file.seek(-4, os.SEEK_END)
+        if int.from_bytes(file.read(4), "little") == expected % 2**32:
+            return
+    found = 0
     try:
-        canonical = image.as_reoriented(orientation)
-        return np.asanyarray(canonical.dataobj), canonical.affine.astype(np.float64), orientation
-    except (OSError, EOFError, ValueError, MemoryError) as error:
+        with gzip.open(path) as stream:
+            while found < expected and (block := stream.read(min(1 << 20, expected - found))):
+                found += len(block)
+    except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path}: unreadable or truncated ({error})") from error
+    if found < expected:
+        raise UserError(f"{path}: truncated; {found:,} bytes where its header announces {expected:,}")
+
+
+def _whole_numbers(values: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
+    rounded = np.rint(values)
+    if not np.isfinite(values).all() or np.abs(values - rounded).max(initial=0) > 1e-3:
+        raise UserError(f"{path}: a label map must hold whole numbers")
+    return rounded

@@ -1,1 +1,1 @@
-"""Datasets: one file per official layout, splits, verification, and the phantoms that imitate those layouts."""
+"""Datasets: one file per official layout, splits, verification, and phantoms that imitate those layouts."""

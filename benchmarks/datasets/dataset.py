@@ -51,6 +51,8 @@ class Dataset:
         synthetic: phantoms; every table and log must then say so.
         licence: of the images and labels.
         excluded: case id → why it is not used; listed wherever the dataset is described.
+        split_source: where the splits come from, in a line for tables.
+        notes: what a reader of results must know, such as a download that is only partial.
     """
 
     name: str
@@ -62,6 +64,8 @@ class Dataset:
     licence: str = ""
     source: str = ""
     excluded: Mapping[str, str] = field(default_factory=dict)
+    split_source: str = ""
+    notes: tuple[str, ...] = ()
 
     def split_cases(self, part: str, fold: int = 0) -> list[Case]:
         """The cases of "train", "validation" or "test"."""
@@ -74,6 +78,30 @@ class Dataset:
                 return target
         known = [target.name for target in self.targets]
         raise UserError(f"dataset '{self.name}' has no target '{name}'; {nearest_name(name, known)}")
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What is known of a dataset before anything is downloaded.
+
+    Attributes:
+        name: the word on the command line, such as "kits21".
+        cases: how many with public labels.
+        layout: the official folders and files, in a line.
+        split_source: of the default split.
+        default: part of `--all-datasets`.
+    """
+
+    name: str
+    title: str
+    targets: tuple[Target, ...]
+    licence: str
+    layout: str
+    citation: str
+    url: str
+    cases: int
+    split_source: str
+    default: bool = True
 
 
 def target_mask(label: NDArray[np.int16], target: Target) -> BoolArray:

@@ -1,0 +1,169 @@
+"""The datasets that the bench knows by name, and any folder of the user's own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.datasets import kits21, lits17, msd, nnunet_raw
+from benchmarks.datasets.dataset import Case, Dataset, DatasetInfo
+from benchmarks.datasets.layout import read_dataset_json, require_folder
+from benchmarks.errors import UserError, nearest_name
+from benchmarks.seeds import generator
+from benchmarks.segmenter import Target
+
+STATISTICS_SAMPLES = 20_000  # foreground voxels of one case; keeps large lesions from drowning the small
+
+Loader = Callable[..., Dataset]
+
+
+def datasets() -> dict[str, DatasetInfo]:
+    """All known datasets by name."""
+    return {info.name: info for info in (kits21.INFO, msd.PANCREAS, lits17.INFO, msd.COLON)}
+
+
+def dataset_info(name: str) -> DatasetInfo:
+    """What is known of a dataset. Raises UserError with the nearest name."""
+    known = datasets()
+    if name not in known:
+        raise UserError(f"unknown dataset '{name}'; {nearest_name(name, known)}")
+    return known[name]
+
+
+def load_dataset(
+    name: str, root: Path, *, splits: str | None = None, seed: int = 0, strict: bool = True
+) -> Dataset:
+    """A known dataset from its official layout under `root`.
+
+    Args:
+        splits: "3dsam-adapter" or "patient"; by default the dataset's own (`DatasetInfo.split_source`), and
+            "patient" for phantoms.
+        seed: of the patient split.
+        strict: the first bad case raises; otherwise bad cases are listed in `Dataset.excluded`.
+
+    Raises:
+        UserError: unknown dataset, missing or empty folder, a bad case (strict).
+    """
+    info = dataset_info(name)
+    if name in msd.FOLDERS:
+        return msd.load(root, info, splits=splits, seed=seed, strict=strict)
+    loaders: dict[str, Loader] = {"kits21": kits21.load, "lits17": lits17.load}
+    return loaders[name](root, splits=splits, seed=seed, strict=strict)
+
+
+def load_folder(
+    root: Path,
+    target_label: int | str | None = None,
+    organ: str = "",
+    lesion: str = "",
+    seed: int = 0,
+    name: str | None = None,
+    *,
+    strict: bool = True,
+) -> Dataset:
+    """The user's own folder in MSD or nnU-Net raw layout, split by patient; KiTS21 and LiTS17 are recognised.
+
+    Args:
+        target_label: value or name of the label to segment; needed if dataset.json has more than one.
+        organ, lesion: plain words for methods that read text; the lesion defaults to the label's name.
+        seed: of the split.
+        name: of the dataset; by default the folder's.
+
+    The target gets a soft-tissue window; `intensity_statistics` measures one that fits.
+
+    Raises:
+        UserError: no known layout, an ambiguous or unknown target, or a bad case (strict).
+    """
+    require_folder(root)
+    official = _recognise(root)
+    if official is not None and target_label is None:
+        return load_dataset(official, root, splits="patient", seed=seed, strict=strict)
+    if not (root / "imagesTr").is_dir():
+        raise UserError(
+            f"{root}: no known layout; needed: imagesTr, labelsTr and dataset.json (MSD or nnU-Net raw)"
+        )
+    content = read_dataset_json(root)
+    labels = msd.label_names(content, root)
+    target = _target(root, labels, target_label, organ, lesion)
+    chosen = name or _slug(root.resolve().name) or "folder"
+    info = DatasetInfo(
+        name=chosen,
+        title=chosen,
+        targets=(target,),
+        licence=str(content.get("licence") or content.get("license") or ""),
+        layout="imagesTr, labelsTr, dataset.json",
+        citation="",
+        url=str(root),
+        cases=0,
+        split_source="by patient",
+        default=False,
+    )
+    if nnunet_raw.is_layout(root):
+        return nnunet_raw.load(root, info, splits="patient", seed=seed, strict=strict)
+    return msd.load(root, info, splits="patient", seed=seed, strict=strict)
+
+
+def intensity_statistics(cases: Iterable[Case], target: Target, seed: int = 0) -> Target:
+    """The target with window, mean and standard deviation measured on training cases.
+
+    The window runs from the 0.5 to the 99.5 percentile of the voxels of target and organ; mean and deviation
+    are those after clipping. At most 20 000 voxels of a case are drawn, so that every case counts about the same.
+
+    Raises:
+        UserError: no case has a voxel of the target.
+    """
+    wanted = [*target.labels, *target.organ_labels]
+    drawn = []
+    for case in cases:
+        volume, label = case.load()
+        values = volume.array[np.isin(label, wanted)]
+        if values.size > STATISTICS_SAMPLES:
+            chosen = generator(seed, "statistics", case.dataset, case.case_id)
+            values = chosen.choice(values, STATISTICS_SAMPLES, replace=False)
+        drawn.append(values)
+    together = np.concatenate(drawn) if drawn else np.empty(0, np.float32)
+    if together.size == 0:
+        raise UserError(f"target '{target.name}': no training case has a voxel of labels {wanted}")
+    low, high = (float(edge) for edge in np.percentile(together, (0.5, 99.5)))
+    if low == high:
+        low, high = low - 1, high + 1
+    clipped = together.clip(low, high)
+    deviation = max(float(clipped.std(dtype=np.float64)), 1e-3)
+    return replace(target, window=(low, high), mean=float(clipped.mean(dtype=np.float64)), std=deviation)
+
+
+def _recognise(root: Path) -> str | None:
+    if kits21.case_folders(root):
+        return "kits21"
+    if not (root / "imagesTr").is_dir() and lits17.find_pairs(root):
+        return "lits17"
+    return None
+
+
+def _target(
+    root: Path, labels: list[tuple[str, int]], wanted: int | str | None, organ: str, lesion: str
+) -> Target:
+    listing = ", ".join(f"{value} {name}" for name, value in labels) or "none"
+    if wanted is None and len(labels) != 1:
+        raise UserError(f"{root}: choose the label to segment with --target; labels: {listing}")
+    chosen = [
+        (name, value)
+        for name, value in labels
+        if wanted is None or str(wanted).lower() in (name.lower(), str(value))
+    ]
+    if len(chosen) != 1:
+        raise UserError(f"{root}: no single label '{wanted}' in dataset.json; labels: {listing}")
+    name, value = chosen[0]
+    lesion = lesion or name
+    organs = tuple(v for n, v in labels if organ and v != value and n.lower() == organ.lower())
+    return Target(
+        name=_slug(f"{organ} {lesion}"), organ=organ, lesion=lesion, labels=(value,), organ_labels=organs
+    )
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w]+", "-", text.strip().lower()).strip("-")

@@ -1,0 +1,209 @@
+"""What every official layout has in common: finding files, checking pairs cheaply, making the `Dataset`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.datasets.dataset import Case, Dataset, DatasetInfo, Split
+from benchmarks.datasets.splits import (
+    FOLDS,
+    PATIENT,
+    PREDECESSOR,
+    STORED_SPLITS,
+    patient_folds,
+    predecessor_counts,
+    predecessor_excluded,
+    predecessor_split,
+)
+from benchmarks.errors import UserError, nearest_name
+from benchmarks.volume import read_grid, same_grid
+
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
+SYNTHETIC_NOTICE = "SYNTHETIC.txt"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A case as found on disk; `image` or `label` may be absent, `problem` is what is already known."""
+
+    case_id: str
+    image: Path | None
+    label: Path | None
+    patient: str = ""
+    problem: str = ""
+
+
+def require_folder(root: Path) -> None:
+    """Raises UserError unless `root` is a folder with something in it."""
+    if not root.exists():
+        raise UserError(f"{root}: no such folder")
+    if not root.is_dir():
+        raise UserError(f"{root}: a folder is needed, this is a file")
+    if not any(visible(root)):
+        raise UserError(f"{root}: the folder is empty")
+
+
+def visible(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted, without hidden files (macOS archives carry `._x` beside `x`)."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def nifti_stem(path: Path) -> str | None:
+    """The file name without .nii or .nii.gz; None if it is something else."""
+    for suffix in NIFTI_SUFFIXES:
+        if path.name.endswith(suffix):
+            return path.name[: -len(suffix)]
+    return None
+
+
+def nifti_files(folder: Path) -> dict[str, list[Path]]:
+    """The NIfTI files of one folder by stem; more than one path where both x.nii and x.nii.gz exist."""
+    found: dict[str, list[Path]] = {}
+    for path in visible(folder) if folder.is_dir() else []:
+        stem = nifti_stem(path)
+        if stem is not None and path.is_file():
+            found.setdefault(stem, []).append(path)
+    return found
+
+
+def pair(case_id: str, images: Sequence[Path], labels: Sequence[Path], patient: str = "") -> Pair:
+    """A pair from the candidates found for it."""
+    for role, found in (("image", images), ("label", labels)):
+        if len(found) > 1:
+            names = " and ".join(str(path) for path in found)
+            return Pair(case_id, None, None, patient, f"two {role} files for one case ({names}); remove one")
+    return Pair(case_id, images[0] if images else None, labels[0] if labels else None, patient)
+
+
+def read_dataset_json(root: Path) -> dict[str, Any]:
+    """The dataset.json of an MSD or nnU-Net folder. Raises UserError."""
+    path = root / "dataset.json"
+    if not path.is_file():
+        raise UserError(f"{root}: no dataset.json; the MSD and nnU-Net layouts need one")
+    try:
+        content = json.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a JSON object is needed")
+    return content
+
+
+def check_case_headers(case: Case) -> None:
+    """Whether image and label exist and lie on the same grid, by their headers alone.
+
+    Raises:
+        UserError: missing, unreadable, not 3D, truncated, or of another shape or affine.
+    """
+    shape, affine = read_grid(case.image)
+    label_shape, label_affine = read_grid(case.label)
+    if shape != label_shape:
+        raise UserError(f"{case.label}: label shape {label_shape} differs from the image's {shape}")
+    if not same_grid(label_affine, affine, shape):
+        raise UserError(f"{case.label}: label and image lie on different grids (affines differ)")
+
+
+def assemble(
+    info: DatasetInfo,
+    root: Path,
+    pairs: Iterable[Pair],
+    *,
+    splits: str | None = None,
+    seed: int = 0,
+    strict: bool = True,
+    expected: int | None = None,
+) -> Dataset:
+    """Check every pair by its headers and make the dataset.
+
+    Args:
+        root: where the data lie; phantoms are known by the notice in it.
+        splits: "3dsam-adapter", "patient", or None: the former for an official dataset, else the latter.
+        strict: the first bad case raises; otherwise bad cases are listed in `Dataset.excluded`.
+        expected: how many cases a complete download has.
+
+    Raises:
+        UserError: no case, a bad case (strict), or a split without training or test cases.
+    """
+    cases, problems = _check_pairs(info.name, sorted(pairs, key=lambda found: found.case_id))
+    if problems and (strict or not cases):
+        first = next(iter(problems))
+        more = f" (and {len(problems) - 1} more bad cases)" if len(problems) > 1 else ""
+        raise UserError(f"{info.name}, case {first}: {problems[first]}{more}")
+    if not cases:
+        raise UserError(f"{root}: no case found; expected layout: {info.layout}")
+    synthetic = is_synthetic(root)
+    notes = []
+    if expected is not None and not synthetic and len(cases) + len(problems) < expected:
+        notes.append(f"partial download: {len(cases) + len(problems)} of {expected} cases")
+    chosen = splits or (PREDECESSOR if info.name in STORED_SPLITS and not synthetic else PATIENT)
+    folds, source, left_out = _splits(info.name, cases, chosen, seed)
+    if chosen == PREDECESSOR and sum(map(len, vars(folds[0]).values())) < sum(predecessor_counts(info.name)):
+        notes.append(f"{source} cut down to the cases that are present")
+    return Dataset(
+        name=info.name,
+        cases=cases,
+        targets=info.targets,
+        splits=folds,
+        synthetic=synthetic,
+        licence="synthetic, no restriction" if synthetic else info.licence,
+        source="synthetic phantoms" if synthetic else info.url,
+        excluded={**problems, **left_out},
+        split_source=source,
+        notes=tuple(notes),
+    )
+
+
+def is_synthetic(root: Path) -> bool:
+    """Whether the folder, or the one above it, carries the phantoms' notice."""
+    return any((folder / SYNTHETIC_NOTICE).is_file() for folder in (root, root.parent))
+
+
+def numbers_first(text: str) -> tuple[str | int, ...]:
+    """A sort key that puts volume-2 before volume-10."""
+    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text))
+
+
+def _check_pairs(name: str, pairs: list[Pair]) -> tuple[dict[str, Case], dict[str, str]]:
+    cases: dict[str, Case] = {}
+    problems: dict[str, str] = {}
+    for found in pairs:
+        if found.problem:
+            problems[found.case_id] = found.problem
+        elif found.image is None:
+            problems[found.case_id] = f"label without image ({found.label})"
+        elif found.label is None:
+            problems[found.case_id] = f"image without label ({found.image})"
+        else:
+            case = Case(name, found.case_id, found.image, found.label, found.patient or found.case_id)
+            try:
+                check_case_headers(case)
+            except UserError as error:
+                problems[found.case_id] = str(error)
+            else:
+                cases[found.case_id] = case
+    return cases, problems
+
+
+def _splits(
+    name: str, cases: dict[str, Case], chosen: str, seed: int
+) -> tuple[tuple[Split, ...], str, dict[str, str]]:
+    if chosen == PATIENT:
+        folds = patient_folds(cases, {case_id: case.patient for case_id, case in cases.items()}, seed)
+        return folds, f"by patient, {FOLDS} folds, seed {seed}", {}
+    if chosen != PREDECESSOR:
+        raise UserError(f"unknown splits '{chosen}'; {nearest_name(chosen, [PATIENT, PREDECESSOR])}")
+    split = predecessor_split(name, cases)
+    for part in ("train", "test"):
+        if not getattr(split, part):
+            raise UserError(
+                f"{name}: the {PREDECESSOR} split leaves no {part} case among the {len(cases)} present; "
+                f"download more, or choose the splits '{PATIENT}'"
+            )
+    reason = f"outside of the {PREDECESSOR} split, which leaves tumour-free scans out"
+    left_out = dict.fromkeys(sorted(predecessor_excluded(name) & cases.keys()), reason)
+    return (split,), f"{PREDECESSOR}, fold 0", left_out

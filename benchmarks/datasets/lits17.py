@@ -1,0 +1,70 @@
+"""LiTS17: 131 contrast-enhanced CT with liver and tumours.
+
+Layout and licence: the LiTS challenge (competitions.codalab.org/competitions/17094; volume-N.nii with
+segmentation-N.nii in two batches) and Bilic et al., The Liver Tumor Segmentation Benchmark, Medical Image
+Analysis 84 (2023) 102680. The same scans are MSD Task03_Liver (liver_N): both layouts give the same case ids, so
+a patient never falls on both sides of a split. Signs of the affine vary from case to case; the loader follows
+them. Window and intensity statistics: the 3DSAM-adapter code (the figure in its README has others).
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from benchmarks.datasets import msd
+from benchmarks.datasets.dataset import Dataset, DatasetInfo
+from benchmarks.datasets.layout import Pair, assemble, nifti_stem, pair, read_dataset_json, require_folder
+from benchmarks.segmenter import Target
+
+INFO = DatasetInfo(
+    name="lits17",
+    title="LiTS17, liver tumours",
+    targets=(
+        Target(
+            name="liver-tumor",
+            organ="liver",
+            lesion="tumor",
+            labels=(2,),
+            organ_labels=(1,),
+            window=(-48.0, 163.0),
+            mean=60.057533,
+            std=40.198017,
+        ),
+    ),
+    licence="CC BY-NC-ND 4.0",
+    layout="volume-0.nii[.gz] and segmentation-0.nii[.gz], together or in two batches; or Task03_Liver",
+    citation="Bilic et al., The Liver Tumor Segmentation Benchmark (LiTS), arXiv:1901.04056",
+    url="https://competitions.codalab.org/competitions/17094",
+    cases=131,
+    split_source="3dsam-adapter, fold 0 (13 tumour-free scans left out)",
+)
+
+
+def load(root: Path, *, splits: str | None = None, seed: int = 0, strict: bool = True) -> Dataset:
+    """LiTS17 from its own files or from MSD Task03_Liver. Raises UserError as `assemble` does."""
+    require_folder(root)
+    folder = msd.task_folder(root, "Task03_Liver")
+    pairs = _decathlon_pairs(folder) if (folder / "dataset.json").is_file() else find_pairs(root)
+    return assemble(INFO, root, pairs, splits=splits, seed=seed, strict=strict, expected=INFO.cases)
+
+
+def find_pairs(root: Path) -> list[Pair]:
+    """volume-N beside segmentation-N, anywhere below `root`."""
+    found: dict[str, dict[str, list[Path]]] = {}
+    for path in sorted(root.rglob("*.nii*")):
+        match = re.fullmatch(r"(volume|segmentation)-(\d+)", nifti_stem(path) or "")
+        if match and path.is_file():
+            files = found.setdefault(f"volume-{int(match[2])}", {"volume": [], "segmentation": []})
+            files[match[1]].append(path)
+    return [pair(case_id, files["volume"], files["segmentation"]) for case_id, files in found.items()]
+
+
+def _decathlon_pairs(folder: Path) -> list[Pair]:
+    pairs = msd.find_pairs(folder, read_dataset_json(folder))
+    return [Pair(_lits_id(found.case_id), found.image, found.label, problem=found.problem) for found in pairs]
+
+
+def _lits_id(case_id: str) -> str:
+    match = re.fullmatch(r"liver_(\d+)", case_id)
+    return f"volume-{int(match[1])}" if match else case_id

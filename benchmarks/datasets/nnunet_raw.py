@@ -1,0 +1,60 @@
+"""The raw layout of nnU-Net: imagesTr/<case>_0000.nii.gz, labelsTr/<case>.nii.gz, dataset.json.
+
+Layout: nnU-Net v2, documentation/dataset_format.md. Folders of version 1, whose dataset.json maps values to
+names, are read too. One channel only: the bench compares methods on one scan per case.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from benchmarks.datasets.dataset import Dataset, DatasetInfo
+from benchmarks.datasets.layout import Pair, assemble, nifti_files, pair, read_dataset_json, require_folder
+from benchmarks.errors import UserError
+
+
+def load(
+    root: Path, info: DatasetInfo, *, splits: str | None = None, seed: int = 0, strict: bool = True
+) -> Dataset:
+    """A folder in nnU-Net's raw layout. Raises UserError as `assemble` does."""
+    require_folder(root)
+    content = read_dataset_json(root)
+    channels = content.get("channel_names") or content.get("modality") or {}
+    if len(channels) > 1:
+        raise UserError(
+            f"{root / 'dataset.json'}: {len(channels)} channels; the bench reads one scan per case"
+        )
+    ending = content.get("file_ending", ".nii.gz")
+    if ending not in (".nii", ".nii.gz"):
+        raise UserError(
+            f"{root / 'dataset.json'}: file_ending '{ending}' is not NIfTI; convert the images first"
+        )
+    return assemble(info, root, find_pairs(root), splits=splits, seed=seed, strict=strict)
+
+
+def find_pairs(root: Path) -> list[Pair]:
+    """<case>_0000 in imagesTr with <case> in labelsTr."""
+    images: dict[str, list[Path]] = {}
+    pairs = []
+    for stem, paths in nifti_files(root / "imagesTr").items():
+        match = re.fullmatch(r"(.+)_(\d{4})", stem)
+        if match is None:
+            pairs.append(
+                Pair(stem, None, None, problem=f"{paths[0]}: the name lacks a channel such as _0000")
+            )
+        elif match[2] != "0000":
+            pairs.append(Pair(stem, None, None, problem=f"{paths[0]}: a second channel; one scan per case"))
+        else:
+            images[match[1]] = paths
+    labels = nifti_files(root / "labelsTr")
+    return pairs + [
+        pair(case_id, images.get(case_id, []), labels.get(case_id, [])) for case_id in {*images, *labels}
+    ]
+
+
+def is_layout(root: Path) -> bool:
+    """Whether images carry a channel number that their labels lack."""
+    labels = nifti_files(root / "labelsTr")
+    stems = nifti_files(root / "imagesTr")
+    return any(stem.endswith("_0000") and stem not in labels for stem in stems)

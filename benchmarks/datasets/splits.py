@@ -1,0 +1,158 @@
+"""Training, validation and test cases: the predecessor's published fold, and ours by a rule.
+
+Our rule: patients are ordered by SHA-256 of (seed, patient id), and the order is cut into consecutive parts.
+It does not depend on the order of files, on the machine, or on Python's hash. All cases of a patient stay
+together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib.resources import files
+from itertools import pairwise
+from typing import Any
+
+from benchmarks.datasets.dataset import Split
+from benchmarks.errors import UserError, nearest_name
+
+PREDECESSOR = "3dsam-adapter"
+PATIENT = "patient"
+FOLDS = 5
+FRACTIONS = (0.7, 0.1, 0.2)
+
+# SHA-256 of the stored files' text; a changed file would change what every result means.
+STORED_SPLITS = {
+    "kits21": "de73ac44640da5e8ccbdf72fdfad0bcf8303b4d72a9012ac364c63d39a860348",
+    "msd-pancreas": "0e7f8a1b53089a1817264dac5240bc3b309c65995f047e0baed00008ced15538",
+    "lits17": "c9e9730f7c28cdd70b296bdf9d372e989e3aceb386290e4558174b8202c9b438",
+    "msd-colon": "8027aa09635c1c90c60e2486e67b96f11f5c838f5d4dbf13f343609240e7127b",
+}
+
+
+def predecessor_split(name: str, ids: Iterable[str]) -> Split:
+    """Fold 0 of the 3DSAM-adapter line, cut down to the case ids that are present.
+
+    Validation, test and left-out ids are stored; training is every other case, as in the source.
+
+    Raises:
+        UserError: that line of work has no split of this dataset, or the stored file is damaged.
+    """
+    stored = _stored(name)
+    present = sorted(set(ids))
+    validation = [case_id for case_id in present if case_id in stored["validation"]]
+    test = [case_id for case_id in present if case_id in stored["test"]]
+    elsewhere = {*validation, *test, *stored["excluded"]}
+    return Split(tuple(i for i in present if i not in elsewhere), tuple(validation), tuple(test))
+
+
+def predecessor_excluded(name: str) -> frozenset[str]:
+    """Case ids that the 3DSAM-adapter line leaves out: the tumour-free scans of LiTS17."""
+    return frozenset(_stored(name)["excluded"])
+
+
+def predecessor_counts(name: str) -> tuple[int, int, int]:
+    """Training, validation and test cases of a complete download."""
+    counts: Mapping[str, int] = _stored(name)["counts"]
+    return counts["train"], counts["validation"], counts["test"]
+
+
+def patient_split(
+    ids: Iterable[str],
+    patients: Mapping[str, str] | None = None,
+    seed: int = 0,
+    fractions: tuple[float, float, float] = FRACTIONS,
+) -> Split:
+    """One split by patient, `fractions` of the patients for training, validation and test.
+
+    Args:
+        ids: case ids, in any order.
+        patients: case id → patient; a case that is missing or has an empty name is a patient of its own.
+
+    Every part with a positive fraction gets a patient while any are left: training first, then test, then
+    validation. Fractions are of patients; where patients have several cases those of cases differ.
+    """
+    by_patient, order = _ordered(ids, patients, seed)
+    validation, test = _counts(len(order), fractions)
+    return _cut(by_patient, order, 0, test, validation)
+
+
+def patient_folds(
+    ids: Iterable[str],
+    patients: Mapping[str, str] | None = None,
+    seed: int = 0,
+    folds: int = FOLDS,
+    validation: float = FRACTIONS[1],
+) -> tuple[Split, ...]:
+    """Cross-validation by patient: every patient is in the test part of exactly one fold.
+
+    The order of patients is cut into `folds` test blocks; the patients after a block (around the end) are its
+    validation part. Fewer patients than folds give fewer folds; a single patient gives one, to train on.
+    """
+    by_patient, order = _ordered(ids, patients, seed)
+    count = min(folds, len(order))
+    if count < 2:
+        return (patient_split(ids, patients, seed),)
+    edges = [round(fold * len(order) / count) for fold in range(count + 1)]
+    parts = []
+    for low, high in pairwise(edges):
+        rest = len(order) - (high - low)
+        validating = min(max(1, round(len(order) * validation)), rest - 1)
+        parts.append(_cut(by_patient, order, low, high - low, validating))
+    return tuple(parts)
+
+
+def _ordered(
+    ids: Iterable[str], patients: Mapping[str, str] | None, seed: int
+) -> tuple[dict[str, list[str]], list[str]]:
+    by_patient: dict[str, list[str]] = {}
+    for case_id in sorted(set(ids)):
+        by_patient.setdefault((patients or {}).get(case_id) or case_id, []).append(case_id)
+    return by_patient, sorted(by_patient, key=lambda patient: (_rank(patient, seed), patient))
+
+
+def _rank(patient: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}\x1f{patient}".encode()).hexdigest()
+
+
+def _counts(patients: int, fractions: tuple[float, float, float]) -> tuple[int, int]:
+    """How many patients validate and test; the rest trains."""
+    train, validation, test = fractions
+    if min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise UserError(f"the fractions of a split must be positive and sum to 1, not {fractions}")
+    wanted_test = max(1, round(patients * test)) if test else 0
+    wanted_validation = max(1, round(patients * validation)) if validation else 0
+    keep = 1 if train else 0
+    testing = min(wanted_test, max(patients - keep, 0))
+    validating = min(wanted_validation, max(patients - keep - testing, 0))
+    if not train:  # nothing may be left over for a part of which nothing was asked
+        testing = patients - validating if test else 0
+        validating = patients - testing
+    return validating, testing
+
+
+def _cut(by_patient: dict[str, list[str]], order: list[str], start: int, test: int, validation: int) -> Split:
+    turned = order[start:] + order[:start]
+
+    def cases(patients: list[str]) -> tuple[str, ...]:
+        return tuple(sorted(case_id for patient in patients for case_id in by_patient[patient]))
+
+    return Split(
+        train=cases(turned[test + validation :]),
+        validation=cases(turned[test : test + validation]),
+        test=cases(turned[:test]),
+    )
+
+
+def _stored(name: str) -> dict[str, Any]:
+    if name not in STORED_SPLITS:
+        hint = nearest_name(name, STORED_SPLITS)
+        raise UserError(f"the {PREDECESSOR} split does not cover '{name}'; {hint}")
+    text = (files("benchmarks.datasets") / "splits" / f"{name}.json").read_text("utf-8")
+    if hashlib.sha256(text.encode()).hexdigest() != STORED_SPLITS[name]:
+        raise UserError(
+            f"the stored split of '{name}' was changed (SHA-256 differs); install the package again"
+        )
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
