@@ -1,0 +1,238 @@
+"""Frozen prompt banks: the first prompts of every case, made once, hashed, and replayed to every method.
+
+A bank belongs to one (dataset, split, protocol, seed). It is plain JSON: anybody can read which click a case got,
+check the SHA-256, and replay it without the label. Corrective clicks depend on what a method predicts and cannot
+be frozen; they are seeded per (case, target, round) by `benchmarks.users`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.datasets.dataset import Dataset, target_mask
+from benchmarks.errors import UserError, nearest_name
+from benchmarks.identity import digest
+from benchmarks.prompts import Grid, Prompts, from_json, to_json
+from benchmarks.results import write_json
+from benchmarks.segmenter import Target
+from benchmarks.users import PROTOCOL_VERSION, NoTarget, Protocol, SimulatedUser
+from benchmarks.volume import BoolArray, read_grid, read_label, same_grid
+
+BANK_VERSION = 1
+
+_KEYS = frozenset({"version", "protocol_version", "dataset", "split", "protocol", "seed", "cases", "sha256"})
+
+
+@dataclass(frozen=True)
+class StoredGrid:
+    """Shape and affine of a volume that is not at hand."""
+
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm."""
+        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
+        return float(x), float(y), float(z)
+
+
+@dataclass(frozen=True)
+class BankItem:
+    """What a bank needs to know of one target of one case: its mask (x, y, z) and the grid of the volume."""
+
+    case_id: str
+    target: Target
+    mask: BoolArray
+    grid: Grid
+
+
+@dataclass(frozen=True)
+class PromptBank:
+    """First-round prompts of a split.
+
+    Attributes:
+        dataset, split, protocol, seed: what the prompts were made for; `split` tells the part and the fold, such
+            as "test-0".
+        cases: case id → target name → {"grid", "voxels", "prompts"}, or {"grid", "no_target": true}.
+    """
+
+    dataset: str
+    split: str
+    protocol: Protocol
+    seed: int
+    cases: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(repr=False)
+
+    @classmethod
+    def build(
+        cls, dataset: str, split: str, protocol: Protocol, seed: int, items: Iterable[BankItem]
+    ) -> PromptBank:
+        """Make the first prompts of every item; the same as a `SimulatedUser` gives on the spot."""
+        cases: dict[str, dict[str, Any]] = {}
+        for item in items:
+            user = SimulatedUser(protocol, (seed, dataset, item.case_id, item.target.name))
+            cases.setdefault(item.case_id, {})[item.target.name] = _entry(user, item)
+        return cls(dataset, split, protocol, seed, cases)
+
+    @classmethod
+    def of_dataset(cls, dataset: Dataset, part: str, fold: int, protocol: Protocol, seed: int) -> PromptBank:
+        """The bank of one part ("train", "validation" or "test") of a fold, all targets; reads labels only.
+
+        Raises:
+            UserError: a label is unusable or lies on another grid than its image.
+        """
+        return cls.build(dataset.name, f"{part}-{fold}", protocol, seed, _items(dataset, part, fold))
+
+    @classmethod
+    def frozen(
+        cls, folder: Path, dataset: Dataset, part: str, fold: int, protocol: Protocol, seed: int
+    ) -> PromptBank:
+        """The bank that lies in `folder`; built and stored there if there is none yet."""
+        path = folder / file_name(dataset.name, f"{part}-{fold}", protocol, seed)
+        if path.is_file():
+            bank = cls.load(path)
+            bank.require(dataset.name, f"{part}-{fold}", protocol, seed)
+            return bank
+        bank = cls.of_dataset(dataset, part, fold, protocol, seed)
+        bank.save(path)
+        return bank
+
+    @classmethod
+    def load(cls, path: Path) -> PromptBank:
+        """Read a bank and verify its hash.
+
+        Raises:
+            UserError: no such file, not a bank, another version, or changed since it was made.
+        """
+        content = _read(path)
+        stated = content.pop("sha256")
+        if digest(content, length=64) != stated:
+            raise UserError(
+                f"{path}: the prompts were changed after the bank was made (SHA-256 differs); rebuild it"
+            )
+        for key, version in (("version", BANK_VERSION), ("protocol_version", PROTOCOL_VERSION)):
+            if content[key] != version:
+                raise UserError(f"{path}: {key} {content[key]!r} is not {version!r}; rebuild the bank")
+        protocol = Protocol.from_mapping(content["protocol"])
+        return cls(content["dataset"], content["split"], protocol, content["seed"], content["cases"])
+
+    def save(self, path: Path) -> None:
+        """Write the bank atomically."""
+        write_json(path, {**self._content(), "sha256": self.digest})
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of the canonical JSON of the bank: identity and every prompt."""
+        return digest(self._content(), length=64)
+
+    def require(self, dataset: str, split: str, protocol: Protocol, seed: int) -> None:
+        """Raise UserError if the bank was made for something else."""
+        for name, due, found in (
+            ("dataset", dataset, self.dataset),
+            ("split", split, self.split),
+            ("protocol", protocol, self.protocol),
+            ("seed", seed, self.seed),
+        ):
+            if due != found:
+                told = [value.name if isinstance(value, Protocol) else value for value in (found, due)]
+                raise UserError(f"this prompt bank was made for {name} '{told[0]}', not for '{told[1]}'")
+
+    def prompts(self, case_id: str, target: str, grid: Grid | None = None) -> Prompts:
+        """The first prompts of a target of a case.
+
+        Args:
+            grid: the volume on which they are used, to make sure that it is the one they were made on.
+
+        Raises:
+            UserError: the bank does not know the case or the target, or the volume has another grid.
+            NoTarget: the case holds nothing of the target.
+        """
+        entry = self._entry(case_id, target)
+        stored = StoredGrid(tuple(entry["grid"]["shape"]), np.asarray(entry["grid"]["affine"], np.float64))
+        if grid is not None and not _fits(stored, grid):
+            raise UserError(
+                f"{self.dataset}/{case_id}: the prompt bank was made on another grid than this volume's"
+            )
+        if entry.get("no_target"):
+            raise NoTarget(f"no voxel of '{target}' in the case")
+        return from_json(entry["prompts"], stored)
+
+    def _entry(self, case_id: str, target: str) -> Mapping[str, Any]:
+        if case_id not in self.cases:
+            raise UserError(f"the prompt bank has no case '{case_id}'; {nearest_name(case_id, self.cases)}")
+        targets = self.cases[case_id]
+        if target not in targets:
+            raise UserError(
+                f"the prompt bank has no target '{target}' in '{case_id}'; {nearest_name(target, targets)}"
+            )
+        return targets[target]
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "version": BANK_VERSION,
+            "protocol_version": PROTOCOL_VERSION,
+            "dataset": self.dataset,
+            "split": self.split,
+            "protocol": self.protocol.to_mapping(),
+            "seed": self.seed,
+            "cases": self.cases,
+        }
+
+
+def file_name(dataset: str, split: str, protocol: Protocol, seed: int) -> str:
+    """Where a bank lies in a folder of banks."""
+    return f"{dataset}.{split}.{protocol.name}.{seed}.json"
+
+
+def _items(dataset: Dataset, part: str, fold: int) -> Iterable[BankItem]:
+    for case in dataset.split_cases(part, fold):
+        shape, affine = read_grid(case.image)
+        grid = StoredGrid(shape, affine)
+        if not _fits(StoredGrid(*read_grid(case.label)), grid):
+            raise UserError(f"{case.label}: label and image lie on different grids")
+        label = read_label(case.label)
+        for target in dataset.targets:
+            yield BankItem(case.case_id, target, target_mask(label, target), grid)
+
+
+def _entry(user: SimulatedUser, item: BankItem) -> dict[str, Any]:
+    grid = StoredGrid(item.grid.shape, np.asarray(item.grid.affine, np.float64))
+    stored: dict[str, Any] = {"grid": {"shape": list(grid.shape), "affine": grid.affine.tolist()}}
+    try:
+        prompts = user.first(item.mask, grid.spacing, item.target)
+    except NoTarget:
+        return {**stored, "no_target": True}
+    return {**stored, "voxels": _voxels(prompts), "prompts": to_json(prompts, grid)}
+
+
+def _voxels(prompts: Prompts) -> dict[str, Any]:
+    """The voxel indices on the RAS+ grid, for whoever does not want to invert an affine."""
+    voxels: dict[str, Any] = {}
+    if prompts.clicks:
+        voxels["clicks"] = [list(click.position) for click in prompts.clicks]
+    if prompts.box is not None:
+        voxels["box"] = {"low": list(prompts.box.low), "high": list(prompts.box.high)}
+    return voxels
+
+
+def _fits(stored: Grid, grid: Grid) -> bool:
+    return stored.shape == tuple(grid.shape) and same_grid(stored.affine, grid.affine, stored.shape)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such prompt bank")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not a prompt bank ({error})") from error
+    if not isinstance(content, dict) or set(content) != _KEYS:
+        raise UserError(f"{path}: not a prompt bank (it needs exactly the keys {', '.join(sorted(_KEYS))})")
+    return content

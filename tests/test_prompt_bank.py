@@ -1,0 +1,162 @@
+"""Prompt banks: replay equals the user, a changed byte is seen, another grid is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from benchmarks.datasets.dataset import Case, Dataset, Split
+from benchmarks.errors import UserError
+from benchmarks.prompt_bank import BankItem, PromptBank, file_name
+from benchmarks.segmenter import Target
+from benchmarks.users import NoTarget, OperatorNoise, Protocol, SimulatedUser
+from benchmarks.volume import Volume
+
+TARGET = Target("kidney-tumor", "kidney", "tumor", (2,))
+AFFINE = np.array([[0.8, 0.02, 0, -100], [0, 0.8, 0, -50.5], [0, 0, 3.0, -700], [0, 0, 0, 1]])
+SHAPE = (30, 28, 20)
+PROTOCOLS = [
+    Protocol("none"),
+    Protocol("text"),
+    Protocol("centre-click"),
+    Protocol("clicks", clicks=5, noise=OperatorNoise(displacement_mm=2, wrong_sign=0.2)),
+    Protocol("box", box_jitter_mm=5),
+    Protocol("mask"),
+    Protocol("iterative", rounds=5),
+]
+
+
+def mask(case: int) -> np.ndarray:
+    field = np.zeros(SHAPE, bool)
+    if case:
+        field[4 + case : 12 + case, 6:15, 5:11] = True
+    return field
+
+
+def items() -> list[BankItem]:
+    return [
+        BankItem(f"case_{i}", TARGET, mask(i), Volume(np.zeros(SHAPE, np.float32), AFFINE)) for i in range(4)
+    ]
+
+
+@pytest.fixture
+def bank_file(tmp_path: Path) -> Path:
+    path = tmp_path / "banks" / "bank.json"
+    PromptBank.build("kits21", "test-0", Protocol("clicks", clicks=3), 7, items()).save(path)
+    return path
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
+def test_replay_equals_the_simulated_user(tmp_path: Path, protocol: Protocol) -> None:
+    built = PromptBank.build("kits21", "test-0", protocol, 7, items())
+    built.save(tmp_path / "bank.json")
+    bank = PromptBank.load(tmp_path / "bank.json")
+    assert bank == built
+    assert bank.digest == built.digest
+    for item in items()[1:]:
+        user = SimulatedUser(protocol, (7, "kits21", item.case_id, TARGET.name))
+        expected = user.first(item.mask, item.grid.spacing, TARGET)  # type: ignore[attr-defined]
+        replayed = bank.prompts(item.case_id, TARGET.name, item.grid)
+        assert (replayed.clicks, replayed.box, replayed.text) == (
+            expected.clicks,
+            expected.box,
+            expected.text,
+        )
+        if expected.mask is not None:
+            np.testing.assert_array_equal(replayed.mask, expected.mask)
+
+
+def test_the_hash_is_a_plain_sha256_that_anybody_can_check(bank_file: Path) -> None:
+    content = json.loads(bank_file.read_text())
+    stated = content.pop("sha256")
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    assert hashlib.sha256(text.encode()).hexdigest() == stated == PromptBank.load(bank_file).digest
+
+
+def test_building_twice_in_another_order_gives_the_same_bank() -> None:
+    protocol = Protocol("clicks", clicks=3)
+    one = PromptBank.build("kits21", "test-0", protocol, 7, items())
+    assert PromptBank.build("kits21", "test-0", protocol, 7, reversed(items())).digest == one.digest
+    assert PromptBank.build("kits21", "test-0", protocol, 8, items()).digest != one.digest
+
+
+@pytest.mark.parametrize("change", ["click", "seed", "protocol"])
+def test_a_changed_bank_is_refused(bank_file: Path, change: str) -> None:
+    content = json.loads(bank_file.read_text())
+    if change == "click":
+        content["cases"]["case_1"]["kidney-tumor"]["prompts"]["clicks"][0]["mm"][0] += 0.8
+    elif change == "seed":
+        content["seed"] = 8
+    else:
+        content["protocol"]["clicks"] = 4
+    bank_file.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="SHA-256 differs"):
+        PromptBank.load(bank_file)
+
+
+def test_an_empty_target_is_replayed_as_such(bank_file: Path) -> None:
+    with pytest.raises(NoTarget, match="kidney-tumor"):
+        PromptBank.load(bank_file).prompts("case_0", "kidney-tumor")
+
+
+def test_another_grid_case_target_or_purpose_is_refused(bank_file: Path) -> None:
+    bank = PromptBank.load(bank_file)
+    other = Volume(np.zeros(SHAPE, np.float32), AFFINE + np.diag([0.1, 0, 0, 0]))
+    with pytest.raises(UserError, match="another grid"):
+        bank.prompts("case_1", "kidney-tumor", other)
+    with pytest.raises(UserError, match="another grid"):
+        bank.prompts("case_1", "kidney-tumor", Volume(np.zeros((30, 28, 21), np.float32), AFFINE))
+    with pytest.raises(UserError, match="did you mean 'case_"):
+        bank.prompts("case_9", "kidney-tumor")
+    with pytest.raises(UserError, match="did you mean 'kidney-tumor'"):
+        bank.prompts("case_1", "kidney-tumour")
+    bank.require("kits21", "test-0", Protocol("clicks", clicks=3), 7)
+    with pytest.raises(UserError, match="protocol '3-clicks', not for 'box'"):
+        bank.require("kits21", "test-0", Protocol("box"), 7)
+    with pytest.raises(UserError, match="seed '7', not for '8'"):
+        bank.require("kits21", "test-0", Protocol("clicks", clicks=3), 8)
+
+
+def test_what_is_not_a_bank_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such prompt bank"):
+        PromptBank.load(tmp_path / "none.json")
+    for text in ("not json", "[]", '{"version": 1}'):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(UserError, match="not a prompt bank"):
+            PromptBank.load(tmp_path / "bad.json")
+
+
+def test_a_bank_of_a_dataset_on_disk_is_built_once(tmp_path: Path) -> None:
+    cases = {}
+    for i in range(3):
+        image, label = tmp_path / f"{i}_image.nii.gz", tmp_path / f"{i}_label.nii.gz"
+        nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.int16), AFFINE), image)
+        nib.save(nib.Nifti1Image((2 * mask(i)).astype(np.uint8), AFFINE), label)
+        cases[f"case_{i}"] = Case("kits21", f"case_{i}", image, label)
+    dataset = Dataset("kits21", cases, (TARGET,), (Split((), (), tuple(cases)),))
+    protocol = Protocol("centre-click")
+    first = PromptBank.frozen(tmp_path / "banks", dataset, "test", 0, protocol, 7)
+    stored = tmp_path / "banks" / file_name("kits21", "test-0", protocol, 7)
+    assert stored.is_file()
+    assert not list(stored.parent.glob(".*"))
+    for case in cases.values():
+        case.label.unlink()  # replay needs no label
+    again = PromptBank.frozen(tmp_path / "banks", dataset, "test", 0, protocol, 7)
+    assert again.digest == first.digest
+    volume = Volume(np.zeros(SHAPE, np.float32), AFFINE)
+    click = again.prompts("case_2", "kidney-tumor", volume).clicks[0]
+    assert mask(2)[click.position]
+
+
+def test_a_label_on_another_grid_than_its_image_is_refused(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(np.zeros(SHAPE, np.int16), AFFINE), tmp_path / "i.nii.gz")
+    nib.save(nib.Nifti1Image(mask(1).astype(np.uint8), np.eye(4)), tmp_path / "l.nii.gz")
+    case = Case("kits21", "c", tmp_path / "i.nii.gz", tmp_path / "l.nii.gz")
+    dataset = Dataset("kits21", {"c": case}, (TARGET,), (Split((), (), ("c",)),))
+    with pytest.raises(UserError, match="different grids"):
+        PromptBank.of_dataset(dataset, "test", 0, Protocol("box"), 7)
