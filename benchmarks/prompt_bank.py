@@ -1,8 +1,8 @@
 """Frozen prompt banks: the first prompts of every case, made once, hashed, and replayed to every method.
 
-A bank belongs to one (dataset, split, protocol, seed). It is plain JSON: anybody can read which click a case got,
-check the SHA-256, and replay it without the label. Corrective clicks depend on what a method predicts and cannot
-be frozen; they are seeded per (case, target, round) by `benchmarks.users`.
+A bank belongs to one (dataset, split, protocol, seed). It is plain JSON: anybody can read which click a case
+got, check the SHA-256, and replay it without the label. Corrective clicks depend on what a method predicts and
+cannot be frozen; they are seeded per (case, target, round) by `benchmarks.users`.
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ class PromptBank:
     """First-round prompts of a split.
 
     Attributes:
-        dataset, split, protocol, seed: what the prompts were made for; `split` tells the part and the fold, such
-            as "test-0".
+        dataset, split, protocol, seed: what the prompts were made for; `split` tells the part and the fold,
+            such as "test-0".
         cases: case id → target name → {"grid", "voxels", "prompts"}, or {"grid", "no_target": true}.
     """
 
@@ -114,9 +114,7 @@ class PromptBank:
         content = _read(path)
         stated = content.pop("sha256")
         if digest(content, length=64) != stated:
-            raise UserError(
-                f"{path}: the prompts were changed after the bank was made (SHA-256 differs); rebuild it"
-            )
+            raise UserError(f"{path}: changed after it was made (SHA-256 differs); rebuild the bank")
         for key, version in (("version", BANK_VERSION), ("protocol_version", PROTOCOL_VERSION)):
             if content[key] != version:
                 raise UserError(f"{path}: {key} {content[key]!r} is not {version!r}; rebuild the bank")
