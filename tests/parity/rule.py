@@ -101,7 +101,7 @@ def rule_array(rule: str, seed: int, shape: tuple[int, ...]) -> NDArray[np.float
     drawn = tuple(int(n) for n in re.findall(r"\d+", inner.group(1))) if inner else shape
     rng = generator(seed)
     values = rng.random(drawn) if rule.startswith("uniform") else rng.standard_normal(drawn)
-    return np.ascontiguousarray(np.broadcast_to(values.astype(np.float32), shape))
+    return np.broadcast_to(values.astype(np.float32), shape).copy()
 
 
 @dataclass(frozen=True)

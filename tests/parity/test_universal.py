@@ -26,7 +26,10 @@ BACKBONES = ("swinunetr", "unet")
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_keys_and_shapes(golden: Callable[[str], Golden], backbone: Backbone) -> None:
-    own = {key: tuple(value.shape) for key, value in UniversalModel(backbone, SIZES["official"]).state_dict().items()}
+    own = {
+        key: tuple(value.shape)
+        for key, value in UniversalModel(backbone, SIZES["official"]).state_dict().items()
+    }
     official = golden(f"universal_{backbone}").rows
     assert own == {own_key(row.key.removeprefix("module.")): row.shape for row in official}
 

@@ -1,0 +1,1 @@
+"""SAM ViT-B, slice by slice."""

@@ -1,0 +1,1 @@
+"""SAM-Med2D, slice by slice."""

@@ -1,0 +1,1 @@
+"""SAM-Med3D on one crop."""
