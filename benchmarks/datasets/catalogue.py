@@ -111,7 +111,7 @@ def intensity_statistics(cases: Iterable[Case], target: Target, seed: int = 0) -
     """The target with window, mean and standard deviation measured on training cases.
 
     The window runs from the 0.5 to the 99.5 percentile of the voxels of target and organ; mean and deviation
-    are those after clipping. At most 20 000 voxels of a case are drawn, so that every case counts about the same.
+    are taken after clipping. At most 20 000 voxels of a case are drawn, so every case counts about the same.
 
     Raises:
         UserError: no case has a voxel of the target.

@@ -1,8 +1,8 @@
 """KiTS21: 300 contrast-enhanced CT with kidney, tumour and cyst.
 
 Layout, label values and licence: github.com/neheller/kits21 (README, "Data Description") and
-kits21.kits-challenge.org. The images are stored slices first (array axes inferior, posterior, left); the affine
-says so, and the loader follows the affine. Window and intensity statistics: the 3DSAM-adapter code.
+kits21.kits-challenge.org. The images are stored slices first (array axes inferior, posterior, left); the
+affine says so, and the loader follows it. Window and intensity statistics: the 3DSAM-adapter code.
 """
 
 from __future__ import annotations

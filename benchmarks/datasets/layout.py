@@ -25,6 +25,7 @@ from benchmarks.volume import read_grid, same_grid
 
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 SYNTHETIC_NOTICE = "SYNTHETIC.txt"
+SYNTHETIC_MANIFEST = "phantom.json"
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ def assemble(
         cases=cases,
         targets=info.targets,
         splits=folds,
+        version=_phantom_version(root) if synthetic else "1",
         synthetic=synthetic,
         licence="synthetic, no restriction" if synthetic else info.licence,
         source="synthetic phantoms" if synthetic else info.url,
@@ -161,6 +163,16 @@ def assemble(
 def is_synthetic(root: Path) -> bool:
     """Whether the folder, or the one above it, carries the phantoms' notice."""
     return any((folder / SYNTHETIC_NOTICE).is_file() for folder in (root, root.parent))
+
+
+def _phantom_version(root: Path) -> str:
+    """Which phantoms these are: results of one seed or generator must not be taken for those of another."""
+    for folder in (root, root.parent):
+        path = folder / SYNTHETIC_MANIFEST
+        if path.is_file():
+            content = json.loads(path.read_text("utf-8"))
+            return "phantom-{generator}-seed-{seed}-cases-{cases}-scale-{scale}".format(**content)
+    raise UserError(f"{root}: {SYNTHETIC_NOTICE} without {SYNTHETIC_MANIFEST}; make the phantoms again")
 
 
 def numbers_first(text: str) -> tuple[str | int, ...]:

@@ -2,9 +2,9 @@
 
 Layout and licence: the LiTS challenge (competitions.codalab.org/competitions/17094; volume-N.nii with
 segmentation-N.nii in two batches) and Bilic et al., The Liver Tumor Segmentation Benchmark, Medical Image
-Analysis 84 (2023) 102680. The same scans are MSD Task03_Liver (liver_N): both layouts give the same case ids, so
-a patient never falls on both sides of a split. Signs of the affine vary from case to case; the loader follows
-them. Window and intensity statistics: the 3DSAM-adapter code (the figure in its README has others).
+Analysis 84 (2023) 102680. The same scans are MSD Task03_Liver (liver_N): both layouts give the same case ids,
+so a patient never falls on both sides of a split. Signs of the affine vary from case to case; the loader
+follows them. Window and intensity statistics: the 3DSAM-adapter code (the figure in its README has others).
 """
 
 from __future__ import annotations

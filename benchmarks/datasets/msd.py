@@ -1,8 +1,8 @@
 """The layout of the Medical Segmentation Decathlon: imagesTr, labelsTr, and a dataset.json listing the pairs.
 
-Layout, label values and licence: medicaldecathlon.com and Antonelli et al., The Medical Segmentation Decathlon,
-Nature Communications 13 (2022) 4128. Task07 is `msd-pancreas`, Task10 `msd-colon`; Task03 holds the scans of
-LiTS17 and is read by `lits17`. Windows and intensity statistics: the 3DSAM-adapter code.
+Layout, label values and licence: medicaldecathlon.com and Antonelli et al., The Medical Segmentation
+Decathlon, Nature Communications 13 (2022) 4128. Task07 is `msd-pancreas`, Task10 `msd-colon`; Task03 holds
+the scans of LiTS17 and is read by `lits17`. Windows and intensity statistics: the 3DSAM-adapter code.
 """
 
 from __future__ import annotations
