@@ -143,8 +143,16 @@ def _train_by_own_tool(method: Method, job: TrainingJob, work: Path) -> dict[str
 
 
 def _train_on_ray(job: TrainingJob, work: Path, log: Path | None) -> dict[str, Any]:
+    from ray import tune
+
+    in_sweep = _in_sweep()
+    if in_sweep and job.workers == 1:  # the trial's own process is the worker; Train's local mode refuses a trial
+        _Loop(job, work, rank=0, world_size=1).run(report=tune.report)
+        return _loop_figures(work)
+
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     distributed = job.workers > 1
@@ -160,24 +168,24 @@ def _train_on_ray(job: TrainingJob, work: Path, log: Path | None) -> dict[str, A
             name=f"{job.method}-{job.digest()}",
             storage_path=str(work.resolve() / "ray"),
             failure_config=FailureConfig(max_failures=1 if distributed else 0),
-            callbacks=_tune_callbacks(),
+            callbacks=[TuneReportCallback()] if in_sweep else [],
         ),
     )
     trainer.fit()
     shutil.rmtree(work / "ray", ignore_errors=True)
+    return _loop_figures(work)
+
+
+def _loop_figures(work: Path) -> dict[str, Any]:
     return dict(json.loads((work / "loop.json").read_text(encoding="utf-8")))
 
 
-def _tune_callbacks() -> list[Any]:
-    """Forward reports to Ray Tune when this training is a trial of a sweep."""
-    from ray.tune import get_context
+def _in_sweep() -> bool:
+    """Whether this process is a trial of Ray Tune."""
+    from ray import tune
 
-    context = get_context()
-    if context is None or context.get_trial_id() is None:
-        return []
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    return [TuneReportCallback()]
+    context = tune.get_context()
+    return context is not None and context.get_trial_id() is not None
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -231,18 +239,21 @@ class _Loop:
             self._note(losses, progress)
             if any(not np.isfinite(value) for value in losses.values()):
                 raise FloatingPointError(f"the loss of '{self.job.method}' is not finite at step {self.step}")
-            while len(self.validations) < len(self.job.validate_at) and (
-                progress >= self.job.validate_at[len(self.validations)] or progress >= 1.0
-            ):
+            while progress < 1.0 and self._validation_is_due(progress):
                 paused = time.perf_counter()
                 report(self._validate())
                 started += time.perf_counter() - paused  # validation is not charged to the budget
             if time.perf_counter() - saved_at > STATE_EVERY_SECONDS:
                 self._save_state()
                 saved_at = time.perf_counter()
+        if self._validation_is_due(1.0):
+            self._validate()  # not reported here: a sweep reports it once the checkpoint is in place
         if self.rank == 0:
             self._finish()
-        report({"loss": self.curve[-1]["loss"], "steps": self.step, "seconds": self.elapsed, **self._last_validation()})
+
+    def _validation_is_due(self, progress: float) -> bool:
+        done, planned = len(self.validations), self.job.validate_at
+        return done < len(planned) and progress >= planned[done]
 
     def _progress(self) -> float:
         """Share of the budget that is spent, the same number on every worker."""
@@ -302,9 +313,6 @@ class _Loop:
             (self.job.target,), (Protocol("centre-click"),), self.job.seed, (), "worst-case", None, {}
         )
         return float(evaluate_case(case, self.segmenter, asked)[0]["dice"])
-
-    def _last_validation(self) -> dict[str, Any]:
-        return {**self.validations[-1], "rung": len(self.validations)} if self.validations else {}
 
     def _finish(self) -> None:
         checkpoint = self.folder / "checkpoint"

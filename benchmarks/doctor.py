@@ -1,0 +1,90 @@
+"""What is installed and reachable, for `tags-bench doctor`."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from benchmarks.environment import manifest
+
+
+def examine(out: Path, tracking_uri: str | None, address: str | None) -> dict[str, dict[str, Any]]:
+    """Findings by section: "software", "machine", "services", "checkpoints"."""
+    about = manifest()
+    software = {"python": about["python"], "code": about["git_commit"] + (" (changed)" if about["git_dirty"] else "")}
+    return {
+        "software": {**software, **about["packages"]},
+        "machine": _machine(out),
+        "services": {"Ray": _ray(address), "MLflow": _mlflow(tracking_uri, out)},
+        "checkpoints": _checkpoints(out),
+    }
+
+
+def _machine(out: Path) -> dict[str, Any]:
+    import psutil
+
+    place = out if out.exists() else Path.cwd()
+    return {
+        "processors": os.cpu_count(),
+        "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
+        "free disk": f"{shutil.disk_usage(place).free / 1e9:.0f} GB at {place}",
+        "GPU": _gpu(),
+    }
+
+
+def _gpu() -> str:
+    if importlib.util.find_spec("torch") is None:
+        return "unknown, torch is not installed"
+    import torch
+
+    if not torch.cuda.is_available():
+        return "none visible to torch"
+    names = [torch.cuda.get_device_properties(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(f"{one.name} ({one.total_memory / 1e9:.0f} GB)" for one in names)
+
+
+def _ray(address: str | None) -> str:
+    from benchmarks.errors import UserError
+    from benchmarks.runner import start_ray
+
+    try:
+        started = start_ray(address)
+    except UserError as error:
+        return f"not reachable: {error}"
+    import ray
+
+    resources = ray.cluster_resources()
+    found = f"{resources.get('CPU', 0):g} CPU, {resources.get('GPU', 0):g} GPU, {len(ray.nodes())} node(s)"
+    if started:
+        ray.shutdown()
+    return f"{'cluster at ' + address if address else 'starts on this machine'}: {found}"
+
+
+def _mlflow(tracking_uri: str | None, out: Path) -> str:
+    from benchmarks.tracking import default_uri, quiet_mlflow
+
+    uri = tracking_uri or default_uri(out)
+    if tracking_uri is None and not (out / "mlflow.db").exists():
+        return f"{uri} (no store yet; the first run makes it)"
+    quiet_mlflow()
+    from mlflow.tracking import MlflowClient
+
+    try:
+        experiments = MlflowClient(tracking_uri=uri).search_experiments()
+    except Exception as error:  # any failure to reach the store is the finding itself
+        return f"{uri}: not reachable ({' '.join(str(error).split())[:120]})"
+    return f"{uri}: {len(experiments)} experiment(s)"
+
+
+def _checkpoints(out: Path) -> dict[str, Any]:
+    from benchmarks.segmenter import methods
+
+    found: dict[str, Any] = {}
+    for method in methods().values():
+        trained = sorted(p.name for p in (out / "checkpoints").glob(f"{method.name}-*") if (p / "training.json").exists())
+        if method.training != "none":
+            found[method.name] = f"{len(trained)} trained here"
+    return found

@@ -1,0 +1,142 @@
+"""Sweeps over a method's own search space: Ray Tune, Optuna's TPE, ASHA.
+
+Each trial is one training by `benchmarks.training` (itself Ray Train); its validation Dice after one centre
+click is reported at several shares of the budget, and ASHA stops the trials that fall behind.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.errors import UserError
+from benchmarks.segmenter import Method
+from benchmarks.segmenter import method as find_method
+from benchmarks.training import TrainingJob, checkpoint_folder, run_job
+
+RUNGS = (0.25, 0.5, 0.75, 1.0)
+METRIC = "validation_dice"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One point of the sweep and what came of it."""
+
+    number: int
+    config: dict[str, Any]
+    validation_dice: float
+    rungs: int
+    seconds: float
+    status: str
+    checkpoint: Path | None
+
+
+def search_space(method: Method) -> dict[str, Any]:
+    """The method's plain search space as Tune domains.
+
+    Raises:
+        UserError: the method has none.
+        ValueError: an unknown kind of domain.
+    """
+    from ray import tune
+
+    if not method.search_space:
+        raise UserError(f"method '{method.name}' has no search space to tune over")
+    kinds = {
+        "uniform": tune.uniform,
+        "loguniform": tune.loguniform,
+        "randint": tune.randint,
+        "choice": lambda *options: tune.choice(list(options)),
+    }
+    space = {}
+    for knob, (kind, *arguments) in method.search_space.items():
+        if kind not in kinds:
+            raise ValueError(f"{method.name}.{knob}: unknown domain '{kind}', known: {', '.join(kinds)}")
+        space[knob] = kinds[kind](*arguments)
+    return space
+
+
+def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) -> list[Trial]:
+    """Run a sweep on the running Ray; the trials come back best first.
+
+    Args:
+        job: the training to vary; its `validation` cases decide.
+        trials: how many points to try.
+        concurrent: how many at a time; set it by the scarce resource.
+        folder: for checkpoints and Tune's own files, absolute.
+
+    Raises:
+        UserError: no validation case, or nothing to tune.
+    """
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.optuna import OptunaSearch
+
+    if not job.validation:
+        raise UserError("a sweep is decided on validation cases, and the validation split is empty")
+    space = search_space(find_method(job.method))
+    varied = replace(job, validate_at=RUNGS)
+
+    def trial(config: dict[str, Any]) -> None:
+        chosen = replace(varied, config={**varied.config, **config})
+        figures = run_job(chosen, checkpoint_folder(folder / "checkpoints", chosen))
+        tune.report({**figures["validations"][-1], "rung": len(RUNGS)})
+
+    alone = job.workers == 1
+    resources = {"CPU": float(job.budget.cpus) if alone else 0.1, **({"GPU": job.budget.gpus} if alone else {})}
+    tuner = tune.Tuner(
+        tune.with_resources(trial, resources),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric=METRIC,
+            mode="max",
+            search_alg=OptunaSearch(seed=job.seed % 2**32),
+            scheduler=ASHAScheduler(time_attr="rung", max_t=len(RUNGS), grace_period=1, reduction_factor=2),
+            num_samples=trials,
+            max_concurrent_trials=concurrent,
+        ),
+        run_config=tune.RunConfig(storage_path=str(folder / "tune"), name=f"{job.method}-{job.digest()}", verbose=0),
+    )
+    grid = tuner.fit()
+    found = [_trial(number, result, varied, folder) for number, result in enumerate(grid)]
+    for leftover in (folder / "checkpoints").glob(".*.partial"):
+        shutil.rmtree(leftover)  # of trials that were stopped early
+    return sorted(found, key=lambda one: -one.validation_dice)
+
+
+def _trial(number: int, result: Any, job: TrainingJob, folder: Path) -> Trial:
+    metrics: Mapping[str, Any] = result.metrics or {}
+    config = dict(result.config or {})
+    checkpoint = checkpoint_folder(folder / "checkpoints", replace(job, config={**job.config, **config}))
+    finished = (checkpoint / "training.json").is_file()
+    if result.error is not None:
+        status = f"failed: {' '.join(str(result.error).split())[-200:]}"
+    else:
+        status = "finished" if finished else "stopped early"
+    return Trial(
+        number=number,
+        config=config,
+        validation_dice=float(metrics.get(METRIC, 0.0)),
+        rungs=int(metrics.get("rung", 0)),
+        seconds=float(metrics.get("time_total_s", 0.0)),
+        status=status,
+        checkpoint=checkpoint if finished else None,
+    )
+
+
+def as_rows(trials: Sequence[Trial]) -> list[dict[str, Any]]:
+    """The trials as a table, best first."""
+    return [
+        {
+            "trial": one.number,
+            METRIC: round(one.validation_dice, 4),
+            "rungs": one.rungs,
+            "seconds": round(one.seconds, 1),
+            "status": one.status,
+            **one.config,
+        }
+        for one in trials
+    ]

@@ -1,0 +1,590 @@
+"""The command line of tags-bench: parse, call one function, print. Heavy imports wait inside the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from benchmarks.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from benchmarks.datasets.dataset import Dataset
+    from benchmarks.runner import Unit
+    from benchmarks.suite import Suite
+
+app = typer.Typer(
+    name="tags-bench",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="""A benchmark for 3D tumour segmentation, distributed on Ray, recorded in MLflow.
+
+`tags-bench run --all-datasets` trains and evaluates every method on synthetic phantoms, in minutes on a laptop.
+`tags-bench run --data DIR` does the same on your own scans.""",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Make and inspect data sets.")
+app.add_typer(data_app, name="data")
+
+SuiteOption = Annotated[str, typer.Option("--suite", help="Embedded suite by name, or a YAML file.")]
+DatasetOption = Annotated[list[str] | None, typer.Option("--dataset", help="Only this dataset; repeatable.")]
+AllOption = Annotated[bool, typer.Option("--all-datasets", help="Every dataset of the suite.")]
+DataOption = Annotated[
+    Path | None, typer.Option("--data", help="Your own scans: a folder in MSD, nnU-Net raw, KiTS21 or LiTS17 layout.")
+]
+TargetOption = Annotated[str | None, typer.Option("--target", help="With --data: the label to segment, value or name.")]
+OrganOption = Annotated[str, typer.Option("--organ", help="With --data: the organ in plain words, for text prompts.")]
+LesionOption = Annotated[str, typer.Option("--lesion", help="With --data: the lesion in plain words.")]
+MethodsOption = Annotated[str | None, typer.Option("--methods", help="Comma-separated names; see `tags-bench methods`.")]
+OutOption = Annotated[Path, typer.Option("--out", help="Records, checkpoints, predictions, logs and the MLflow store.")]
+RecordsOption = Annotated[Path | None, typer.Option("--records", help="Read records from here; default: OUT/records.")]
+UriOption = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow server; default: SQLite in OUT.")]
+AddressOption = Annotated[str | None, typer.Option("--address", help="Ray cluster to join; default: this machine.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="Replaces the suite's seed.")]
+MinutesOption = Annotated[float | None, typer.Option("--minutes", min=0.01, help="Training budget of each method.")]
+StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Training budget in optimiser steps.")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Ray Train workers per training.")]
+CpusOption = Annotated[int | None, typer.Option("--cpus", min=1, help="Processors per worker.")]
+GpusOption = Annotated[float | None, typer.Option("--gpus", min=0, help="GPUs per worker (0.5: two share one).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+DEFAULT_OUT = Path("tags-bench-out")
+
+
+@app.command()
+def run(
+    suite: SuiteOption = "phantom",
+    dataset: DatasetOption = None,
+    all_datasets: AllOption = False,
+    data: DataOption = None,
+    target: TargetOption = None,
+    organ: OrganOption = "",
+    lesion: LesionOption = "",
+    methods: MethodsOption = None,
+    out: OutOption = DEFAULT_OUT,
+    tracking_uri: UriOption = None,
+    address: AddressOption = None,
+    seed: SeedOption = None,
+    minutes: MinutesOption = None,
+    steps: StepsOption = None,
+    workers: WorkersOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute everything again, trained models included.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Compute failed cases again.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train, evaluate and rank methods. What is finished is never computed twice.
+
+    Examples:
+
+    * `tags-bench run --all-datasets` — all methods on the synthetic phantoms
+    * `tags-bench run --dataset kits21 --methods tags-tiny,ball` — one dataset, two methods
+    * `tags-bench run --data ./Task07_Pancreas --target 2 --organ pancreas --lesion tumour` — your own scans
+    * `tags-bench run --suite my.yaml --address auto --gpus 1` — a suite of yours, on a Ray cluster
+    """
+    from benchmarks.leaderboard import leaderboard_of, notes_of
+
+    console = _console()
+    chosen = _suite(
+        suite, dataset, all_datasets, data, target, organ, lesion, methods, seed, minutes, steps, workers, cpus, gpus
+    )
+    folders, units, datasets = _plan(chosen, out, console)
+    frame, computed, seconds, links = _execute(
+        chosen, units, datasets, folders, tracking_uri, address, fresh, retry_failed, console
+    )
+    descriptions = [unit.description() for unit in units]
+    board = leaderboard_of(frame, descriptions)
+    if as_json:
+        _print_json({"leaderboard": board.to_dict("records"), "computed_cases": computed, "seconds": seconds, **links})
+        return
+    from benchmarks.display import show_leaderboard, show_mapping
+
+    printer = _console(stderr=False)
+    show_leaderboard(board, printer, notes_of(frame, descriptions))
+    total = sum(len(unit.cases) for unit in units)
+    show_mapping(f"{computed} of {total} cases computed now, {seconds:.0f} s", links, printer)
+    show_mapping("next", _next_steps(chosen, out, links), printer)
+
+
+@app.command()
+def train(
+    suite: SuiteOption = "phantom",
+    dataset: DatasetOption = None,
+    all_datasets: AllOption = False,
+    data: DataOption = None,
+    target: TargetOption = None,
+    organ: OrganOption = "",
+    lesion: LesionOption = "",
+    methods: MethodsOption = "tags-tiny",
+    out: OutOption = DEFAULT_OUT,
+    tracking_uri: UriOption = None,
+    address: AddressOption = None,
+    seed: SeedOption = None,
+    minutes: MinutesOption = None,
+    steps: StepsOption = None,
+    workers: WorkersOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Train again even if the checkpoint exists.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train methods on the training split and keep the checkpoints, which `run` then uses.
+
+    Examples:
+
+    * `tags-bench train --dataset kits21 --minutes 2` — tags-tiny on the phantoms of one dataset
+    * `tags-bench train --workers 2` — two Ray Train workers
+    * `tags-bench train --data ./Task07_Pancreas --target 2 --methods tags-vit-b --gpus 1 --minutes 600`
+    """
+    import shutil
+
+    from benchmarks.runner import start_ray, train_now
+    from benchmarks.training import checkpoint_folder
+
+    console = _console()
+    chosen = _suite(
+        suite, dataset, all_datasets, data, target, organ, lesion, methods, seed, minutes, steps, workers, cpus, gpus
+    )
+    folders, units, _ = _plan(chosen, out, console)
+    units = [unit for unit in units if unit.job is not None]
+    if not units:
+        raise UserError("none of these methods is trained; see `tags-bench methods`")
+    start_ray(address)
+    results = []
+    for unit in units:
+        assert unit.job is not None
+        folder = checkpoint_folder(folders.checkpoints, unit.job)
+        if fresh and folder.exists():
+            shutil.rmtree(folder)
+        with console.status(f"training {unit.title}, log in {unit.log}"):
+            figures = train_now(unit, folder)
+        results.append({**figures, "checkpoint": str(folder)})
+    _log_trainings(chosen, units, results, folders, tracking_uri)
+    if as_json:
+        _print_json(results)
+        return
+    from benchmarks.display import show_mapping
+
+    for figures in results:
+        shown = {key: value for key, value in figures.items() if not isinstance(value, (list, dict))}
+        show_mapping(f"{figures['method']} on {figures['dataset']}", shown, _console(stderr=False))
+
+
+@app.command()
+def tune(
+    suite: SuiteOption = "phantom",
+    dataset: DatasetOption = None,
+    data: DataOption = None,
+    target: TargetOption = None,
+    organ: OrganOption = "",
+    lesion: LesionOption = "",
+    methods: MethodsOption = "tags-tiny",
+    trials: Annotated[int, typer.Option("--trials", min=1, help="Points of the search space to try.")] = 6,
+    concurrent: Annotated[int, typer.Option("--concurrent", min=1, help="Trials at a time.")] = 2,
+    out: OutOption = DEFAULT_OUT,
+    tracking_uri: UriOption = None,
+    address: AddressOption = None,
+    seed: SeedOption = None,
+    minutes: MinutesOption = None,
+    steps: StepsOption = None,
+    workers: WorkersOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Search a method's hyper-parameters (Ray Tune, Optuna, ASHA); the validation split decides.
+
+    Examples:
+
+    * `tags-bench tune --trials 6` — tags-tiny on the first dataset of the phantoms
+    * `tags-bench tune --methods tags-vit-b --data DIR --target 2 --gpus 1 --minutes 120 --trials 40 --concurrent 8`
+    """
+    from dataclasses import replace
+
+    from benchmarks.runner import start_ray
+    from benchmarks.tuning import as_rows, tune_method
+
+    console = _console()
+    chosen = _suite(
+        suite, dataset, False, data, target, organ, lesion, methods, seed, minutes, steps, workers, cpus, gpus
+    )
+    folders, units, datasets = _plan(chosen, out, console)
+    if len(units) != 1 or units[0].job is None:
+        raise UserError("a sweep takes exactly one method that the bench trains, and one dataset")
+    unit, data_set = units[0], datasets[0]
+    validation = tuple(data_set.split_cases("validation", unit.fold))
+    start_ray(address)
+    with console.status(f"{trials} trials of {unit.title}"):
+        found = tune_method(
+            replace(unit.job, validation=validation), trials, concurrent, folders.out / "sweeps" / unit.digest
+        )
+    rows = as_rows(found)
+    best = found[0]
+    best_file = folders.out / "sweeps" / unit.digest / "best.yaml"
+    import yaml
+
+    best_file.write_text(
+        yaml.safe_dump({"name": unit.method.name, "label": f"{unit.method.name}-tuned", "config": best.config})
+    )
+    _log_sweep(chosen, unit, found, folders, tracking_uri)
+    if as_json:
+        _print_json({"trials": rows, "best": best.config, "best_file": str(best_file)})
+        return
+    from benchmarks.display import show_rows
+
+    printer = _console(stderr=False)
+    _say_synthetic(data_set.synthetic, printer)
+    show_rows(f"sweep of {unit.title}", rows, printer)
+    printer.print(f"best setting: {best_file} (an entry for the `methods:` of a suite)", soft_wrap=True)
+
+
+@app.command()
+def leaderboard(
+    suite: Annotated[str, typer.Option("--suite", help="Name of the suite whose records are shown.")] = "phantom",
+    out: OutOption = DEFAULT_OUT,
+    records: RecordsOption = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option("--tracking-uri", help="Read from this MLflow server, not from records.")
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show the ranking from records on disk, or from an MLflow server. Computes no prediction.
+
+    Examples:
+
+    * `tags-bench leaderboard`
+    * `tags-bench leaderboard --records /data/shared/records --suite paper --json`
+    * `tags-bench leaderboard --tracking-uri http://127.0.0.1:5000`
+    """
+    from benchmarks.leaderboard import leaderboard_of, notes_of
+
+    if tracking_uri is not None:
+        from benchmarks.tracking import records_from_mlflow
+
+        frame, units = records_from_mlflow(tracking_uri, suite)
+    else:
+        from benchmarks.results import RecordStore
+
+        frame, units = RecordStore(records or out / "records").read_suite(suite)
+    board = leaderboard_of(frame, units)
+    if as_json:
+        _print_json(board.to_dict("records"))
+        return
+    from benchmarks.display import show_leaderboard
+
+    show_leaderboard(board, _console(stderr=False), notes_of(frame, units))
+
+
+@app.command("methods")
+def list_methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """List the installed methods: what they understand, how they train, where they come from."""
+    from benchmarks.segmenter import methods as installed
+
+    rows = [
+        {
+            "name": method.name,
+            "summary": method.summary,
+            "prompts": ", ".join(sorted(method.prompts)),
+            "training": {"none": "none", "bench": "by the bench", "own": "by its own tool"}[method.training],
+            "floor": "yes" if method.floor else "",
+        }
+        for method in installed().values()
+    ]
+    _rows("methods", rows, as_json)
+
+
+@app.command("datasets")
+def list_datasets(as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """List the datasets that the bench knows by name; any MSD or nnU-Net folder works with --data."""
+    from benchmarks.datasets.catalogue import datasets as known
+
+    rows = [
+        {
+            "name": info.name,
+            "title": info.title,
+            "target": ", ".join(target.name for target in info.targets),
+            "cases": info.cases,
+            "licence": info.licence,
+            "split": info.split_source,
+        }
+        for info in known().values()
+    ]
+    _rows("datasets", rows, as_json)
+
+
+@data_app.command("synth")
+def data_synth(
+    dataset: DatasetOption = None,
+    cases: Annotated[int, typer.Option("--cases", min=3, help="Phantoms per dataset.")] = 14,
+    out: OutOption = DEFAULT_OUT,
+    seed: SeedOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write synthetic CT in the official layout of KiTS21, MSD-Pancreas and LiTS17.
+
+    Example: `tags-bench data synth --dataset lits17 --cases 20 --out /tmp/phantoms`
+    """
+    from benchmarks.datasets.phantom import PHANTOMS, synthesise
+    from benchmarks.errors import nearest_name
+
+    console = _console()
+    rows = []
+    for name in dataset or list(PHANTOMS):
+        if name not in PHANTOMS:
+            raise UserError(f"no phantom of dataset '{name}'; {nearest_name(name, PHANTOMS)}")
+        with console.status(f"writing {cases} phantoms of {name}"):
+            folder = synthesise(name, _writable(out) / "data" / "phantom", seed=2026 if seed is None else seed, cases=cases)
+        rows.append({"dataset": name, "cases": cases, "folder": str(folder), "synthetic": True})
+    _rows("synthetic phantoms", rows, as_json)
+
+
+@app.command()
+def doctor(
+    out: OutOption = DEFAULT_OUT,
+    tracking_uri: UriOption = None,
+    address: AddressOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Say what is installed and reachable: packages, GPU, Ray, MLflow, checkpoints."""
+    from benchmarks.doctor import examine
+
+    findings = examine(out.resolve(), tracking_uri, address)
+    if as_json:
+        _print_json(findings)
+        return
+    from benchmarks.display import show_mapping
+
+    for section, values in findings.items():
+        show_mapping(section, values, _console(stderr=False))
+
+
+def _suite(
+    name: str,
+    datasets: list[str] | None,
+    all_datasets: bool,
+    data: Path | None,
+    target: str | None,
+    organ: str,
+    lesion: str,
+    methods: str | None,
+    seed: int | None,
+    minutes: float | None,
+    steps: int | None,
+    workers: int | None,
+    cpus: int | None,
+    gpus: float | None,
+) -> Suite:
+    """The suite that the options describe."""
+    from benchmarks.suite import BudgetEntry, DatasetEntry, load_suite
+
+    suite = load_suite(name)
+    if data is not None:
+        if all_datasets or (datasets and len(datasets) > 1):
+            raise UserError("--data names one folder; use it with at most one --dataset, and not with --all-datasets")
+        if not data.is_dir():
+            raise UserError(f"--data {data}: no such folder")
+        own = datasets[0] if datasets else data.resolve().name
+        entry = DatasetEntry(name=own, source=str(data), target=target, organ=organ, lesion=lesion)
+        suite = suite.model_copy(update={"name": f"data-{own}", "title": str(data), "datasets": (entry,)})
+    elif target or organ or lesion:
+        raise UserError("--target, --organ and --lesion belong to --data")
+    elif datasets:
+        suite = suite.with_datasets(datasets)
+    elif not all_datasets:
+        suite = suite.with_datasets([suite.datasets[0].name])
+    if methods:
+        suite = suite.with_methods([word.strip() for word in methods.split(",") if word.strip()])
+    changes: dict[str, Any] = {}
+    if seed is not None:
+        changes["seed"] = seed
+    if workers is not None:
+        changes["workers"] = workers
+    given = {"minutes": minutes, "steps": steps, "cpus": cpus, "gpus": gpus}
+    budget = suite.budget.model_dump() | {key: value for key, value in given.items() if value is not None}
+    if steps is not None and minutes is None:
+        budget["minutes"] = None  # a budget in steps replaces one in minutes
+    changes["budget"] = BudgetEntry(**budget)
+    return suite.model_copy(update=changes)
+
+
+def _plan(suite: Suite, out: Path, console: Console) -> tuple[Any, list[Unit], list[Dataset]]:
+    """Output folder, units and datasets; phantoms are written on the way. Bad input ends here, before any work."""
+    from benchmarks.runner import Folders, plan, resolve_dataset
+    from benchmarks.segmenter import method
+
+    for entry in suite.methods:
+        method(entry.name).configured(entry.config)
+    folders = Folders(_writable(out))
+    datasets = []
+    for dataset_entry in suite.datasets:
+        with console.status(f"reading {dataset_entry.name}"):
+            datasets.append(resolve_dataset(dataset_entry, suite.seed, folders))
+    return folders, plan(suite, datasets, folders), datasets
+
+
+def _execute(
+    suite: Suite,
+    units: list[Unit],
+    datasets: list[Dataset],
+    folders: Any,
+    tracking_uri: str | None,
+    address: str | None,
+    fresh: bool,
+    retry_failed: bool,
+    console: Console,
+) -> tuple[pd.DataFrame, int, float, dict[str, str]]:
+    """Run the units with progress bars and MLflow; all rows, cases computed, seconds, and where things lie."""
+    import time
+
+    import pandas as pd
+
+    from benchmarks.display import Bars
+    from benchmarks.identity import digest
+    from benchmarks.leaderboard import leaderboard_of
+    from benchmarks.runner import run as run_units
+    from benchmarks.runner import start_ray
+    from benchmarks.tracking import MlflowSink, default_uri
+
+    started = time.perf_counter()
+    synthetic = any(dataset.synthetic for dataset in datasets)
+    _say_synthetic(synthetic, console)
+    uri = tracking_uri or default_uri(folders.out)
+    with console.status("opening the MLflow store"):
+        sink = MlflowSink(uri, "tags-bench", None if tracking_uri else folders.out / "mlflow-artifacts")
+        plan_digest = digest([unit.digest for unit in units])
+        sink.begin(suite, plan_digest, synthetic, suite_as_dict(suite))
+    with console.status("starting Ray"):
+        start_ray(address)
+    frames: list[pd.DataFrame] = []
+
+    def on_unit(unit: Unit, rows: pd.DataFrame, training: dict[str, Any] | None) -> None:
+        sink.log_unit(unit.description(), rows, training)
+        frames.append(rows)
+
+    with Bars(units, console) as bars:
+        computed = run_units(units, folders, bars, fresh=fresh, retry_failed=retry_failed, on_unit=on_unit)
+    rows = pd.concat([frame for frame in frames if not frame.empty], ignore_index=True)
+    failed = int((rows["status"] == "failed").sum())
+    sink.end(leaderboard_of(rows, [unit.description() for unit in units]), failed)
+    links = {
+        "MLflow store": uri,
+        "records": str(folders.records / suite.name),
+        "masks and prompts of each case": str(folders.predictions / suite.name),
+        "trained models": str(folders.checkpoints),
+        "logs": str(folders.logs / suite.name),
+    }
+    return rows, computed, time.perf_counter() - started, links
+
+
+def suite_as_dict(suite: Suite) -> dict[str, Any]:
+    """The suite as plain values, for MLflow."""
+    plain = suite.model_dump(mode="json", exclude={"protocols"})
+    return plain | {"protocols": [protocol.to_mapping() for protocol in suite.protocols]}
+
+
+def _log_trainings(suite: Suite, units: list[Unit], results: list[Any], folders: Any, uri: str | None) -> None:
+    from benchmarks.tracking import MlflowSink, default_uri
+
+    sink = MlflowSink(uri or default_uri(folders.out), "tags-bench", None if uri else folders.out / "mlflow-artifacts")
+    for unit, figures in zip(units, results, strict=True):
+        sink.log_training(unit.description(), figures)
+
+
+def _log_sweep(suite: Suite, unit: Unit, trials: list[Any], folders: Any, uri: str | None) -> None:
+    from benchmarks.tracking import MlflowSink, default_uri
+
+    sink = MlflowSink(uri or default_uri(folders.out), "tags-bench", None if uri else folders.out / "mlflow-artifacts")
+    sink.log_sweep(unit.description(), trials)
+
+
+def _next_steps(suite: Suite, out: Path, links: dict[str, str]) -> dict[str, str]:
+    place = "" if out == DEFAULT_OUT else f" --out {out}"
+    name = "" if suite.name == "phantom" else f" --suite {suite.name}"
+    return {
+        "see the table again": f"tags-bench leaderboard{place}{name}",
+        "browse the runs": f"mlflow ui --host 127.0.0.1 --backend-store-uri {links['MLflow store']}",
+        "try your own scans": f"tags-bench run --data DIR --target LABEL --organ NAME --lesion NAME{place}",
+        "search hyper-parameters": f"tags-bench tune --methods tags-tiny{place}",
+    }
+
+
+def _writable(out: Path) -> Path:
+    """The output folder, absolute, created. Raises UserError if nothing can be written there."""
+    import os
+    import tempfile
+
+    folder = out.expanduser().resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({os.strerror(error.errno or 0)})") from error
+    return folder
+
+
+def _say_synthetic(synthetic: bool, console: Console) -> None:
+    if synthetic:
+        from benchmarks.display import SYNTHETIC_BANNER
+
+        console.print(f"[bold yellow]{SYNTHETIC_BANNER}[/]")
+
+
+def _rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        _print_json(rows)
+        return
+    from benchmarks.display import show_rows
+
+    show_rows(title, rows, _console(stderr=False))
+
+
+def _print_json(content: Any) -> None:
+    print(json.dumps(content, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)
+
+
+def _console(stderr: bool = True) -> Console:
+    """Progress goes to standard error, results to standard output."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 2; a traceback needs --debug."""
+    try:
+        app()
+    except UserError as error:
+        if "--debug" in sys.argv:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"internal error: {line} (run again with --debug for the traceback)", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()
