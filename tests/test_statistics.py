@@ -1,0 +1,437 @@
+"""Statistics against scipy, statsmodels and closed forms, and calibrated on simulated null data."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.weightstats import ttost_paired
+
+from benchmarks import statistics as st
+from benchmarks.errors import UserError
+
+RNG = np.random.default_rng(2026)
+
+
+def alone(values: np.ndarray) -> np.ndarray:
+    """Every value its own patient."""
+    return np.arange(len(values))
+
+
+def records(
+    methods: dict[str, np.ndarray],
+    patients: list[str] | None = None,
+    metric: str = "dice",
+    dataset: str = "kits21",
+) -> pd.DataFrame:
+    rows = [
+        {
+            "method": method,
+            "dataset": dataset,
+            "case": f"case_{i:03}",
+            "patient": patients[i] if patients else f"case_{i:03}",
+            "target": "tumor",
+            "protocol": "centre-click",
+            "step": 1,
+            "status": "ok",
+            metric: value,
+        }
+        for method, values in methods.items()
+        for i, value in enumerate(values)
+    ]
+    return pd.DataFrame(rows)
+
+
+# -- one sample --
+
+
+def test_the_interval_of_the_mean_agrees_with_scipy() -> None:
+    values = RNG.beta(5, 2, 60)
+    ours = st.bootstrap_mean(values, alone(values), seed=1, n=20_000)
+    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", random_state=0)
+    assert ours.mean == pytest.approx(values.mean())
+    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.004)
+    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.004)
+    assert (ours.values, ours.clusters) == (60, 60)
+
+
+def test_the_spread_of_the_clustered_mean_is_that_of_the_patients() -> None:
+    """With equal clusters the standard error is that of the cluster means: closed form."""
+    effects = RNG.normal(0, 1, 200)
+    values = np.repeat(effects, 4) + RNG.normal(0, 0.1, 800)
+    patients = np.repeat(np.arange(200), 4)
+    interval = st.bootstrap_mean(values, patients, seed=0, n=8000)
+    means = values.reshape(200, 4).mean(axis=1)
+    expected = 2 * 1.96 * means.std() / math.sqrt(200)
+    assert interval.high - interval.low == pytest.approx(expected, rel=0.05)
+    naive = st.bootstrap_mean(values, alone(values), seed=0, n=8000)
+    assert (interval.high - interval.low) / (naive.high - naive.low) == pytest.approx(2, rel=0.07)
+
+
+def test_unequal_clusters_weigh_by_their_values() -> None:
+    interval = st.bootstrap_mean([1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"], seed=0)
+    assert interval.mean == 0.75
+    assert (interval.low, interval.high) == (0.0, 1.0)
+
+
+def test_one_patient_allows_no_interval_and_gaps_are_refused() -> None:
+    one = st.bootstrap_mean([0.5, 0.7], ["a", "a"], seed=0)
+    assert one.mean == pytest.approx(0.6)
+    assert math.isnan(one.low)
+    for values in ([0.5, math.nan], [0.5, math.inf]):
+        with pytest.raises(ValueError, match="1 of 2 values are not finite"):
+            st.bootstrap_mean(values, ["a", "b"], seed=0)
+    with pytest.raises(ValueError, match="equal length"):
+        st.bootstrap_mean([], [], seed=0)
+
+
+def test_the_same_seed_gives_the_same_interval() -> None:
+    values = RNG.random(30)
+    assert st.bootstrap_mean(values, alone(values), 5) == st.bootstrap_mean(values, alone(values), 5)
+    assert st.bootstrap_mean(values, alone(values), 5) != st.bootstrap_mean(values, alone(values), 6)
+    order = RNG.permutation(30)
+    shuffled = st.bootstrap_mean(values[order], alone(values)[order], 5)
+    assert shuffled.low == pytest.approx(st.bootstrap_mean(values, alone(values), 5).low)
+
+
+# -- paired tests --
+
+
+def test_wilcoxon_is_scipys_on_the_patients() -> None:
+    differences = RNG.normal(0.2, 1, 45)
+    patients = np.repeat(np.arange(15), 3)
+    ours = st.wilcoxon(differences, patients)
+    theirs = stats.wilcoxon(differences.reshape(15, 3).mean(axis=1))
+    assert ours.p_value == pytest.approx(theirs.pvalue)
+    assert ours.clusters == 15
+    assert st.wilcoxon(np.zeros(5), np.arange(5)).p_value == 1.0
+
+
+def test_sign_flip_is_exact_for_few_patients() -> None:
+    differences = RNG.normal(0.5, 1, 9)
+    theirs = stats.permutation_test(
+        (differences, np.zeros(9)),
+        lambda a, b, axis: (a - b).mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+    )
+    assert st.sign_flip(differences, alone(differences), 0).p_value == pytest.approx(theirs.pvalue)
+    assert st.sign_flip([1.0, 1.0, 1.0, 1.0], range(4), 0).p_value == 2 / 16
+
+
+def test_sign_flip_with_many_patients_is_near_the_exact_value() -> None:
+    differences = RNG.normal(0.35, 1, 13)
+    exact = st.sign_flip(differences, alone(differences), 0, n=9999).p_value
+    drawn = st.sign_flip(differences, alone(differences), 0, n=8000).p_value
+    assert drawn != exact
+    assert drawn == pytest.approx(exact, abs=4 * math.sqrt(exact * (1 - exact) / 8000))
+    assert st.sign_flip(np.ones(50), np.arange(50), 0, n=999).p_value == 1 / 1000
+
+
+def test_sign_flip_flips_whole_patients() -> None:
+    """Ten lesions of each of three patients: at best 2 of the 8 flips are as extreme."""
+    assert st.sign_flip(np.ones(30), np.repeat(np.arange(3), 10), 0).p_value == 2 / 8
+
+
+def test_tost_is_that_of_statsmodels() -> None:
+    for centre in (0.0, 0.03, 0.2):
+        a = RNG.normal(0.7, 0.05, 40)
+        b = a + RNG.normal(centre, 0.05, 40)
+        p_value, _, _ = ttost_paired(a, b, -0.05, 0.05)
+        ours = st.tost(a - b, 0.05, np.arange(40))
+        assert ours.p_value == pytest.approx(p_value)
+        assert ours.equivalent == (p_value < 0.05) == (ours.low > -0.05 and ours.high < 0.05)
+    assert st.tost(np.zeros(5), 0.1, np.arange(5)).equivalent
+    assert not st.tost(np.full(5, 0.1), 0.1, np.arange(5)).equivalent
+    assert not st.tost([0.0], 0.1, [0]).equivalent
+    for margin in (0.0, -1.0, math.nan):
+        with pytest.raises(UserError, match="positive margin"):
+            st.tost([0.1, 0.2], margin, [0, 1])
+
+
+def test_holm_is_that_of_statsmodels() -> None:
+    for size in (1, 2, 7, 40):
+        p = RNG.random(size) ** 3
+        np.testing.assert_allclose(st.holm(p), multipletests(p, method="holm")[1])
+    np.testing.assert_allclose(st.holm([0.04, 0.01, 0.03]), [0.06, 0.03, 0.06])
+
+
+def test_effect_sizes_by_their_definitions() -> None:
+    differences = RNG.normal(0.4, 1, 25)
+    assert st.cohen_d(differences, alone(differences)) == pytest.approx(
+        stats.ttest_1samp(differences, 0).statistic / math.sqrt(25)
+    )
+    ranks = stats.rankdata(np.abs(differences))
+    smaller = stats.wilcoxon(differences, method="approx").statistic
+    sign = 1 if (ranks * np.sign(differences)).sum() > 0 else -1
+    assert st.rank_biserial(differences, alone(differences)) == pytest.approx(
+        sign * (1 - 2 * smaller / ranks.sum())
+    )
+    assert st.rank_biserial([1, 2, 3], [0, 1, 2]) == 1
+    assert st.rank_biserial([0, 0], [0, 1]) == 0
+    assert st.cohen_d([0, 0], [0, 1]) == 0
+    assert st.cohen_d([-1, -1], [0, 1]) == -math.inf
+
+
+# -- calibration --
+
+
+def null_differences(chance: np.random.Generator, patients: int) -> tuple[np.ndarray, np.ndarray]:
+    """Skewed per-method errors, strongly shared within a patient, no difference between the methods."""
+    lesions = chance.integers(1, 5, patients)
+    owner = np.repeat(np.arange(patients), lesions)
+    effect = chance.exponential(1, (2, patients))
+    noise = chance.normal(0, 0.3, (2, owner.size))
+    one, other = effect[:, owner] + noise
+    return one - other, owner
+
+
+def within_binomial(count: int, trials: int, rate: float) -> bool:
+    """Whether a count is inside the central 99.9 % of the binomial distribution."""
+    low, high = stats.binom.interval(0.999, trials, rate)
+    return bool(low <= count <= high)
+
+
+def test_false_positives_come_as_often_as_stated() -> None:
+    trials = 600
+    hits = {"wilcoxon": 0, "sign_flip": 0, "naive": 0}
+    for trial in range(trials):
+        differences, owner = null_differences(np.random.default_rng(trial), 25)
+        hits["wilcoxon"] += st.wilcoxon(differences, owner).p_value < 0.05
+        hits["sign_flip"] += st.sign_flip(differences, owner, trial, n=499).p_value <= 0.05
+        hits["naive"] += st.wilcoxon(differences, alone(differences)).p_value < 0.05
+    assert within_binomial(hits["wilcoxon"], trials, 0.05)
+    assert within_binomial(hits["sign_flip"], trials, 0.05)
+    assert not within_binomial(hits["naive"], trials, 0.05)  # what ignoring the patients would cost
+
+
+def test_the_interval_covers_as_often_as_theory_says() -> None:
+    """For normal means the percentile interval covers P(|t| < z √((n − 1)/n)), a little under its level."""
+    patients, trials = 30, 600
+    covered = 0
+    for trial in range(trials):
+        chance = np.random.default_rng(trial)
+        values = np.repeat(chance.normal(0, 1, patients), 3)
+        interval = st.bootstrap_mean(values, np.repeat(np.arange(patients), 3), trial, n=1000)
+        covered += interval.low <= 0 <= interval.high
+    expected = 1 - 2 * stats.t.sf(1.96 * math.sqrt((patients - 1) / patients), patients - 1)
+    assert 0.93 < expected < 0.95
+    assert within_binomial(covered, trials, expected)
+
+
+def test_tost_and_holm_keep_their_error_rates() -> None:
+    trials = 600
+    wrongly_equivalent = any_of_family = 0
+    for trial in range(trials):
+        chance = np.random.default_rng(trial)
+        at_the_margin = chance.normal(0.05, 0.05, 30)
+        wrongly_equivalent += st.tost(at_the_margin, 0.05, np.arange(30)).equivalent
+        family = [
+            st.sign_flip(chance.normal(0, 1, 30), np.arange(30), (trial, i), n=399).p_value for i in range(4)
+        ]
+        any_of_family += bool((st.holm(family) <= 0.05).any())
+    assert within_binomial(wrongly_equivalent, trials, 0.05)
+    assert within_binomial(any_of_family, trials, 0.05)
+
+
+# -- completeness and failures --
+
+
+def expected() -> pd.DataFrame:
+    return st.expected_rows(
+        {"tags": {"centre-click": 1, "iterative-3": 3}, "nnunet": {"automatic": 1}},
+        {"kits21": ["a", "b"], "lits17": ["a"]},
+        {"kits21": ["kidney", "tumor"], "lits17": ["tumor"]},
+    )
+
+
+def finished() -> pd.DataFrame:
+    return expected().assign(status="ok", patient=expected()["case"], dice=0.5)
+
+
+def test_expected_rows_are_the_product() -> None:
+    assert len(expected()) == (1 + 3 + 1) * (2 * 2 + 1)
+    assert not expected().duplicated().any()
+
+
+def test_complete_records_pass_in_any_order_and_failed_rows_are_listed() -> None:
+    rows = finished().sample(frac=1, random_state=0)
+    assert st.assert_complete(rows, expected()).empty
+    rows.loc[rows["method"] == "nnunet", "status"] = "failed"
+    assert len(st.assert_complete(rows, expected())) == 5
+
+
+def test_a_missing_repeated_or_foreign_row_is_named() -> None:
+    rows = finished()
+    with pytest.raises(UserError, match=r"1 rows are missing.*tags / kits21 / a / kidney / centre-click / 1"):
+        st.assert_complete(rows.iloc[1:], expected())
+    with pytest.raises(UserError, match=r"25 rows are missing.*…"):
+        st.assert_complete(rows.iloc[:0], expected())
+    with pytest.raises(UserError, match="25 rows are missing"):
+        st.assert_complete(pd.DataFrame(), expected())
+    with pytest.raises(UserError, match="1 rows come twice"):
+        st.assert_complete(pd.concat([rows, rows.iloc[:1]]), expected())
+    with pytest.raises(UserError, match=r"1 rows were not expected.*segvol"):
+        st.assert_complete(pd.concat([rows, rows.iloc[:1].assign(method="segvol")]), expected())
+
+
+def test_a_failed_row_counts_as_the_worst() -> None:
+    rows = records({"a": np.array([0.8, 0.6]), "b": np.array([0.9, 0.9])})
+    rows["hd95_mm"] = [3.0, 9.0, 2.0, 4.0]
+    rows.loc[3, ["status", "dice", "hd95_mm"]] = ["failed", math.nan, math.nan]
+    assert st.with_failures_as_worst(rows, "dice")["dice"].tolist() == [0.8, 0.6, 0.9, 0.0]
+    assert st.with_failures_as_worst(rows, "hd95_mm")["hd95_mm"].tolist() == [3, 9, 2, 9]
+    rows.loc[3, "hd95_mm"] = 500.0  # the image diagonal
+    assert st.with_failures_as_worst(rows, "hd95_mm")["hd95_mm"].tolist() == [3, 9, 2, 500]
+    rows.loc[3, ["dice"]] = 0.99  # whatever a failed row holds
+    told = st.summary(rows, "dice").set_index("method")
+    assert told.loc["b", ["n", "failed", "mean"]].tolist() == [2, 1, 0.45]
+
+
+def test_a_gap_that_is_not_a_failure_is_an_error() -> None:
+    rows = records({"a": np.array([0.8, math.nan])})
+    with pytest.raises(UserError, match=r"dice of a / kits21 / case_001 .* no finite value"):
+        st.summary(rows, "dice")
+    rows["status"] = "failed"
+    rows["hd95_mm"] = math.nan
+    assert st.summary(rows, "dice")["mean"].tolist() == [0.0]
+    with pytest.raises(UserError, match="no finite value to count as the worst"):
+        st.summary(rows, "hd95_mm")
+    with pytest.raises(UserError, match="no metric 'nsd'"):
+        st.summary(rows, "nsd")
+
+
+@pytest.mark.parametrize(
+    ("metric", "larger"),
+    [
+        ("dice", True),
+        ("nsd@1mm", True),
+        ("nsd_2mm", True),
+        ("lesion_f1", True),
+        ("lesion_sensitivity", True),
+        ("hd95_mm", False),
+        ("mean_surface_distance_mm", False),
+        ("relative_volume_error", False),
+        ("seconds_segment", False),
+        ("lesion_count_error", False),
+    ],
+)
+def test_the_direction_of_a_metric(metric: str, larger: bool) -> None:
+    assert st.higher_is_better(metric) is larger
+
+
+def test_subgroups_keep_every_row() -> None:
+    rows = records({"a": np.array([0.1, 0.2, 0.3, 0.4])}).assign(volume_ml=[0.5, 1.0, 20.0, math.nan])
+    told = st.subgroups(rows, "dice", "volume_ml", [10, 1])
+    assert dict(zip(told["volume_ml"], told["mean"], strict=True)) == {
+        "< 1": 0.1,
+        "1 to 10": 0.2,
+        ">= 10": 0.3,
+        "unknown": 0.4,
+    }
+    by_name = st.subgroups(rows.assign(site=["x", "x", None, "y"]), "dice", "site")
+    assert by_name["n"].sum() == 4
+    assert set(by_name["site"]) == {"x", "y", "unknown"}
+    with pytest.raises(UserError, match="no column 'size'"):
+        st.subgroups(rows, "dice", "size")
+
+
+# -- comparisons and rankings --
+
+
+def test_comparisons_are_paired_corrected_and_told_by_direction() -> None:
+    base = RNG.beta(4, 2, 40)
+    table = {"a": base, "b": base - 0.1 + RNG.normal(0, 0.01, 40), "c": base + RNG.normal(0, 0.002, 40)}
+    told = st.comparisons(records(table), "dice", margin=0.01).set_index(["a", "b"])
+    assert told.loc[("a", "b"), "better"] == "a"
+    assert told.loc[("a", "b"), "difference"] == pytest.approx(0.1, abs=0.01)
+    assert told.loc[("a", "b"), "p_wilcoxon"] == pytest.approx(stats.wilcoxon(table["a"] - table["b"]).pvalue)
+    np.testing.assert_allclose(told["p_wilcoxon_holm"], multipletests(told["p_wilcoxon"], method="holm")[1])
+    assert told["equivalent"].tolist() == [False, True, False]
+    assert st.comparisons(records(table, metric="hd95_mm"), "hd95_mm").iloc[0]["better"] == "b"
+    against = st.comparisons(records(table), "dice", reference="b")
+    assert against[["a", "b"]].to_numpy().tolist() == [["a", "b"], ["c", "b"]]
+    assert st.comparisons(records({"a": base}), "dice").empty
+    with pytest.raises(UserError, match="no method 'z'"):
+        st.comparisons(records(table), "dice", reference="z")
+
+
+def test_a_comparison_refuses_what_cannot_be_paired() -> None:
+    rows = records({"a": RNG.random(4), "b": RNG.random(4)})
+    with pytest.raises(UserError, match="b has no row for kits21 / case_003 / tumor"):
+        st.case_table(rows.iloc[:-1], "dice")
+    with pytest.raises(UserError, match="needs one protocol, these records have 2"):
+        st.case_table(pd.concat([rows, rows.assign(protocol="box")]), "dice")
+    with pytest.raises(UserError, match="comes twice"):
+        st.case_table(pd.concat([rows, rows]), "dice")
+
+
+def test_patients_of_two_datasets_are_not_taken_for_one() -> None:
+    rows = pd.concat([records({"a": RNG.random(3)}), records({"a": RNG.random(3)}, dataset="lits17")])
+    _, patients = st.case_table(rows, "dice")
+    assert patients.nunique() == 6
+
+
+def test_the_schemes_can_disagree() -> None:
+    """One method wins most cases by a little, the other one case by far."""
+    table = pd.DataFrame({"often": [0.81, 0.81, 0.81, 0.81, 0.1], "once": [0.8, 0.8, 0.8, 0.8, 0.9]})
+    patients = np.arange(5)
+    assert st.ranking(table, patients, True, "mean-then-rank").to_dict() == {"often": 2, "once": 1}
+    assert st.ranking(table, patients, True, "rank-then-mean").to_dict() == {"often": 1, "once": 2}
+    assert st.ranking(table, patients, True, "test-based").to_dict() == {"often": 1, "once": 1}
+    assert st.ranking(table, patients, False, "mean-then-rank").to_dict() == {"often": 1, "once": 2}
+
+
+def test_test_based_ranking_counts_significant_wins() -> None:
+    base = RNG.random(30)
+    table = pd.DataFrame(
+        {"best": base + 0.2, "middle": base + RNG.normal(0, 0.01, 30), "also": base, "last": base - 0.2}
+    )
+    ranks = st.ranking(table, np.arange(30), True, "test-based")
+    assert ranks.to_dict() == {"best": 1, "middle": 2, "also": 2, "last": 4}
+
+
+def test_rankings_of_records_list_every_scheme() -> None:
+    told = st.rankings(records({"a": RNG.random(8), "b": RNG.random(8)}), "dice")
+    assert list(told.columns) == ["mean-then-rank", "rank-then-mean", "test-based"]
+
+
+def test_stability_of_a_clear_order_and_of_no_order() -> None:
+    base = RNG.random(30)
+    clear = pd.DataFrame({"a": base + 0.5, "b": base + 0.2, "c": base})
+    stable = st.ranking_stability(clear, np.arange(30), True, n=100)
+    assert (stable.kendall_tau == 1).all()
+    assert stable.frequency.loc["a", 1] == 1
+    assert stable.low.equals(stable.high)
+    same = pd.DataFrame(RNG.normal(0, 1, (30, 3)), columns=list("abc"))
+    loose = st.ranking_stability(same, np.arange(30), True, n=300)
+    np.testing.assert_allclose(loose.frequency.sum(axis=1), 1)
+    assert loose.kendall_tau.mean() < 0.9
+    assert loose.frequency.to_numpy().max() < 1
+
+
+def test_the_frequency_of_the_first_rank_is_the_bootstrap_probability() -> None:
+    """Two methods: P(a wins) is the chance that the resampled mean difference is positive."""
+    difference = RNG.normal(0.15, 1, 50)
+    table = pd.DataFrame({"a": difference, "b": np.zeros(50)})
+    stable = st.ranking_stability(table, np.arange(50), True, n=1500)
+    expected_share = stats.norm.cdf(difference.mean() / (difference.std() / math.sqrt(50)))
+    assert stable.frequency.loc["a", 1] == pytest.approx(expected_share, abs=0.04)
+
+
+def test_stability_draws_patients_not_cases() -> None:
+    """One patient with many good cases: drawn or not, the whole block comes or goes."""
+    table = pd.DataFrame({"a": [1.0] * 30 + [0.0] * 3, "b": [0.0] * 30 + [1.0] * 3})
+    patients = np.array([0] * 30 + [1, 2, 3])
+    stable = st.ranking_stability(table, patients, True, n=1500)
+    assert stable.frequency.loc["b", 1] == pytest.approx((3 / 4) ** 4, abs=0.04)
+
+
+@pytest.mark.parametrize(("a", "b"), list(itertools.permutations([(1, 2, 3), (1, 1, 3), (1, 1, 1)], 2)))
+def test_tau_never_leaves_its_range(a: tuple, b: tuple) -> None:
+    assert -1 <= st._kendall_tau(np.array(a), np.array(b)) <= 1
