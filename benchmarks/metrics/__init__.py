@@ -1,0 +1,50 @@
+"""Metrics of a mask against its reference: overlap, surface, lesion-wise, and click curves. NumPy and SciPy
+only.
+
+    reference = Reference(label_mask, spacing)          # once per case or lesion
+    row = evaluate_mask(prediction, reference)          # once per prediction or click round
+    row = failed_values(reference)                      # a case that failed: worst values, never left out
+"""
+
+from __future__ import annotations
+
+from benchmarks.metrics.clicks import curve_metrics, summarise_curves
+from benchmarks.metrics.lesions import DEFAULT_RULE, RULES, MatchingRule
+from benchmarks.metrics.mask import METRICS_VERSION, TOLERANCES_MM, Reference, evaluate_mask, failed_values
+from benchmarks.metrics.policy import (
+    DEFAULT_POLICY,
+    HIGHER_IS_BETTER,
+    POLICIES,
+    EmptyPolicy,
+    MetricValue,
+    higher_is_better,
+    is_metric,
+    mean_under_policies,
+    perfect_value,
+    under_policy,
+    worst_value,
+)
+
+__all__ = [
+    "DEFAULT_POLICY",
+    "DEFAULT_RULE",
+    "HIGHER_IS_BETTER",
+    "METRICS_VERSION",
+    "POLICIES",
+    "RULES",
+    "TOLERANCES_MM",
+    "EmptyPolicy",
+    "MatchingRule",
+    "MetricValue",
+    "Reference",
+    "curve_metrics",
+    "evaluate_mask",
+    "failed_values",
+    "higher_is_better",
+    "is_metric",
+    "mean_under_policies",
+    "perfect_value",
+    "summarise_curves",
+    "under_policy",
+    "worst_value",
+]

@@ -1,0 +1,123 @@
+"""Lesion-wise figures: which lesions were found, under a matching rule that has a name.
+
+A lesion is a connected component (26 neighbours). Predicted and true lesions are paired one to one, so that
+a prediction that floods ten lesions has found one, and ten specks inside a lesion are one hit and nine
+false alarms.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from benchmarks.metrics.crop import Crop, overlap_windows
+
+SIZE_BINS_MM = (
+    0.0,
+    10.0,
+    20.0,
+    math.inf,
+)  # edges, by equivalent diameter; a lesion on an edge joins the larger bin
+_TOUCHING = np.ones((3, 3, 3), bool)
+
+
+@dataclass(frozen=True)
+class MatchingRule:
+    """When a predicted and a true lesion may be paired.
+
+    Attributes:
+        name: stored with the results.
+        minimum_iou: the least IoU of the two; 0 means one common voxel.
+
+    Pairs that qualify are made in falling order of common voxels (then IoU, then position), each lesion at
+    most once.
+    """
+
+    name: str
+    minimum_iou: float
+
+
+ANY_OVERLAP = MatchingRule("one-to-one, any overlap", 0.0)
+IOU_10 = MatchingRule("one-to-one, IoU >= 0.1", 0.1)
+IOU_50 = MatchingRule("one-to-one, IoU >= 0.5", 0.5)
+DEFAULT_RULE = IOU_10
+RULES: dict[str, MatchingRule] = {"any": ANY_OVERLAP, "iou-0.1": IOU_10, "iou-0.5": IOU_50}
+
+
+@dataclass(frozen=True)
+class Lesions:
+    """The connected components of a mask.
+
+    Attributes:
+        labels: Crop-shaped int32 map, 0 outside, 1 … count.
+        voxels: int64 (count,), size of each.
+        part: the crop that `labels` lies on.
+    """
+
+    labels: NDArray[np.int32]
+    voxels: NDArray[np.int64]
+    part: Crop
+
+    @property
+    def count(self) -> int:
+        return len(self.voxels)
+
+    def diameters_mm(self, voxel_mm3: float) -> NDArray[np.float64]:
+        """Diameter of the ball of the same volume, for each lesion."""
+        return np.cbrt(6 / np.pi * self.voxels * voxel_mm3)
+
+
+def lesions_of(part: Crop) -> Lesions:
+    """The 26-connected components of a mask."""
+    labels, count = ndimage.label(part.mask, structure=_TOUCHING)
+    voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
+    return Lesions(labels, voxels, part)
+
+
+def match(
+    reference: Lesions, prediction: Lesions, rule: MatchingRule = DEFAULT_RULE
+) -> list[tuple[int, int]]:
+    """Pairs (reference lesion, predicted lesion), counted from 0, in the order in which they were made."""
+    windows = overlap_windows(reference.part, prediction.part)
+    if windows is None:
+        return []
+    common = (reference.labels[windows[0]] > 0) & (prediction.labels[windows[1]] > 0)
+    mine = reference.labels[windows[0]][common].astype(np.int64) - 1
+    theirs = prediction.labels[windows[1]][common].astype(np.int64) - 1
+    keys, overlap = np.unique(mine * prediction.count + theirs, return_counts=True)
+    mine, theirs = np.divmod(keys, max(prediction.count, 1))
+    iou = overlap / (reference.voxels[mine] + prediction.voxels[theirs] - overlap)
+    taken_mine: set[int] = set()
+    taken_theirs: set[int] = set()
+    pairs = []
+    for i in np.lexsort((theirs, mine, -iou, -overlap)):
+        a, b = int(mine[i]), int(theirs[i])
+        if iou[i] >= rule.minimum_iou and a not in taken_mine and b not in taken_theirs:
+            taken_mine.add(a)
+            taken_theirs.add(b)
+            pairs.append((a, b))
+    return pairs
+
+
+def size_bin_names(edges_mm: tuple[float, ...] = SIZE_BINS_MM) -> list[str]:
+    """Names such as "0-10mm" and "20mm+", in rising order."""
+    return [
+        f"{low:g}mm+" if math.isinf(high) else f"{low:g}-{high:g}mm"
+        for low, high in itertools.pairwise(edges_mm)
+    ]
+
+
+def count_by_size(diameters_mm: NDArray[np.float64], edges_mm: tuple[float, ...] = SIZE_BINS_MM) -> list[int]:
+    """How many lesions fall in each bin."""
+    bins = np.searchsorted(edges_mm[1:-1], diameters_mm, side="right")
+    return np.bincount(bins, minlength=len(edges_mm) - 1).tolist()
+
+
+def f1(found: int, reference: int, predicted: int) -> float:
+    """2·found / (reference + predicted): the harmonic mean of sensitivity and precision."""
+    return 2 * found / (reference + predicted)
