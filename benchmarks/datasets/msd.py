@@ -156,8 +156,8 @@ def _listed(root: Path, content: dict[str, Any]) -> list[str]:
         stem = nifti_stem(image)
         if stem is None or stem != nifti_stem(label):
             raise UserError(f"{path}: '{image}' and '{label}' are not a NIfTI pair of one name")
-        if (image.parent.name, label.parent.name) != ("imagesTr", "labelsTr") or ".." in image.parts:
-            raise UserError(f"{path}: '{image}' does not lie in imagesTr of the folder")
+        if (image.parent, label.parent) != (Path("imagesTr"), Path("labelsTr")):
+            raise UserError(f"{path}: '{image}' and '{label}' do not lie in imagesTr and labelsTr")
         stems.append(stem)
     if len(set(stems)) < len(stems):
         twice = next(stem for stem in stems if stems.count(stem) > 1)

@@ -342,7 +342,7 @@ def _paint_neighbours(
 def _paint_bowel(
     canvas: Canvas, cavity: Floats, body: tuple[float, float], wall_hu: float, random: np.random.Generator
 ) -> None:
-    for _ in range(int(random.integers(12, 18))):
+    for _ in range(int(random.integers(18, 26))):
         turn, out = random.uniform(-2.2, 2.2), random.uniform(0.2, 0.62)
         start = np.array(
             [body[0] * out * math.sin(turn), body[1] * out * math.cos(turn), random.uniform(-65, 30)]

@@ -1,0 +1,363 @@
+"""Loaders on small hand-made folders in the official layouts, good and bad."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from benchmarks.datasets.catalogue import datasets, intensity_statistics, load_dataset, load_folder
+from benchmarks.datasets.dataset import target_mask
+from benchmarks.errors import UserError
+
+SHAPE = (8, 7, 6)
+
+
+def save(path: Path, values: np.ndarray | None = None, affine: np.ndarray | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE) if values is None else values
+    nib.save(nib.Nifti1Image(values, np.diag([1.0, 2.0, 3.0, 1.0]) if affine is None else affine), path)
+    return path
+
+
+def label(*values: int) -> np.ndarray:
+    array = np.zeros(SHAPE, np.uint8)
+    for place, value in enumerate(values):
+        array[place] = value
+    return array
+
+
+def kits(root: Path, numbers: range = range(3)) -> Path:
+    for i in numbers:
+        save(root / f"case_{i:05d}" / "imaging.nii.gz")
+        save(root / f"case_{i:05d}" / "aggregated_MAJ_seg.nii.gz", label(1, 2, 3))
+    return root
+
+
+def msd(root: Path, prefix: str, numbers: range, labels: dict[str, str], listed: range | None = None) -> Path:
+    for i in numbers:
+        save(root / "imagesTr" / f"{prefix}_{i:03d}.nii.gz")
+        save(root / "labelsTr" / f"{prefix}_{i:03d}.nii.gz", label(1, 2))
+    pairs = [
+        {"image": f"./imagesTr/{prefix}_{i:03d}.nii.gz", "label": f"./labelsTr/{prefix}_{i:03d}.nii.gz"}
+        for i in listed or numbers
+    ]
+    content = {"labels": labels, "training": pairs, "modality": {"0": "CT"}, "licence": "CC BY 4.0"}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+PANCREAS = {"0": "background", "1": "pancreas", "2": "cancer"}
+
+
+@pytest.mark.parametrize("inner", ["", "data"])
+def test_kits21(tmp_path, inner):
+    kits(tmp_path / inner)
+    dataset = load_dataset("kits21", tmp_path, splits="patient")
+    assert list(dataset.cases) == ["case_00000", "case_00001", "case_00002"]
+    _, array = dataset.cases["case_00001"].load()
+    mask = target_mask(array, dataset.target("kidney-tumor"))
+    assert mask.sum() == SHAPE[1] * SHAPE[2]
+    assert not dataset.synthetic
+    assert dataset.notes == ("partial download: 3 of 300 cases",)
+
+
+def test_partial_download_uses_the_intersection_and_says_so(tmp_path):
+    kits(tmp_path, range(10))
+    dataset = load_dataset("kits21", tmp_path)
+    (split,) = dataset.splits
+    assert split.test == ("case_00002", "case_00005", "case_00007", "case_00008")
+    assert len(split.train) == 6
+    assert dataset.split_source == "3dsam-adapter, fold 0"
+    assert any("cut down" in note for note in dataset.notes)
+    assert any("10 of 300" in note for note in dataset.notes)
+
+
+def test_split_without_test_cases_is_refused(tmp_path):
+    kits(tmp_path, range(2))
+    with pytest.raises(UserError, match=r"leaves no test case among the 2 present.*'patient'"):
+        load_dataset("kits21", tmp_path)
+
+
+@pytest.mark.parametrize("inner", ["", "Task07_Pancreas"])
+def test_msd_pancreas(tmp_path, inner):
+    (tmp_path / inner).mkdir(exist_ok=True)
+    msd(tmp_path / inner, "pancreas", range(1, 5), PANCREAS, range(1, 9))
+    (tmp_path / inner / "imagesTr" / "._pancreas_001.nii.gz").write_bytes(b"macOS")
+    dataset = load_dataset("msd-pancreas", tmp_path, splits="patient")
+    assert len(dataset.cases) == 4  # the listed cases 5 to 8 were not downloaded
+    assert dataset.target("pancreas-tumor").labels == (2,)
+    assert not dataset.excluded
+
+
+def test_msd_refuses_another_task(tmp_path):
+    msd(tmp_path, "colon", range(1, 3), {"0": "background", "1": "colon cancer primaries"})
+    with pytest.raises(UserError, match="no label 2; is this MSD Task07"):
+        load_dataset("msd-pancreas", tmp_path)
+    assert load_dataset("msd-colon", tmp_path, splits="patient").target("colon-tumor").labels == (1,)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_lits17_in_two_batches(tmp_path, suffix):
+    for i in range(4):
+        folder = tmp_path / f"Training Batch {1 + i % 2}"
+        save(folder / f"volume-{i}{suffix}")
+        save(folder / f"segmentation-{i}{suffix}", label(1, 2))
+    save(tmp_path / f"test-volume-0{suffix}")
+    dataset = load_dataset("lits17", tmp_path, splits="patient")
+    assert list(dataset.cases) == [f"volume-{i}" for i in range(4)]
+
+
+def test_lits17_and_task03_give_the_same_cases(tmp_path):
+    own = tmp_path / "lits"
+    for i in range(6):
+        save(own / f"volume-{i}.nii")
+        save(own / f"segmentation-{i}.nii", label(1, 2))
+    decathlon = tmp_path / "Task03_Liver"
+    decathlon.mkdir()
+    msd(decathlon, "liver", range(6), {"0": "background", "1": "liver", "2": "cancer"})
+    for path in sorted(decathlon.glob("*Tr/*.gz")):
+        path.rename(path.with_name(f"liver_{int(path.name[6:9])}.nii.gz"))
+    content = (decathlon / "dataset.json").read_text().replace("liver_00", "liver_")
+    (decathlon / "dataset.json").write_text(content)
+    a, b = load_dataset("lits17", own, splits="patient"), load_dataset("lits17", tmp_path / "Task03_Liver")
+    assert list(a.cases) == list(b.cases)
+    assert a.splits == load_dataset("lits17", decathlon, splits="patient").splits
+    assert b.splits[0].test == ("volume-0", "volume-5")
+
+
+def test_tumour_free_lits_scans_are_listed_as_left_out(tmp_path):
+    for i in (0, 1, 2, 32):
+        save(tmp_path / f"volume-{i}.nii")
+        save(tmp_path / f"segmentation-{i}.nii", label(1))
+    dataset = load_dataset("lits17", tmp_path)
+    assert "tumour-free" in dataset.excluded["volume-32"]
+    assert "volume-32" not in {*dataset.splits[0].train, *dataset.splits[0].test}
+
+
+def nnunet(root: Path, names_to_values: bool = True, channels: int = 1) -> Path:
+    for i in range(3):
+        save(root / "imagesTr" / f"BRATS_{i}_0000.nii.gz")
+        save(root / "labelsTr" / f"BRATS_{i}.nii.gz", label(1, 2))
+    labels = {"background": 0, "kidney": 1, "mass": 2} if names_to_values else {"0": "b", "1": "kidney", "2": "mass"}
+    channel_names = {str(i): "CT" for i in range(channels)}
+    content = {"labels": labels, "channel_names": channel_names, "file_ending": ".nii.gz", "numTraining": 3}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize("names_to_values", [True, False])
+@pytest.mark.parametrize("wanted", [2, "2", "mass", "Mass"])
+def test_nnunet_raw_folder(tmp_path, names_to_values, wanted):
+    nnunet(tmp_path, names_to_values)
+    dataset = load_folder(tmp_path, wanted, organ="kidney", name="mine")
+    assert list(dataset.cases) == ["BRATS_0", "BRATS_1", "BRATS_2"]
+    (target,) = dataset.targets
+    assert (target.name, target.labels, target.organ_labels) == ("kidney-mass", (2,), (1,))
+    assert dataset.name == "mine"
+    assert [len(part) for part in vars(dataset.splits[0]).values()] == [1, 1, 1]
+
+
+def test_nnunet_second_channel_is_refused(tmp_path):
+    with pytest.raises(UserError, match="2 channels"):
+        load_folder(nnunet(tmp_path, channels=2), 2)
+
+
+def test_folder_with_several_labels_needs_a_target(tmp_path):
+    nnunet(tmp_path)
+    with pytest.raises(UserError, match="--target; labels: 1 kidney, 2 mass"):
+        load_folder(tmp_path)
+    with pytest.raises(UserError, match="no single label 'spleen'"):
+        load_folder(tmp_path, "spleen")
+
+
+def test_folder_recognises_the_official_layouts(tmp_path):
+    assert load_folder(kits(tmp_path / "kits")).name == "kits21"
+    save(tmp_path / "lits" / "volume-3.nii")
+    save(tmp_path / "lits" / "segmentation-3.nii", label(1, 2))
+    assert load_folder(tmp_path / "lits").name == "lits17"
+
+
+def test_single_foreground_label_needs_no_target(tmp_path):
+    msd(tmp_path, "x", range(1, 4), {"0": "background", "1": "sarcoma"})
+    (target,) = load_folder(tmp_path).targets
+    assert (target.name, target.lesion, target.labels) == ("sarcoma", "sarcoma", (1,))
+
+
+# Bad input: one line each, naming the file.
+
+
+def test_missing_empty_and_unknown(tmp_path):
+    with pytest.raises(UserError, match="no such folder"):
+        load_dataset("kits21", tmp_path / "none")
+    with pytest.raises(UserError, match="the folder is empty"):
+        load_dataset("kits21", tmp_path)
+    with pytest.raises(UserError, match="unknown dataset 'kits12'; did you mean 'kits21'"):
+        load_dataset("kits12", tmp_path)
+    (tmp_path / "readme.txt").write_text("nothing")
+    with pytest.raises(UserError, match="no case found; expected layout"):
+        load_dataset("kits21", tmp_path)
+    with pytest.raises(UserError, match="no known layout"):
+        load_folder(tmp_path)
+
+
+def damage(root: Path, kind: str) -> str:
+    folder = root / "case_00001"
+    image, mask = folder / "imaging.nii.gz", folder / "aggregated_MAJ_seg.nii.gz"
+    if kind == "image without label":
+        mask.unlink()
+    elif kind == "label without image":
+        image.unlink()
+    elif kind == "differs from the image's":
+        save(mask, np.zeros((8, 7, 5), np.uint8))
+    elif kind == "different grids":
+        save(mask, label(1), np.diag([1.0, 2.0, 3.1, 1.0]))
+    elif kind == "not a readable NIfTI":
+        image.write_bytes(b"this is no scan")
+    elif kind == "truncated":
+        noise = np.random.default_rng(0).integers(-1000, 1000, size=(40, 40, 40)).astype(np.int16)
+        save(image, noise)
+        image.write_bytes(image.read_bytes()[:-2000])
+    elif kind == "3D volume is needed":
+        save(image, np.zeros((8, 7, 6, 2), np.int16))
+    return kind
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "image without label",
+        "label without image",
+        "differs from the image's",
+        "different grids",
+        "not a readable NIfTI",
+        "truncated",
+        "3D volume is needed",
+    ],
+)
+def test_bad_cases(tmp_path, kind):
+    root = kits(tmp_path, range(8))
+    damage(root, kind)
+    with pytest.raises(UserError, match=f"case_00001.*{kind}") as caught:
+        load_dataset("kits21", root)
+    assert "\n" not in str(caught.value)
+    dataset = load_dataset("kits21", root, strict=False)
+    assert "case_00001" not in dataset.cases
+    assert len(dataset.cases) == 7
+    assert kind in dataset.excluded["case_00001"]
+
+
+def test_the_first_bad_case_raises_and_counts_the_others(tmp_path):
+    root = kits(tmp_path, range(8))
+    for i in (1, 2, 5):
+        (root / f"case_{i:05d}" / "aggregated_MAJ_seg.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"case_00001.*\(and 2 more bad cases\)"):
+        load_dataset("kits21", root)
+
+
+def test_unlisted_msd_files_are_a_problem(tmp_path):
+    msd(tmp_path, "pancreas", range(1, 5), PANCREAS, range(1, 4))
+    with pytest.raises(UserError, match=r"pancreas_004: .*does not list it"):
+        load_dataset("msd-pancreas", tmp_path, splits="patient")
+
+
+def test_two_files_for_one_case(tmp_path):
+    for i in range(4):
+        save(tmp_path / f"volume-{i}.nii")
+        save(tmp_path / f"segmentation-{i}.nii", label(1, 2))
+    save(tmp_path / "volume-2.nii.gz")
+    with pytest.raises(UserError, match="volume-2: two image files for one case"):
+        load_dataset("lits17", tmp_path, splits="patient")
+
+
+@pytest.mark.parametrize("image", ["../../imagesTr/x_001.nii.gz", "/etc/imagesTr/x_001.nii.gz", "other/x_001.nii.gz"])
+def test_dataset_json_cannot_point_outside(tmp_path, image):
+    msd(tmp_path, "x", range(1, 4), {"0": "background", "1": "sarcoma"})
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    content["training"][0]["image"] = image
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="do not lie in imagesTr"):
+        load_folder(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"labels": {"1": "a"}}', '{"labels": {"a": "b"}, "training": []}'])
+def test_broken_dataset_json(tmp_path, text):
+    save(tmp_path / "imagesTr" / "x.nii.gz")
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(UserError, match=r"dataset\.json: "):
+        load_folder(tmp_path)
+
+
+def test_missing_dataset_json(tmp_path):
+    save(tmp_path / "imagesTr" / "x.nii.gz")
+    with pytest.raises(UserError, match=r"no dataset\.json"):
+        load_folder(tmp_path)
+
+
+def test_non_ascii_paths(tmp_path):
+    root = tmp_path / "Lébertumor 肝臓"
+    for i in range(3):
+        save(root / f"volume-{i}.nii")
+        save(root / f"segmentation-{i}.nii", label(1, 2))
+    dataset = load_dataset("lits17", root, splits="patient")
+    dataset.cases["volume-1"].load()
+
+
+def test_loading_reads_no_voxels(tmp_path):
+    """Only headers: the files' voxels are cut off, and only the uncompressed size can show it."""
+    root = kits(tmp_path, range(3))
+    dataset = load_dataset("kits21", root, splits="patient")
+    (root / "case_00001" / "imaging.nii.gz").unlink()
+    assert len(dataset.cases) == 3
+    with pytest.raises(UserError, match="no such file"):
+        dataset.cases["case_00001"].load()
+
+
+def test_intensity_statistics_against_the_definition(tmp_path):
+    rng = np.random.default_rng(5)
+    pooled = []
+    for i in range(1, 4):
+        values = rng.normal(60 + 10 * i, 20, size=(20, 20, 20)).astype(np.int16)
+        mask = (rng.random((20, 20, 20)) < 0.3).astype(np.uint8)
+        save(tmp_path / "imagesTr" / f"x_{i}.nii.gz", values)
+        save(tmp_path / "labelsTr" / f"x_{i}.nii.gz", mask)
+        pooled.append(values[mask == 1])
+    pairs = [{"image": f"./imagesTr/x_{i}.nii.gz", "label": f"./labelsTr/x_{i}.nii.gz"} for i in range(1, 4)]
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"1": "mass"}, "training": pairs}))
+    dataset = load_folder(tmp_path)
+    target = intensity_statistics(dataset.cases.values(), dataset.targets[0])
+    values = np.concatenate(pooled).astype(float)
+    low, high = np.percentile(values, [0.5, 99.5])
+    assert target.window == pytest.approx((low, high))
+    assert target.mean == pytest.approx(values.clip(low, high).mean())
+    assert target.std == pytest.approx(values.clip(low, high).std())
+    with pytest.raises(UserError, match="no training case"):
+        intensity_statistics([], dataset.targets[0])
+
+
+def test_catalogue_is_complete_and_unlocks_no_torch():
+    known = datasets()
+    assert list(known) == ["kits21", "msd-pancreas", "lits17", "msd-colon"]
+    assert [name for name, info in known.items() if info.default] == ["kits21", "msd-pancreas", "lits17"]
+    for name, info in known.items():
+        assert info.name == name
+        assert info.licence.startswith("CC BY")
+        assert info.citation
+        assert all(target.window[0] < target.mean < target.window[1] for target in info.targets)
+
+
+def test_sarcoma_folder(shared):
+    root = shared / "real_cases" / "soft_tissue_sarcoma"
+    if not root.is_dir():
+        pytest.skip(f"no {root}")
+    dataset = load_folder(root, organ="soft tissue", lesion="sarcoma")
+    assert len(dataset.cases) == 24
+    assert not dataset.excluded
+    assert dataset.licence == "CC BY 3.0"
+    volume, array = next(iter(dataset.cases.values())).load()
+    assert volume.shape == array.shape
+    assert volume.spacing[2] == pytest.approx(3.27, abs=0.01)
+    assert target_mask(array, dataset.targets[0]).any()

@@ -1,0 +1,271 @@
+"""Phantoms, measured on the files as the loaders read them back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from benchmarks.datasets import phantom
+from benchmarks.datasets.catalogue import load_dataset
+from benchmarks.datasets.dataset import Dataset
+from benchmarks.datasets.phantom import KINDS, draw, synthesise
+from benchmarks.errors import UserError
+
+CASES = 14
+SEED = 0
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("phantoms")
+    for name in KINDS:
+        synthesise(name, root, SEED, CASES)
+    return root
+
+
+@pytest.fixture(scope="module")
+def loaded(written) -> dict[str, Dataset]:
+    return {name: load_dataset(name, written / name) for name in KINDS}
+
+
+@pytest.fixture(scope="module")
+def truth(written) -> dict[str, dict]:
+    return {name: json.loads((written / name / "phantom.json").read_text())["truth"] for name in KINDS}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_read_back_by_the_real_loader(name, loaded, truth):
+    dataset = loaded[name]
+    assert dataset.synthetic
+    assert "synthetic" in dataset.source
+    assert f"seed-{SEED}" in dataset.version
+    assert len(dataset.cases) == CASES
+    assert sorted(truth[name]) == sorted(dataset.cases)
+    assert not dataset.excluded
+    split = dataset.splits[0]
+    assert (len(split.train), len(split.validation), len(split.test)) == (10, 1, 3)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_files_are_as_the_official_ones(name, written):
+    folder = written / name
+    assert "SYNTHETIC" in (folder / "SYNTHETIC.txt").read_text()
+    if name == "kits21":
+        files = sorted((folder / "data").glob("case_*/*.nii.gz"))
+        codes = {("I", "P", "L")}  # slices first, as in the published label maps
+    elif name == "msd-pancreas":
+        files = sorted((folder / "Task07_Pancreas").glob("*Tr/pancreas_*.nii.gz"))
+        codes = {("R", "A", "S")}
+    else:
+        files = sorted(folder.glob("Training Batch [12]/*.nii"))
+        codes = {tuple(code) for code in phantom.LITS_ORIENTATIONS}
+    assert len(files) == 2 * CASES
+    images = [nib.load(path) for path in files]
+    assert {nib.aff2axcodes(image.affine) for image in images} == codes
+    assert {str(image.get_data_dtype()) for image in images} == {"int16", "uint8"}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_geometry_survives_the_odd_axes(name, loaded):
+    """What is read back is what was drawn, whatever the order and the signs on disk."""
+    for index, case in enumerate(loaded[name].cases[i] for i in _in_order(loaded[name])):
+        if index % 3:
+            continue
+        volume, label = case.load()
+        drawn = draw(name, SEED, index)
+        np.testing.assert_array_equal(volume.array, drawn.image)
+        np.testing.assert_array_equal(label, drawn.label)
+        np.testing.assert_allclose(volume.spacing, drawn.spacing, rtol=1e-5)
+        assert nib.aff2axcodes(volume.affine) == ("R", "A", "S")
+        in_plane, _, between = volume.spacing
+        assert 1.5 <= in_plane <= 2.5
+        assert 3 <= between <= 5.2
+        assert 72 <= volume.shape[0] <= 96
+        assert 22 <= volume.shape[2] <= 48
+
+
+def _in_order(dataset: Dataset) -> list[str]:
+    return sorted(dataset.cases, key=lambda case_id: int("".join(c for c in case_id if c.isdigit())))
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_tissues_have_realistic_hu(name, loaded):
+    """Shares of the histogram: padding, air, fat, soft tissue, bone, as in an abdominal scan."""
+    for case in loaded[name].cases.values():
+        volume, label = case.load()
+        array = volume.array
+        columns, rows = np.ogrid[: array.shape[0], : array.shape[1]]
+        middle = (array.shape[0] - 1) / 2
+        circle = (columns - middle) ** 2 + (rows - middle) ** 2 > (array.shape[0] / 2) ** 2
+        assert (array[circle] == -1024).all()
+        assert array.min() == -1024
+        assert array.max() < 1200
+        body = array[ndimage.binary_fill_holes(array.max(axis=2) > -300)]
+        fat = ((body > -140) & (body < -60)).mean()
+        soft = ((body > 0) & (body < 200)).mean()
+        bone = (body > 250).mean()
+        assert 0.1 < fat < 0.6
+        assert 0.25 < soft < 0.8
+        assert 0.01 < bone < 0.12
+        organ = array[label == 1]
+        low, high = KINDS[name].organ_hu
+        assert low - 25 < np.median(organ) < high + 25
+        assert organ.std() > 8
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_contrast_of_lesions_is_10_to_40_hu(name, loaded, truth):
+    """Core of the lesion against healthy organ, on the volume read back; small ones blur into the organ."""
+    measured = []
+    for case_id, case in loaded[name].cases.items():
+        volume, label = case.load()
+        lesions, count = ndimage.label(label == 2)
+        healthy = ndimage.binary_erosion(label == 1)
+        for index in range(1, count + 1):
+            core = ndimage.binary_erosion(lesions == index)
+            if core.sum() < 30:
+                continue
+            contrast = abs(volume.array[core].mean() - np.median(volume.array[healthy]))
+            measured.append(contrast)
+            assert 5 < contrast < 45, (case_id, contrast)
+    assert len(measured) >= 5
+    assert 10 < np.mean(measured) < 40
+    for case in truth[name].values():
+        assert all(10 <= abs(g["contrast_hu"]) <= 40 for g in case["growths"] if g["what"] == "lesion")
+
+
+def test_sizes_numbers_and_look_alikes(truth, loaded):
+    growths = [growth for name in KINDS for case in truth[name].values() for growth in case["growths"]]
+    diameters = [growth["diameter_mm"] for growth in growths if growth["what"] == "lesion"]
+    assert 4 <= min(diameters) < 8
+    assert 40 < max(diameters) <= 60
+    for name in KINDS:
+        lesions = [sum(g["what"] == "lesion" for g in t["growths"]) for t in truth[name].values()]
+        cysts = [sum(g["what"] == "cyst" for g in t["growths"]) for t in truth[name].values()]
+        assert min(lesions) == 1
+        assert max(lesions) > 1
+        assert 0 < sum(cysts) < CASES
+        values = set()
+        for case_id, case in loaded[name].cases.items():
+            _, label = case.load()
+            values |= set(np.unique(label))
+            assert (label == 2).any(), case_id
+        assert values == ({0, 1, 2, 3} if name == "kits21" else {0, 1, 2})
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_diameter_on_disk_is_that_of_the_truth(name, loaded, truth):
+    """The largest lesion's volume is that of a ball of the stated diameter, give or take its waves and bounds."""
+    ratios = []
+    for case_id, case in loaded[name].cases.items():
+        growths = [g for g in truth[name][case_id]["growths"] if g["what"] == "lesion"]
+        volume, label = case.load()
+        lesions, _ = ndimage.label(label == 2)
+        voxels = np.bincount(lesions.ravel())[1:].max() * np.prod(volume.spacing)
+        ratios.append((6 * voxels / np.pi) ** (1 / 3) / max(g["diameter_mm"] for g in growths))
+    assert 0.8 < np.median(ratios) < 1.2
+    assert min(ratios) > 0.5
+    assert max(ratios) < 1.4
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_global_threshold_solves_them(name, loaded):
+    """The best pair of HU thresholds over the whole dataset, chosen with knowledge of the labels."""
+    edges = np.arange(-50, 260, 10)
+    scores = np.zeros((len(edges), len(edges)))
+    for case in loaded[name].cases.values():
+        volume, label = case.load()
+        mask = label == 2
+        inside = np.histogram(volume.array[mask], [*edges, np.inf])[0]
+        everywhere = np.histogram(volume.array, [*edges, np.inf])[0]
+        for low in range(len(edges)):
+            hits, found = np.cumsum(inside[low:]), np.cumsum(everywhere[low:])
+            scores[low, low:] += 2 * hits / (found + mask.sum())
+    assert scores.max() / CASES < 0.5
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_no_threshold_within_the_organ_solves_them(name, loaded):
+    """Even with the organ given, and each case's own best threshold, noise and texture leave work to do."""
+    scores = []
+    for case in loaded[name].cases.values():
+        volume, label = case.load()
+        region = label > 0
+        values, mask = volume.array[region], (label == 2)[region]
+        dark = [2 * mask[values < t].sum() / ((values < t).sum() + mask.sum()) for t in range(0, 220, 5)]
+        bright = [2 * mask[values > t].sum() / ((values > t).sum() + mask.sum()) for t in range(0, 220, 5)]
+        scores.append(max(dark + bright))
+    assert np.mean(scores) < 0.75
+
+
+def digest(folder: Path) -> dict[str, str]:
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            data = path.read_bytes() if not path.name.endswith(".gz") else nib.load(path).get_fdata().tobytes()
+            found[str(path.relative_to(folder))] = hashlib.sha256(data).hexdigest()
+    return found
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_deterministic_from_the_seed(name, tmp_path):
+    a = synthesise(name, tmp_path / "a", 7, 2, scale=0.5)
+    b = synthesise(name, tmp_path / "b", 7, 2, scale=0.5)
+    other = synthesise(name, tmp_path / "c", 8, 2, scale=0.5)
+    assert digest(a) == digest(b)
+    assert digest(a).keys() == digest(other).keys()
+    assert digest(a) != digest(other)
+
+
+def test_a_case_does_not_depend_on_how_many_there_are():
+    np.testing.assert_array_equal(draw("kits21", 3, 1, 0.4).image, draw("kits21", 3, 1, 0.4).image)
+    assert (draw("kits21", 3, 1, 0.4).image.shape) != draw("kits21", 3, 1, 0.8).image.shape
+
+
+def test_nothing_is_computed_twice(tmp_path, monkeypatch):
+    folder = synthesise("kits21", tmp_path, 1, 2, scale=0.4)
+    before = digest(folder)
+    monkeypatch.setattr(phantom, "draw", lambda *args: pytest.fail("drawn again"))
+    assert synthesise("kits21", tmp_path, 1, 2, scale=0.4) == folder
+    assert digest(folder) == before
+
+
+def test_other_parameters_replace_the_phantoms(tmp_path):
+    synthesise("kits21", tmp_path, 1, 3, scale=0.4)
+    folder = synthesise("kits21", tmp_path, 2, 2, scale=0.4)
+    assert len(load_dataset("kits21", folder).cases) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kits21"]
+
+
+def test_foreign_folders_are_left_alone(tmp_path):
+    (tmp_path / "kits21").mkdir()
+    (tmp_path / "kits21" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds no phantoms"):
+        synthesise("kits21", tmp_path, 1, 2, scale=0.4)
+    assert (tmp_path / "kits21" / "thesis.txt").read_text() == "mine"
+
+
+def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
+    original = phantom.draw
+
+    def fails(name, seed, index, scale=1.0):
+        if index == 1:
+            raise RuntimeError("out of ink")
+        return original(name, seed, index, scale)
+
+    monkeypatch.setattr(phantom, "draw", fails)
+    with pytest.raises(RuntimeError):
+        synthesise("lits17", tmp_path, 1, 2, scale=0.4)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "cases", "scale"), [("kits", 2, 1.0), ("kits21", 0, 1.0), ("kits21", 1, 9.0)])
+def test_wrong_parameters(tmp_path, name, cases, scale):
+    with pytest.raises(UserError):
+        synthesise(name, tmp_path, 0, cases, scale)
