@@ -1,0 +1,33 @@
+"""Spatial adapters: what lets a frozen 2D transformer block see its neighbours in 3D."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SpatialAdapter(nn.Module):
+    """Down-projection, depth-wise 3D convolution, up-projection, added to the input (B, X, Y, Z, C).
+
+    The shape is that of 3DSAM-adapter (arXiv 2306.13465). The last layer starts at zero, so that an untrained adapter is
+    the identity; no activation follows it, because a rectifier there would have no gradient at zero.
+
+    Args:
+        dim: C.
+        ratio: bottleneck width as a share of C.
+        kernel: side of the depth-wise convolution, odd.
+    """
+
+    def __init__(self, dim: int, ratio: float = 0.5, kernel: int = 3) -> None:
+        super().__init__()
+        width = max(8, int(dim * ratio))
+        self.down = nn.Linear(dim, width)
+        self.conv = nn.Conv3d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.up = nn.Linear(width, dim)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = F.gelu(self.down(x)).permute(0, 4, 1, 2, 3)
+        hidden = F.gelu(self.conv(hidden)).permute(0, 2, 3, 4, 1)
+        return x + self.up(hidden)

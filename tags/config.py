@@ -1,0 +1,227 @@
+"""Every decision of TAGS as a named option, and its sizes. Plain values only: importing this loads no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+STRIDE = 4  # voxels per token along each axis
+
+
+@dataclass(frozen=True)
+class TagsConfig:
+    """Every decision of the architecture. The defaults are `tags-vit-b`.
+
+    Attributes:
+        patch: crop side in voxels, a multiple of 4.
+        embed_dim, depth, heads, mlp_ratio: SAM's ViT.
+        sam_grid, sam_window, sam_global: side of SAM's position table, its window, its blocks with global attention
+            (they fix the shapes of its tables, not the attention used here).
+        freeze_backbone: keep SAM's weights; False trains them too (for towers without pre-trained weights).
+        window, shift: cubic attention windows.
+        checkpointing: recompute encoder blocks in the backward pass.
+        adapters, adapter_ratio, adapter_kernel, adapter_every: spatial adapters, in every n-th block.
+        semantic, clip, clip_slices, clip_layers, semantic_gate, semantic_dim: semantic guidance.
+        anatomy, context: anatomy prompts; learnable context vectors.
+        fusion, fusion_layers, fusion_heads, fusion_hidden, queries: multi-prompt fusion.
+        dim: channels of features and prompt tokens.
+        click_scales: standard deviations in voxels of the dense click maps.
+        decoder_dim, decoder_norm, refine: mask decoder.
+    """
+
+    patch: int = 128
+    embed_dim: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    sam_grid: int = 64
+    sam_window: int = 14
+    sam_global: tuple[int, ...] = (2, 5, 8, 11)
+    freeze_backbone: bool = True
+    window: int = 8
+    shift: bool = True
+    checkpointing: bool = False
+    adapters: bool = True
+    adapter_ratio: float = 0.5
+    adapter_kernel: int = 3
+    adapter_every: int = 1
+    semantic: bool = True
+    clip: str = "ViT-B-16-quickgelu"
+    clip_slices: int = 16
+    clip_layers: tuple[int, ...] = (-4, -1)
+    semantic_gate: str = "film"
+    semantic_dim: int = 256
+    anatomy: bool = True
+    context: int = 4
+    fusion: str = "gated"
+    fusion_layers: int = 2
+    fusion_heads: int = 8
+    fusion_hidden: int = 1024
+    queries: int = 10
+    dim: int = 256
+    click_scales: tuple[float, ...] = (4.0, 16.0)
+    decoder_dim: int = 64
+    decoder_norm: str = "instance"
+    refine: int = 16
+
+    def __post_init__(self) -> None:
+        if self.patch % STRIDE:
+            raise ValueError(f"patch must be a multiple of {STRIDE}, not {self.patch}")
+        if self.depth % 4:
+            raise ValueError(f"depth must be a multiple of 4 (features at four depths), not {self.depth}")
+        if self.dim % (2 * self.fusion_heads):
+            raise ValueError(f"dim ({self.dim}) must be a multiple of twice fusion_heads ({self.fusion_heads})")
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> TagsConfig:
+        """From plain JSON-like values (lists become tuples); keys of other parts are left to them."""
+        return cls(**_own(cls, values))
+
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """Number of blocks after which a feature is taken and guidance enters: 3, 6, 9, 12 for ViT-B."""
+        return tuple(self.depth * quarter // 4 for quarter in (1, 2, 3, 4))
+
+    @property
+    def tables(self) -> tuple[int, ...]:
+        """Rows of SAM's relative-position tables, by block."""
+        return tuple(
+            2 * (self.sam_grid if index in self.sam_global else self.sam_window) - 1 for index in range(self.depth)
+        )
+
+    @property
+    def adapter_blocks(self) -> tuple[int, ...]:
+        return tuple(range(0, self.depth, self.adapter_every)) if self.adapters else ()
+
+
+SIZES: dict[str, dict[str, Any]] = {
+    "vit-b": {},
+    "vit-l": {
+        "embed_dim": 1024,
+        "depth": 24,
+        "heads": 16,
+        "sam_global": (5, 11, 17, 23),
+        "clip": "ViT-L-14-quickgelu",
+        "adapter_ratio": 0.25,
+    },
+    "vit-h": {
+        "embed_dim": 1280,
+        "depth": 32,
+        "heads": 16,
+        "sam_global": (7, 15, 23, 31),
+        "clip": "ViT-L-14-quickgelu",
+        "adapter_ratio": 0.25,
+    },
+    "tiny": {
+        "patch": 32,
+        "embed_dim": 48,
+        "depth": 4,
+        "heads": 4,
+        "mlp_ratio": 2.0,
+        "sam_grid": 8,
+        "sam_window": 4,
+        "sam_global": (),
+        "freeze_backbone": False,
+        "window": 4,
+        "clip": "tiny",
+        "clip_slices": 4,
+        "clip_layers": (-1,),
+        "semantic_dim": 32,
+        "context": 2,
+        "fusion_layers": 1,
+        "fusion_heads": 4,
+        "fusion_hidden": 64,
+        "queries": 4,
+        "dim": 32,
+        "click_scales": (1.5, 4.0),
+        "decoder_dim": 16,
+        "refine": 8,
+    },
+}
+
+
+def sized(size: str, **overrides: Any) -> TagsConfig:
+    """The configuration of "tiny", "vit-b", "vit-l" or "vit-h"."""
+    return TagsConfig(**{**SIZES[size], **overrides})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model of a given architecture is fed, trained and used.
+
+    Attributes:
+        sam_weights: file (path, or name in the weights folder) or "random".
+        clip_weights: open_clip pre-trained tag, file, or "random".
+        spacing: mm per voxel of a crop, isotropic.
+        learning_rate, final_learning_rate, warm_up, weight_decay, gradient_clip, batch_size, foreground:
+            see `TrainingRecipe`.
+        corrections: most correction rounds after the first prediction of a training step.
+        clicks, prompt_dropout, single_click, central_click, box_share: training prompts, see `sampling.Sampling`.
+        dice_weight: Dice's share in the loss, the rest is cross-entropy.
+        coarse_weight: weight of the same loss on the decoder's coarse logits.
+        threshold: probability above which a voxel is tumour.
+        overlap: of neighbouring windows where a volume is searched without clicks.
+        max_crops: most crops that a prompted mask may grow over.
+        cached_crops: encodings kept per session.
+        mixed_precision: bf16 where the device gains by it (GPU; CPU with AMX tiles).
+    """
+
+    sam_weights: str = "sam_vit_b_01ec64.pth"
+    clip_weights: str = "openai"
+    spacing: float = 1.0
+    learning_rate: float = 4e-4
+    final_learning_rate: float = 4e-6
+    warm_up: float = 0.02
+    weight_decay: float = 0.0
+    gradient_clip: float = 1.0
+    batch_size: int = 2
+    foreground: float = 0.5
+    corrections: int = 2
+    clicks: int = 10
+    prompt_dropout: float = 0.1
+    single_click: float = 0.4
+    central_click: float = 0.5
+    box_share: float = 0.3
+    dice_weight: float = 0.5
+    coarse_weight: float = 0.0
+    threshold: float = 0.5
+    overlap: float = 0.5
+    max_crops: int = 27
+    cached_crops: int = 8
+    mixed_precision: bool = True
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Settings:
+        """From plain JSON-like values; keys of other parts are left to them."""
+        return cls(**_own(cls, values))
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "vit-b": {},
+    "vit-l": {"sam_weights": "sam_vit_l_0b3195.pth"},
+    "vit-h": {"sam_weights": "sam_vit_h_4b8939.pth", "batch_size": 1},
+    "tiny": {
+        "sam_weights": "random",
+        "clip_weights": "random",
+        "spacing": 2.5,
+        "learning_rate": 2e-3,
+        "final_learning_rate": 2e-5,
+        "warm_up": 0.05,
+        "foreground": 0.75,
+        "corrections": 0,
+        "coarse_weight": 0.25,
+        "overlap": 0.25,
+    },
+}
+
+
+def _own(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(cls)}
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items() if key in names}
+
+
+def defaults(size: str) -> dict[str, Any]:
+    """All options of a size as plain, JSON-like values."""
+    merged = {**asdict(sized(size)), **asdict(Settings(**SETTINGS[size]))}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in merged.items()}

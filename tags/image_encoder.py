@@ -1,0 +1,294 @@
+"""SAM's ViT on 3D tokens: frozen blocks, shifted cubic windows, a third relative-position axis, spatial adapters.
+
+Names of SAM's own parameters are kept, so that its checkpoint maps one to one. The relative-position bias and every
+mask (window shift, padding) depend on a query and on one coordinate of a key at a time. They are therefore appended
+to the head dimension: q' = [q/√d, b_x, b_y, b_z], k' = [k, 1_x, 1_y, 1_z]. Plain attention on q', k' is exact, no
+score matrix and no mask is materialised, and flash kernels apply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from tags.adapters import SpatialAdapter
+
+MASKED = -1e4  # exp() of it is zero in every float type in use, and bf16 holds it
+CHUNK_TOKENS = 8192  # tokens handled at once without gradients: bounds memory, costs no speed
+
+
+def relative_table(table: Tensor, size: int) -> Tensor:
+    """Rows for every offset in a window: (L, d) → (size, size, d), entry [q, k] for offset q − k."""
+    length = 2 * size - 1
+    if table.shape[0] != length:
+        table = F.interpolate(table.T[None], length, mode="linear")[0].T
+    index = torch.arange(size, device=table.device)
+    return table[index[:, None] - index[None, :] + size - 1]
+
+
+@lru_cache(maxsize=64)
+def axis_mask(size: int, window: int, shift: int) -> Tensor:
+    """(windows, window, window): 0 where key coordinate k may be seen from q, −10⁴ where not, along one axis.
+
+    After padding `size` up to whole windows and rolling by −`shift`, a window may hold voxels that are not
+    neighbours (they came round the edge) and padding; neither is seen.
+    """
+    windows = -(-size // window)
+    padded = windows * window
+    with torch.inference_mode(False):
+        source = (torch.arange(padded) + shift) % padded
+        wrapped = torch.arange(padded) >= padded - shift
+        source, wrapped = source.view(windows, window), wrapped.view(windows, window)
+        hidden = (wrapped[:, :, None] != wrapped[:, None, :]) | (source[:, None, :] >= size)
+        return hidden.float() * MASKED
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention in cubic windows with decomposed relative positions.
+
+    Args:
+        dim: channels.
+        heads: attention heads.
+        window: side of a window in tokens; an axis shorter than it is one window.
+        shift: whether the windows are shifted by half their side.
+        table: rows of SAM's relative-position tables (27 in its windowed blocks, 127 in its global ones).
+    """
+
+    def __init__(self, dim: int, heads: int, window: int, shift: bool, table: int) -> None:
+        super().__init__()
+        self.heads, self.window, self.shift = heads, window, shift
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+        self.rel_pos_h = nn.Parameter(torch.zeros(table, dim // heads))
+        self.rel_pos_w = nn.Parameter(torch.zeros(table, dim // heads))
+        self.rel_pos_d = nn.Parameter(torch.zeros(table, dim // heads))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, X, Y, Z, C) → the same shape."""
+        batch, *size, channels = x.shape
+        window = [min(self.window, n) for n in size]
+        shift = [w // 2 if self.shift and n > w else 0 for n, w in zip(size, window, strict=True)]
+        count = [-(-n // w) for n, w in zip(size, window, strict=True)]
+        padding = [c * w - n for c, w, n in zip(count, window, size, strict=True)]
+        if any(padding):
+            x = F.pad(x, (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
+        if any(shift):
+            x = torch.roll(x, [-s for s in shift], dims=(1, 2, 3))
+        x = x.view(batch, count[0], window[0], count[1], window[1], count[2], window[2], channels)
+        x = x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, *window, channels)
+
+        tables = [
+            relative_table(table, w)
+            for table, w in zip((self.rel_pos_h, self.rel_pos_w, self.rel_pos_d), window, strict=True)
+        ]
+        masks = self._masks(size, window, shift, count, batch, x.device) if any(padding) or any(shift) else None
+        x = self._attend_in_chunks(x, tables, masks)
+
+        x = x.view(batch, *count, *window, channels).permute(0, 1, 4, 2, 5, 3, 6, 7)
+        x = x.reshape(batch, count[0] * window[0], count[1] * window[1], count[2] * window[2], channels)
+        if any(shift):
+            x = torch.roll(x, shift, dims=(1, 2, 3))
+        if any(padding):
+            x = x[:, : size[0], : size[1], : size[2]]
+        return x
+
+    @staticmethod
+    def _masks(
+        size: list[int], window: list[int], shift: list[int], count: list[int], batch: int, device: torch.device
+    ) -> list[Tensor]:
+        """Per axis (B·windows, 1, query coordinate, 1, 1, key coordinate), with the query's axis in its place."""
+        masks = []
+        for axis in range(3):
+            mask = axis_mask(size[axis], window[axis], shift[axis]).to(device)
+            shape = [1, 1, 1, window[axis], window[axis]]
+            shape[axis] = count[axis]
+            mask = mask.view(shape).expand(*count, -1, -1).reshape(1, -1, window[axis], window[axis])
+            mask = mask.expand(batch, -1, -1, -1).reshape(-1, window[axis], window[axis])
+            place = [mask.shape[0], 1, 1, 1, 1, window[axis]]
+            place[2 + axis] = window[axis]
+            masks.append(mask.reshape(place))
+        return masks
+
+    def _attend_in_chunks(self, x: Tensor, tables: list[Tensor], masks: list[Tensor] | None) -> Tensor:
+        per_window = x.shape[1] * x.shape[2] * x.shape[3]
+        chunk = max(1, CHUNK_TOKENS // per_window)
+        if torch.is_grad_enabled() or x.shape[0] <= chunk:
+            return self._attend(x, tables, masks)
+        out = torch.empty_like(x)
+        for start in range(0, x.shape[0], chunk):
+            part = slice(start, start + chunk)
+            out[part] = self._attend(x[part], tables, None if masks is None else [m[part] for m in masks])
+        return out
+
+    def _attend(self, x: Tensor, tables: list[Tensor], masks: list[Tensor] | None) -> Tensor:
+        number, *window, channels = x.shape
+        depth = channels // self.heads
+        q, k, v = self.qkv(x).view(number, -1, 3, self.heads, depth).permute(2, 0, 3, 1, 4)
+        queries = q.reshape(number, self.heads, *window, depth)
+        biases = [
+            torch.einsum(rule, queries, table.to(queries.dtype))
+            for rule, table in zip(
+                ("nahwdc,hkc->nahwdk", "nahwdc,wkc->nahwdk", "nahwdc,dkc->nahwdk"), tables, strict=True
+            )
+        ]
+        if masks is not None:
+            biases = [bias + mask.to(bias.dtype) for bias, mask in zip(biases, masks, strict=True)]
+        spare = -(depth + sum(window)) % 8  # flash kernels want head dimensions in eights
+        if spare:
+            biases.append(queries.new_zeros(()).expand(*queries.shape[:-1], spare))
+        coordinates = key_coordinates(window[0], window[1], window[2], spare).to(k)
+        q = torch.cat((q * depth**-0.5, torch.cat(biases, dim=-1).flatten(2, 4)), dim=-1)
+        k = torch.cat((k, coordinates.expand(number, self.heads, -1, -1)), dim=-1)
+        v = F.pad(v, (0, q.shape[-1] - depth))
+        out = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :depth]
+        return self.proj(out.transpose(1, 2).reshape(number, *window, channels))
+
+
+@lru_cache(maxsize=64)
+def key_coordinates(x: int, y: int, z: int, spare: int = 0) -> Tensor:
+    """(x·y·z, x + y + z + spare): one-hot coordinates of every token of a window along each axis, then zeros."""
+    with torch.inference_mode(False):
+        hot = torch.cat(
+            (
+                torch.eye(x)[:, None, None].expand(x, y, z, x),
+                torch.eye(y)[None, :, None].expand(x, y, z, y),
+                torch.eye(z)[None, None, :].expand(x, y, z, z),
+                torch.zeros(x, y, z, spare),
+            ),
+            dim=-1,
+        )
+        return hot.reshape(x * y * z, -1)
+
+
+class MLP(nn.Module):
+    """SAM's feed-forward part."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(dim, hidden)
+        self.lin2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled():
+            return self.lin2(F.gelu(self.lin1(x)))
+        flat = x.reshape(-1, x.shape[-1])
+        parts = [self.lin2(F.gelu(self.lin1(part))) for part in flat.split(CHUNK_TOKENS)]
+        return torch.cat(parts).view(x.shape)
+
+
+class Block(nn.Module):
+    """Adapter, windowed attention, feed-forward; each residual."""
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        mlp_ratio: float,
+        window: int,
+        shift: bool,
+        table: int,
+        adapter: SpatialAdapter | None,
+    ) -> None:
+        super().__init__()
+        self.adapter = adapter
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = WindowAttention(dim, heads, window, shift, table)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6)
+        self.mlp = MLP(dim, int(dim * mlp_ratio))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.adapter is not None:
+            x = self.adapter(x)
+        x = x + self.attn(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class ChannelNorm(nn.Module):
+    """SAM's neck normalisation: over the channels of (B, C, X, Y, Z), at every place."""
+
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, self.eps)
+        return x.movedim(-1, 1)
+
+
+def neck(embed_dim: int, dim: int) -> nn.Sequential:
+    """SAM's neck with a 3 × 3 × 3 kernel: 1³ convolution, norm, 3³ convolution, norm."""
+    return nn.Sequential(
+        nn.Conv3d(embed_dim, dim, 1, bias=False),
+        ChannelNorm(dim),
+        nn.Conv3d(dim, dim, 3, padding=1, bias=False),
+        ChannelNorm(dim),
+    )
+
+
+class ImageEncoder(nn.Module):
+    """Tokens (B, X, Y, Z, C) → one feature (B, dim, X, Y, Z) per tap, from shallow to deep.
+
+    Args:
+        embed_dim, depth, heads, mlp_ratio: of SAM's ViT.
+        dim: channels of the features.
+        window, shift: cubic windows in tokens; shifted in every second block, beginning with the first.
+        tables: rows of the relative-position tables, one entry per block.
+        taps: number of blocks after which a feature is taken.
+        adapter_blocks: blocks that carry an adapter.
+        checkpointing: recompute blocks in the backward pass to save memory.
+    """
+
+    def __init__(
+        self,
+        *,
+        embed_dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        dim: int,
+        window: int,
+        shift: bool,
+        tables: tuple[int, ...],
+        taps: tuple[int, ...],
+        adapter_blocks: tuple[int, ...],
+        adapter_ratio: float,
+        adapter_kernel: int,
+        checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        self.taps, self.checkpointing = taps, checkpointing
+        self.blocks = nn.ModuleList(
+            Block(
+                embed_dim,
+                heads,
+                mlp_ratio,
+                window,
+                shift and index % 2 == 0,
+                tables[index],
+                SpatialAdapter(embed_dim, adapter_ratio, adapter_kernel) if index in adapter_blocks else None,
+            )
+            for index in range(depth)
+        )
+        self.necks = nn.ModuleList(neck(embed_dim, dim) for _ in taps)
+
+    def forward(self, x: Tensor, guide: Callable[[int, Tensor], Tensor] | None = None) -> list[Tensor]:
+        """`guide(tap, tokens)` may change the tokens after the blocks of each tap (semantic guidance)."""
+        features = []
+        for index, block in enumerate(self.blocks):
+            if self.checkpointing and torch.is_grad_enabled():
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x)
+            if index + 1 in self.taps:
+                tap = self.taps.index(index + 1)
+                if guide is not None:
+                    x = guide(tap, x)
+                features.append(self.necks[tap](x.permute(0, 4, 1, 2, 3)))
+        return features

@@ -1,0 +1,59 @@
+"""The TAGS methods by name. Importing this loads no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.prompts import PromptKind
+from benchmarks.segmenter import Card, Method
+from tags.config import defaults
+
+PROMPTS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX, PromptKind.MASK})
+SEARCH_SPACE: dict[str, list[Any]] = {
+    "learning_rate": ["loguniform", 2e-4, 5e-3],
+    "adapter_ratio": ["choice", [0.125, 0.25, 0.5]],
+    "adapter_kernel": ["choice", [3, 5]],
+    "fusion": ["choice", ["gated", "concat"]],
+    "fusion_layers": ["choice", [1, 2]],
+    "prompt_dropout": ["uniform", 0.0, 0.3],
+}
+PAPER = "Li, Peng, Zhang, Durak, Bagci: 3D Tumor-Adaptive Guidance for SAM. arXiv 2505.17096"
+NOTES = (
+    "An independent implementation of the published abstract; no official code is released. "
+    "What the authors state and what is this project's decision is listed in docs/methods/tags.md."
+)
+
+
+def _method(size: str, summary: str, parameters: str, weights_licence: str, notes: str) -> Method:
+    return Method(
+        name=f"tags-{size}",
+        summary=summary,
+        factory="tags.segmenter:TagsSegmenter",
+        prompts=PROMPTS,
+        training="bench",
+        config=defaults(size),
+        search_space=SEARCH_SPACE,
+        card=Card(
+            title=f"TAGS ({size})",
+            paper=PAPER,
+            code_licence="Apache-2.0",
+            weights_licence=weights_licence,
+            parameters=parameters,
+            notes=f"{NOTES} {notes}",
+        ),
+    )
+
+
+TOWERS = "SAM: Apache-2.0; CLIP: MIT"
+
+tags_tiny = _method(
+    "tiny",
+    "TAGS at a size for tests and CPUs; small towers of its own, no pre-trained weights",
+    "1.2 M, of which 0.4 M trained",
+    "none used",
+    "The small SAM-like backbone is trained from scratch and the CLIP towers are random and frozen: "
+    "this size shows that the parts work together, not what pre-training brings.",
+)
+tags_vit_b = _method("vit-b", "TAGS on SAM ViT-B and CLIP ViT-B/16", "260 M, of which 22 M trained", TOWERS, "")
+tags_vit_l = _method("vit-l", "TAGS on SAM ViT-L and CLIP ViT-L/14", "", TOWERS, "")
+tags_vit_h = _method("vit-h", "TAGS on SAM ViT-H and CLIP ViT-L/14", "", TOWERS, "")

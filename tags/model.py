@@ -1,0 +1,186 @@
+"""TAGS assembled; a forward pass has two halves: the image once, the prompts many times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from tags.anatomy import Anatomy, AnatomyPrompts
+from tags.config import STRIDE, TagsConfig
+from tags.fusion import MultiPromptFusion
+from tags.image_encoder import ImageEncoder
+from tags.mask_decoder import MaskDecoder
+from tags.prompt_encoder import PromptEncoder, PromptTensors
+from tags.semantic import ClipVision, SemanticGuidance, VisualFeatures, build_clip
+from tags.stem import VolumetricStem
+
+
+@dataclass
+class Encoding:
+    """All that depends on the crop and the target, but on no prompt.
+
+    Attributes:
+        image: (B, 1, X, Y, Z), the crop.
+        static: (B, width, X/2, Y/2, Z/2), the decoder's prompt-independent share.
+        feature: (B, dim, G, G, G), the deepest feature.
+        anatomy: (B, 2, dim) organ and lesion tokens, or None.
+        clip: (B, E) pooled CLIP image embedding, or None.
+    """
+
+    image: Tensor
+    static: Tensor
+    feature: Tensor
+    anatomy: Tensor | None
+    clip: Tensor | None
+
+
+class TAGS(nn.Module):
+    """3D Tumor-Adaptive Guidance for SAM.
+
+    Crop (B, 1, X, Y, Z) → tumour logits (B, 1, X, Y, Z).
+    """
+
+    def __init__(self, config: TagsConfig) -> None:
+        super().__init__()
+        self.config = config
+        grid = config.patch // STRIDE
+        self.stem = VolumetricStem(config.embed_dim, grid, config.sam_grid)
+        self.encoder = ImageEncoder(
+            embed_dim=config.embed_dim,
+            depth=config.depth,
+            heads=config.heads,
+            mlp_ratio=config.mlp_ratio,
+            dim=config.dim,
+            window=config.window,
+            shift=config.shift,
+            tables=config.tables,
+            taps=config.taps,
+            adapter_blocks=config.adapter_blocks,
+            adapter_ratio=config.adapter_ratio,
+            adapter_kernel=config.adapter_kernel,
+            checkpointing=config.checkpointing,
+        )
+        self.clip = build_clip(config.clip) if config.semantic or config.anatomy else None
+        self.vision: ClipVision | None = None
+        self.semantic: SemanticGuidance | None = None
+        self.anatomy: AnatomyPrompts | None = None
+        self.similarity_in: nn.Conv3d | None = None
+        if self.clip is not None and config.semantic:
+            self.vision = ClipVision(self.clip, config.clip_slices, config.clip_layers)
+            self.semantic = SemanticGuidance(
+                self.vision.width, config.semantic_dim, config.embed_dim, len(config.taps), config.semantic_gate
+            )
+        if self.clip is not None and config.anatomy:
+            self.anatomy = AnatomyPrompts(self.clip, config.dim, config.context)
+            if self.vision is not None:  # the map needs CLIP's eyes as well as its words
+                self.similarity_in = nn.Conv3d(2, config.dim, 1)
+        self.prompts = PromptEncoder(config.dim, config.click_scales)
+        self.fusion = MultiPromptFusion(
+            config.dim,
+            self.vision.embed_dim if self.vision is not None else 0,
+            config.queries,
+            config.fusion,
+            config.fusion_layers,
+            config.fusion_heads,
+            config.fusion_hidden,
+        )
+        self.decoder = MaskDecoder(
+            config.dim,
+            len(config.taps) - 1,
+            config.decoder_dim,
+            config.decoder_norm,
+            self.prompts.dense_channels,
+            config.refine,
+        )
+        self._freeze()
+
+    def _freeze(self) -> None:
+        for _, parameter in self.frozen_parameters():
+            parameter.requires_grad_(False)
+
+    def frozen_parameters(self) -> list[tuple[str, nn.Parameter]]:
+        """Name and parameter of all that training never touches: CLIP, and SAM's own weights if frozen.
+
+        SAM's norms, the depth axis of the relative positions, and whatever SAM does not have are trained.
+        """
+        return [(name, p) for name, p in self.named_parameters() if self.tower(name) is not None]
+
+    def tower(self, name: str) -> str | None:
+        """The frozen tower, "clip" or "sam", that a parameter belongs to; None if it is trained."""
+        if name.startswith("clip."):
+            return "clip"
+        if not self.config.freeze_backbone:
+            return None
+        if name in ("stem.patch_weight", "stem.patch_bias", "stem.pos_embed"):
+            return "sam"
+        of_block = name.startswith("encoder.blocks.") and (".attn." in name or ".mlp." in name)
+        return "sam" if of_block and not name.endswith("rel_pos_d") else None
+
+    def trainable_fraction(self) -> float:
+        """Trained parameters as a share of all."""
+        total = sum(p.numel() for p in self.parameters())
+        return sum(p.numel() for p in self.parameters() if p.requires_grad) / total
+
+    def see(self, image: Tensor, bounds: Tensor) -> VisualFeatures | None:
+        """CLIP's view of a crop; frozen, hence cacheable per crop."""
+        return None if self.vision is None else self.vision(image, bounds)
+
+    def encode(
+        self,
+        image: Tensor,
+        anatomies: Sequence[Anatomy],
+        bounds: Tensor,
+        seen: VisualFeatures | None = None,
+    ) -> Encoding:
+        """The prompt-independent half.
+
+        Args:
+            image: (B, 1, X, Y, Z), normalised intensities.
+            anatomies: organ and lesion of each crop.
+            bounds: (B, 2), the normalised values of the window's ends.
+            seen: cached result of `see`.
+        """
+        seen = self.see(image, bounds) if seen is None else seen
+        guide = None
+        if self.semantic is not None and seen is not None:
+            semantic, guidance = self.semantic, self.semantic.guidance(seen)
+
+            def guide(tap: int, tokens: Tensor) -> Tensor:
+                return semantic(tap, tokens, guidance)
+
+        *shallow, feature = self.encoder(self.stem(image), guide)
+        tokens = None
+        if self.anatomy is not None:
+            tokens, text = self.anatomy(anatomies)
+            if self.similarity_in is not None and seen is not None:
+                size = (feature.shape[2], feature.shape[3], feature.shape[4])
+                feature = feature + self.similarity_in(self.anatomy.similarity(text, seen.joint, size))
+        return Encoding(
+            image=image,
+            static=self.decoder.static(shallow, image),
+            feature=feature,
+            anatomy=tokens,
+            clip=None if seen is None else seen.pooled,
+        )
+
+    def decode(self, encoding: Encoding, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
+        """The prompt-dependent half: logits (B, 1, X, Y, Z), and coarse ones at half the resolution."""
+        feature = encoding.feature
+        encoded = self.prompts(prompts, feature, encoding.image)
+        if encoded.mask is not None:
+            feature = feature + encoded.mask
+        size = (feature.shape[2], feature.shape[3], feature.shape[4])
+        fused = self.fusion(
+            feature,
+            self.prompts.position.grid(size),
+            (encoded.clicks, encoded.clicks_valid),
+            (encoded.box, encoded.box_valid),
+            encoding.anatomy,
+            encoding.clip,
+        )
+        return self.decoder(encoding.static, fused, encoding.image, encoded.dense)
+
+    def forward(self, image: Tensor, anatomies: Sequence[Anatomy], bounds: Tensor, prompts: PromptTensors) -> Tensor:
+        return self.decode(self.encode(image, anatomies, bounds), prompts)[0]

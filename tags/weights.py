@@ -1,0 +1,234 @@
+"""Weights of the frozen towers: official SAM files, CLIP by open_clip name or file, seeded ones, and their digests."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from tags.model import TAGS
+
+RANDOM = "random"  # weights from a fixed seed: no download, no knowledge
+UNUSED_PREFIXES = ("prompt_encoder.", "mask_decoder.")  # SAM's own prompt and mask heads are 2D
+FOLDER_VARIABLE = "TAGS_BENCH_WEIGHTS"
+
+
+class WeightsError(Exception):
+    """A weights file is missing, is not what it should be, or does not fit; one line."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of every key of a file."""
+
+    used: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def weights_folder() -> Path:
+    """Where weights are looked for: `$TAGS_BENCH_WEIGHTS`, else `~/.cache/tags-bench/weights`."""
+    given = os.environ.get(FOLDER_VARIABLE)
+    return Path(given) if given else Path.home() / ".cache" / "tags-bench" / "weights"
+
+
+def find_file(name: str) -> Path:
+    """A weights file by path, or by name in the weights folder."""
+    for path in (Path(name).expanduser(), weights_folder() / name):
+        if path.is_file():
+            return path
+    raise WeightsError(
+        f"no weights file '{name}': put it at {weights_folder() / name}, give its path, or set {FOLDER_VARIABLE}"
+    )
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """A flat state dict from a .pth or .safetensors file; nothing but tensors is ever unpickled."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # torch raises many kinds for broken files
+        raise WeightsError(f"{path}: not a readable weights file ({str(error).splitlines()[0]})") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path}: not a flat state dict of tensors; the official SAM file is needed")
+    return dict(state)
+
+
+def sam_key(key: str) -> str | None:
+    """The parameter of `TAGS` that takes a key of SAM's file as it is; None for the neck and the unused keys."""
+    whole = {
+        "image_encoder.pos_embed": "stem.pos_embed",
+        "image_encoder.patch_embed.proj.weight": "stem.patch_weight",
+        "image_encoder.patch_embed.proj.bias": "stem.patch_bias",
+    }
+    if key in whole:
+        return whole[key]
+    if key.startswith("image_encoder.blocks."):
+        return key.replace("image_encoder.", "encoder.", 1)
+    return None
+
+
+def load_sam(model: TAGS, state: Mapping[str, Tensor], source: str = "SAM weights") -> Loaded:
+    """Put SAM's image encoder under TAGS, strictly.
+
+    SAM's neck starts all of TAGS's necks: its 2D kernels become the middle slice of the 3D ones, and its norms are
+    taken over. The depth axis of each relative-position table starts at the mean of SAM's two. The 2D prompt encoder
+    and mask decoder are not used.
+
+    Raises:
+        WeightsError: a key that is neither used nor known as unused, one that is missing, or another shape.
+    """
+    parameters = dict(model.named_parameters())
+    wanted = {name for name in parameters if _comes_from_sam(name)}
+    used, unused, unknown = [], [], []
+    with torch.no_grad():
+        for key, value in state.items():
+            name = sam_key(key)
+            if name is not None and name in parameters:
+                _copy(parameters[name], value, key, source)
+                wanted.discard(name)
+                used.append(key)
+            elif key.startswith("image_encoder.neck."):
+                for tap in range(len(model.encoder.necks)):
+                    _start_neck(parameters[f"encoder.necks.{tap}.{key.split('neck.')[1]}"], value, key, source)
+                    wanted.discard(f"encoder.necks.{tap}.{key.split('neck.')[1]}")
+                used.append(key)
+            elif key.startswith(UNUSED_PREFIXES):
+                unused.append(key)
+            else:
+                unknown.append(key)
+        if unknown:
+            raise WeightsError(f"{source}: {len(unknown)} keys fit nothing, the first is '{unknown[0]}'")
+        if wanted:
+            raise WeightsError(f"{source}: {len(wanted)} weights are missing, the first is for '{sorted(wanted)[0]}'")
+        for name, parameter in parameters.items():
+            if name.endswith("rel_pos_d"):
+                stem = name.removesuffix("d")
+                parameter.copy_((parameters[f"{stem}h"] + parameters[f"{stem}w"]) / 2)
+    return Loaded(tuple(used), tuple(unused))
+
+
+def _comes_from_sam(name: str) -> bool:
+    """Whether a parameter of TAGS must be found in SAM's file."""
+    if name in ("stem.pos_embed", "stem.patch_weight", "stem.patch_bias") or name.startswith("encoder.necks."):
+        return True
+    return name.startswith("encoder.blocks.") and ".adapter." not in name and not name.endswith("rel_pos_d")
+
+
+def _copy(parameter: Tensor, value: Tensor, key: str, source: str) -> None:
+    if parameter.shape != value.shape:
+        raise WeightsError(
+            f"{source}: '{key}' has shape {tuple(value.shape)}, this size of TAGS needs {tuple(parameter.shape)}"
+        )
+    parameter.copy_(value)
+
+
+def _start_neck(parameter: Tensor, value: Tensor, key: str, source: str) -> None:
+    """A 2D kernel (out, in, h, w) becomes the middle slice of (out, in, h, w, d); norms are copied."""
+    if parameter.ndim == value.ndim:
+        _copy(parameter, value, key, source)
+        return
+    parameter.zero_()
+    _copy(parameter[..., parameter.shape[-1] // 2], value, key, source)
+
+
+def seed_tower(module: nn.Module, seed: int) -> None:
+    """Fill a tower from a fixed seed, the same on every machine: normal weights by fan-in, ones and zeros for norms."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    with torch.no_grad():
+        for name, parameter in sorted(module.named_parameters()):
+            if parameter.ndim == 0:
+                continue
+            if parameter.ndim == 1 and "embedding" not in name:
+                parameter.fill_(1.0 if name.endswith("weight") else 0.0)
+                continue
+            values = random.standard_normal(parameter.shape, dtype=np.float32)
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else parameter.numel()
+            parameter.copy_(torch.from_numpy(values) * fan_in**-0.5)
+
+
+def load_clip(model: TAGS, weights: str) -> None:
+    """Put weights under the CLIP tower: "random" (seeded), a local file, or an open_clip pre-trained tag.
+
+    Raises:
+        WeightsError: the file or tag is not there, or does not fit the architecture.
+    """
+    if model.clip is None:
+        return
+    if weights == RANDOM:
+        seed_tower(model.clip, seed=2025)
+        return
+    name = model.config.clip
+    if weights in open_clip.list_pretrained_tags_by_model(name):
+        state = _download_clip(name, weights)
+    else:
+        state = read_clip_file(find_file(weights))
+    try:
+        model.clip.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f"CLIP weights '{weights}' do not fit '{name}': {reason}") from error
+
+
+def read_clip_file(path: Path) -> dict[str, Tensor]:
+    """An open_clip state dict; a wrapping `state_dict` and a `module.` prefix are taken off."""
+    if path.suffix == ".safetensors":
+        return read_state(path)
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    state = content.get("state_dict", content) if isinstance(content, Mapping) else content
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise WeightsError(f"{path}: not a CLIP state dict")
+    return {key.removeprefix("module."): value for key, value in state.items()}
+
+
+def _download_clip(name: str, tag: str) -> dict[str, Tensor]:
+    try:
+        pretrained = open_clip.create_model(name, pretrained=tag)
+    except Exception as error:  # network, disk and hub errors of many kinds
+        raise WeightsError(
+            f"CLIP '{name}' with weights '{tag}' could not be fetched ({str(error).splitlines()[0]}); without a "
+            f"network save its open_clip state dict as a file and give that as clip_weights"
+        ) from error
+    return pretrained.state_dict()
+
+
+def tower_digests(model: TAGS) -> dict[str, str]:
+    """SHA-256 of every frozen tower ("sam", "clip"), over names, shapes and float32 bytes."""
+    hashes: dict[str, hashlib._Hash] = {}
+    for name, parameter in sorted(model.frozen_parameters()):
+        tower = model.tower(name)
+        if tower is None:
+            continue
+        digest = hashes.setdefault(tower, hashlib.sha256())
+        digest.update(f"{name}{tuple(parameter.shape)}".encode())
+        digest.update(parameter.detach().float().cpu().contiguous().numpy().tobytes())
+    return {tower: digest.hexdigest() for tower, digest in hashes.items()}
+
+
+def trained_state(model: TAGS) -> dict[str, Tensor]:
+    """What a checkpoint holds: parameters that are trained, and no frozen tower."""
+    return {
+        name: parameter.detach().cpu().contiguous()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def load_trained(model: TAGS, state: Mapping[str, Tensor], source: str) -> None:
+    """Put back what `trained_state` gave, strictly."""
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    odd = sorted(trained.keys() ^ state.keys())
+    if odd:
+        raise WeightsError(f"{source}: does not hold the same trained parameters, the first difference is '{odd[0]}'")
+    with torch.no_grad():
+        for name, parameter in trained.items():
+            _copy(parameter, state[name], name, source)
