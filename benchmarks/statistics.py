@@ -11,7 +11,6 @@ one column for each metric.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
@@ -22,7 +21,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
-from benchmarks.errors import UserError
+from benchmarks import metrics
+from benchmarks.errors import UserError, nearest_name
 from benchmarks.seeds import generator
 
 Values = NDArray[np.float64]
@@ -33,8 +33,15 @@ UNIT = ["dataset", "case", "target"]
 SETTING = ["dataset", "target", "protocol", "step"]
 FAILED = "failed"
 
-BOUNDED = re.compile(r"(lesion_)?(dice|iou|nsd|sensitivity|recall|precision|f1|auc)($|[^a-z0-9])")
-"""Names of the metrics whose best value is 1 and whose worst is 0; of all others less is better."""
+OTHER_DIRECTIONS = {
+    "auc": True,
+    "noc": False,
+    "failed": False,
+    "failures": False,
+    "seconds": False,
+    "peak_memory": False,
+}
+"""Whether more is better, for columns of records that are no metric of a mask; by the beginning of the name."""
 
 
 @dataclass(frozen=True)
@@ -208,9 +215,7 @@ def _cluster_sums(values: ArrayLike, clusters: ArrayLike) -> tuple[Values, Value
     numbers = np.asarray(values, dtype=np.float64)
     names = np.asarray(clusters)
     if numbers.ndim != 1 or numbers.shape != names.shape or numbers.size == 0:
-        raise ValueError(
-            f"values {numbers.shape} and clusters {names.shape}: two lists of equal length are needed"
-        )
+        raise ValueError(f"values {numbers.shape} and clusters {names.shape}: two lists of equal length are needed")
     if not np.isfinite(numbers).all():
         raise ValueError(f"{np.count_nonzero(~np.isfinite(numbers))} of {numbers.size} values are not finite")
     _, index = np.unique(names, return_inverse=True)
@@ -221,8 +226,18 @@ def _cluster_sums(values: ArrayLike, clusters: ArrayLike) -> tuple[Values, Value
 
 
 def higher_is_better(metric: str) -> bool:
-    """Whether a larger value of the metric is a better one; such metrics lie between 0 and 1."""
-    return BOUNDED.match(metric.lower()) is not None
+    """Whether more of a metric is better; the metrics of which this holds lie between 0 and 1.
+
+    Raises:
+        UserError: a column whose direction is not known, for a guess could turn a ranking upside down.
+    """
+    if metrics.is_metric(metric):
+        return metrics.higher_is_better(metric)
+    for beginning, direction in OTHER_DIRECTIONS.items():
+        if metric.startswith(beginning):
+            return direction
+    known = [*metrics.HIGHER_IS_BETTER, *OTHER_DIRECTIONS]
+    raise UserError(f"whether more or less of '{metric}' is better is not known; {nearest_name(metric, known)}")
 
 
 def expected_rows(
@@ -258,11 +273,7 @@ def assert_complete(records: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFra
     Raises:
         UserError: rows that are missing, come twice or were not expected; the first ones are named.
     """
-    have = (
-        pd.MultiIndex.from_frame(records[KEYS])
-        if len(records)
-        else pd.MultiIndex.from_frame(expected.iloc[:0])
-    )
+    have = pd.MultiIndex.from_frame(records[KEYS]) if len(records) else pd.MultiIndex.from_frame(expected.iloc[:0])
     due = pd.MultiIndex.from_frame(expected[KEYS])
     for fault, rows in (
         ("are missing", due[~due.isin(have)]),
@@ -328,9 +339,7 @@ def summary(
     """
     groups = ["method", *SETTING, *by]
     rows = []
-    for key, group in with_failures_as_worst(records, metric).groupby(
-        groups, sort=True, dropna=False, observed=True
-    ):
+    for key, group in with_failures_as_worst(records, metric).groupby(groups, sort=True, dropna=False, observed=True):
         interval = bootstrap_mean(group[metric], group["patient"].astype(str), (seed, metric), n, level)
         failures = int((group["status"] == FAILED).sum())
         told = (interval.values, interval.clusters, failures, interval.mean, interval.low, interval.high)
@@ -374,9 +383,7 @@ def case_table(records: pd.DataFrame, metric: str) -> tuple[pd.DataFrame, pd.Ser
     """
     for column in ("protocol", "step"):
         if records[column].nunique() != 1:
-            raise UserError(
-                f"a comparison needs one {column}, these records have {records[column].nunique()}"
-            )
+            raise UserError(f"a comparison needs one {column}, these records have {records[column].nunique()}")
     filled = with_failures_as_worst(records, metric)
     repeated = filled[filled.duplicated(["method", *UNIT])]
     if len(repeated):
@@ -532,9 +539,7 @@ def _kendall_tau(a: NDArray[np.integer], b: NDArray[np.integer]) -> float:
     return tau if math.isfinite(tau) else 0.0
 
 
-def rankings(
-    records: pd.DataFrame, metric: str, schemes: Iterable[Scheme] = get_args(Scheme)
-) -> pd.DataFrame:
+def rankings(records: pd.DataFrame, metric: str, schemes: Iterable[Scheme] = get_args(Scheme)) -> pd.DataFrame:
     """Method × scheme → rank, for one protocol and step; an order that hangs on the scheme is not firm."""
     table, patients = case_table(records, metric)
     return pd.DataFrame({name: ranking(table, patients, higher_is_better(metric), name) for name in schemes})

@@ -169,9 +169,7 @@ def test_effect_sizes_by_their_definitions() -> None:
     ranks = stats.rankdata(np.abs(differences))
     smaller = stats.wilcoxon(differences, method="approx").statistic
     sign = 1 if (ranks * np.sign(differences)).sum() > 0 else -1
-    assert st.rank_biserial(differences, alone(differences)) == pytest.approx(
-        sign * (1 - 2 * smaller / ranks.sum())
-    )
+    assert st.rank_biserial(differences, alone(differences)) == pytest.approx(sign * (1 - 2 * smaller / ranks.sum()))
     assert st.rank_biserial([1, 2, 3], [0, 1, 2]) == 1
     assert st.rank_biserial([0, 0], [0, 1]) == 0
     assert st.cohen_d([0, 0], [0, 1]) == 0
@@ -231,9 +229,7 @@ def test_tost_and_holm_keep_their_error_rates() -> None:
         chance = np.random.default_rng(trial)
         at_the_margin = chance.normal(0.05, 0.05, 30)
         wrongly_equivalent += st.tost(at_the_margin, 0.05, np.arange(30)).equivalent
-        family = [
-            st.sign_flip(chance.normal(0, 1, 30), np.arange(30), (trial, i), n=399).p_value for i in range(4)
-        ]
+        family = [st.sign_flip(chance.normal(0, 1, 30), np.arange(30), (trial, i), n=399).p_value for i in range(4)]
         any_of_family += bool((st.holm(family) <= 0.05).any())
     assert within_binomial(wrongly_equivalent, trials, 0.05)
     assert within_binomial(any_of_family, trials, 0.05)
@@ -311,18 +307,23 @@ def test_a_gap_that_is_not_a_failure_is_an_error() -> None:
     [
         ("dice", True),
         ("nsd@1mm", True),
-        ("nsd_2mm", True),
+        ("dice@3", True),
         ("lesion_f1", True),
         ("lesion_sensitivity", True),
         ("hd95_mm", False),
-        ("mean_surface_distance_mm", False),
-        ("relative_volume_error", False),
+        ("msd_mm", False),
+        ("rve", False),
         ("seconds_segment", False),
-        ("lesion_count_error", False),
+        ("noc@0.8", False),
     ],
 )
 def test_the_direction_of_a_metric(metric: str, larger: bool) -> None:
     assert st.higher_is_better(metric) is larger
+
+
+def test_an_unknown_direction_is_not_guessed() -> None:
+    with pytest.raises(UserError, match="'lesions_found' is better is not known"):
+        st.higher_is_better("lesions_found")
 
 
 def test_subgroups_keep_every_row() -> None:
