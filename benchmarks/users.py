@@ -140,6 +140,8 @@ class Protocol:
         _need(_finite(self.box_jitter_mm) and self.box_jitter_mm >= 0, "box_jitter_mm", "0 or more mm")
         _need(_finite(self.mask_error_mm) and self.mask_error_mm >= 0, "mask_error_mm", "0 or more mm")
         _need(_finite(self.stop_dice) and 0 < self.stop_dice <= 1, "stop_dice", "above 0 and at most 1")
+        _need(isinstance(self.previous_mask, bool), "previous_mask", "true or false")
+        _need(isinstance(self.text, bool), "text", "true or false")
         _need(isinstance(self.noise, OperatorNoise), "noise", "a mapping such as {displacement_mm: 2}")
         self._refuse_settings_without_effect()
 

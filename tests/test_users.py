@@ -65,9 +65,7 @@ def test_ties_go_to_the_middle_and_do_not_depend_on_memory_order() -> None:
 
 
 @pytest.mark.parametrize("limit", [64, 300, 700])
-def test_on_coarse_blocks_the_depth_is_within_the_stated_bound(
-    monkeypatch: pytest.MonkeyPatch, limit: int
-) -> None:
+def test_on_coarse_blocks_the_depth_is_within_the_stated_bound(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     mask = ball((24, 22, 14), (12, 11, 7), 5.5) | ball((24, 22, 14), (5, 5, 7), 3)
     depth = depth_by_brute_force(mask, SPACING)
     monkeypatch.setattr(users, "EXACT_VOXELS", limit)
@@ -305,10 +303,7 @@ def test_after_an_automatic_start_false_positives_of_an_empty_target_are_correct
     assert following is not None
     assert following.clicks == (Click((8, 9, 10), positive=False),)
     assert (
-        SimulatedUser(Protocol("iterative", rounds=2, start="none"), SEED).next(
-            label, label, prompts, SPACING
-        )
-        is None
+        SimulatedUser(Protocol("iterative", rounds=2, start="none"), SEED).next(label, label, prompts, SPACING) is None
     )
 
 
@@ -392,9 +387,7 @@ def test_another_shape_or_dtype_is_refused() -> None:
         ),
     ],
 )
-def test_a_protocol_has_a_name_a_track_and_needs(
-    settings_: dict, name: str, track: str, needs: set[str]
-) -> None:
+def test_a_protocol_has_a_name_a_track_and_needs(settings_: dict, name: str, track: str, needs: set[str]) -> None:
     protocol = Protocol.from_mapping(settings_)
     assert (protocol.name, protocol.track, protocol.needs) == (
         name,
@@ -429,6 +422,7 @@ def test_the_prompts_that_are_given_are_those_that_are_announced() -> None:
         ({"kind": "centre-click", "noise": {"wrong_sign": 0.5}}, "no effect"),
         ({"kind": "box", "per": "lesion"}, "no effect"),
         ({"kind": "iterative", "rounds": 0}, "'rounds' must be"),
+        ({"kind": "box", "text": "kidney"}, "'text' must be true or false"),
     ],
 )
 def test_a_mistake_in_a_protocol_is_one_clear_line(wrong: dict, message: str) -> None:
