@@ -163,7 +163,7 @@ def _read_canonical(
     try:
         stored = np.asanyarray(proxy.get_unscaled())
     except (OSError, EOFError, ValueError, MemoryError, zlib.error) as error:
-        raise UserError(f"{path}: unreadable or truncated ({error})") from error
+        raise UserError(f"{path}: unreadable or truncated ({_one_line(error)})") from error
     shape = image.shape[:3]
     stored = nib.orientations.apply_orientation(stored.reshape(shape), orientation)
     affine = image.affine @ nib.orientations.inv_ornt_aff(orientation, shape)
@@ -179,7 +179,7 @@ def _open(path: Path) -> tuple[Any, NDArray[np.float64]]:
         shape = image.shape
         dtype = image.get_data_dtype()
     except Exception as error:  # nibabel raises many kinds for broken headers
-        raise UserError(f"{path}: not a readable NIfTI file ({error})") from error
+        raise UserError(f"{path}: not a readable NIfTI file ({_one_line(error)})") from error
     if not isinstance(image, nib.Nifti1Pair):
         raise UserError(f"{path}: not a NIfTI file ({type(image).__name__})")
     if len(shape) < 3 or any(n != 1 for n in shape[3:]):  # MSD writes some volumes with a trailing singleton
@@ -188,7 +188,7 @@ def _open(path: Path) -> tuple[Any, NDArray[np.float64]]:
         raise UserError(f"{path}: the volume is empty (shape {shape})")
     if dtype.kind not in "iuf":
         raise UserError(f"{path}: voxels of type {dtype} are not intensities or labels")
-    _check_size(path, math.prod(shape) * dtype.itemsize, math.prod(shape))
+    _check_size(path, image)
     if not np.isfinite(image.affine).all():
         raise UserError(f"{path}: the affine holds values that are not finite")
     orientation = nib.orientations.io_orientation(image.affine)
@@ -197,14 +197,14 @@ def _open(path: Path) -> tuple[Any, NDArray[np.float64]]:
     return image, orientation
 
 
-def _check_size(path: Path, claimed: int, voxels: int) -> None:
+def _check_size(path: Path, image: Any) -> None:
     """Refuse a header that claims more than the file can hold, before anything of that size is allocated."""
+    voxels = math.prod(image.shape)
+    claimed = voxels * image.get_data_dtype().itemsize
     on_disk = path.stat().st_size
     possible = on_disk * DEFLATE_LIMIT if path.name.endswith(".gz") else on_disk
-    if claimed > possible:
-        raise UserError(
-            f"{path}: truncated; its header claims {claimed:,} bytes of voxels, the file has {on_disk:,}"
-        )
+    if claimed + int(image.dataobj.offset) > possible:
+        raise UserError(f"{path}: truncated; its header claims {claimed:,} bytes of voxels, the file has {on_disk:,}")
     if voxels > MAX_VOXELS:
         raise UserError(f"{path}: {voxels:,} voxels are more than the {MAX_VOXELS:,} that one scan may have")
 
@@ -228,9 +228,13 @@ def _check_complete(image: Any, path: Path) -> None:
             while found < expected and (block := stream.read(min(1 << 20, expected - found))):
                 found += len(block)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: unreadable or truncated ({error})") from error
+        raise UserError(f"{path}: unreadable or truncated ({_one_line(error)})") from error
     if found < expected:
         raise UserError(f"{path}: truncated; {found:,} bytes where its header announces {expected:,}")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _whole_numbers(values: NDArray[np.float64], path: Path) -> NDArray[np.float64]:

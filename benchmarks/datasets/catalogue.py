@@ -34,9 +34,7 @@ def dataset_info(name: str) -> DatasetInfo:
     return known[name]
 
 
-def load_dataset(
-    name: str, root: Path, *, splits: str | None = None, seed: int = 0, strict: bool = True
-) -> Dataset:
+def load_dataset(name: str, root: Path, *, splits: str | None = None, seed: int = 0, strict: bool = True) -> Dataset:
     """A known dataset from its official layout under `root`.
 
     Args:
@@ -83,9 +81,7 @@ def load_folder(
     if official is not None and target_label is None:
         return load_dataset(official, root, splits="patient", seed=seed, strict=strict)
     if not (root / "imagesTr").is_dir():
-        raise UserError(
-            f"{root}: no known layout; needed: imagesTr, labelsTr and dataset.json (MSD or nnU-Net raw)"
-        )
+        raise UserError(f"{root}: no known layout; needed: imagesTr, labelsTr and dataset.json (MSD or nnU-Net raw)")
     content = read_dataset_json(root)
     labels = msd.label_names(content, root)
     target = _target(root, labels, target_label, organ, lesion)
@@ -144,25 +140,19 @@ def _recognise(root: Path) -> str | None:
     return None
 
 
-def _target(
-    root: Path, labels: list[tuple[str, int]], wanted: int | str | None, organ: str, lesion: str
-) -> Target:
+def _target(root: Path, labels: list[tuple[str, int]], wanted: int | str | None, organ: str, lesion: str) -> Target:
     listing = ", ".join(f"{value} {name}" for name, value in labels) or "none"
     if wanted is None and len(labels) != 1:
         raise UserError(f"{root}: choose the label to segment with --target; labels: {listing}")
     chosen = [
-        (name, value)
-        for name, value in labels
-        if wanted is None or str(wanted).lower() in (name.lower(), str(value))
+        (name, value) for name, value in labels if wanted is None or str(wanted).lower() in (name.lower(), str(value))
     ]
     if len(chosen) != 1:
         raise UserError(f"{root}: no single label '{wanted}' in dataset.json; labels: {listing}")
     name, value = chosen[0]
     lesion = lesion or name
     organs = tuple(v for n, v in labels if organ and v != value and n.lower() == organ.lower())
-    return Target(
-        name=_slug(f"{organ} {lesion}"), organ=organ, lesion=lesion, labels=(value,), organ_labels=organs
-    )
+    return Target(name=_slug(f"{organ} {lesion}"), organ=organ, lesion=lesion, labels=(value,), organ_labels=organs)
 
 
 def _slug(text: str) -> str:

@@ -201,9 +201,7 @@ def _check_pairs(name: str, pairs: list[Pair]) -> tuple[dict[str, Case], dict[st
     return cases, problems
 
 
-def _splits(
-    name: str, cases: dict[str, Case], chosen: str, seed: int
-) -> tuple[tuple[Split, ...], str, dict[str, str]]:
+def _splits(name: str, cases: dict[str, Case], chosen: str, seed: int) -> tuple[tuple[Split, ...], str, dict[str, str]]:
     if chosen == PATIENT:
         folds = patient_folds(cases, {case_id: case.patient for case_id, case in cases.items()}, seed)
         return folds, f"by patient, {FOLDS} folds, seed {seed}", {}

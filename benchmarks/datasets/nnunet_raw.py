@@ -14,22 +14,16 @@ from benchmarks.datasets.layout import Pair, assemble, nifti_files, pair, read_d
 from benchmarks.errors import UserError
 
 
-def load(
-    root: Path, info: DatasetInfo, *, splits: str | None = None, seed: int = 0, strict: bool = True
-) -> Dataset:
+def load(root: Path, info: DatasetInfo, *, splits: str | None = None, seed: int = 0, strict: bool = True) -> Dataset:
     """A folder in nnU-Net's raw layout. Raises UserError as `assemble` does."""
     require_folder(root)
     content = read_dataset_json(root)
     channels = content.get("channel_names") or content.get("modality") or {}
     if len(channels) > 1:
-        raise UserError(
-            f"{root / 'dataset.json'}: {len(channels)} channels; the bench reads one scan per case"
-        )
+        raise UserError(f"{root / 'dataset.json'}: {len(channels)} channels; the bench reads one scan per case")
     ending = content.get("file_ending", ".nii.gz")
     if ending not in (".nii", ".nii.gz"):
-        raise UserError(
-            f"{root / 'dataset.json'}: file_ending '{ending}' is not NIfTI; convert the images first"
-        )
+        raise UserError(f"{root / 'dataset.json'}: file_ending '{ending}' is not NIfTI; convert the images first")
     return assemble(info, root, find_pairs(root), splits=splits, seed=seed, strict=strict)
 
 
@@ -40,17 +34,13 @@ def find_pairs(root: Path) -> list[Pair]:
     for stem, paths in nifti_files(root / "imagesTr").items():
         match = re.fullmatch(r"(.+)_(\d{4})", stem)
         if match is None:
-            pairs.append(
-                Pair(stem, None, None, problem=f"{paths[0]}: the name lacks a channel such as _0000")
-            )
+            pairs.append(Pair(stem, None, None, problem=f"{paths[0]}: the name lacks a channel such as _0000"))
         elif match[2] != "0000":
             pairs.append(Pair(stem, None, None, problem=f"{paths[0]}: a second channel; one scan per case"))
         else:
             images[match[1]] = paths
     labels = nifti_files(root / "labelsTr")
-    return pairs + [
-        pair(case_id, images.get(case_id, []), labels.get(case_id, [])) for case_id in {*images, *labels}
-    ]
+    return pairs + [pair(case_id, images.get(case_id, []), labels.get(case_id, [])) for case_id in {*images, *labels}]
 
 
 def is_layout(root: Path) -> bool:

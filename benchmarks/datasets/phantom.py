@@ -29,6 +29,7 @@ from scipy import ndimage
 
 from benchmarks.datasets.layout import SYNTHETIC_MANIFEST, SYNTHETIC_NOTICE
 from benchmarks.errors import UserError, nearest_name
+from benchmarks.preprocessing import bounding_box
 from benchmarks.seeds import generator
 from benchmarks.volume import write_nifti
 
@@ -157,8 +158,7 @@ class Canvas:
         self.shape = (shape[0], shape[1], shape[2] * FINE_SLICES)
         steps = (spacing[0], spacing[1], spacing[2] / FINE_SLICES)
         self.axes = [
-            ((np.arange(n) - (n - 1) / 2) * step).astype(np.float32)
-            for n, step in zip(self.shape, steps, strict=True)
+            ((np.arange(n) - (n - 1) / 2) * step).astype(np.float32) for n, step in zip(self.shape, steps, strict=True)
         ]
         self.hu = np.full(self.shape, AIR, np.float32)
         self.edge = max(spacing[0], 1.0)  # mm over which a sharp surface fades: one voxel
@@ -167,8 +167,7 @@ class Canvas:
         """The voxels within `reach` mm of `centre` along each axis."""
         reaches = reach if isinstance(reach, Sequence) else (reach,) * 3
         x, y, z = (
-            slice(*np.searchsorted(axis, (c - r, c + r)))
-            for axis, c, r in zip(self.axes, centre, reaches, strict=True)
+            slice(*np.searchsorted(axis, (c - r, c + r))) for axis, c, r in zip(self.axes, centre, reaches, strict=True)
         )
         return x, y, z
 
@@ -325,9 +324,7 @@ def _paint_neighbours(
         canvas.paint(canvas.soft(distance) * cavity[box], hu, box)
     spine_front = -body[1] + 56
     for x, radius, hu in ((-8.0, 7.0, random.uniform(*kind.aorta_hu)), (15.0, 7.5, soft_tissue + 15)):
-        path = [
-            (x + random.uniform(-2, 2), spine_front + random.uniform(-2, 2), z) for z in (-90.0, 0.0, 90.0)
-        ]
+        path = [(x + random.uniform(-2, 2), spine_front + random.uniform(-2, 2), z) for z in (-90.0, 0.0, 90.0)]
         box = canvas.box((x, spine_front, 0), (radius + 7, radius + 7, 400))
         grid = canvas.grid(box)
         cx = np.interp(grid[2], [-90, 0, 90], [p[0] for p in path])
@@ -344,9 +341,7 @@ def _paint_bowel(
 ) -> None:
     for _ in range(int(random.integers(18, 26))):
         turn, out = random.uniform(-2.2, 2.2), random.uniform(0.2, 0.62)
-        start = np.array(
-            [body[0] * out * math.sin(turn), body[1] * out * math.cos(turn), random.uniform(-65, 30)]
-        )
+        start = np.array([body[0] * out * math.sin(turn), body[1] * out * math.cos(turn), random.uniform(-65, 30)])
         points = [start + step for step in np.cumsum(random.normal(0, 11, size=(4, 3)), axis=0)]
         radius = random.uniform(5, 11)
         middle = tuple(np.mean(points, axis=0))
@@ -377,9 +372,7 @@ def _jittered(shapes: Ellipsoids, random: np.random.Generator) -> Ellipsoids:
     """The shapes of one organ moved together by up to 4 mm and stretched by up to a tenth."""
     shift = random.uniform(-4, 4, size=3)
     stretch = random.uniform(0.9, 1.1, size=3)
-    return [
-        ([float(c) for c in centre + shift], [float(r) for r in radii * stretch]) for centre, radii in shapes
-    ]
+    return [([float(c) for c in centre + shift], [float(r) for r in radii * stretch]) for centre, radii in shapes]
 
 
 def _organ_distance(
@@ -399,9 +392,7 @@ def _organ_distance(
         grid = canvas.grid(box)
         sides = []
         for side in (-1, 1):
-            (centre, radii), *_ = _jittered(
-                [((side * 40, -body[1] + 37, -8 - 3 * side), (18, 16, 34))], random
-            )
+            (centre, radii), *_ = _jittered([((side * 40, -body[1] + 37, -8 - 3 * side), (18, 16, 34))], random)
             bean = ellipsoid(grid, centre, radii)
             hilum = ellipsoid(grid, (centre[0] - side * 13, centre[1] + 4, centre[2]), (11, 8, 15))
             sides.append(np.maximum(bean, -hilum))
@@ -442,9 +433,7 @@ def _paint_organ(
     return coverage
 
 
-def _paint_liver_vessels(
-    canvas: Canvas, inside: Floats, box: Box, hu: float, random: np.random.Generator
-) -> None:
+def _paint_liver_vessels(canvas: Canvas, inside: Floats, box: Box, hu: float, random: np.random.Generator) -> None:
     grid = canvas.grid(box)
     root = np.array([14.0, -2.0, 6.0])
     brightness = hu + random.uniform(25, 45)
@@ -465,9 +454,10 @@ def _place_growths(
     """Choose lesions and cysts inside the organ, apart from each other."""
     inside = organ > 0.9
     steps = (canvas.spacing[0], canvas.spacing[1], canvas.spacing[2] / FINE_SLICES)
-    depth = ndimage.distance_transform_edt(inside, sampling=steps)
+    low_corner, high_corner = bounding_box(inside) or ((0, 0, 0), inside.shape)
+    near = tuple(slice(max(a - 1, 0), b + 1) for a, b in zip(low_corner, high_corner, strict=True))
+    deep = ndimage.distance_transform_edt(inside[near], sampling=steps)[inside[near]]
     candidates = np.argwhere(inside)
-    deep = depth[inside]
     sign = 1 if random.random() < kind.hyperdense else -1
     count = 1 + int(random.choice(len(kind.lesions), p=kind.lesions))
     low, high = kind.diameter
@@ -600,9 +590,7 @@ def _write_case(name: str, folder: Path, index: int, phantom: Phantom, cases: in
     return case_id
 
 
-def _write_descriptions(
-    name: str, folder: Path, parameters: dict[str, Any], truths: dict[str, dict[str, Any]]
-) -> None:
+def _write_descriptions(name: str, folder: Path, parameters: dict[str, Any], truths: dict[str, dict[str, Any]]) -> None:
     kind = KINDS[name]
     if name == "msd-pancreas":
         pairs = [

@@ -151,8 +151,6 @@ def _stored(name: str) -> dict[str, Any]:
         raise UserError(f"the {PREDECESSOR} split does not cover '{name}'; {hint}")
     text = (files("benchmarks.datasets") / "splits" / f"{name}.json").read_text("utf-8")
     if hashlib.sha256(text.encode()).hexdigest() != STORED_SPLITS[name]:
-        raise UserError(
-            f"the stored split of '{name}' was changed (SHA-256 differs); install the package again"
-        )
+        raise UserError(f"the stored split of '{name}' was changed (SHA-256 differs); install the package again")
     loaded: dict[str, Any] = json.loads(text)
     return loaded
