@@ -1,0 +1,1 @@
+"""nnU-Net v2, the real `nnunetv2` package behind the bench's interface."""

@@ -1,0 +1,44 @@
+"""nnU-Net v2, announced to the bench (torch-free)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.prompts import PromptKind
+from benchmarks.segmenter import Card, Method
+
+CONFIG: dict[str, Any] = {
+    "plans": "auto",  # "default": nnU-Net's own; "small": shrunk for a CPU demonstration; "auto": small on CPU
+    "mirroring": "auto",  # test-time mirroring; "auto": with default plans only
+    "tile_step_size": 0.5,
+    "keep_workdir": False,  # keep the raw and the preprocessed copies of the training cases
+}
+
+CARD = Card(
+    title="nnU-Net v2",
+    paper="Isensee et al., Nature Methods 18, 203-211 (2021), doi:10.1038/s41592-020-01008-z",
+    code_licence="Apache-2.0 (package nnunetv2)",
+    weights_licence="none: trained here from scratch",
+    parameters="about 31 M with default plans, 0.3 M with small plans; the fit reports the true number",
+    notes="Planned, trained and predicted by the nnunetv2 package. See docs/methods/nnunet.md.",
+)
+
+nnunet = Method(
+    name="nnunet",
+    summary="nnU-Net v2 (package nnunetv2), trained on the tumour label alone; automatic",
+    factory="baselines.nnunet.segmenter:build_tumour_only",
+    prompts=frozenset({PromptKind.NONE}),
+    training="own",
+    config=CONFIG,
+    card=CARD,
+)
+
+nnunet_organ = Method(
+    name="nnunet-organ",
+    summary="nnU-Net v2 (package nnunetv2), trained on organ and tumour labels; automatic",
+    factory="baselines.nnunet.segmenter:build_with_organ",
+    prompts=frozenset({PromptKind.NONE}),
+    training="own",
+    config=CONFIG,
+    card=CARD,
+)

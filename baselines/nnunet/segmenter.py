@@ -1,0 +1,323 @@
+"""nnU-Net v2 behind the bench's interface: training in a process of its own, prediction in this one.
+
+Axes: the bench's arrays are (x, y, z); nnU-Net's are (z, y, x). `raw_data` holds the two conversions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+import baselines
+from baselines.nnunet.method import nnunet
+from baselines.nnunet.raw_data import from_nnunet_axes, to_nnunet_axes, write_raw_dataset
+from benchmarks.datasets.dataset import Case
+from benchmarks.errors import UserError
+from benchmarks.prompts import PromptKind, Prompts
+from benchmarks.segmenter import Budget, OwnTraining, Session, Target
+from benchmarks.volume import BoolArray, FloatArray, Volume
+
+if TYPE_CHECKING:
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+MODEL = "model.json"
+LOG = "train.log"
+
+
+class TrainingFailed(RuntimeError):
+    """The training process ended with an error; the message holds its last line and where the log lies."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The method's configuration.
+
+    Attributes:
+        plans: "default" (nnU-Net's own), "small" (shrunk for a CPU), "auto" (small on a CPU).
+        mirroring: test-time mirroring; "auto" means with default plans only (it costs eight passes).
+        tile_step_size: of the sliding window, in patches.
+        keep_workdir: keep raw and preprocessed copies of the training cases beside the model.
+    """
+
+    plans: Literal["auto", "default", "small"]
+    mirroring: bool | Literal["auto"]
+    tile_step_size: float
+    keep_workdir: bool
+
+    def __post_init__(self) -> None:
+        if self.plans not in ("auto", "default", "small"):
+            raise UserError(f"nnunet: plans must be auto, default or small, not '{self.plans}'")
+        if self.mirroring not in (True, False, "auto"):
+            raise UserError(f"nnunet: mirroring must be auto, true or false, not '{self.mirroring}'")
+        if not 0 < self.tile_step_size <= 1:
+            raise UserError(f"nnunet: tile_step_size must lie in (0, 1], not {self.tile_step_size}")
+
+
+def build_tumour_only(config: Mapping[str, Any], device: str) -> NnUNet:
+    """The factory of `nnunet`."""
+    return NnUNet(Settings(**config), device, with_organ=False)
+
+
+def build_with_organ(config: Mapping[str, Any], device: str) -> NnUNet:
+    """The factory of `nnunet-organ`."""
+    return NnUNet(Settings(**config), device, with_organ=True)
+
+
+class NnUNet(OwnTraining):
+    """nnU-Net, full resolution 3D, one fold; automatic: it takes no prompt."""
+
+    prompts = nnunet.prompts
+
+    def __init__(self, settings: Settings, device: str, with_organ: bool) -> None:
+        self.settings = settings
+        self.device = torch.device(device)
+        self.with_organ = with_organ
+        self.predictor: nnUNetPredictor | None = None
+        self.lesion = 0
+
+    def fit(self, cases: Sequence[Case], target: Target, budget: Budget, folder: Path, seed: int) -> dict[str, Any]:
+        """Plan and train on the cases in a subprocess; the model is left in `folder`, its log in train.log.
+
+        `budget.minutes` is the wall-clock of the training iterations; planning and preprocessing come on top and
+        are reported. A budget of neither minutes nor steps means nnU-Net's own 250 000 steps.
+
+        Raises:
+            UserError: no cases, no lesion, or no organ label for `nnunet-organ`.
+            TrainingFailed: the subprocess ended with an error.
+        """
+        started = time.monotonic()
+        folder = folder.resolve()
+        work = folder / "work"
+        small = self.settings.plans == "small" or (self.settings.plans == "auto" and self.device.type == "cpu")
+        try:
+            _, names = write_raw_dataset(cases, target, self.with_organ, work / "raw")
+            job = {
+                "folder": str(folder),
+                "names": list(names),
+                "plans": "small" if small else "default",
+                "minutes": budget.minutes,
+                "steps": budget.steps,
+                "cpus": max(1, budget.cpus),
+                "device": self.device.type,
+                "seed": seed,
+            }
+            (work / "job.json").write_text(json.dumps(job))
+            run_training_process(work, folder / LOG, job["cpus"], self.device)
+        finally:
+            if not self.settings.keep_workdir:
+                shutil.rmtree(work, ignore_errors=True)
+        figures: dict[str, Any] = json.loads((folder / "figures.json").read_text())
+        model = {
+            "method": "nnunet-organ" if self.with_organ else "nnunet",
+            "target": target.name,
+            "plans": "small" if small else "default",
+            "cases": names,
+        }
+        (folder / MODEL).write_text(json.dumps(model, indent=1))
+        self.load(folder)
+        return {**figures, "plans": model["plans"], "seconds_total": round(time.monotonic() - started, 2)}
+
+    def load(self, folder: Path) -> None:
+        """Build the predictor from plans and weights; nothing is unpickled but tensors and plain types."""
+        model = _read_json(folder / MODEL)
+        method = "nnunet-organ" if self.with_organ else "nnunet"
+        if model.get("method") != method:
+            raise UserError(f"{folder}: this is a model of '{model.get('method')}', expected '{method}'")
+        mirroring = self.settings.mirroring
+        self.predictor = load_predictor(
+            folder,
+            self.device,
+            self.settings.tile_step_size,
+            use_mirroring=model["plans"] == "default" if mirroring == "auto" else bool(mirroring),
+        )
+        self.lesion = int(self.predictor.dataset_json["labels"]["lesion"])
+
+    def open(self, volume: Volume, target: Target) -> NnUNetSession:
+        """A session that predicts when it is first asked."""
+        if self.predictor is None:
+            raise UserError("nnunet: no model yet; train it on the training split first")
+        return NnUNetSession(self.predictor, volume, self.lesion)
+
+
+class NnUNetSession(Session):
+    """One volume; the prediction does not depend on prompts, so it is made once."""
+
+    def __init__(self, predictor: nnUNetPredictor, volume: Volume, lesion: int) -> None:
+        self.predictor = predictor
+        self.volume = volume
+        self.lesion = lesion
+        self._prediction: tuple[BoolArray, FloatArray] | None = None
+
+    def segment(self, prompts: Prompts) -> BoolArray:
+        """The lesion mask; a copy, so that the caller may write into it."""
+        return self._predicted(prompts)[0].copy()
+
+    def probabilities(self, prompts: Prompts) -> FloatArray:
+        """The softmax probability of the lesion."""
+        return self._predicted(prompts)[1].copy()
+
+    def _predicted(self, prompts: Prompts) -> tuple[BoolArray, FloatArray]:
+        if prompts.kinds != {PromptKind.NONE}:
+            raise UserError("nnunet: is automatic and takes no prompt")
+        if self._prediction is None:
+            self._prediction = predict(self.predictor, self.volume, self.lesion)
+        return self._prediction
+
+
+def predict(predictor: nnUNetPredictor, volume: Volume, lesion: int) -> tuple[BoolArray, FloatArray]:
+    """Mask and probability of the lesion on the volume's own grid, without worker processes.
+
+    nnU-Net's own preprocessing, sliding window and inverse resampling, called one after the other: its
+    convenience function would set the number of threads to its own default.
+    """
+    from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+
+    image, properties = to_nnunet_axes(volume)
+    config = predictor.configuration_manager
+    preprocessor = config.preprocessor_class(verbose=False)
+    data, _, properties = preprocessor.run_case_npy(
+        image, None, properties, predictor.plans_manager, config, predictor.dataset_json
+    )
+    logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(np.ascontiguousarray(data)))
+    segmentation, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
+        logits,
+        predictor.plans_manager,
+        config,
+        predictor.label_manager,
+        properties,
+        return_probabilities=True,
+        num_threads_torch=torch.get_num_threads(),
+    )
+    mask = from_nnunet_axes(segmentation == lesion)
+    return mask, from_nnunet_axes(probabilities[lesion]).astype(np.float32)
+
+
+def load_predictor(folder: Path, device: torch.device, tile_step_size: float, use_mirroring: bool) -> nnUNetPredictor:
+    """nnU-Net's predictor with the weights of fold 0.
+
+    nnU-Net's own loader unpickles whatever the file holds; this one accepts tensors and plain types only.
+
+    Raises:
+        UserError: a file is missing, unreadable, or does not fit the plans.
+    """
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    dataset_json = _read_json(folder / "dataset.json")
+    plans = PlansManager(_read_json(folder / "plans.json"))
+    checkpoint = _read_checkpoint(folder / "fold_0" / "checkpoint_final.pth")
+    config = plans.get_configuration(checkpoint["init_args"]["configuration"])
+    network = get_network_from_plans(
+        config.network_arch_class_name,
+        config.network_arch_init_kwargs,
+        config.network_arch_init_kwargs_req_import,
+        determine_num_input_channels(plans, config, dataset_json),
+        plans.get_label_manager(dataset_json).num_segmentation_heads,
+        deep_supervision=False,
+    )
+    try:
+        network.load_state_dict(checkpoint["network_weights"])
+    except RuntimeError as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{folder}: the weights do not fit the plans ({first}); train it again") from error
+    predictor = nnUNetPredictor(
+        tile_step_size=tile_step_size,
+        use_gaussian=True,
+        use_mirroring=use_mirroring,
+        perform_everything_on_device=device.type == "cuda",
+        device=device,
+        allow_tqdm=False,
+    )
+    predictor.manual_initialization(
+        network.to(device).eval(),
+        plans,
+        config,
+        [checkpoint["network_weights"]],
+        dataset_json,
+        checkpoint["trainer_name"],
+        tuple(checkpoint["inference_allowed_mirroring_axes"]),
+    )
+    return predictor
+
+
+def run_training_process(work: Path, log: Path, cpus: int, device: torch.device) -> None:
+    """Run `train_process` on work/job.json with its output in `log`, and wait for it.
+
+    Raises:
+        TrainingFailed: it ended with an error.
+    """
+    environment = {
+        **os.environ,
+        **{f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")},
+        "nnUNet_def_n_proc": str(cpus),
+        "nnUNet_n_proc_DA": "1",
+        "OMP_NUM_THREADS": str(cpus),
+        "MKL_NUM_THREADS": str(cpus),
+        "BLOSC_NTHREADS": str(cpus),
+        "PYTHONPATH": os.pathsep.join(
+            [str(Path(baselines.__path__[0]).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+        ),
+        "PYTHONUNBUFFERED": "1",
+    }
+    if device.type == "cpu":
+        environment["nnUNet_compile"] = "f"
+    for name in ("raw", "preprocessed", "results"):
+        (work / name).mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "baselines.nnunet.train_process", str(work / "job.json")]
+    with log.open("wb") as output:
+        # The child reads its standard input and ends when this end closes, so that it dies with this process.
+        process = subprocess.Popen(
+            command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            code = process.wait()
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            if process.stdin is not None:
+                process.stdin.close()
+    if code != 0:
+        raise TrainingFailed(f"nnU-Net's training ended with exit code {code}: {last_line(log)} (log: {log})")
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log that is not blank."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "no output"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; train 'nnunet' first") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not a JSON file ({error}); train 'nnunet' again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not the JSON object expected here; train 'nnunet' again")
+    return content
+
+
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; train 'nnunet' first")
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path}: truncated, or holds more than weights ({type(error).__name__})") from error
+    return checkpoint
