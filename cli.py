@@ -37,12 +37,15 @@ SuiteOption = Annotated[str, typer.Option("--suite", help="Embedded suite by nam
 DatasetOption = Annotated[list[str] | None, typer.Option("--dataset", help="Only this dataset; repeatable.")]
 AllOption = Annotated[bool, typer.Option("--all-datasets", help="Every dataset of the suite.")]
 DataOption = Annotated[
-    Path | None, typer.Option("--data", help="Your own scans: a folder in MSD, nnU-Net raw, KiTS21 or LiTS17 layout.")
+    Path | None,
+    typer.Option("--data", help="Your own scans: a folder in MSD, nnU-Net raw, KiTS21 or LiTS17 layout."),
 ]
 TargetOption = Annotated[str | None, typer.Option("--target", help="With --data: the label to segment, value or name.")]
 OrganOption = Annotated[str, typer.Option("--organ", help="With --data: the organ in plain words, for text prompts.")]
 LesionOption = Annotated[str, typer.Option("--lesion", help="With --data: the lesion in plain words.")]
-MethodsOption = Annotated[str | None, typer.Option("--methods", help="Comma-separated names; see `tags-bench methods`.")]
+MethodsOption = Annotated[
+    str | None, typer.Option("--methods", help="Comma-separated names; see `tags-bench methods`.")
+]
 OutOption = Annotated[Path, typer.Option("--out", help="Records, checkpoints, predictions, logs and the MLflow store.")]
 RecordsOption = Annotated[Path | None, typer.Option("--records", help="Read records from here; default: OUT/records.")]
 UriOption = Annotated[str | None, typer.Option("--tracking-uri", help="MLflow server; default: SQLite in OUT.")]
@@ -57,6 +60,23 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JS
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 DEFAULT_OUT = Path("tags-bench-out")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"tags-bench {version('tags-bench')}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 @app.command()
@@ -96,7 +116,20 @@ def run(
 
     console = _console()
     chosen = _suite(
-        suite, dataset, all_datasets, data, target, organ, lesion, methods, seed, minutes, steps, workers, cpus, gpus
+        suite,
+        dataset,
+        all_datasets,
+        data,
+        target,
+        organ,
+        lesion,
+        methods,
+        seed,
+        minutes,
+        steps,
+        workers,
+        cpus,
+        gpus,
     )
     folders, units, datasets = _plan(chosen, out, console)
     frame, computed, seconds, links = _execute(
@@ -154,7 +187,20 @@ def train(
 
     console = _console()
     chosen = _suite(
-        suite, dataset, all_datasets, data, target, organ, lesion, methods, seed, minutes, steps, workers, cpus, gpus
+        suite,
+        dataset,
+        all_datasets,
+        data,
+        target,
+        organ,
+        lesion,
+        methods,
+        seed,
+        minutes,
+        steps,
+        workers,
+        cpus,
+        gpus,
     )
     folders, units, _ = _plan(chosen, out, console)
     units = [unit for unit in units if unit.job is not None]
@@ -222,13 +268,13 @@ def tune(
     )
     folders, units, datasets = _plan(chosen, out, console)
     if len(units) != 1 or units[0].job is None:
-        raise UserError("a sweep takes exactly one method that the bench trains, and one dataset")
-    unit, data_set = units[0], datasets[0]
+        raise UserError("a sweep takes exactly one method that is trained, and one dataset")
+    unit, job, data_set = units[0], units[0].job, datasets[0]
     validation = tuple(data_set.split_cases("validation", unit.fold))
     start_ray(address)
     with console.status(f"{trials} trials of {unit.title}"):
         found = tune_method(
-            replace(unit.job, validation=validation), trials, concurrent, folders.out / "sweeps" / unit.digest
+            replace(job, validation=validation), trials, concurrent, folders.out / "sweeps" / unit.digest
         )
     rows = as_rows(found)
     best = found[0]
@@ -338,7 +384,8 @@ def data_synth(
 
     Example: `tags-bench data synth --dataset lits17 --cases 20 --out /tmp/phantoms`
     """
-    from benchmarks.datasets.phantom import PHANTOMS, synthesise
+    from benchmarks.datasets.phantom import KINDS as PHANTOMS
+    from benchmarks.datasets.phantom import synthesise
     from benchmarks.errors import nearest_name
 
     console = _console()
@@ -347,7 +394,9 @@ def data_synth(
         if name not in PHANTOMS:
             raise UserError(f"no phantom of dataset '{name}'; {nearest_name(name, PHANTOMS)}")
         with console.status(f"writing {cases} phantoms of {name}"):
-            folder = synthesise(name, _writable(out) / "data" / "phantom", seed=2026 if seed is None else seed, cases=cases)
+            folder = synthesise(
+                name, _writable(out) / "data" / "phantom", seed=2026 if seed is None else seed, cases=cases
+            )
         rows.append({"dataset": name, "cases": cases, "folder": str(folder), "synthetic": True})
     _rows("synthetic phantoms", rows, as_json)
 
@@ -563,10 +612,11 @@ def _plain(value: Any) -> Any:
 
 
 def _console(stderr: bool = True) -> Console:
-    """Progress goes to standard error, results to standard output."""
+    """Progress goes to standard error, results to standard output; a file or a pipe gets wide lines."""
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, width=None if terminal else 120)
 
 
 def main() -> None:

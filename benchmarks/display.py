@@ -8,8 +8,17 @@ from types import TracebackType
 from typing import Any
 
 import pandas as pd
+from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -77,34 +86,32 @@ def show_leaderboard(board: pd.DataFrame, console: Console, notes: Sequence[str]
     synthetic = bool(board["synthetic"].any())
     if synthetic:
         console.print(f"[bold yellow]{SYNTHETIC_BANNER}[/]")
-    tolerance = "nsd@2mm" if "nsd@2mm" in board else next((c for c in board if c.startswith("nsd@")), None)
+    tolerances = [str(column) for column in board if str(column).startswith("nsd@")]
+    surface = "nsd@2mm" if "nsd@2mm" in tolerances else next(iter(tolerances), None)
     for (dataset, target, track, protocol), rows in board.groupby(
         ["dataset", "target", "track", "protocol"], sort=False
     ):
         name = f"{dataset} · {target} · given: {track} ({protocol})" + (" · SYNTHETIC" if synthetic else "")
-        table = Table(title=name, title_justify="left", title_style="bold")
-        table.add_column("method")
-        table.add_column("Dice [95 % CI]", justify="right")
-        if tolerance:
-            table.add_column(tolerance.replace("nsd@", "NSD at "), justify="right")
-        table.add_column("HD95 mm", justify="right")
-        table.add_column("lesion F1", justify="right")
-        table.add_column("s open + s prompt", justify="right")
-        table.add_column("cases", justify="right")
-        table.add_column("failed", justify="right")
+        table = Table(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+        table.add_column("method", no_wrap=True)
+        table.add_column("Dice [95 % CI]", justify="right", no_wrap=True)
+        if surface:
+            table.add_column(surface.replace("nsd@", "NSD "), justify="right")
+        for heading in ("HD95 mm", "lesion F1", "s open", "s prompt", "evaluated"):
+            table.add_column(heading, justify="right")
         for row in rows.to_dict("records"):
             cells = [
-                f"[dim]{row['method']} (floor)[/]" if row["floor"] else str(row["method"]),
+                f"{row['method']} (floor)" if row["floor"] else str(row["method"]),
                 f"{row['dice']:.3f} [{row['dice_low']:.3f}, {row['dice_high']:.3f}]",
-                *([f"{row[tolerance]:.3f}"] if tolerance else []),
+                *([f"{row[surface]:.3f}"] if surface else []),
                 f"{row['hd95_mm']:.1f}",
                 f"{row['lesion_f1']:.2f}",
-                f"{row['seconds_open']:.2f} + {row['seconds_segment']:.2f}",
-                str(row["cases"]),
-                f"[red]{row['failed']}[/]" if row["failed"] else "0",
+                f"{row['seconds_open']:.2f}",
+                f"{row['seconds_segment']:.2f}",
+                f"{row['cases'] - row['failed']}/{row['cases']}",
             ]
-            table.add_row(*(Text.from_markup(cell) if cell.startswith("[dim]") or cell.startswith("[red]")
-                            else Text(cell) for cell in cells))  # fmt: skip
+            style = "red" if row["failed"] else "dim" if row["floor"] else ""
+            table.add_row(*map(Text, cells), style=style)
         console.print(table)
     for note in notes:
         console.print(Text(note, style="dim"))

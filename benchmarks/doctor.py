@@ -14,7 +14,10 @@ from benchmarks.environment import manifest
 def examine(out: Path, tracking_uri: str | None, address: str | None) -> dict[str, dict[str, Any]]:
     """Findings by section: "software", "machine", "services", "checkpoints"."""
     about = manifest()
-    software = {"python": about["python"], "code": about["git_commit"] + (" (changed)" if about["git_dirty"] else "")}
+    software = {
+        "python": about["python"],
+        "code": about["git_commit"] + (" (changed)" if about["git_dirty"] else ""),
+    }
     return {
         "software": {**software, **about["packages"]},
         "machine": _machine(out),
@@ -84,7 +87,9 @@ def _checkpoints(out: Path) -> dict[str, Any]:
 
     found: dict[str, Any] = {}
     for method in methods().values():
-        trained = sorted(p.name for p in (out / "checkpoints").glob(f"{method.name}-*") if (p / "training.json").exists())
+        trained = sorted(
+            p.name for p in (out / "checkpoints").glob(f"{method.name}-*") if (p / "training.json").exists()
+        )
         if method.training != "none":
             found[method.name] = f"{len(trained)} trained here"
     return found

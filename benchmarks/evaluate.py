@@ -16,18 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.datasets.dataset import Case, target_mask
-from benchmarks.metrics import METRICS_VERSION, Reference, evaluate_mask, failed_values
+from benchmarks.metrics import POLICIES, Reference, evaluate_mask, failed_values
 from benchmarks.prompts import Prompts, to_json
 from benchmarks.results import FAILED, OK, SCHEMA_VERSION, write_json
 from benchmarks.segmenter import Segmenter, Session, Target
 from benchmarks.users import Protocol, SimulatedUser
 from benchmarks.volume import BoolArray, Volume, write_mask
 
-
 logger = logging.getLogger(__name__)
+
+UNKNOWN_DIAGONAL_MM = 1000.0  # worst distance where the image cannot be read, so that its size is not known
 
 
 @dataclass(frozen=True)
@@ -65,26 +65,41 @@ def evaluate_case(case: Case, segmenter: Segmenter, evaluation: Evaluation) -> l
     volume.array.setflags(write=False)
     rows: list[dict[str, Any]] = []
     for target in evaluation.targets:
-        reference = Reference(
-            target_mask(label, target), volume.spacing, evaluation.tolerances_mm, evaluation.empty_policy
-        )
+        truth = _Truth(target_mask(label, target), volume.spacing, evaluation)
         for protocol in evaluation.protocols:
-            rows += _follow_protocol(case, volume, target, protocol, reference, segmenter, evaluation)
+            rows += _follow_protocol(case, volume, target, protocol, truth, segmenter, evaluation)
     return rows
+
+
+class _Truth:
+    """What the label says of a target: for the simulated user and the metrics, never for the segmenter."""
+
+    def __init__(self, mask: BoolArray, spacing: tuple[float, float, float], evaluation: Evaluation) -> None:
+        self.mask, self.spacing = mask, spacing
+        policy = POLICIES[evaluation.empty_policy]
+        self.reference = Reference(mask, spacing, evaluation.tolerances_mm, policy)
 
 
 def failed_case(case: Case, evaluation: Evaluation, error: BaseException) -> list[dict[str, Any]]:
     """The rows of a case that could not be evaluated at all: every expected row, failed, with the reason."""
-    return [
-        {
-            **_identity(case, target, protocol, step, evaluation),
-            **failed_values(None, evaluation.tolerances_mm, evaluation.empty_policy),
-            **_failure(error),
-        }
-        for target in evaluation.targets
-        for protocol in evaluation.protocols
-        for step in range(1, protocol.rounds + 1)
-    ]
+    try:
+        volume, label = case.load()
+    except Exception:  # the file itself may be what failed; `error` has the reason
+        volume, label = None, None
+    rows = []
+    for target in evaluation.targets:
+        if volume is None or label is None:
+            edge = UNKNOWN_DIAGONAL_MM / 3**0.5
+            truth = _Truth(np.zeros((1, 1, 1), bool), (edge, edge, edge), evaluation)
+        else:
+            truth = _Truth(target_mask(label, target), volume.spacing, evaluation)
+        worst = failed_values(truth.reference) | _failure(error)
+        rows += [
+            {**_identity(case, target, protocol, step, evaluation), **worst}
+            for protocol in evaluation.protocols
+            for step in range(1, protocol.rounds + 1)
+        ]
+    return rows
 
 
 def _follow_protocol(
@@ -92,7 +107,7 @@ def _follow_protocol(
     volume: Volume,
     target: Target,
     protocol: Protocol,
-    reference: Reference,
+    truth: _Truth,
     segmenter: Segmenter,
     evaluation: Evaluation,
 ) -> list[dict[str, Any]]:
@@ -107,12 +122,12 @@ def _follow_protocol(
         identity = _identity(case, target, protocol, step, evaluation)
         try:
             if prompts is None or mask is None or session is None:
-                prompts = user.first(reference.mask, volume.spacing, target)
+                prompts = user.first(truth.mask, volume.spacing, target)
                 started = time.perf_counter()
                 session = segmenter.open(volume, target)
                 seconds_open = time.perf_counter() - started
             else:
-                following = user.next(reference.mask, mask, prompts, volume.spacing)
+                following = user.next(truth.mask, mask, prompts, volume.spacing)
                 if following is None:  # satisfied: the remaining steps keep the last result
                     rows.append({**rows[-1], "step": step, "carried": True, "seconds_segment": 0.0})
                     continue
@@ -120,10 +135,10 @@ def _follow_protocol(
             started = time.perf_counter()
             mask = _checked(session.segment(prompts), volume)
             seconds = time.perf_counter() - started
-            values = evaluate_mask(mask, reference)
+            values = evaluate_mask(mask, truth.reference)
         except Exception as error:
             logger.exception("%s/%s, %s, step %d failed", case.dataset, case.case_id, protocol.name, step)
-            worst = failed_values(reference, evaluation.tolerances_mm, evaluation.empty_policy)
+            worst = failed_values(truth.reference)
             return rows + [
                 {**_identity(case, target, protocol, late, evaluation), **worst, **_failure(error)}
                 for late in range(step, protocol.rounds + 1)
@@ -142,11 +157,17 @@ def _follow_protocol(
             }
         )
         if evaluation.predictions is not None:
-            _keep(evaluation.predictions / case.case_id, f"{target.name}.{protocol.name}.{step}", mask, prompts, volume)
+            _keep(
+                evaluation.predictions / case.case_id,
+                f"{target.name}.{protocol.name}.{step}",
+                mask,
+                prompts,
+                volume,
+            )
     return rows
 
 
-def _checked(mask: NDArray[np.generic], volume: Volume) -> BoolArray:
+def _checked(mask: Any, volume: Volume) -> BoolArray:
     """The geometry contract: a boolean mask on the volume's own grid."""
     if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != volume.shape:
         found = f"{getattr(mask, 'dtype', type(mask).__name__)} {getattr(mask, 'shape', '')}"
@@ -163,8 +184,6 @@ def _identity(case: Case, target: Target, protocol: Protocol, step: int, evaluat
     return {
         **evaluation.provenance,
         "schema_version": SCHEMA_VERSION,
-        "metrics_version": METRICS_VERSION,
-        "empty_policy": evaluation.empty_policy,
         "seed": evaluation.seed,
         "dataset": case.dataset,
         "case": case.case_id,

@@ -62,7 +62,9 @@ def leaderboard_of(rows: pd.DataFrame, units: Iterable[Mapping[str, Any]]) -> pd
     board["_dataset"] = board["dataset"].map(order)
     board["_track"] = board["track"].map({track: place for place, track in enumerate(TRACKS)})
     board = board.sort_values(
-        ["_dataset", "target", "_track", "protocol", "dice"], ascending=[True, True, True, True, False], kind="stable"
+        ["_dataset", "target", "_track", "protocol", "dice"],
+        ascending=[True, True, True, True, False],
+        kind="stable",
     )
     return board.drop(columns=["_dataset", "_track"]).reset_index(drop=True)
 

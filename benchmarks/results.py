@@ -24,7 +24,19 @@ from benchmarks.errors import UserError
 
 SCHEMA_VERSION = 1
 
-IDENTITY = ["suite", "unit", "dataset", "fold", "method", "case", "patient", "target", "protocol", "track", "step"]
+IDENTITY = [
+    "suite",
+    "unit",
+    "dataset",
+    "fold",
+    "method",
+    "case",
+    "patient",
+    "target",
+    "protocol",
+    "track",
+    "step",
+]
 
 OK, FAILED = "ok", "failed"
 

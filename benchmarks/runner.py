@@ -205,9 +205,7 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
     return units
 
 
-def _unit(
-    suite: Suite, entry: MethodEntry, dataset: Dataset, fold: int, target: Target, folders: Folders
-) -> Unit:
+def _unit(suite: Suite, entry: MethodEntry, dataset: Dataset, fold: int, target: Target, folders: Folders) -> Unit:
     method = find_method(entry.name)
     config = method.configured(entry.config)
     cases = tuple(dataset.split_cases(suite.part, fold))
@@ -371,9 +369,7 @@ class _UnitRun:
     _last_sign_of_life: float = 0.0
 
     def __post_init__(self) -> None:
-        ready = self.store.finished(
-            self.unit.folder, [case.case_id for case in self.unit.cases], self.retry_failed
-        )
+        ready = self.store.finished(self.unit.folder, [case.case_id for case in self.unit.cases], self.retry_failed)
         self.waiting = deque(case for case in self.unit.cases if case.case_id not in ready)
 
     @property

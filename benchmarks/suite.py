@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from benchmarks.errors import UserError, nearest_name
+from benchmarks.metrics import DEFAULT_POLICY, POLICIES
 from benchmarks.segmenter import Budget
 from benchmarks.users import Protocol
 
@@ -71,7 +72,7 @@ class Suite(_Strict):
     protocols: tuple[Protocol, ...]
     budget: BudgetEntry
     tolerances_mm: tuple[float, ...] = (1.0, 2.0, 5.0)
-    empty_policy: str = "worst-case"
+    empty_policy: str = DEFAULT_POLICY.policy_id
     case_timeout_minutes: float = Field(default=30.0, gt=0)
     workers: int = Field(default=1, ge=1, description="Ray Train workers for a method that the bench trains")
     save_predictions: bool = True
@@ -86,6 +87,13 @@ class Suite(_Strict):
     @classmethod
     def _kinds_are_protocols(cls, value: Any) -> Any:
         return [item if isinstance(item, Protocol) else Protocol.from_mapping(item) for item in value]
+
+    @field_validator("empty_policy")
+    @classmethod
+    def _policy_is_known(cls, value: str) -> str:
+        if value not in POLICIES:
+            raise UserError(f"unknown empty_policy '{value}'; {nearest_name(value, POLICIES)}")
+        return value
 
     def with_methods(self, names: list[str]) -> Suite:
         """Only these methods; a name that the suite does not list joins with its default configuration."""
@@ -146,9 +154,9 @@ _KNOWN_KEYS = {
 
 
 def _first_problem(error: ValidationError) -> str:
-    problem = error.errors()[0]
+    problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key explains the rest
     path = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+    if problem["type"] == "extra_forbidden":
         top = str(problem["loc"][0])
         known = Suite.model_fields if len(problem["loc"]) == 1 else _KNOWN_KEYS.get(top, {})
         return f"unknown key '{path}'; {nearest_name(str(problem['loc'][-1]), known)}"

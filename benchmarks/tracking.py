@@ -83,9 +83,7 @@ class MlflowSink:
         self.client.log_dict(self.parent_id, manifest(), "environment.json")
         return self.parent_id
 
-    def log_unit(
-        self, description: Mapping[str, Any], rows: pd.DataFrame, training: Mapping[str, Any] | None
-    ) -> str:
+    def log_unit(self, description: Mapping[str, Any], rows: pd.DataFrame, training: Mapping[str, Any] | None) -> str:
         """Write one unit as a child run: parameters, metrics, dataset input, tables; returns the run's id."""
         unit = str(description["unit"])
         synthetic = bool(description["synthetic"])
@@ -146,7 +144,11 @@ class MlflowSink:
             child = self.client.create_run(
                 self.experiment_id,
                 run_name=f"trial {trial.number}",
-                tags={"mlflow.parentRunId": parent, SYNTHETIC_TAG: str(synthetic).lower(), "status": trial.status},
+                tags={
+                    "mlflow.parentRunId": parent,
+                    SYNTHETIC_TAG: str(synthetic).lower(),
+                    "status": trial.status,
+                },
             )
             run_id = str(child.info.run_id)
             self._params(run_id, trial.config)
@@ -226,7 +228,10 @@ class MlflowSink:
         parts += [("test", case) for case in description["cases"]]
         frame = pd.DataFrame(parts, columns=["part", "case"])
         dataset = mlflow.data.from_pandas(frame, name=str(description["dataset"]))
-        tags = [InputTag("mlflow.data.context", "evaluation"), InputTag("synthetic", str(description["synthetic"]))]
+        tags = [
+            InputTag("mlflow.data.context", "evaluation"),
+            InputTag("synthetic", str(description["synthetic"])),
+        ]
         self.client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
 
 
@@ -267,6 +272,7 @@ def quiet_mlflow() -> None:
     """Keep MLflow's own chatter off the terminal, and its pickle loading off altogether."""
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -299,9 +305,7 @@ def records_from_mlflow(uri: str, suite: str) -> tuple[pd.DataFrame, list[dict[s
         for child in client.search_runs(experiments, filter_string=query):
             with tempfile.TemporaryDirectory() as folder:
                 for name in ("records.parquet", "unit.json"):
-                    download_artifacts(
-                        run_id=child.info.run_id, artifact_path=name, dst_path=folder, tracking_uri=uri
-                    )
+                    download_artifacts(run_id=child.info.run_id, artifact_path=name, dst_path=folder, tracking_uri=uri)
                 frames.append(pd.read_parquet(Path(folder) / "records.parquet"))
                 units.append(json.loads((Path(folder) / "unit.json").read_text(encoding="utf-8")))
     except (MlflowException, OSError) as error:

@@ -162,7 +162,10 @@ def _train_on_ray(job: TrainingJob, work: Path, log: Path | None) -> dict[str, A
         scaling_config=ScalingConfig(
             num_workers=job.workers if distributed else 0,
             use_gpu=job.budget.gpus > 0,
-            resources_per_worker={"CPU": job.budget.cpus, **({"GPU": job.budget.gpus} if job.budget.gpus else {})},
+            resources_per_worker={
+                "CPU": job.budget.cpus,
+                **({"GPU": job.budget.gpus} if job.budget.gpus else {}),
+            },
         ),
         run_config=RunConfig(
             name=f"{job.method}-{job.digest()}",
@@ -307,10 +310,17 @@ class _Loop:
 
     def _validation_dice(self, case: Case) -> float:
         from benchmarks.evaluate import Evaluation, evaluate_case
+        from benchmarks.metrics import DEFAULT_POLICY
         from benchmarks.users import Protocol
 
         asked = Evaluation(
-            (self.job.target,), (Protocol("centre-click"),), self.job.seed, (), "worst-case", None, {}
+            (self.job.target,),
+            (Protocol("centre-click"),),
+            self.job.seed,
+            (),
+            DEFAULT_POLICY.policy_id,
+            None,
+            {},
         )
         return float(evaluate_case(case, self.segmenter, asked)[0]["dice"])
 
@@ -365,9 +375,7 @@ class _Loop:
         if place["world_size"] != self.world_size:
             return
         self.segmenter.load(state / "checkpoint")
-        self.optimiser.load_state_dict(
-            torch.load(state / "optimiser.pt", map_location=self.device, weights_only=True)
-        )
+        self.optimiser.load_state_dict(torch.load(state / "optimiser.pt", map_location=self.device, weights_only=True))
         self.step, self.elapsed = place["step"], place["elapsed"]
         self.curve, self.validations = place["curve"], place["validations"]
         logger.info("going on from step %d", self.step)
@@ -379,9 +387,7 @@ class CropSource:
     Prepared cases stay in memory as float16 (a normalised CT window needs no more) and bool.
     """
 
-    def __init__(
-        self, cases: Sequence[Case], target: Target, recipe: TrainingRecipe, seed: int, rank: int = 0
-    ) -> None:
+    def __init__(self, cases: Sequence[Case], target: Target, recipe: TrainingRecipe, seed: int, rank: int = 0) -> None:
         self.cases, self.target, self.recipe, self.seed, self.rank = tuple(cases), target, recipe, seed, rank
         self._prepared = [self._load(case) for case in self.cases]
 
@@ -410,7 +416,10 @@ class CropSource:
             centre = foreground[random.integers(len(foreground))].astype(float)
         else:
             half = np.array(patch) / 2
-            low, high = np.minimum(half, np.array(array.shape) / 2), np.maximum(half, np.array(array.shape) - half)
+            low, high = (
+                np.minimum(half, np.array(array.shape) / 2),
+                np.maximum(half, np.array(array.shape) - half),
+            )
             centre = random.uniform(low, np.maximum(high, low))
         image, _ = crop(array, centre, patch, fill)
         label, _ = crop(mask, centre, patch, False)

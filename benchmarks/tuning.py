@@ -86,7 +86,10 @@ def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) ->
         tune.report({**figures["validations"][-1], "rung": len(RUNGS)})
 
     alone = job.workers == 1
-    resources = {"CPU": float(job.budget.cpus) if alone else 0.1, **({"GPU": job.budget.gpus} if alone else {})}
+    resources = {
+        "CPU": float(job.budget.cpus) if alone else 0.1,
+        **({"GPU": job.budget.gpus} if alone else {}),
+    }
     tuner = tune.Tuner(
         tune.with_resources(trial, resources),
         param_space=space,

@@ -351,10 +351,7 @@ class SimulatedUser:
         spacing: Spacing,
         previous: Prompts,
     ) -> Click:
-        missed = largest_component(label & ~predicted)
-        spurious = largest_component(predicted & ~label)
-        positive = spurious.size == 0 or missed.size >= spurious.size
-        error = missed if positive else spurious
+        error, positive = largest_error(label, predicted)
         if error.size:
             local = interior_maximum(error.mask, spacing)
             position = _shift(local, error.low, origin)
@@ -467,13 +464,34 @@ def components(mask: BoolArray) -> list[_Component]:
 
 def largest_component(mask: BoolArray) -> _Component:
     """The largest 26-connected component; of size 0 if the mask is empty."""
-    labelled, count = ndimage.label(mask, CONNECTIVITY)
-    if count == 0:
+    box = bounding_box(mask)
+    if box is None:
         return _Component(np.zeros((0, 0, 0), bool), (0, 0, 0), 0)
-    sizes = np.bincount(labelled.ravel(), minlength=count + 1)[1:]
+    inside = mask[_slices(box)]
+    labelled, count = ndimage.label(inside, CONNECTIVITY)
+    if count == 1:
+        return _Component(inside, box.low, int(np.count_nonzero(inside)))
+    sizes = np.bincount(labelled.ravel())[1:]
     largest = int(np.argmax(sizes))
-    place = ndimage.find_objects(labelled == largest + 1)[0] if count == 1 else ndimage.find_objects(labelled)[largest]
-    return _component(labelled, place, largest, int(sizes[largest]))
+    found = _component(labelled, ndimage.find_objects(labelled)[largest], largest, int(sizes[largest]))
+    return replace(found, low=_shift(found.low, box.low))
+
+
+def largest_error(label: BoolArray, predicted: BoolArray) -> tuple[_Component, bool]:
+    """The largest error component, and whether it is a false negative; of equals, the false negative.
+
+    Components of one kind are not searched when all its voxels together are fewer than those of the largest
+    component of the other kind: the answer is the same, and a flooded volume costs one search, not two.
+    """
+    missed, spurious = label & ~predicted, predicted & ~label
+    count_missed, count_spurious = np.count_nonzero(missed), np.count_nonzero(spurious)
+    if count_missed >= count_spurious:
+        hole = largest_component(missed)
+        flood = largest_component(spurious) if count_spurious > hole.size else None
+        return (hole, True) if flood is None or hole.size >= flood.size else (flood, False)
+    flood = largest_component(spurious)
+    hole = largest_component(missed) if count_missed >= flood.size else None
+    return (flood, False) if hole is None or hole.size < flood.size else (hole, True)
 
 
 def _component(labelled: NDArray[np.integer], place: tuple[slice, ...], index: int, size: int) -> _Component:

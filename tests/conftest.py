@@ -10,6 +10,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
+# Worker processes and subprocesses find the mock methods the way they find a third party's: on the path.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(ROOT / "tests" / "plugin"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+
 
 def shared_folder() -> Path:
     """Real scans and label maps for tests: `TAGS_BENCH_SHARED`, or `shared` beside the checkout."""

@@ -30,7 +30,11 @@ def packages(path: Path) -> set[str]:
 
 @pytest.mark.parametrize(
     ("package", "forbidden"),
-    [("benchmarks", {"tags", "baselines", "cli"}), ("tags", {"baselines", "cli"}), ("baselines", {"tags", "cli"})],
+    [
+        ("benchmarks", {"tags", "baselines", "cli"}),
+        ("tags", {"baselines", "cli"}),
+        ("baselines", {"tags", "cli"}),
+    ],
 )
 def test_imports_point_one_way(package: str, forbidden: set[str]) -> None:
     files = list((ROOT / package).rglob("*.py"))

@@ -262,6 +262,36 @@ def test_a_noiseless_correction_is_always_true_and_as_deep_as_can_be(seed: int) 
     assert sizes[labelled[click.position] - 1] == sizes.max()
 
 
+@given(st.integers(0, 10_000), st.floats(0.02, 0.98), st.floats(0.02, 0.98))
+@settings(max_examples=80, deadline=None)
+def test_the_largest_error_is_that_of_a_full_search(seed: int, some: float, others: float) -> None:
+    rng = np.random.default_rng(seed)
+    label, predicted = rng.random((6, 7, 5)) < some, rng.random((6, 7, 5)) < others
+    sizes = []
+    for error in (label & ~predicted, predicted & ~label):
+        labelled, _ = users.ndimage.label(error, np.ones((3, 3, 3)))
+        sizes.append(max(np.bincount(labelled.ravel())[1:], default=0))
+    error, positive = users.largest_error(label, predicted)
+    assert error.size == max(sizes)
+    assert positive == (sizes[0] >= sizes[1])
+    box = tuple(slice(a, a + n) for a, n in zip(error.low, error.mask.shape, strict=True))
+    assert error.mask.sum() == error.size
+    assert ((label != predicted)[box] & (label == positive)[box])[error.mask].all()
+
+
+def test_corrections_are_the_same_after_a_replayed_first_prompt() -> None:
+    label, nothing = random_mask(2), np.zeros((14, 12, 10), bool)
+    protocol = Protocol("iterative", rounds=3, noise=OperatorNoise(displacement_mm=3, wrong_sign=0.5))
+    made = SimulatedUser(protocol, SEED)
+    prompts = made.first(label, SPACING, TARGET)
+    replayed = SimulatedUser(protocol, SEED)
+    for _ in range(2):
+        following = made.next(label, nothing, prompts, SPACING)
+        assert following is not None
+        assert replayed.next(label, nothing, prompts, SPACING) == following
+        prompts = following
+
+
 def test_rounds_end_when_used_up_satisfied_or_not_iterative() -> None:
     label = ball((30, 30, 30), (15, 15, 15), 6)
     nothing = np.zeros_like(label)

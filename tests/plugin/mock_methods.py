@@ -1,0 +1,151 @@
+"""A third party's methods, found by entry point like any other; they misbehave in every way that a method can."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.datasets.dataset import Case
+from benchmarks.preprocessing import Recipe, prepare
+from benchmarks.prompts import PromptKind, Prompts
+from benchmarks.segmenter import (
+    Batch,
+    Budget,
+    Method,
+    OwnTraining,
+    Segmenter,
+    Session,
+    Target,
+    Trainable,
+    TrainingRecipe,
+)
+from benchmarks.volume import BoolArray, Volume
+
+CLICKS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK})
+
+
+class MockSession(Session):
+    def __init__(self, volume: Volume, behaviour: str) -> None:
+        self.volume, self.behaviour, self.calls = volume, behaviour, 0
+
+    def segment(self, prompts: Prompts) -> BoolArray:
+        self.calls += 1
+        shape = self.volume.shape
+        match self.behaviour:
+            case "crash":
+                raise RuntimeError("this method\nalways crashes")
+            case "die":
+                os._exit(3)
+            case "sleep":
+                time.sleep(60)
+            case "wrong-shape":
+                return np.zeros((3, 3, 3), bool)
+            case "threshold":  # grows with each round, so that a test can see the steps
+                return np.asarray(self.volume.array > 100 - 10 * self.calls)
+        return np.zeros(shape, bool)
+
+
+class MockSegmenter(Segmenter):
+    prompts = CLICKS
+
+    def __init__(self, behaviour: str) -> None:
+        self.behaviour = behaviour
+
+    def open(self, volume: Volume, target: Target) -> Session:
+        return MockSession(volume, self.behaviour)
+
+
+class Network(Trainable):
+    """One convolution that learns a threshold."""
+
+    prompts = CLICKS
+
+    def __init__(self, config: dict[str, Any], device: str) -> None:
+        import torch
+
+        self.config, self.device = config, device
+        self.module = torch.nn.Conv3d(1, 1, 1).to(device)
+
+    def recipe(self, target: Target) -> TrainingRecipe:
+        rate = self.config["learning_rate"]
+        return TrainingRecipe(Recipe(None, (-200.0, 300.0), 0.0, 100.0), (16, 16, 8), 2, learning_rate=rate)
+
+    def loss(self, batch: Batch) -> tuple[Any, dict[str, float]]:
+        import torch
+
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(self.module(batch.image), batch.label)
+        return loss, {"bce": float(loss.detach())}
+
+    def save(self, folder: Path) -> None:
+        from safetensors.torch import save_file
+
+        save_file(self.module.state_dict(), folder / "weights.safetensors")
+
+    def load(self, folder: Path) -> None:
+        from safetensors.torch import load_file
+
+        self.module.load_state_dict(load_file(folder / "weights.safetensors"))
+
+    def open(self, volume: Volume, target: Target) -> Session:
+        return NetworkSession(self, volume, target)
+
+
+class NetworkSession(Session):
+    def __init__(self, segmenter: Network, volume: Volume, target: Target) -> None:
+        self.segmenter = segmenter
+        self.prepared = prepare(volume, segmenter.recipe(target).preprocessing)
+
+    def segment(self, prompts: Prompts) -> BoolArray:
+        import torch
+
+        with torch.no_grad():
+            logits = self.segmenter.module(torch.from_numpy(self.prepared.array)[None, None])
+        return self.prepared.to_native_mask(torch.sigmoid(logits)[0, 0].numpy())
+
+
+class BadFit(OwnTraining):
+    prompts = CLICKS
+
+    def fit(self, cases: Sequence[Case], target: Target, budget: Budget, folder: Path, seed: int) -> dict[str, Any]:
+        raise ValueError("the tool ended with exit code 9")
+
+    def load(self, folder: Path) -> None:
+        raise AssertionError("never trained")
+
+    def open(self, volume: Volume, target: Target) -> Session:
+        raise AssertionError("never trained")
+
+
+def build_network(config: dict[str, Any], device: str) -> Network:
+    return Network(config, device)
+
+
+def build_bad_fit(config: dict[str, Any], device: str) -> BadFit:
+    return BadFit()
+
+
+def build(config: dict[str, Any], device: str) -> MockSegmenter:
+    return MockSegmenter(config["behaviour"])
+
+
+def _mock(behaviour: str) -> Method:
+    return Method(f"mock-{behaviour}", "for tests", "mock_methods:build", CLICKS, config={"behaviour": behaviour})
+
+
+noop, threshold, crash, die = _mock("noop"), _mock("threshold"), _mock("crash"), _mock("die")
+sleep, wrong_shape = _mock("sleep"), _mock("wrong-shape")
+network = Method(
+    "mock-network",
+    "for tests",
+    "mock_methods:build_network",
+    CLICKS,
+    training="bench",
+    config={"learning_rate": 0.01},
+    search_space={"learning_rate": ["loguniform", 1e-3, 1e-1]},
+)
+bad_fit = Method("mock-bad-fit", "for tests", "mock_methods:build_bad_fit", CLICKS, training="own")

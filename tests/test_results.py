@@ -1,0 +1,78 @@
+"""Records on disk: atomic, resumable, one current unit per method and dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from benchmarks.errors import UserError
+from benchmarks.results import RecordStore
+
+
+def row(case: str, status: str = "ok") -> dict[str, object]:
+    return {"case": case, "status": status, "dice": 0.5}
+
+
+def describe(store: RecordStore, digest: str, method: str = "ball") -> Path:
+    folder = store.unit_folder("suite", "kits21", method, digest)
+    store.begin_unit(folder, {"dataset": "kits21", "fold": 0, "method": method, "unit": digest})
+    return folder
+
+
+def test_finished_cases_are_those_with_a_whole_file(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    folder = describe(store, "a")
+    store.write_case(folder, "one", [row("one"), row("one")])
+    (folder / ".123.two.parquet").write_bytes(b"half written")
+    assert store.finished(folder, ["one", "two"]) == {"one"}
+    assert len(store.read_unit(folder)) == 2
+
+
+def test_failed_cases_are_finished_unless_a_retry_is_asked_for(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    folder = describe(store, "a")
+    store.write_case(folder, "one", [row("one")])
+    store.write_case(folder, "two", [row("two"), row("two", "failed")])
+    assert store.finished(folder, ["one", "two"]) == {"one", "two"}
+    assert store.finished(folder, ["one", "two"], retry_failed=True) == {"one"}
+
+
+def test_a_write_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    folder = describe(store, "a")
+    with pytest.raises(Exception, match=r"Conversion|convert|expected|mixed|type"):
+        store.write_case(folder, "one", [{"dice": 1.0}, {"dice": object()}])
+    assert [path.name for path in folder.iterdir()] == ["unit.json"]
+
+
+def test_the_current_unit_replaces_the_older_one_of_the_same_method(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    old, other = describe(store, "old"), describe(store, "x", method="region-growing")
+    store.write_case(old, "one", [row("one")])
+    store.write_case(other, "one", [row("one")])
+    store.set_current("suite", [old, other])
+    new = describe(store, "new")
+    store.write_case(new, "one", [row("one"), row("one")])
+    store.set_current("suite", [new])
+    rows, units = store.read_suite("suite")
+    assert sorted(unit["unit"] for unit in units) == ["new", "x"]
+    assert len(rows) == 3
+
+
+@pytest.mark.parametrize("name", ["a/b", "../up", ".hidden", "Fälle 1", "volume-0"])
+def test_any_case_id_is_a_file_inside_the_folder(tmp_path: Path, name: str) -> None:
+    store = RecordStore(tmp_path)
+    folder = describe(store, "a")
+    path = store.write_case(folder, name, [row(name)])
+    assert path.parent == folder
+    assert store.finished(folder, [name]) == {name}
+    assert pd.read_parquet(path)["case"].tolist() == [name]
+
+
+def test_an_unknown_suite_says_which_there_are(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    store.set_current("suite", [describe(store, "a")])
+    with pytest.raises(UserError, match="have: suite"):
+        store.read_suite("other")

@@ -1,0 +1,200 @@
+"""The road on Ray with a third party's methods: records, resume, failures of every kind, training, sweeps."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from benchmarks.datasets.dataset import Dataset
+from benchmarks.errors import UserError
+from benchmarks.leaderboard import leaderboard_of, notes_of
+from benchmarks.results import RecordStore
+from benchmarks.runner import Folders, Unit, plan, resolve_dataset, run, train_now
+from benchmarks.suite import Suite, parse_suite
+from benchmarks.training import checkpoint_folder, finished
+
+pytestmark = pytest.mark.ray
+
+SUITE = """
+name: small
+seed: 7
+datasets: [{name: kits21, source: phantom, cases: 6}]
+methods: [mock-noop]
+protocols: [none, {kind: iterative, rounds: 2}]
+budget: {steps: 4}
+"""
+
+
+class Silent:
+    """An observer that remembers."""
+
+    def __init__(self) -> None:
+        self.stages: list[tuple[str, str]] = []
+        self.units: list[str] = []
+
+    def stage(self, unit: Unit, stage: str) -> None:
+        self.stages.append((unit.entry.title, stage))
+
+    def advanced(self, unit: Unit, finished_cases: int) -> None:
+        assert finished_cases <= len(unit.cases)
+
+    def finished_unit(self, unit: Unit, training: dict[str, Any] | None) -> None:
+        self.units.append(unit.entry.title)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folders = Folders(tmp_path_factory.mktemp("phantoms"))
+    return resolve_dataset(parse_suite(SUITE, "test").datasets[0], 7, folders)
+
+
+def units_of(suite: Suite, dataset: Dataset, out: Path) -> list[Unit]:
+    return plan(suite, [dataset], Folders(out))
+
+
+def run_methods(methods: str, dataset: Dataset, out: Path, **options: Any) -> tuple[list[Unit], int]:
+    suite = parse_suite(SUITE.replace("[mock-noop]", methods), "test")
+    units = units_of(suite, dataset, out)
+    return units, run(units, Folders(out), Silent(), **options)
+
+
+def records(out: Path) -> pd.DataFrame:
+    return RecordStore(Folders(out).records).read_suite("small")[0]
+
+
+def test_a_run_gives_every_row_and_a_second_one_computes_nothing(
+    local_ray: None, dataset: Dataset, tmp_path: Path
+) -> None:
+    units, computed = run_methods("[mock-noop, mock-threshold]", dataset, tmp_path)
+    cases = len(dataset.splits[0].test)
+    assert computed == 2 * cases
+    rows = records(tmp_path)
+    assert len(rows) == 2 * cases * (1 + 2)
+    assert set(rows["status"]) == {"ok"}
+    assert rows["synthetic"].all()
+    first = rows.sort_values(["method", "case", "protocol", "step"]).reset_index(drop=True)
+    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "records").rglob("*.parquet")}
+    _, computed = run_methods("[mock-noop, mock-threshold]", dataset, tmp_path)
+    assert computed == 0
+    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "records").rglob("*.parquet")}
+    _, computed = run_methods("[mock-noop, mock-threshold]", dataset, tmp_path, fresh=True)
+    assert computed == 2 * cases
+    again = records(tmp_path).sort_values(["method", "case", "protocol", "step"]).reset_index(drop=True)
+    same = ["method", "case", "protocol", "step", "dice", "hd95_mm", "voxels_prediction", "clicks"]
+    pd.testing.assert_frame_equal(first[same], again[same])  # the same clicks, the same numbers
+
+
+def test_only_what_is_missing_is_computed(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
+    units, _ = run_methods("[mock-noop]", dataset, tmp_path)
+    case = units[0].cases[0].case_id
+    (units[0].folder / f"{case}.parquet").unlink()
+    _, computed = run_methods("[mock-noop]", dataset, tmp_path)
+    assert computed == 1
+
+
+def test_failures_become_rows_and_the_others_go_on(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
+    units, _ = run_methods("[mock-crash, mock-die, mock-bad-fit, mock-noop]", dataset, tmp_path)
+    rows = records(tmp_path)
+    assert len(rows) == 4 * len(dataset.splits[0].test) * 3
+    by_method = rows.groupby("method")["status"].unique().map(set)
+    assert by_method["mock-noop"] == {"ok"}
+    assert by_method["mock-crash"] == by_method["mock-die"] == by_method["mock-bad-fit"] == {"failed"}
+    reasons = rows.groupby("method")["reason"].first()
+    assert reasons["mock-crash"] == "RuntimeError: this method always crashes"
+    assert "Actor" in reasons["mock-die"]
+    assert "training failed: ValueError: the tool ended with exit code 9" in reasons["mock-bad-fit"]
+    board = leaderboard_of(rows, [unit.description() for unit in units])
+    assert board.set_index("method").loc["mock-die", "failed"].tolist() == [len(dataset.splits[0].test)] * 2
+    assert any("exit code 9" in note for note in notes_of(rows, [unit.description() for unit in units]))
+    _, computed = run_methods("[mock-crash]", dataset, tmp_path, retry_failed=True)
+    assert computed == len(dataset.splits[0].test)
+
+
+def test_a_case_that_hangs_is_ended(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
+    text = SUITE.replace("[mock-noop]", "[mock-sleep]").replace("budget:", "case_timeout_minutes: 0.02\nbudget:")
+    suite = parse_suite(text, "test")
+    started = time.perf_counter()
+    run(units_of(suite, dataset, tmp_path), Folders(tmp_path), Silent())
+    assert time.perf_counter() - started < 50
+    rows = records(tmp_path)
+    assert set(rows["status"]) == {"failed"}
+    assert "no result within 0.02 minutes" in rows["reason"].iloc[0]
+
+
+def test_training_is_cached_and_changes_the_weights(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
+    units, _ = run_methods("[mock-network]", dataset, tmp_path)
+    job = units[0].job
+    assert job is not None
+    folder = checkpoint_folder(Folders(tmp_path).checkpoints, job)
+    assert finished(folder)
+    figures = train_now(units[0], folder)  # finished: read, not computed
+    assert figures["steps"] == 4
+    assert figures["parameters"] == 2
+    assert [point["step"] for point in figures["curve"]] == [1, 2, 3, 4]
+    text = SUITE.replace("[mock-noop]", "[{name: mock-network, config: {learning_rate: 0.02}}]")
+    other = units_of(parse_suite(text, "test"), dataset, tmp_path)[0]
+    assert other.digest != units[0].digest
+
+
+def test_one_and_two_workers_train(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
+    text = SUITE.replace("[mock-noop]", "[mock-network]").replace("budget:", "workers: 2\nbudget:")
+    unit = units_of(parse_suite(text, "test"), dataset, tmp_path)[0]
+    assert unit.job is not None
+    figures = train_now(unit, checkpoint_folder(Folders(tmp_path).checkpoints, unit.job))
+    assert figures["workers"] == 2
+    assert figures["steps"] == 4
+
+
+def test_a_sweep_comes_back_best_first(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from benchmarks.tuning import tune_method
+
+    unit = units_of(parse_suite(SUITE.replace("[mock-noop]", "[mock-network]"), "test"), dataset, tmp_path)[0]
+    assert unit.job is not None
+    job = replace(unit.job, validation=tuple(dataset.split_cases("validation")))
+    trials = tune_method(job, trials=3, concurrent=2, folder=tmp_path / "sweep")
+    assert len(trials) == 3
+    assert [one.validation_dice for one in trials] == sorted((one.validation_dice for one in trials), reverse=True)
+    assert len({one.config["learning_rate"] for one in trials}) == 3
+    assert all(one.status in ("finished", "stopped early") for one in trials)
+    assert any(one.status == "finished" and one.rungs == 4 and one.checkpoint for one in trials)
+
+
+def test_the_overhead_of_a_case_is_small(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
+    """Everything but the work: an actor call, the rows, the Parquet file. A loose bound; the figure is in `bench`."""
+    import ray
+
+    from benchmarks.evaluate import Evaluation
+    from benchmarks.runner import _Evaluator
+
+    unit = units_of(parse_suite(SUITE, "test"), dataset, tmp_path)[0]
+    empty = Evaluation((), (), 0, (), unit.evaluation.empty_policy, None, {})
+    actor = ray.remote(num_cpus=1)(_Evaluator).remote("mock-noop", {}, False, 1, None, empty, tmp_path / "log")
+    ray.get(actor.ready.remote())
+    ray.get(actor.evaluate.remote(unit.cases[0]))
+    started = time.perf_counter()
+    for _ in range(10):
+        ray.get(actor.evaluate.remote(unit.cases[0]))
+    ray.kill(actor)
+    assert (time.perf_counter() - started) / 10 < 0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("[mock-noop]", "[mock-nop]"), "did you mean 'mock-noop'"),
+        (("[mock-noop]", "[{name: mock-network, config: {learning_rat: 1}}]"), "did you mean 'learning_rate'"),
+        (("[mock-noop]", "[mock-noop, mock-noop]"), "give one of them a `label`"),
+        (("cases: 6", "cases: 6, fold: 9"), "has folds 0 to"),
+    ],
+)
+def test_a_plan_that_cannot_be_run_is_refused(
+    dataset: Dataset, tmp_path: Path, change: tuple[str, str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        units_of(parse_suite(SUITE.replace(*change), "test"), dataset, tmp_path)

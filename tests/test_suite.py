@@ -1,0 +1,69 @@
+"""Suites: what is read, and what is refused in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.errors import UserError
+from benchmarks.suite import embedded_suites, load_suite, parse_suite
+
+MINIMAL = """
+name: small
+datasets: [{name: kits21, source: phantom, cases: 4}]
+methods: [ball, {name: ball, label: ball-again}]
+protocols: [centre-click, {kind: iterative, rounds: 3}]
+budget: {steps: 5}
+"""
+
+
+def test_the_default_suite_is_embedded_and_names_three_datasets() -> None:
+    assert "phantom" in embedded_suites()
+    suite = load_suite("phantom")
+    assert [entry.name for entry in suite.datasets] == ["kits21", "msd-pancreas", "lits17"]
+    assert all(entry.source == "phantom" and entry.cases >= 12 for entry in suite.datasets)
+
+
+def test_a_suite_is_read_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text(MINIMAL)
+    suite = load_suite(str(file))
+    assert [entry.title for entry in suite.methods] == ["ball", "ball-again"]
+    assert [protocol.name for protocol in suite.protocols] == ["centre-click", "iterative-3"]
+    assert suite.budget.budget().steps == 5
+
+
+def test_protocols_written_as_mappings_and_as_words_are_the_same() -> None:
+    words = parse_suite(MINIMAL, "a").protocols[0]
+    mapping = parse_suite(MINIMAL.replace("[centre-click,", "[{kind: centre-click},"), "b").protocols[0]
+    assert words == mapping
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("budget: {steps: 5}", "budgets: {steps: 5}"), "did you mean 'budget'"),
+        (("source: phantom", "sorce: phantom"), "did you mean 'source'"),
+        (("{steps: 5}", "{step: 5}"), "did you mean 'steps'"),
+        (("kind: iterative", "kind: iterativ"), "did you mean 'iterative'"),
+        (("cases: 4", "cases: 1"), "greater than or equal to 3"),
+        (("{steps: 5}", "{steps: [5}"), "not valid YAML"),
+    ],
+)
+def test_a_mistake_is_one_line_with_the_nearest_name(change: tuple[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        parse_suite(MINIMAL.replace(*change), "test")
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_suite_and_missing_file() -> None:
+    with pytest.raises(UserError, match="did you mean 'phantom'"):
+        load_suite("phantoms")
+    with pytest.raises(UserError, match="does not exist"):
+        load_suite("nowhere.yaml")
+
+
+def test_a_dataset_outside_the_suite_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UserError, match="did you mean 'lits17'"):
+        load_suite("phantom").with_datasets(["lits"])
