@@ -96,6 +96,7 @@ def load_folder(
         url=str(root),
         cases=0,
         split_source="by patient",
+        label_values=(0, *(value for _, value in labels)),
         default=False,
     )
     if nnunet_raw.is_layout(root):

@@ -53,6 +53,7 @@ class Dataset:
         excluded: case id → why it is not used; listed wherever the dataset is described.
         split_source: where the splits come from, in a line for tables.
         notes: what a reader of results must know, such as a download that is only partial.
+        label_values: that a label map may hold, the background included; empty if that is not known.
     """
 
     name: str
@@ -66,6 +67,7 @@ class Dataset:
     excluded: Mapping[str, str] = field(default_factory=dict)
     split_source: str = ""
     notes: tuple[str, ...] = ()
+    label_values: tuple[int, ...] = ()
 
     def split_cases(self, part: str, fold: int = 0) -> list[Case]:
         """The cases of "train", "validation" or "test"."""
@@ -89,6 +91,7 @@ class DatasetInfo:
         cases: how many with public labels.
         layout: the official folders and files, in a line.
         split_source: of the default split.
+        label_values: that a label map may hold, the background included.
         default: part of `--all-datasets`.
     """
 
@@ -101,6 +104,7 @@ class DatasetInfo:
     url: str
     cases: int
     split_source: str
+    label_values: tuple[int, ...] = ()
     default: bool = True
 
 

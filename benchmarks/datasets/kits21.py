@@ -39,6 +39,7 @@ INFO = DatasetInfo(
     url="https://github.com/neheller/kits21",
     cases=300,
     split_source="3dsam-adapter, fold 0",
+    label_values=(0, KIDNEY, TUMOUR, CYST),
 )
 
 

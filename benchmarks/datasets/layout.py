@@ -157,6 +157,7 @@ def assemble(
         excluded={**problems, **left_out},
         split_source=source,
         notes=tuple(notes),
+        label_values=info.label_values,
     )
 
 

@@ -38,6 +38,7 @@ INFO = DatasetInfo(
     url="https://competitions.codalab.org/competitions/17094",
     cases=131,
     split_source="3dsam-adapter, fold 0 (13 tumour-free scans left out)",
+    label_values=(0, 1, 2),
 )
 
 

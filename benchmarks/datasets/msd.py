@@ -48,6 +48,7 @@ PANCREAS = DatasetInfo(
     url=URL,
     cases=281,
     split_source="3dsam-adapter, fold 0",
+    label_values=(0, 1, 2),
 )
 
 COLON = DatasetInfo(
@@ -70,6 +71,7 @@ COLON = DatasetInfo(
     url=URL,
     cases=126,
     split_source="3dsam-adapter, fold 0",
+    label_values=(0, 1),
     default=False,
 )
 

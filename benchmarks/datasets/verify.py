@@ -1,0 +1,203 @@
+"""A full check of a dataset: every voxel of every pair is read once, and what is wrong is listed by case."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from benchmarks.datasets.dataset import Case, Dataset, Split, target_mask
+from benchmarks.errors import UserError
+from benchmarks.preprocessing import bounding_box
+from benchmarks.segmenter import Target
+from benchmarks.volume import BoolArray, FloatArray, read_label, read_volume
+
+Severity = Literal["error", "warning"]
+
+DARKEST_EXPECTED_HU = -200.0  # a CT without fat or air at all has most likely lost its offset
+ODD_SPACING_MM = (0.1, 20.0)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is wrong with a case; an error makes it unusable, a warning does not."""
+
+    case_id: str
+    severity: Severity
+    text: str
+
+
+@dataclass(frozen=True)
+class TargetSize:
+    """How much of a target a case holds; a lesion is a 26-connected component."""
+
+    voxels: int
+    millilitres: float
+    lesions: int
+
+
+@dataclass(frozen=True)
+class CaseReport:
+    """What the check found in one case.
+
+    Attributes:
+        shape, spacing: of the volume in RAS+, mm; None if it could not be read.
+        intensities: the 0.5, 50 and 99.5 percentiles.
+        targets: by the target's name.
+        fingerprint: hash of the volume's intensities, equal for equal scans whatever their file.
+    """
+
+    case_id: str
+    shape: tuple[int, int, int] | None = None
+    spacing: tuple[float, float, float] | None = None
+    intensities: tuple[float, float, float] | None = None
+    targets: Mapping[str, TargetSize] = field(default_factory=dict)
+    problems: tuple[Problem, ...] = ()
+    fingerprint: str = ""
+
+    @property
+    def usable(self) -> bool:
+        """Whether no problem is an error."""
+        return all(problem.severity != "error" for problem in self.problems)
+
+
+def verify_case(case: Case, targets: Sequence[Target] = (), label_values: Sequence[int] = ()) -> CaseReport:
+    """Read one pair and check it. Whatever is wrong with the files becomes a problem, never an exception."""
+    try:
+        volume = read_volume(case.image)
+        label = read_label(case.label, like=volume)
+    except UserError as error:
+        return CaseReport(case.case_id, problems=(Problem(case.case_id, "error", str(error)),))
+    found: list[tuple[Severity, str]] = []
+    found += _intensity_problems(volume.array)
+    found += _spacing_problems(volume.spacing)
+    found += _label_problems(label, targets, label_values)
+    millilitres = float(np.prod(volume.spacing)) / 1000
+    low, middle, high = (float(value) for value in np.percentile(_sample(volume.array), (0.5, 50, 99.5)))
+    return CaseReport(
+        case_id=case.case_id,
+        shape=volume.shape,
+        spacing=volume.spacing,
+        intensities=(low, middle, high),
+        targets={target.name: _size(target_mask(label, target), millilitres) for target in targets},
+        problems=tuple(Problem(case.case_id, severity, text) for severity, text in found),
+        fingerprint=_fingerprint(volume.array),
+    )
+
+
+def verify(
+    dataset: Dataset,
+    each: Callable[..., Iterable[CaseReport]] = map,
+    progress: Callable[[CaseReport], Any] | None = None,
+) -> list[CaseReport]:
+    """Check every case of a dataset, and the cases against each other.
+
+    Args:
+        each: called as `each(check, cases)`, like `map`; a pool's `imap` checks several at once.
+        progress: called after every case.
+    """
+    check = partial(verify_case, targets=dataset.targets, label_values=dataset.label_values)
+    reports = []
+    for report in each(check, list(dataset.cases.values())):
+        reports.append(report)
+        if progress is not None:
+            progress(report)
+    return _with_duplicates(reports)
+
+
+def problems(reports: Iterable[CaseReport]) -> list[Problem]:
+    """All problems, errors first, then by case."""
+    found = [problem for report in reports for problem in report.problems]
+    return sorted(found, key=lambda problem: (problem.severity != "error", problem.case_id))
+
+
+def without_bad_cases(dataset: Dataset, reports: Iterable[CaseReport]) -> Dataset:
+    """The dataset without its unusable cases, which `excluded` then lists with the first reason."""
+    bad = {
+        report.case_id: next(one.text for one in report.problems if one.severity == "error")
+        for report in reports
+        if not report.usable
+    }
+    kept = {case_id: case for case_id, case in dataset.cases.items() if case_id not in bad}
+    if not kept:
+        raise UserError(f"{dataset.name}: no usable case among {len(dataset.cases)}")
+
+    def cut(part: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(case_id for case_id in part if case_id not in bad)
+
+    splits = tuple(Split(cut(s.train), cut(s.validation), cut(s.test)) for s in dataset.splits)
+    return replace(dataset, cases=kept, splits=splits, excluded={**dataset.excluded, **bad})
+
+
+def _intensity_problems(array: FloatArray) -> list[tuple[Severity, str]]:
+    low, high = float(array.min()), float(array.max())
+    if low == high:
+        return [("error", f"every voxel is {low:g}")]
+    if low > DARKEST_EXPECTED_HU:
+        return [("warning", f"nothing is darker than {low:g}; are these Hounsfield units?")]
+    return []
+
+
+def _spacing_problems(spacing: tuple[float, float, float]) -> list[tuple[Severity, str]]:
+    low, high = ODD_SPACING_MM
+    if min(spacing) < low or max(spacing) > high:
+        words = " × ".join(f"{s:g}" for s in spacing)
+        return [("warning", f"a spacing of {words} mm is hard to believe; are the units of the header mm?")]
+    return []
+
+
+def _label_problems(
+    label: NDArray[np.int16], targets: Sequence[Target], known: Sequence[int]
+) -> list[tuple[Severity, str]]:
+    counts = np.bincount(label.ravel().astype(np.int64) - int(label.min()))
+    present = [int(value) + int(label.min()) for value in np.flatnonzero(counts)]
+    found: list[tuple[Severity, str]] = []
+    strange = [value for value in present if known and value not in known]
+    if strange:
+        listing = ", ".join(map(str, strange[:5]))
+        found.append(("error", f"label values {listing} are not of this dataset (known: {tuple(known)})"))
+    for target in targets:
+        if not set(target.labels) & set(present):
+            found.append(("warning", f"no voxel of the target '{target.name}'"))
+    return found
+
+
+def _size(mask: BoolArray, millilitres: float) -> TargetSize:
+    box = bounding_box(mask)
+    if box is None:
+        return TargetSize(0, 0.0, 0)
+    part = mask[tuple(slice(low, high) for low, high in zip(*box, strict=True))]
+    _, lesions = ndimage.label(part, structure=np.ones((3, 3, 3), np.int8))
+    voxels = int(part.sum())
+    return TargetSize(voxels, voxels * millilitres, int(lesions))
+
+
+def _sample(array: FloatArray) -> FloatArray:
+    """About a million voxels on a regular lattice: enough for percentiles, quick to sort."""
+    step = max(1, round((array.size / 1e6) ** (1 / 3)))
+    return array[::step, ::step, ::step]
+
+
+def _fingerprint(array: FloatArray) -> str:
+    digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _with_duplicates(reports: list[CaseReport]) -> list[CaseReport]:
+    """The same scan under two names would stand on both sides of a split: the later one is an error."""
+    first: dict[str, str] = {}
+    checked = []
+    for report in reports:
+        earlier = first.setdefault(report.fingerprint, report.case_id) if report.fingerprint else report.case_id
+        if earlier != report.case_id:
+            problem = Problem(report.case_id, "error", f"the same scan as case {earlier}")
+            report = replace(report, problems=(*report.problems, problem))
+        checked.append(report)
+    return checked

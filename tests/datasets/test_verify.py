@@ -1,0 +1,112 @@
+"""The full check finds what was broken on purpose, and nothing else."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from benchmarks.datasets.catalogue import load_dataset, load_folder
+from benchmarks.datasets.phantom import synthesise
+from benchmarks.datasets.verify import problems, verify, without_bad_cases
+from benchmarks.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return synthesise("lits17", tmp_path, 4, 8, scale=0.4)
+
+
+def path_of(folder: Path, role: str, number: int) -> Path:
+    (path,) = folder.rglob(f"{role}-{number}.nii")
+    return path
+
+
+def change(path: Path, function) -> None:
+    image = nib.load(path)
+    array = function(np.array(image.dataobj))
+    nib.save(nib.Nifti1Image(array, image.affine), path)
+
+
+def test_a_good_dataset_has_no_problem(folder):
+    dataset = load_dataset("lits17", folder)
+    reports = verify(dataset)
+    assert problems(reports) == []
+    assert without_bad_cases(dataset, reports) == dataset
+    for report in reports:
+        volume, label = dataset.cases[report.case_id].load()
+        size = report.targets["liver-tumor"]
+        assert (report.shape, report.spacing) == (volume.shape, volume.spacing)
+        assert size.voxels == (label == 2).sum()
+        assert size.millilitres == pytest.approx(size.voxels * np.prod(volume.spacing) / 1000)
+        assert size.lesions == ndimage.label(label == 2, np.ones((3, 3, 3)))[1]
+        np.testing.assert_allclose(report.intensities, np.percentile(volume.array, (0.5, 50, 99.5)), atol=1)
+
+
+def test_what_is_broken_is_found(folder):
+    change(path_of(folder, "segmentation", 0), lambda a: np.where(a == 2, 7, a).astype(np.uint8))
+    change(path_of(folder, "segmentation", 1), lambda a: np.where(a == 2, 1, a).astype(np.uint8))
+    change(path_of(folder, "volume", 2), lambda a: np.zeros_like(a))
+    change(path_of(folder, "volume", 3), lambda a: (a + 1024).astype(np.int16))
+    change(path_of(folder, "segmentation", 4), lambda a: a + np.float32(0.5))
+    dataset = load_dataset("lits17", folder)
+    reports = verify(dataset)
+    found = {(one.case_id, one.severity): one.text for one in problems(reports)}
+    assert "label values 7 are not of this dataset" in found["volume-0", "error"]
+    assert "no voxel of the target 'liver-tumor'" in found["volume-1", "warning"]
+    assert "every voxel is 0" in found["volume-2", "error"]
+    assert "Hounsfield" in found["volume-3", "warning"]
+    assert "whole numbers" in found["volume-4", "error"]
+    assert {case_id for case_id, _ in found} == {f"volume-{i}" for i in range(5)}
+    assert [one.severity for one in problems(reports)] == sorted(one.severity for one in problems(reports))
+    rest = without_bad_cases(dataset, reports)
+    bad = {"volume-0", "volume-2", "volume-4"}
+    assert set(rest.excluded) == bad
+    assert set(rest.cases) == set(dataset.cases) - bad
+    assert not bad & {i for split in rest.splits for part in vars(split).values() for i in part}
+
+
+def test_the_same_scan_under_two_names(folder):
+    """Stored with other axes and another origin, it is still the same scan."""
+    source, copy = path_of(folder, "volume", 1), path_of(folder, "volume", 5)
+    image = nib.load(source)
+    turned = image.as_reoriented(nib.orientations.axcodes2ornt("PSL"))
+    nib.save(turned, copy)
+    label = nib.load(path_of(folder, "segmentation", 1))
+    nib.save(label.as_reoriented(nib.orientations.axcodes2ornt("PSL")), path_of(folder, "segmentation", 5))
+    reports = verify(load_dataset("lits17", folder))
+    (problem,) = problems(reports)
+    assert (problem.case_id, problem.severity) == ("volume-5", "error")
+    assert problem.text == "the same scan as case volume-1"
+
+
+def test_progress_and_several_at_once(folder):
+    dataset = load_dataset("lits17", folder)
+    seen = []
+    with ThreadPoolExecutor(2) as pool:
+        reports = verify(dataset, each=pool.map, progress=lambda report: seen.append(report.case_id))
+    assert seen == list(dataset.cases)
+    assert reports == verify(dataset)
+
+
+def test_nothing_usable(folder):
+    for i in range(8):
+        change(path_of(folder, "volume", i), lambda a: np.zeros_like(a))
+    dataset = load_dataset("lits17", folder)
+    with pytest.raises(UserError, match="no usable case among 8"):
+        without_bad_cases(dataset, verify(dataset))
+
+
+@pytest.mark.slow
+def test_sarcoma_folder_is_clean(shared):
+    root = shared / "real_cases" / "soft_tissue_sarcoma"
+    if not root.is_dir():
+        pytest.skip(f"no {root}")
+    reports = verify(load_folder(root))
+    assert len(reports) == 24
+    assert all(report.usable for report in reports)
+    assert all(report.targets["sarcoma"].voxels > 100 for report in reports)
