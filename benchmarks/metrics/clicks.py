@@ -92,6 +92,4 @@ def summarise_curves(
 
 def _check(scores: Sequence[float]) -> None:
     if not scores or any(math.isnan(score) for score in scores):
-        raise ValueError(
-            "a click curve needs at least one score, and no NaN: apply an empty-mask policy first"
-        )
+        raise ValueError("a click curve needs at least one score, and no NaN: apply an empty-mask policy first")

@@ -10,10 +10,13 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from benchmarks.metrics.crop import Crop, overlap_windows
 
@@ -23,7 +26,7 @@ SIZE_BINS_MM = (
     20.0,
     math.inf,
 )  # edges, by equivalent diameter; a lesion on an edge joins the larger bin
-_TOUCHING = np.ones((3, 3, 3), bool)
+MANY_RUNS = 1_000_000  # beyond this (noise) the graph of runs costs more memory than SciPy's labelling
 
 
 @dataclass(frozen=True)
@@ -73,15 +76,55 @@ class Lesions:
 
 
 def lesions_of(part: Crop) -> Lesions:
-    """The 26-connected components of a mask."""
-    labels, count = ndimage.label(part.mask, structure=_TOUCHING)
-    voxels = np.bincount(labels.ravel(), minlength=count + 1)[1:]
-    return Lesions(labels, voxels, part)
+    """The 26-connected components of a mask, numbered in scan order.
+
+    Works on runs of voxels along z, some hundred times fewer than voxels.
+    """
+    runs = _runs(part.mask)
+    if len(runs.start) > MANY_RUNS:
+        labels, count = ndimage.label(part.mask, structure=np.ones((3, 3, 3), bool))
+        return Lesions(labels, np.bincount(labels.ravel(), minlength=count + 1)[1:], part)
+    a, b = _touching(runs, part.mask.shape)
+    graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(runs.start), len(runs.start)))
+    count, component = connected_components(graph, directed=False)
+    lengths = runs.stop - runs.start
+    labels = np.zeros(part.mask.shape, np.int32)
+    labels[part.mask] = np.repeat(component + 1, lengths)
+    return Lesions(labels, np.bincount(component, weights=lengths, minlength=count).astype(np.int64), part)
 
 
-def match(
-    reference: Lesions, prediction: Lesions, rule: MatchingRule = DEFAULT_RULE
-) -> list[tuple[int, int]]:
+class _Runs(NamedTuple):
+    """Runs of True voxels along z, `stop` exclusive, in an array whose lines are one voxel longer than the mask's."""
+
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+
+
+def _runs(mask: NDArray[np.bool_]) -> _Runs:
+    spaced = np.pad(mask, ((0, 0), (0, 0), (0, 1))).ravel()
+    changes = np.flatnonzero(spaced[1:] != spaced[:-1]) + 1
+    if spaced[0]:
+        changes = np.concatenate(([0], changes))
+    return _Runs(changes[::2], changes[1::2])
+
+
+def _touching(runs: _Runs, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of runs in neighbouring lines that share a face, an edge or a corner."""
+    width = shape[2] + 1
+    y = runs.start // width % shape[1]
+    pairs = []
+    for dx, dy in ((0, 1), (1, -1), (1, 0), (1, 1)):
+        mine = np.flatnonzero((y + dy >= 0) & (y + dy < shape[1]))
+        offset = (dx * shape[1] + dy) * width
+        first = np.searchsorted(runs.stop, runs.start[mine] + offset)  # stops at or after my start
+        last = np.searchsorted(runs.start, runs.stop[mine] + offset, side="right")  # starts at or before my stop
+        many = last - first
+        theirs = np.arange(many.sum()) + np.repeat(first - np.cumsum(many) + many, many)
+        pairs.append((np.repeat(mine, many), theirs))
+    return np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs])
+
+
+def match(reference: Lesions, prediction: Lesions, rule: MatchingRule = DEFAULT_RULE) -> list[tuple[int, int]]:
     """Pairs (reference lesion, predicted lesion), counted from 0, in the order in which they were made."""
     windows = overlap_windows(reference.part, prediction.part)
     if windows is None:
@@ -106,10 +149,7 @@ def match(
 
 def size_bin_names(edges_mm: tuple[float, ...] = SIZE_BINS_MM) -> list[str]:
     """Names such as "0-10mm" and "20mm+", in rising order."""
-    return [
-        f"{low:g}mm+" if math.isinf(high) else f"{low:g}-{high:g}mm"
-        for low, high in itertools.pairwise(edges_mm)
-    ]
+    return [f"{low:g}mm+" if math.isinf(high) else f"{low:g}-{high:g}mm" for low, high in itertools.pairwise(edges_mm)]
 
 
 def count_by_size(diameters_mm: NDArray[np.float64], edges_mm: tuple[float, ...] = SIZE_BINS_MM) -> list[int]:

@@ -74,9 +74,9 @@ class Reference:
 
     @cached_property
     def surface(self) -> ReferenceSurface:
-        """Surfels and nearest-corner map. Only for a mask that is not empty."""
+        """Surfels and the distances near them. Only for a mask that is not empty."""
         assert self.part is not None
-        return ReferenceSurface(self.part, self.spacing, self.shape)
+        return ReferenceSurface(self.part, self.spacing)
 
     @cached_property
     def lesions(self) -> Lesions:
@@ -135,9 +135,7 @@ def failed_values(reference: Reference) -> dict[str, MetricValue]:
     The keys are those of `evaluate_mask`. `empty` is "none", since a failure is no empty mask: no policy
     softens it.
     """
-    row: dict[str, MetricValue] = {
-        key: worst_value(key, reference.diagonal_mm) for key in reference.metric_keys
-    }
+    row: dict[str, MetricValue] = {key: worst_value(key, reference.diagonal_mm) for key in reference.metric_keys}
     return row | _facts(reference, Counts(reference.voxels, 0, 0), 0, [], "none")
 
 

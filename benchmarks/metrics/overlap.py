@@ -20,7 +20,7 @@ class Counts:
 
     @property
     def dice(self) -> float:
-        """2·|P∩R| / (|P| + |R|). If both are empty, ZeroDivisionError: that case is the policy's to settle."""
+        """2·|P∩R| / (|P| + |R|). ZeroDivisionError if both are empty: that is the policy's to settle."""
         return 2 * self.intersection / (self.reference + self.prediction)
 
     @property

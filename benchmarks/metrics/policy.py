@@ -88,15 +88,9 @@ class EmptyPolicy:
 
 
 WORST_VALUE = EmptyPolicy("worst-value/1", note="the default: nothing is dropped, a miss costs the most")
-SKIP_BOTH = EmptyPolicy(
-    "skip-both-empty/1", both="skip", note="a mean over numbers only, as nnU-Net's summary"
-)
-SKIP_ANY = EmptyPolicy(
-    "skip-any-empty/1", both="skip", one="skip", note="undefined distances dropped, as MONAI's mean"
-)
-ZERO_FOR_BOTH = EmptyPolicy(
-    "zero-for-both/1", both="worst", note="2·TP / (sum + ε): agreement on nothing scores 0"
-)
+SKIP_BOTH = EmptyPolicy("skip-both-empty/1", both="skip", note="a mean over numbers only, as nnU-Net's summary")
+SKIP_ANY = EmptyPolicy("skip-any-empty/1", both="skip", one="skip", note="undefined distances dropped, as MONAI's mean")
+ZERO_FOR_BOTH = EmptyPolicy("zero-for-both/1", both="worst", note="2·TP / (sum + ε): agreement on nothing scores 0")
 
 DEFAULT_POLICY = WORST_VALUE
 POLICIES: dict[str, EmptyPolicy] = {
@@ -126,7 +120,7 @@ def mean_under_policies(
     metric: str,
     policies: Iterable[EmptyPolicy] = tuple(POLICIES.values()),
 ) -> list[dict[str, MetricValue]]:
-    """One method's sensitivity table: per policy the mean of `metric`, the cases counted, the cases skipped."""
+    """One method's sensitivity table: per policy the mean of `metric`, the cases counted and skipped."""
     rows = list(rows)
     table: list[dict[str, MetricValue]] = []
     for policy in policies:

@@ -28,10 +28,11 @@ Spacing = tuple[float, float, float]
 Point = tuple[float, float, float]
 Polygon = list[Point]
 
-MAP_MARGIN_MM = 10.0  # the reference's nearest-corner map reaches this far beyond its box
-MAP_MARGIN_VOXELS = 16  # and never farther than this
-FAR_POINTS = 300_000  # more surface than this outside the map: enlarge the map rather than search a tree
-
+NEAR_MM = 5.0  # distances up to about here are read from a field, larger ones searched
+NEAR_VOXELS = 12  # but the field's window is no wider than this on the finest axis
+NEAR_CELLS = 16_000_000  # no field beyond this size: memory stays bounded
+MANY = 300_000  # more corners than this are not searched one by one
+EXACT_ORDER = 4096  # surfels up to which ties are put in order of area
 
 # --- areas of surfels -------------------------------------------------------------------------------------
 
@@ -52,7 +53,7 @@ def surfel_areas(spacing: Spacing) -> FloatArray:
 
 @lru_cache(maxsize=1)
 def _triangle_normals() -> tuple[FloatArray, ...]:
-    """Per code the normals (triangles, 3) of its triangles on the unit cell, as long as the areas are large."""
+    """Per code the normals (triangles, 3) of its triangles on the unit cell; their lengths are areas."""
     return tuple(
         np.array([normal for polygon in _polygons(code) for normal in _largest_fan(polygon)]).reshape(-1, 3)
         for code in range(256)
@@ -155,10 +156,6 @@ class Surface:
         """The corners in mm. Unbalanced: half the time to build, and these points lie evenly."""
         return cKDTree(self.corners * np.asarray(self.spacing), balanced_tree=False, compact_nodes=False)
 
-    def holds(self, corners: IntArray) -> NDArray[np.bool_]:
-        """Which of the given corners carry a surfel of this surface."""
-        return _look_up(self.border, self.low, corners)
-
 
 def surface_of(part: Crop, spacing: Spacing) -> Surface:
     """The surfels of a mask. What lies beyond the volume counts as background, so every surface is closed."""
@@ -181,14 +178,6 @@ def _neighbour_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
 def _inside(corners: IntArray, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which corners lie in a box, `high` included."""
     return np.asarray(((corners >= low) & (corners <= high)).all(axis=1))
-
-
-def _look_up(grid: NDArray[np.bool_], low: tuple[int, int, int], corners: IntArray) -> NDArray[np.bool_]:
-    local = corners - np.asarray(low, np.int32)
-    inside = _inside(local, np.zeros(3, np.int64), np.asarray(grid.shape) - 1)
-    found = np.zeros(len(corners), bool)
-    found[inside] = grid[tuple(local[inside].T)]
-    return found
 
 
 # --- distances --------------------------------------------------------------------------------------------
@@ -236,80 +225,157 @@ class SurfacePair:
 class ReferenceSurface:
     """The ground truth's part of every surface pair, computed once and used for every round.
 
-    Holds the surface and, for the corners in and near its box, which corner of the surface is nearest.
-    Predictions may lie anywhere: what is outside the map is searched in a tree, just as exactly.
+    Holds the surface and the field of distances near it. Predictions may lie anywhere: what is out of the
+    field's reach is searched in a tree, just as exactly.
     """
 
-    def __init__(self, part: Crop, spacing: Spacing, shape: tuple[int, int, int]) -> None:
+    def __init__(self, part: Crop, spacing: Spacing) -> None:
         self.surface = surface_of(part, spacing)
-        margin = [min(MAP_MARGIN_VOXELS, int(np.ceil(MAP_MARGIN_MM / step))) for step in spacing]
-        low = [max(0, start - m) for start, m in zip(part.low, margin, strict=True)]
-        high = [min(size, stop + m) for size, stop, m in zip(shape, part.high, margin, strict=True)]
-        self._map(np.array(low), np.array(high))
-
-    def _map(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> None:
-        """Note the nearest surface corner of each corner in the box, `high` included."""
-        away = np.ones(high - low + 1, bool)
-        away[tuple((self.surface.corners - low).T)] = False
-        nearest = ndimage.distance_transform_edt(
-            away, sampling=self.surface.spacing, return_distances=False, return_indices=True
-        )
-        self._nearest = nearest.astype(np.int16 if max(away.shape) < 2**15 else np.int32)
-        self._low, self._high = low, high
+        self._near = NearField.of(self.surface)
 
     def pair(self, prediction: Crop) -> SurfacePair:
         """Distances both ways between this surface and the prediction's."""
-        other = surface_of(prediction, self.surface.spacing)
-        reference_mm, reference_areas = _rising(_distances(self.surface, other), self.surface.areas)
-        prediction_mm, prediction_areas = _rising(self._distances_from(other), other.areas)
-        return SurfacePair(reference_mm, reference_areas, prediction_mm, prediction_areas)
+        mine = self.surface
+        other = surface_of(prediction, mine.spacing)
+        low, high = mine.corners.min(axis=0), mine.corners.max(axis=0)
+        to_other = _distances(mine.corners, other, NearField.of(other, low, high))
+        to_mine = _distances(other.corners, mine, self._near)
+        return SurfacePair(*_rising(to_other, mine.areas), *_rising(to_mine, other.areas))
 
-    def _distances_from(self, other: Surface) -> FloatArray:
-        """Distance of each corner of the other surface to this one."""
-        mapped = _inside(other.corners, self._low, self._high)
-        if len(mapped) - np.count_nonzero(mapped) > FAR_POINTS:
-            low, high = other.corners.min(axis=0), other.corners.max(axis=0)
-            self._map(np.minimum(low, self._low), np.maximum(high, self._high))
-            mapped[:] = True
-        distances = np.empty(len(other.corners))
-        local = other.corners[mapped] - self._low
-        steps = [self._nearest[axis][tuple(local.T)] - local[:, axis] for axis in range(3)]
-        distances[mapped] = _length(np.stack(steps), self.surface.spacing)
-        if not mapped.all():
-            distances[~mapped] = _nearest_in_tree(other.corners[~mapped], self.surface)
+
+@dataclass(frozen=True)
+class NearField:
+    """Exact distances to a surface for corners that lie within a few millimetres of it.
+
+    Most surfels of two masks worth comparing are close together, and for those a window of a few voxels
+    finds the nearest corner sooner than any search. The squared distance is separable: `plane` holds its
+    minimum over x and y, and the minimum over z is taken at the corners that are asked for.
+
+    Attributes:
+        plane: float64, mm², infinite where the window holds no corner.
+        low: whole-volume index of the first cell of `plane`.
+        reach: voxels of the window, to either side, on each axis.
+        exact_mm: distances up to this one are exact; whatever lies outside the window is farther.
+    """
+
+    plane: FloatArray
+    low: NDArray[np.int64]
+    reach: tuple[int, int, int]
+    exact_mm: float
+    spacing: Spacing
+
+    @classmethod
+    def of(
+        cls, surface: Surface, low: NDArray[np.integer] | None = None, high: NDArray[np.integer] | None = None
+    ) -> NearField | None:
+        """The field of a surface, for corners between `low` and `high` (both included) if given.
+
+        None if it would need more than `NEAR_CELLS` cells, or no part of the surface is near that box.
+        """
+        spacing = surface.spacing
+        reach_mm = min(NEAR_MM, NEAR_VOXELS * min(spacing))
+        reach = np.ceil(reach_mm / np.asarray(spacing)).astype(np.int64)
+        first = np.asarray(surface.low) - reach
+        last = np.asarray(surface.low) + surface.border.shape - 1 + reach
+        if low is not None and high is not None:
+            first, last = np.maximum(first, low - reach), np.minimum(last, high + reach)
+        first[2] -= reach[2]  # so that a step along z from a corner in reach stays inside the array
+        last[2] += reach[2]
+        if (first > last).any() or np.prod(last - first + 1) > NEAR_CELLS:
+            return None
+        border = _window(surface, first, last)
+        x, y, z = (int(voxels) for voxels in reach)
+        exact_mm = float(min((reach + 1) * np.asarray(spacing)))
+        return cls(_plane_distances(border, (x, y), spacing), first, (x, y, z), exact_mm, spacing)
+
+    def look_up(self, corners: IntArray) -> FloatArray:
+        """Distance in mm of each corner, infinite where this field cannot tell it exactly."""
+        inset = np.array([0, 0, self.reach[2]])
+        inside = _inside(corners, self.low + inset, self.low + self.plane.shape - 1 - inset)
+        cells = np.ravel_multi_index(tuple((corners[inside] - self.low).T), self.plane.shape)
+        plane = self.plane.ravel()
+        best = plane[cells]
+        for step in range(1, self.reach[2] + 1):
+            square = (step * self.spacing[2]) ** 2
+            np.minimum(best, np.minimum(plane[cells - step], plane[cells + step]) + square, out=best)
+        nearest = np.sqrt(best)
+        nearest[nearest > self.exact_mm] = np.inf
+        distances = np.full(len(corners), np.inf)
+        distances[inside] = nearest
         return distances
 
 
-def _distances(source: Surface, target: Surface) -> FloatArray:
-    """Distance of each corner of `source` to `target`; the corners that both share need no search."""
-    distances = np.zeros(len(source.corners))
-    apart = ~target.holds(source.corners)
-    if apart.any():
-        distances[apart] = _nearest_in_tree(source.corners[apart], _within_reach(source, target))
+def _window(surface: Surface, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """The surface's border on another box of corners, `last` included."""
+    window = np.zeros(last - first + 1, bool)
+    low = np.maximum(first, surface.low)
+    high = np.minimum(last + 1, np.asarray(surface.low) + surface.border.shape)
+    if (low < high).all():
+        here = tuple(slice(p, q) for p, q in zip(low - first, high - first, strict=True))
+        there = tuple(slice(p, q) for p, q in zip(low - surface.low, high - surface.low, strict=True))
+        window[here] = surface.border[there]
+    return window
+
+
+def _plane_distances(border: NDArray[np.bool_], reach: tuple[int, int], spacing: Spacing) -> FloatArray:
+    """Least (Δx)² + (Δy)² in mm² to a border corner with the same z, within `reach` voxels."""
+    steps = np.full(border.shape, 255, np.uint8)
+    for step in range(reach[0], 0, -1):
+        np.copyto(steps[step:], step, where=border[:-step])
+        np.copyto(steps[:-step], step, where=border[step:])
+    np.copyto(steps, 0, where=border)
+    squares = (np.arange(256) * spacing[0]) ** 2
+    squares[255] = np.inf
+    along_x = squares[steps]
+    plane = along_x.copy()
+    for step in range(1, reach[1] + 1):
+        moved = along_x + (step * spacing[1]) ** 2
+        np.minimum(plane[:, step:], moved[:, :-step], out=plane[:, step:])
+        np.minimum(plane[:, :-step], moved[:, step:], out=plane[:, :-step])
+    return plane
+
+
+def _distances(corners: IntArray, target: Surface, near: NearField | None) -> FloatArray:
+    """Distance in mm of each corner to the target surface."""
+    distances = np.full(len(corners), np.inf) if near is None else near.look_up(corners)
+    far = np.isinf(distances)
+    if far.any():
+        search = _search_map if np.count_nonzero(far) > MANY else _search_tree
+        distances[far] = search(corners[far], target)
     return distances
 
 
-def _within_reach(source: Surface, target: Surface) -> Surface:
-    """The part of a very large target that can be nearest to the source: a speckled prediction stays
-    affordable.
+def _search_tree(corners: IntArray, target: Surface) -> FloatArray:
+    target = _within_reach(corners, target)
+    _, index = target.tree.query(corners * np.asarray(target.spacing))
+    return _length((target.corners[index] - corners).T, target.spacing)
 
-    A thin sample of the target bounds every distance from above; corners farther than that bound from the
-    source's box cannot be nearest.
+
+def _search_map(corners: IntArray, target: Surface) -> FloatArray:
+    """For very many corners: a distance transform of the box that holds them and the target."""
+    low = np.minimum(corners.min(axis=0), target.corners.min(axis=0))
+    high = np.maximum(corners.max(axis=0), target.corners.max(axis=0))
+    away = np.ones(high - low + 1, bool)
+    away[tuple((target.corners - low).T)] = False
+    nearest = ndimage.distance_transform_edt(away, sampling=target.spacing, return_distances=False, return_indices=True)
+    local = tuple((corners - low).T)
+    return _length(np.stack([nearest[axis][local] - local[axis] for axis in range(3)]), target.spacing)
+
+
+def _within_reach(corners: IntArray, target: Surface) -> Surface:
+    """The part of a very large target that can be nearest to the corners: a speckled prediction stays cheap.
+
+    A thin sample of the target bounds every distance from above; what is farther than that bound from the
+    corners' box cannot be nearest.
     """
-    if len(target.corners) <= FAR_POINTS:
+    if len(target.corners) <= MANY:
         return target
     thin = target.corners[:: len(target.corners) // 10_000]
     spacing = np.asarray(target.spacing)
-    bound, _ = cKDTree(thin * spacing).query(source.corners * spacing)
+    bound, _ = cKDTree(thin * spacing).query(corners * spacing)
     reach = np.ceil(bound.max() / spacing).astype(np.int64) + 1
-    low, high = source.corners.min(axis=0) - reach, source.corners.max(axis=0) + reach
-    near = _inside(target.corners, low, high)
+    near = _inside(target.corners, corners.min(axis=0) - reach, corners.max(axis=0) + reach)
     return Surface(target.border, target.low, target.corners[near], target.areas[near], target.spacing)
-
-
-def _nearest_in_tree(corners: IntArray, target: Surface) -> FloatArray:
-    _, index = target.tree.query(corners * np.asarray(target.spacing))
-    return _length((target.corners[index] - corners).T, target.spacing)
 
 
 def _length(steps: NDArray[np.signedinteger], spacing: Spacing) -> FloatArray:
@@ -323,7 +389,12 @@ def _length(steps: NDArray[np.signedinteger], spacing: Spacing) -> FloatArray:
 
 
 def _rising(distances: FloatArray, areas: FloatArray) -> tuple[FloatArray, FloatArray]:
-    order = np.lexsort((areas, distances))
+    """Both in rising order of distance.
+
+    Small surfaces also order ties by area, as surface-distance does: there the rounding of a running sum can
+    decide on which side of 95 % a surfel falls.
+    """
+    order = np.lexsort((areas, distances)) if len(distances) <= EXACT_ORDER else np.argsort(distances)
     return distances[order], areas[order]
 
 

@@ -82,7 +82,7 @@ def test_random_masks(seed: int) -> None:
         assert_agrees(random_mask(random, shape), reference, label)
 
 
-def test_prediction_far_outside_the_map_and_then_near() -> None:
+def test_prediction_far_outside_the_field_and_then_near() -> None:
     label = np.zeros((90, 80, 70), bool)
     label[4:12, 5:15, 6:20] = True
     reference = Reference(label, (1.0, 0.8, 2.5), TOLERANCES)
@@ -93,7 +93,7 @@ def test_prediction_far_outside_the_map_and_then_near() -> None:
 
 
 def test_speckle_takes_the_road_for_large_surfaces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(surface_module, "FAR_POINTS", 10_001)
+    monkeypatch.setattr(surface_module, "MANY", 10_001)
     random = generator("speckle")
     label = np.zeros((60, 60, 60), bool)
     label[3:9, 4:9, 5:9] = True
@@ -161,13 +161,9 @@ def test_axis_and_memory_order_do_not_matter() -> None:
     random = generator("order")
     label, prediction = random_mask(random, (14, 9, 11)), random_mask(random, (14, 9, 11))
     plain = evaluate_mask(prediction, Reference(label, (1.0, 2.0, 3.0)))
-    fortran = evaluate_mask(
-        np.asfortranarray(prediction), Reference(np.asfortranarray(label), (1.0, 2.0, 3.0))
-    )
+    fortran = evaluate_mask(np.asfortranarray(prediction), Reference(np.asfortranarray(label), (1.0, 2.0, 3.0)))
     flipped = evaluate_mask(prediction[::-1], Reference(label[::-1], (1.0, 2.0, 3.0)))
-    turned = evaluate_mask(
-        prediction.transpose(2, 0, 1), Reference(label.transpose(2, 0, 1), (3.0, 1.0, 2.0))
-    )
+    turned = evaluate_mask(prediction.transpose(2, 0, 1), Reference(label.transpose(2, 0, 1), (3.0, 1.0, 2.0)))
     assert plain == fortran
     for other in (flipped, turned):
         for key in ("dice", "hd_mm", "hd95_mm", "msd_mm", "nsd@1mm", "nsd@2mm", "nsd@5mm"):
@@ -191,9 +187,7 @@ def disturbed(mask: BoolArray, random: np.random.Generator) -> BoolArray:
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"the shared masks are not at {SHARED}")
-@pytest.mark.parametrize(
-    ("path", "label_value"), real_masks(), ids=lambda value: getattr(value, "name", None)
-)
+@pytest.mark.parametrize(("path", "label_value"), real_masks(), ids=lambda value: getattr(value, "name", None))
 def test_real_masks(path: Path, label_value: int) -> None:
     import nibabel as nib
 
