@@ -10,6 +10,7 @@ inert stand-in for each. A file that names anything able to act (os, subprocess,
 from __future__ import annotations
 
 import hashlib
+import json
 import pickle
 import re
 from collections import OrderedDict
@@ -18,11 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from benchmarks.errors import UserError
 
 State = dict[str, torch.Tensor]
 
+WEIGHTS, FACTS = "weights.safetensors", "checkpoint.json"  # of our own checkpoints
 MAX_NAMED = 4  # keys that an error message lists before it says "and N more"
 
 _ACTING_MODULES = frozenset(
@@ -108,12 +112,8 @@ def _read_with_stand_ins(path: Path, refusal: Exception) -> Any:
         raise UserError(_unreadable(path, refusal)) from refusal
     acting = [name for name in foreign if _can_act(name)]
     if acting:
-        raise UserError(
-            f"{path}: refused, the file asks for {_named(acting)} to be called; it is not a model"
-        )
-    stand_ins: list[Callable | tuple[Callable, str]] = [
-        (_STAND_INS.get(name, Inert), name) for name in foreign
-    ]
+        raise UserError(f"{path}: refused, the file asks for {_named(acting)} to be called; it is not a model")
+    stand_ins: list[Callable | tuple[Callable, str]] = [(_STAND_INS.get(name, Inert), name) for name in foreign]
     try:
         with torch.serialization.safe_globals(stand_ins):
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -151,9 +151,7 @@ def tensor_names(checkpoint: Any, prefix: str = "") -> Iterator[str]:
             yield from tensor_names(value, f"{prefix}.{index}" if prefix else str(index))
 
 
-_SIGNATURES: tuple[
-    tuple[str, str], ...
-] = (  # first match wins: (pattern of a tensor's name, what the file is)
+_SIGNATURES: tuple[tuple[str, str], ...] = (  # first match wins: (pattern of a tensor's name, what the file is)
     (r"\.Adapter\.spatial\.\d+\.weight$", "SAM-Med2D"),
     (r"feature_dict\.\d+\.|\.attn\.lr$", "3DSAM-adapter"),
     (r"text_encoder\.(clip_text_model|dim_align)\.|txt_align_upscaled_embedding", "SegVol"),
@@ -231,9 +229,7 @@ def strip_prefixes(state: Mapping[str, torch.Tensor], prefixes: Sequence[str] = 
     return dict(state)
 
 
-def load_strictly(
-    module: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path | str, system: str
-) -> None:
+def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path | str, system: str) -> None:
     """Copy a state dict into the module; every key must be there, no other, each of the right shape.
 
     A module built under `torch.device("meta")` receives the tensors themselves instead of a copy.
@@ -276,9 +272,7 @@ def load_official(
         rename: official key → our key, applied after stripping and dropping.
     """
     state = state_dict_of(read_checkpoint(path), path, system, containers, prefixes)
-    kept = {
-        key: value for key, value in state.items() if not any(re.search(pattern, key) for pattern in optional)
-    }
+    kept = {key: value for key, value in state.items() if not any(re.search(pattern, key) for pattern in optional)}
     if rename is not None:
         kept = {rename(key): value for key, value in kept.items()}
     load_strictly(module, kept, path, system)
@@ -309,3 +303,30 @@ def required_file(checkpoint: Path | str | None, method: str, file_name: str, so
 def _named(names: Sequence[str]) -> str:
     shown = ", ".join(names[:MAX_NAMED])
     return f"{shown} and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else shown
+
+
+def save_weights(module: torch.nn.Module, folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write weights (safetensors) and what they belong to (JSON) into an existing folder."""
+    state = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
+    save_file(state, folder / WEIGHTS)
+    (folder / FACTS).write_text(json.dumps(dict(facts), indent=2, sort_keys=True) + "\n")
+
+
+def load_weights(module: torch.nn.Module, folder: Path, facts: Mapping[str, Any], system: str) -> None:
+    """Read what `save_weights` wrote.
+
+    Raises:
+        UserError: files missing or damaged, other facts than those saved, keys or shapes that do not fit.
+    """
+    for name in (WEIGHTS, FACTS):
+        if not (folder / name).is_file():
+            raise UserError(f"{folder}: no checkpoint of {system} (no {name})")
+    try:
+        saved = json.loads((folder / FACTS).read_text())
+        state = load_file(folder / WEIGHTS)
+    except (SafetensorError, ValueError, OSError) as error:
+        raise UserError(f"{folder}: damaged checkpoint of {system} ({error})") from error
+    for key, value in json.loads(json.dumps(dict(facts))).items():
+        if saved.get(key) != value:
+            raise UserError(f"{folder}: checkpoint has {key} = {saved.get(key)!r}, {system} expects {value!r}")
+    load_strictly(module, state, folder / WEIGHTS, system)

@@ -4,7 +4,8 @@ Three exact rearrangements make it fast; the golden files hold them to the publi
 
 1. The relative position bias of a key is a sum of one term per axis. The terms are appended to the query, and the
    key's one-hot coordinates to the key: the plain scalar product then holds the bias, and any fused attention
-   kernel will do.
+   kernel will do. In float32 on a CPU, where wider heads cost more than they save, and where no gradient is
+   needed, the terms go into the kernel's mask instead, for some rows of queries at a time.
 2. SAM pads the grid to whole windows with zero tokens that are *not* masked. Padded tokens are never computed
    here: their keys and values are the bias of `qkv`, and their queries are thrown away in the end.
 3. All padded keys of a window share one key and one value, and their biases are sums of few-axis terms, so that
@@ -15,11 +16,14 @@ Three exact rearrangements make it fast; the golden files hold them to the publi
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+QUERIES_PER_MASK = 1024  # bounds the memory of a mask, and keeps it near the cache
 
 AXIS_NAMES = {2: ("h", "w"), 3: ("d", "h", "w")}
 
@@ -52,9 +56,7 @@ class GridAttention(nn.Module):
         qkv = self.qkv(x)
         grid = x.shape[1:-1]
         spans = [size if self.window is None else self.window for size in grid]
-        regions = list(
-            itertools.product(*(_segments(size, span) for size, span in zip(grid, spans, strict=True)))
-        )
+        regions = list(itertools.product(*(_segments(size, span) for size, span in zip(grid, spans, strict=True))))
         if len(regions) == 1:
             return self.proj(self._attend(qkv, spans))
         mixed = torch.empty_like(x, dtype=qkv.dtype)
@@ -84,33 +86,19 @@ class GridAttention(nn.Module):
             back += [1 + axis, 2 + axes + axis]
         return out.permute(*back, 1 + axes, 2 + 2 * axes).reshape(batch, *grid, channels // 3)
 
-    def _windows(
-        self, q: Tensor, k: Tensor, v: Tensor, inside: Sequence[int], spans: Sequence[int]
-    ) -> Tensor:
+    def _windows(self, q: Tensor, k: Tensor, v: Tensor, inside: Sequence[int], spans: Sequence[int]) -> Tensor:
         """One fused attention over (windows, heads): q (N, H, *inside, D), k and v (N, H, T, D) → (N, H, T, D)."""
-        count, heads, width = q.shape[0], q.shape[1], q.shape[-1]
         biases = [
-            self._axis_bias(q, axis, name, inside[axis], spans[axis])
-            for axis, name in enumerate(self.axis_names)
+            self._axis_bias(q, axis, name, inside[axis], spans[axis]) for axis, name in enumerate(self.axis_names)
         ]
         extra = [bias[..., :real] for bias, real in zip(biases, inside, strict=True)]
-        onehot = _coordinates(tuple(inside), k.device, k.dtype).expand(count, heads, -1, -1)
-        keys, values = torch.cat([k, onehot], -1), v
-        if _padded(inside, spans):
-            marks = _as_sum(_padding_logit(biases, inside), q.dtype)
-            extra += marks
-            mark = keys.new_ones(len(marks))
-            keys = F.pad(keys, (0, len(marks)))
-            key, value = self._padding_token(k)[1:]
-            key = F.pad(key, (0, onehot.shape[-1]))
-            key = torch.cat([key, mark.expand(count, heads, 1, -1)], -1)
-            keys, values = torch.cat([keys, key], 2), torch.cat([v, value], 2)
-        queries = torch.cat([q * width**-0.5, *extra], -1).flatten(2, -2)
-        full = (
-            -(-queries.shape[-1] // 8) * 8
-        )  # fused kernels want one width for all three, a multiple of eight
-        queries, keys, values = (F.pad(part, (0, full - part.shape[-1])) for part in (queries, keys, values))
-        return F.scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :width]
+        padding = _padding_logit(biases, inside) if _padded(inside, spans) else None
+        if padding is not None:
+            _, key, value = self._padding_token(k)
+            k, v = torch.cat([k, key], 2), torch.cat([v, value], 2)
+        if q.device.type == "cpu" and q.dtype == torch.float32 and not (torch.is_grad_enabled() and q.requires_grad):
+            return _attend_masked(q, k, v, extra, padding)
+        return _attend_folded(q, k, v, extra, padding)
 
     def _padding_token(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Query, key and value of a padded token, (N, H, 1, D): a zero token goes through `qkv` as its bias."""
@@ -120,9 +108,7 @@ class GridAttention(nn.Module):
 
     def _axis_bias(self, q: Tensor, axis: int, name: str, real: int, span: int) -> Tensor:
         """q · table[i − j] for every key coordinate j of the padded window: (N, H, *inside, span)."""
-        lines = q.movedim(
-            2 + axis, -2
-        )  # the axis beside the channels, so that the table multiplies as matrices
+        lines = q.movedim(2 + axis, -2)  # the axis beside the channels, so that the table multiplies as matrices
         return torch.einsum("...id,ijd->...ij", lines, self._table(name, real, span, q)).movedim(-2, 2 + axis)
 
     def _table(self, name: str, queries: int, keys: int, like: Tensor) -> Tensor:
@@ -140,20 +126,16 @@ class MixedAxesAttention(GridAttention):
         q(d, h, w) · D[d − w′]  +  q(d, h, d′) · H[h − w′]  +  q(d, h, h′) · W[h′ − w′]
 
     (a broadcast that passes unnoticed because windows are cubes). The second and third term look up the query
-    of another place, which is the bias of `qkv` where that place is padded. The three terms go into the mask of
-    the fused attention: after the virtual key there are only 512 × 513 of them.
+    of another place, which is the bias of `qkv` where that place is padded. The three terms go into the mask
+    of the fused attention: after the virtual key there are only 512 × 513 of them.
     """
 
-    def _windows(
-        self, q: Tensor, k: Tensor, v: Tensor, inside: Sequence[int], spans: Sequence[int]
-    ) -> Tensor:
+    def _windows(self, q: Tensor, k: Tensor, v: Tensor, inside: Sequence[int], spans: Sequence[int]) -> Tensor:
         depth, height, width = inside
         span = spans[0]
         lines = q
         if width < span:
-            beyond = self._padding_token(k)[0][:, :, None, None].expand(
-                -1, -1, depth, height, span - width, -1
-            )
+            beyond = self._padding_token(k)[0][:, :, None, None].expand(-1, -1, depth, height, span - width, -1)
             lines = torch.cat([q, beyond], -2)
         along_d = torch.einsum("nadhwc,dkc->nadhwk", q, self._table("d", depth, span, q))
         along_h = torch.einsum("nadhwc,hkc->nadhwk", lines, self._table("h", height, span, q))
@@ -172,6 +154,45 @@ class MixedAxesAttention(GridAttention):
             _, key, value = self._padding_token(k)
             k, v = torch.cat([k, key], 2), torch.cat([v, value], 2)
         return F.scaled_dot_product_attention(q.flatten(2, -2), k, v, attn_mask=mask)
+
+
+def _attend_masked(q: Tensor, k: Tensor, v: Tensor, extra: Sequence[Tensor], padding: Tensor | None) -> Tensor:
+    """Fused attention with the position terms in its mask.
+
+    Args:
+        q: (N, H, *inside, D).
+        k, v: (N, H, T, D), the virtual key and value last if there is padding.
+        extra: for each axis the terms (N, H, *inside, inside[axis]).
+        padding: logit of the virtual key without its product, (N, H, *inside, 1).
+    """
+    inside = q.shape[2:-1]
+    rows = max(1, QUERIES_PER_MASK * inside[0] // math.prod(inside))
+    parts = []
+    for start in range(0, inside[0], rows):
+        chunk = [x[:, :, start : start + rows] for x in (q, *extra)]
+        mask = chunk[1]
+        for terms in chunk[2:]:
+            mask = (mask[..., None] + terms[..., None, :]).flatten(-2)
+        if padding is not None:
+            mask = torch.cat([mask, padding[:, :, start : start + rows]], -1)
+        last = len(inside) + 1
+        parts.append(F.scaled_dot_product_attention(chunk[0].flatten(2, last), k, v, attn_mask=mask.flatten(2, last)))
+    return torch.cat(parts, 2)
+
+
+def _attend_folded(q: Tensor, k: Tensor, v: Tensor, extra: Sequence[Tensor], padding: Tensor | None) -> Tensor:
+    """The same with the terms in the channels of queries and keys."""
+    count, heads, *inside, width = q.shape
+    columns = [*extra, *(_as_sum(padding, q.dtype) if padding is not None else ())]
+    queries = torch.cat([q * width**-0.5, *columns], -1).flatten(2, -2)
+    marks = _coordinates(tuple(inside), k.device, k.dtype)
+    if padding is not None:
+        marks = F.pad(marks, (0, queries.shape[-1] - width - marks.shape[1], 0, 1))
+        marks[-1, sum(inside) :] = 1
+    keys = torch.cat([k, marks.expand(count, heads, -1, -1)], -1)
+    full = -(-queries.shape[-1] // 8) * 8  # fused kernels want one width for all three, a multiple of eight
+    queries, keys, v = (F.pad(part, (0, full - part.shape[-1])) for part in (queries, keys, v))
+    return F.scaled_dot_product_attention(queries, keys, v, scale=1.0)[..., :width]
 
 
 def _padded(inside: Sequence[int], spans: Sequence[int]) -> bool:
@@ -198,8 +219,8 @@ def _coordinates(shape: tuple[int, ...], device: torch.device, dtype: torch.dtyp
 def _padding_logit(biases: Sequence[Tensor], inside: Sequence[int]) -> Tensor:
     """log Σ exp(bias) over the padded keys of a window: (N, H, *inside, 1), float32.
 
-    The padding is the disjoint union over axes a of (inside on the axes before a) × (padded on a) × (any on the
-    axes after a); within each part the sum of exponentials is a product over axes.
+    The padding is the disjoint union over axes a of (inside on the axes before a) × (padded on a) × (any on
+    the axes after a); within each part the sum of exponentials is a product over axes.
     """
     wide = [bias.float() for bias in biases]
     real = [bias[..., :size].logsumexp(-1) for bias, size in zip(wide, inside, strict=True)]
@@ -227,9 +248,9 @@ def _mixed_padding_logit(along_d: Tensor, along_h: Tensor, along_w: Tensor, insi
         parts.append(real_d + along_w[..., height:, :].logsumexp(-2))
     beyond = (any_d + any_h)[..., width:]
     real = torch.stack(parts).logsumexp(0)[..., :width] if parts else beyond[..., :0]
-    return (
-        along_d[..., -real.shape[-1] - beyond.shape[-1] :] + torch.cat([real, beyond], -1)[..., None, :]
-    ).logsumexp(-1)
+    return (along_d[..., -real.shape[-1] - beyond.shape[-1] :] + torch.cat([real, beyond], -1)[..., None, :]).logsumexp(
+        -1
+    )
 
 
 def _as_sum(value: Tensor, dtype: torch.dtype) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""SAM's mask decoder in two or three dimensions: a two-way transformer, upscaling, one small network per mask."""
+"""SAM's mask decoder in two or three dimensions: two-way attention, upscaling, a network per mask."""
 
 from __future__ import annotations
 
@@ -44,22 +44,16 @@ class TwoWayBlock(nn.Module):
         self.norm4 = nn.LayerNorm(dim)
         self.cross_attn_image_to_token = CrossAttention(dim, heads, dim // 2)
 
-    def forward(
-        self, tokens: Tensor, cells: Tensor, token_position: Tensor, position: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, cells: Tensor, token_position: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
         if self.first:  # the tokens are their own position there, and nothing is added to them
             tokens = self.norm1(self.self_attn(tokens, tokens, tokens))
         else:
             placed = tokens + token_position
             tokens = self.norm1(tokens + self.self_attn(placed, placed, tokens))
         placed_cells = cells + position
-        tokens = self.norm2(
-            tokens + self.cross_attn_token_to_image(tokens + token_position, placed_cells, cells)
-        )
+        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + token_position, placed_cells, cells))
         tokens = self.norm3(tokens + self.mlp(tokens))
-        cells = self.norm4(
-            cells + self.cross_attn_image_to_token(placed_cells, tokens + token_position, tokens)
-        )
+        cells = self.norm4(cells + self.cross_attn_image_to_token(placed_cells, tokens + token_position, tokens))
         return tokens, cells
 
 
@@ -83,9 +77,7 @@ class TwoWayTransformer(nn.Module):
 class MaskDecoder(nn.Module):
     """Embedding and prompts → mask logits (B, 1 or 3, 4 × grid) and predicted IoU (B, 1 or 3)."""
 
-    def __init__(
-        self, axes: int, dim: int, heads: int = 8, hidden: int = 2048, iou_hidden: int = 256
-    ) -> None:
+    def __init__(self, axes: int, dim: int, heads: int = 8, hidden: int = 2048, iou_hidden: int = 256) -> None:
         super().__init__()
         transposed = transposed_convolution(axes)
         self.transformer = TwoWayTransformer(dim, heads, hidden)
@@ -115,9 +107,7 @@ class MaskDecoder(nn.Module):
         masks, quality = self.all_masks(embedding, position, sparse, dense)
         return (masks[:, 1:], quality[:, 1:]) if multimask else (masks[:, :1], quality[:, :1])
 
-    def all_masks(
-        self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def all_masks(self, embedding: Tensor, position: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
         """All four masks (B, 4, 4 × grid) and their predicted IoU (B, 4)."""
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], 1)
@@ -125,9 +115,7 @@ class MaskDecoder(nn.Module):
         grid = source.shape[2:]
         tokens, cells = self.transformer(tokens, _as_cells(source), _as_cells(position))
         upscaled = self.output_upscaling(cells.transpose(1, 2).unflatten(2, grid))
-        weights = [
-            network(tokens[:, 1 + index]) for index, network in enumerate(self.output_hypernetworks_mlps)
-        ]
+        weights = [network(tokens[:, 1 + index]) for index, network in enumerate(self.output_hypernetworks_mlps)]
         masks = torch.einsum("bmc,bcn->bmn", torch.stack(weights, 1), upscaled.flatten(2))
         return masks.unflatten(2, upscaled.shape[2:]), self.iou_prediction_head(tokens[:, 0])
 

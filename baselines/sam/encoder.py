@@ -59,8 +59,7 @@ class ImageEncoder(nn.Module):
         self.patch_embed.proj = conv(size.channels, size.dim, size.patch, size.patch)
         self.pos_embed = nn.Parameter(torch.zeros(1, *grid, size.dim))
         self.blocks = nn.ModuleList(
-            Block(size, None if index in size.global_blocks else size.window, grid)
-            for index in range(size.depth)
+            Block(size, None if index in size.global_blocks else size.window, grid) for index in range(size.depth)
         )
         self.neck = nn.Sequential(
             conv(size.dim, size.out, 1, bias=False),

@@ -42,9 +42,7 @@ class Perceptron(nn.Module):
 
     def __init__(self, dim: int, hidden: int, out: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            [nn.Linear(dim, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, out)]
-        )
+        self.layers = nn.ModuleList([nn.Linear(dim, hidden), nn.Linear(hidden, hidden), nn.Linear(hidden, out)])
 
     def forward(self, x: Tensor) -> Tensor:
         first, second, third = self.layers

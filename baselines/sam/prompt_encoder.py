@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -129,12 +131,17 @@ class PromptEncoder(nn.Module):
             labels = torch.cat([labels, labels.new_full((len(labels), 1), PADDING)], 1)
         position = self.pe_layer.of_points(points, self.image)
         kinds = [self.not_a_point_embed, self.point_embeddings[NEGATIVE], self.point_embeddings[POSITIVE]]
-        table = torch.cat([kind.weight for kind in kinds])  # type: ignore[arg-type]
+        table = _rows(kinds)
         index = labels.long() + 1  # −1, 0, 1 → rows of the table
         return torch.where(index[..., None] > 0, position, torch.zeros_like(position)) + table[index]
 
     def _box(self, boxes: Tensor) -> Tensor:
         corners = boxes.reshape(len(boxes), 2, -1) + 0.5
         kinds = [self.point_embeddings[LOW_CORNER], self.point_embeddings[HIGH_CORNER]]
-        table = torch.cat([kind.weight for kind in kinds])  # type: ignore[arg-type]
+        table = _rows(kinds)
         return self.pe_layer.of_points(corners, self.image) + table
+
+
+def _rows(embeddings: Sequence[nn.Module]) -> Tensor:
+    """The single rows of embeddings as a table."""
+    return torch.cat([cast(nn.Embedding, embedding).weight for embedding in embeddings])

@@ -1,0 +1,341 @@
+"""Driving a volume with a network that segments slices: the protocol of SAM-B and SAM-Med2D.
+
+Slices are axial (the last axis of the RAS+ volume), image column = x, image row = y, windowed to 0…255 by the
+target's window for the whole volume. How a 3D prompt reaches the slices:
+
+- **Box**: every slice of the box gets the box's x and y extent (and the clicks made on it). Nothing is propagated:
+  the user has said where the lesion begins and ends.
+- **Clicks**: a slice with a positive click is segmented by the clicks on it, made one after the other, each round
+  seeing the mask of the round before, as the networks were trained. From there the lesion is followed slice by
+  slice, upwards and downwards: the largest part of the mask on the slice before gives the next one a box and a
+  point (its innermost pixel), and any clicks made there count too. Following stops at an empty mask, where the
+  network's own quality estimate falls below `least_quality`, farther from the click than `reach` times the largest
+  in-plane extent of the mask on the clicked slice, at another clicked slice, and at the end of the volume.
+
+Slices are encoded in batches, when they are first needed, and their embeddings are kept for the session.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from baselines.checkpoints import load_weights, save_weights
+from baselines.sam.building import build_network, half_precision
+from baselines.sam.network import Sam, SamSize
+from baselines.sam.prompting import check_prompts
+from baselines.sam.slice_prompts import Plane, SlicePrompt
+from baselines.sam.slice_training import draw_tasks, slice_loss
+from benchmarks.preprocessing import Recipe
+from benchmarks.prompts import PromptKind, Prompts
+from benchmarks.segmenter import Batch, Session, Target, Trainable, TrainingRecipe
+from benchmarks.volume import BoolArray, FloatArray, Volume
+
+PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # SAM's, for red, green, blue
+
+
+@dataclass(frozen=True)
+class SliceResult:
+    """Masks of B slices: logits (B, X, Y), low-resolution logits (B, 1, m, m), predicted IoU (B,)."""
+
+    logits: Tensor
+    low: Tensor
+    quality: Tensor
+
+
+class SliceSegmenter(Trainable):
+    """A SAM in two dimensions that drives a volume.
+
+    Settings (keys of `config`):
+        checkpoint: path of the official file ("official"), or of a folder written by `save` ("tiny"), or None.
+        size: "official" or "tiny".
+        precision: of the image encoder: "float32", "bfloat16", or "auto" (bfloat16 on a GPU).
+        batch_size: slices encoded at a time.
+        least_quality, reach: when following a lesion stops; see the module.
+        train: "all", or "decoder" (the image encoder stays as it is).
+        learning_rate: of the bench's training.
+        seed: of the weights of an untrained "tiny".
+    """
+
+    module: Sam
+    prompts = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
+    system: ClassVar[str]
+    file_name: ClassVar[str]
+    source: ClassVar[str]
+    sizes: ClassVar[Mapping[str, SamSize]]
+    box_end: ClassVar[int]  # added to the exclusive high end of a box
+
+    def __init__(self, config: Mapping[str, Any], device: str) -> None:
+        self.config = dict(config)
+        self.device = torch.device(device)
+        self.module = build_network(self.sizes, config, self.system, self.file_name, self.source).to(self.device)
+        self.image = self.module.size.encoder.image
+
+    # What a network does to a slice, and back
+
+    @abstractmethod
+    def to_image(self, slices: Tensor) -> Tensor:
+        """Slices (B, X, Y) in 0…255 → the network's input (B, 3, rows, columns)."""
+
+    @abstractmethod
+    def to_pixels(self, places: Tensor, plane: Plane) -> Tensor:
+        """Voxel coordinates (…, 2) as (x, y) → (column, row) of the network's input."""
+
+    @abstractmethod
+    def to_slices(self, masks: Tensor, plane: Plane) -> Tensor:
+        """Low-resolution logits (B, M, rows, columns) → logits (B, M, X, Y)."""
+
+    @abstractmethod
+    def mask_prompt(self, low: Tensor) -> Tensor:
+        """Low-resolution logits of a round → mask prompt of the next."""
+
+    @abstractmethod
+    def ambiguous(self, prompt: SlicePrompt) -> bool:
+        """Whether the best of three masks is taken instead of the single mask."""
+
+    # Inference
+
+    def open(self, volume: Volume, target: Target) -> SliceSession:
+        """Encodes nothing yet: which slices are needed depends on the prompts."""
+        return SliceSession(self, volume, target)
+
+    def encode(self, slices: Tensor) -> Tensor:
+        """Embeddings (B, C, rows, columns) of slices (B, X, Y)."""
+        image = self.to_image(slices.to(self.device))
+        half = half_precision(self.config["precision"], self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            embedding: Tensor = self.module.image_encoder(image)
+        return embedding.float()
+
+    def decode(
+        self, embedding: Tensor, prompts: Sequence[SlicePrompt], plane: Plane, masks: Tensor | None = None
+    ) -> SliceResult:
+        """Segment B slices, each by its own prompts; `masks` are mask prompts (B, 1, m, m) for all of them."""
+        groups: dict[tuple[int, bool, bool], list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            key = (len(prompt.points), prompt.box is None, self.ambiguous(prompt))
+            groups.setdefault(key, []).append(index)
+        low_parts, quality_parts = [], []
+        for (_, _, multimask), members in groups.items():
+            points, boxes = self.tokens([prompts[index] for index in members], plane)
+            previous = None if masks is None else masks[members]
+            low, quality = self.module.decode(embedding[members], points, boxes, previous, multimask)
+            chosen, rows = quality.argmax(1), torch.arange(len(members), device=low.device)
+            low_parts.append(low[rows, chosen][:, None])
+            quality_parts.append(quality[rows, chosen])
+        back = torch.tensor([index for members in groups.values() for index in members]).argsort()
+        low, quality = torch.cat(low_parts)[back], torch.cat(quality_parts)[back]
+        return SliceResult(self.to_slices(low, plane)[:, 0], low, quality)
+
+    def tokens(
+        self, prompts: Sequence[SlicePrompt], plane: Plane
+    ) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None]:
+        """Prompts of the same kind and number as the prompt encoder wants them: points with labels, boxes."""
+        points, boxes = None, None
+        if prompts[0].points:
+            given = torch.tensor([prompt.points for prompt in prompts], dtype=torch.float32, device=self.device)
+            points = (self.to_pixels(given[..., :2], plane), given[..., 2])
+        if prompts[0].box is not None:
+            corners = torch.tensor([prompt.box for prompt in prompts], dtype=torch.float32, device=self.device)
+            corners = corners.reshape(-1, 2, 2)
+            corners[:, 1] += self.box_end
+            boxes = self.to_pixels(corners, plane).flatten(1)
+        return points, boxes
+
+    # Training
+
+    def recipe(self, target: Target) -> TrainingRecipe:
+        """Crops of whole or nearly whole slices at their own spacing, windowed to 0…255."""
+        low, high = target.window
+        side = 512 if self.config["size"] == "official" else self.image
+        rate = float(self.config["learning_rate"])
+        return TrainingRecipe(
+            preprocessing=Recipe(spacing=None, window=target.window, mean=low, std=(high - low) / 255),
+            patch=(side, side, 5),
+            batch_size=2,
+            learning_rate=rate,
+            final_learning_rate=rate / 100,
+            weight_decay=0.01,
+            foreground=1.0,
+        )
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Slices of every crop: clicked (with a correction), boxed, and followed from their neighbour."""
+        tasks = [
+            task
+            for item, label in enumerate(batch.label[:, 0].cpu())
+            for task in draw_tasks(item, label > 0.5, batch.generator)
+        ]
+        return slice_loss(self, batch, tasks)
+
+    def save(self, folder: Path) -> None:
+        save_weights(self.module, folder, self._facts())
+
+    def load(self, folder: Path) -> None:
+        load_weights(self.module, folder, self._facts(), self.system)
+
+    def _facts(self) -> dict[str, Any]:
+        return {"system": self.system, "size": self.config["size"]}
+
+
+@dataclass
+class _Front:
+    """Where following a lesion has come to: the slice, its direction, the mask there, the last slice allowed."""
+
+    z: int
+    step: int
+    mask: BoolArray
+    last: int
+
+    @property
+    def following(self) -> int:
+        return self.z + self.step
+
+
+class SliceSession(Session):
+    """One volume: embeddings by slice, and the rounds already played by (slice, clicks)."""
+
+    def __init__(self, segmenter: SliceSegmenter, volume: Volume, target: Target) -> None:
+        self.segmenter = segmenter
+        self.volume = volume
+        self.window = target.window
+        self._embeddings: dict[int, Tensor] = {}
+        self._rounds: dict[tuple[int, tuple[tuple[int, int, int], ...]], SliceResult] = {}
+
+    @property
+    def plane(self) -> Plane:
+        return self.volume.shape[0], self.volume.shape[1]
+
+    def segment(self, prompts: Prompts) -> BoolArray:
+        mask = np.zeros(self.volume.shape, np.bool_)
+        for z, logits in self._logits(prompts).items():
+            mask[..., z] = logits > 0
+        return mask
+
+    def probabilities(self, prompts: Prompts) -> FloatArray:
+        """Sigmoid of the logits on the slices that were segmented, 0 on the others."""
+        result = np.zeros(self.volume.shape, np.float32)
+        for z, logits in self._logits(prompts).items():
+            result[..., z] = 1 / (1 + np.exp(-logits))
+        return result
+
+    @torch.inference_mode()
+    def _logits(self, prompts: Prompts) -> dict[int, FloatArray]:
+        """Logits (X, Y) by slice; slices that are absent hold nothing."""
+        check_prompts(prompts, self.segmenter.prompts, self.volume.shape, self.segmenter.system)
+        points: dict[int, list[tuple[int, int, int]]] = {}
+        for click in prompts.clicks:
+            x, y, z = click.position
+            points.setdefault(z, []).append((x, y, int(click.positive)))
+        if prompts.box is not None:
+            return self._in_box(prompts.box.low, prompts.box.high, points)
+        return self._from_clicks(points)
+
+    def _in_box(
+        self, low: tuple[int, int, int], high: tuple[int, int, int], points: Mapping[int, list[tuple[int, int, int]]]
+    ) -> dict[int, FloatArray]:
+        found: dict[int, FloatArray] = {}
+        zs = range(low[2], high[2])
+        for start in range(0, len(zs), self._batch):
+            part = zs[start : start + self._batch]
+            box = (low[0], low[1], high[0], high[1])
+            given = [SlicePrompt(tuple(points.get(z, ())), box) for z in part]
+            result = self.segmenter.decode(self._embed(part), given, self.plane)
+            found.update(zip(part, _arrays(result.logits), strict=True))
+        for z in points:  # a click outside the box says that there is more
+            if z not in zs and any(label for *_, label in points[z]):
+                found[z] = _arrays(self._clicked(z, tuple(points[z])).logits)[0]
+        return found
+
+    def _from_clicks(self, points: Mapping[int, list[tuple[int, int, int]]]) -> dict[int, FloatArray]:
+        seeds = sorted(z for z, given in points.items() if any(label for *_, label in given))
+        found: dict[int, FloatArray] = {}
+        fronts: list[_Front] = []
+        for z in seeds:
+            found[z] = _arrays(self._clicked(z, tuple(points[z])).logits)[0]
+            fronts += self._fronts(z, found[z] > 0, seeds)
+        while fronts := [front for front in fronts if front.mask.any() and front.z != front.last]:
+            self._look_ahead(fronts)
+            zs = [front.following for front in fronts]
+            given = [follow_prompt(front.mask, points.get(z, ())) for front, z in zip(fronts, zs, strict=True)]
+            result = self.segmenter.decode(self._embed(zs), given, self.plane)
+            trusted = result.quality >= self.segmenter.config["least_quality"]
+            for front, logits, trust in zip(fronts, _arrays(result.logits), trusted.tolist(), strict=True):
+                front.z = front.following
+                front.mask = logits > 0 if trust else np.zeros_like(front.mask)
+                if trust:
+                    found[front.z] = np.maximum(found[front.z], logits) if front.z in found else logits
+        return found
+
+    def _fronts(self, z: int, mask: BoolArray, seeds: Sequence[int]) -> list[_Front]:
+        """Both ways from a clicked slice, as far as `reach`, the next clicked slice and the volume allow."""
+        if not mask.any():
+            return []
+        extents = [np.flatnonzero(mask.any(axis)) for axis in (1, 0)]
+        longest = max((e[-1] - e[0] + 1) * step for e, step in zip(extents, self.volume.spacing[:2], strict=True))
+        slices = int(self.segmenter.config["reach"] * longest / self.volume.spacing[2])
+        above = min([s - 1 for s in seeds if s > z] + [self.volume.shape[2] - 1, z + slices])
+        below = max([s + 1 for s in seeds if s < z] + [0, z - slices])
+        return [_Front(z, 1, mask, above), _Front(z, -1, mask, below)]
+
+    def _clicked(self, z: int, points: tuple[tuple[int, int, int], ...]) -> SliceResult:
+        """The last of the rounds in which a slice's clicks were made; earlier rounds are remembered."""
+        if (z, points) not in self._rounds:
+            earlier = self._clicked(z, points[:-1]) if len(points) > 1 else None
+            mask = None if earlier is None else self.segmenter.mask_prompt(earlier.low)
+            self._rounds[z, points] = self.segmenter.decode(self._embed([z]), [SlicePrompt(points)], self.plane, mask)
+        return self._rounds[z, points]
+
+    def _look_ahead(self, fronts: Sequence[_Front]) -> None:
+        """Encode the next slices of all fronts together, if any front needs one that is not there yet."""
+        if all(front.following in self._embeddings for front in fronts):
+            return
+        count = max(1, self._batch // len(fronts))
+        ahead: list[int] = []
+        for front in fronts:
+            ahead += list(range(front.following, front.last + front.step, front.step))[:count]
+        self._embed(ahead)
+
+    def _embed(self, zs: Sequence[int]) -> Tensor:
+        """Embeddings of slices, encoded in batches where missing."""
+        missing = sorted({z for z in zs if z not in self._embeddings})
+        for start in range(0, len(missing), self._batch):
+            part = missing[start : start + self._batch]
+            self._embeddings.update(zip(part, self.segmenter.encode(self._slices(part)), strict=True))
+        return torch.stack([self._embeddings[z] for z in zs])
+
+    def _slices(self, zs: Sequence[int]) -> Tensor:
+        """Slices (B, X, Y) as whole grey levels 0…255."""
+        low, high = self.window
+        values = np.stack([self.volume.array[..., z] for z in zs])
+        grey = (np.clip(values, low, high) - low) * (255 / (high - low))
+        return torch.from_numpy(np.rint(grey).astype(np.float32))
+
+    @property
+    def _batch(self) -> int:
+        return int(self.segmenter.config["batch_size"])
+
+
+def follow_prompt(mask: BoolArray, points: Sequence[tuple[int, int, int]] = ()) -> SlicePrompt:
+    """What the mask (X, Y) of a slice says to the next one: its largest part's box and innermost pixel."""
+    parts, count = ndimage.label(mask)
+    largest = parts == 1 + int(np.argmax(np.bincount(parts.ravel())[1:])) if count > 1 else mask
+    xs, ys = np.flatnonzero(largest.any(1)), np.flatnonzero(largest.any(0))
+    x0, x1, y0, y1 = int(xs[0]), int(xs[-1]) + 1, int(ys[0]), int(ys[-1]) + 1
+    depth = ndimage.distance_transform_edt(np.pad(largest[x0:x1, y0:y1], 1))[1:-1, 1:-1]
+    x, y = np.unravel_index(int(depth.argmax()), depth.shape)
+    return SlicePrompt(((x0 + int(x), y0 + int(y), 1), *points), (x0, y0, x1, y1))
+
+
+def _arrays(logits: Tensor) -> NDArray[np.float32]:
+    array: NDArray[np.float32] = logits.float().cpu().numpy()
+    return array

@@ -1,0 +1,61 @@
+"""SAM-Med2D, announced to the bench (torch-free)."""
+
+from __future__ import annotations
+
+from benchmarks.prompts import PromptKind
+from benchmarks.segmenter import Card, Method
+
+_PROMPTS = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
+_CONFIG = {
+    "checkpoint": None,
+    "size": "official",
+    "precision": "auto",
+    "batch_size": 8,
+    "least_quality": 0.5,
+    "reach": 1.0,
+    "train": "decoder",
+    "learning_rate": 1e-4,
+    "seed": 0,
+}
+_SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-3], "reach": ["uniform", 0.5, 2.0]}
+
+sam_med2d = Method(
+    name="sam-med2d",
+    summary="SAM-Med2D on axial slices, following the lesion from the clicked slice; needs the official file",
+    factory="baselines.sam_med2d.segmenter:SamMed2D",
+    prompts=_PROMPTS,
+    training="bench",
+    config=_CONFIG,
+    search_space=_SEARCH_SPACE,
+    card=Card(
+        title="SAM-Med2D",
+        paper="Cheng et al., SAM-Med2D, arXiv 2308.16184",
+        code_licence="Apache-2.0",
+        weights_licence="Apache-2.0",
+        parameters="271.2 M",
+        training_data={},
+        notes=(
+            "Released weights were trained on SA-Med2D-20M, a collection of public 2D and 3D sets; which cases of the "
+            "suite's datasets it holds is not known here, so every dataset counts as unknown. "
+            "See docs/methods/sam-med2d.md."
+        ),
+    ),
+)
+
+sam_med2d_tiny = Method(
+    name="sam-med2d-tiny",
+    summary="the classes of SAM-Med2D at a small size, trained from scratch by the bench",
+    factory="baselines.sam_med2d.segmenter:SamMed2D",
+    prompts=_PROMPTS,
+    training="bench",
+    config={**_CONFIG, "size": "tiny", "train": "all", "learning_rate": 1e-3},
+    search_space=_SEARCH_SPACE,
+    card=Card(
+        title="SAM-Med2D, tiny",
+        paper="the architecture of arXiv 2308.16184 at a small size",
+        code_licence="Apache-2.0",
+        weights_licence="none released; trained by the bench on the suite's training split",
+        parameters="0.7 M",
+        notes="For the embedded suite and for tests. Says nothing about SAM-Med2D. See docs/methods/sam-med2d.md.",
+    ),
+)

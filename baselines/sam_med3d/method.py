@@ -1,0 +1,60 @@
+"""SAM-Med3D, announced to the bench (torch-free)."""
+
+from __future__ import annotations
+
+from benchmarks.prompts import PromptKind
+from benchmarks.segmenter import Card, Method
+
+_PROMPTS = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK})
+_CONFIG = {
+    "checkpoint": None,
+    "size": "official",
+    "precision": "auto",
+    "spacing": 1.5,
+    "clamp": True,
+    "train": "decoder",
+    "learning_rate": 8e-5,
+    "seed": 0,
+}
+_SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-3]}
+
+sam_med3d = Method(
+    name="sam-med3d",
+    summary="SAM-Med3D (turbo) on a crop around the click; needs the official file",
+    factory="baselines.sam_med3d.segmenter:SamMed3D",
+    prompts=_PROMPTS,
+    training="bench",
+    config=_CONFIG,
+    search_space=_SEARCH_SPACE,
+    card=Card(
+        title="SAM-Med3D (turbo)",
+        paper="Wang et al., SAM-Med3D, arXiv 2310.15161",
+        code_licence="Apache-2.0",
+        weights_licence="Apache-2.0",
+        parameters="100.5 M",
+        training_data={},
+        notes=(
+            "The turbo weights were trained on a large collection of public 3D sets (the paper calls kidney tumour a "
+            "seen lesion); its case lists are not known here, so every dataset counts as unknown. "
+            "See docs/methods/sam-med3d.md."
+        ),
+    ),
+)
+
+sam_med3d_tiny = Method(
+    name="sam-med3d-tiny",
+    summary="the classes of SAM-Med3D at a small size, trained from scratch by the bench",
+    factory="baselines.sam_med3d.segmenter:SamMed3D",
+    prompts=_PROMPTS,
+    training="bench",
+    config={**_CONFIG, "size": "tiny", "train": "all", "learning_rate": 1e-3},
+    search_space=_SEARCH_SPACE,
+    card=Card(
+        title="SAM-Med3D, tiny",
+        paper="the architecture of arXiv 2310.15161 at a small size",
+        code_licence="Apache-2.0",
+        weights_licence="none released; trained by the bench on the suite's training split",
+        parameters="0.7 M",
+        notes="For the embedded suite and for tests. Says nothing about SAM-Med3D. See docs/methods/sam-med3d.md.",
+    ),
+)
