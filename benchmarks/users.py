@@ -487,11 +487,15 @@ def largest_error(label: BoolArray, predicted: BoolArray) -> tuple[_Component, b
     count_missed, count_spurious = np.count_nonzero(missed), np.count_nonzero(spurious)
     if count_missed >= count_spurious:
         hole = largest_component(missed)
-        flood = largest_component(spurious) if count_spurious > hole.size else None
-        return (hole, True) if flood is None or hole.size >= flood.size else (flood, False)
-    flood = largest_component(spurious)
-    hole = largest_component(missed) if count_missed >= flood.size else None
-    return (flood, False) if hole is None or hole.size < flood.size else (hole, True)
+        if count_spurious <= hole.size:
+            return hole, True
+        flood = largest_component(spurious)
+    else:
+        flood = largest_component(spurious)
+        if count_missed < flood.size:
+            return flood, False
+        hole = largest_component(missed)
+    return (hole, True) if hole.size >= flood.size else (flood, False)
 
 
 def _component(labelled: NDArray[np.integer], place: tuple[slice, ...], index: int, size: int) -> _Component:

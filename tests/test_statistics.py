@@ -436,3 +436,48 @@ def test_stability_draws_patients_not_cases() -> None:
 @pytest.mark.parametrize(("a", "b"), list(itertools.permutations([(1, 2, 3), (1, 1, 3), (1, 1, 1)], 2)))
 def test_tau_never_leaves_its_range(a: tuple, b: tuple) -> None:
     assert -1 <= st._kendall_tau(np.array(a), np.array(b)) <= 1
+
+
+def test_the_error_that_is_tolerated_by_interpolation() -> None:
+    curves = {"firm": [0.80, 0.79, 0.78], "frail": [0.90, 0.88, 0.80], "lost": [0.70, 0.50, 0.60]}
+    levels = {"box": 0.0, "box-jitter-5mm": 5.0, "box-jitter-10mm": 10.0}
+    rows = pd.concat(
+        records({method: np.full(4, curve[i]) for method, curve in curves.items()}).assign(protocol=protocol)
+        for i, protocol in enumerate(levels)
+    )
+    told = st.robustness_curve(rows, "dice", levels)
+    tolerated = told.drop_duplicates("method").set_index("method")["tolerated"]
+    assert tolerated["firm"] == math.inf
+    assert tolerated["frail"] == pytest.approx(5 + 5 * (0.05 - 0.02) / 0.08)
+    assert tolerated["lost"] == pytest.approx(5 * 0.05 / 0.2)
+    assert told["level"].tolist() == [0, 5, 10] * 3
+    distance = rows.assign(hd95_mm=10 - 10 * rows["dice"])
+    assert st.robustness_curve(distance, "hd95_mm", levels, loss=0.5).equals(
+        st.robustness_curve(distance, "hd95_mm", dict(reversed(levels.items())), loss=0.5)
+    )
+    with pytest.raises(UserError, match="no rows of protocol 'bax'; did you mean 'box'"):
+        st.robustness_curve(rows, "dice", {"bax": 0})
+
+
+def test_stability_by_tests_draws_patients_too() -> None:
+    base = RNG.random(16)
+    table = pd.DataFrame({"a": base + 0.3, "b": base, "c": base})
+    stable = st.ranking_stability(table, np.arange(16), True, "test-based", n=10)
+    assert stable.ranking.to_dict() == {"a": 1, "b": 2, "c": 2}
+    assert stable.frequency.loc["a", 1] == 1
+
+
+def test_fast_and_plain_resampling_rank_alike() -> None:
+    """The weighted means of `ranking_stability` against ranking the drawn rows one by one."""
+    patients = np.repeat(np.arange(10), [1, 2, 3, 1, 2, 3, 1, 2, 3, 1])
+    table = pd.DataFrame(RNG.random((len(patients), 4)), columns=list("abcd"))
+    for scheme in ("mean-then-rank", "rank-then-mean"):
+        fast = st.ranking_stability(table, patients, True, scheme, seed=3, n=25)  # type: ignore[arg-type]
+        drawn = st.generator("ranking", 3).multinomial(10, np.full(10, 0.1), size=25)
+        plain = [
+            st.ranking(*st._resampled(table, patients, times), True, scheme)  # type: ignore[arg-type]
+            for times in drawn
+        ]
+        for method in table.columns:
+            for rank in range(1, 5):
+                assert fast.frequency.loc[method, rank] == np.mean([one[method] == rank for one in plain])
