@@ -103,18 +103,19 @@ class NnUNet(OwnTraining):
         small = self.settings.plans == "small" or (self.settings.plans == "auto" and self.device.type == "cpu")
         try:
             _, names = write_raw_dataset(cases, target, self.with_organ, work / "raw")
+            cpus = max(1, budget.cpus)
             job = {
                 "folder": str(folder),
                 "names": list(names),
                 "plans": "small" if small else "default",
                 "minutes": budget.minutes,
                 "steps": budget.steps,
-                "cpus": max(1, budget.cpus),
+                "cpus": cpus,
                 "device": self.device.type,
                 "seed": seed,
             }
             (work / "job.json").write_text(json.dumps(job))
-            run_training_process(work, folder / LOG, job["cpus"], self.device)
+            run_training_process(work, folder / LOG, cpus, self.device)
         finally:
             if not self.settings.keep_workdir:
                 shutil.rmtree(work, ignore_errors=True)

@@ -19,12 +19,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
 from baselines.nnunet.raw_data import DATASET_ID, DATASET_NAME
 
 if TYPE_CHECKING:
+    import torch
+
     from baselines.nnunet.trainer import BudgetTrainer
 
 CONFIGURATION = "3d_fullres"
@@ -35,6 +34,9 @@ def main(job_file: Path) -> None:
     """Fingerprint, plan, shrink, preprocess, train; leave model and figures in the job's folder."""
     job = json.loads(job_file.read_text())
     folder = Path(job["folder"])
+
+    import torch  # here and below: a broken job must not cost the seconds of this import
+
     torch.set_num_threads(job["cpus"])
     if job["cpus"] == 1:
         work_in_this_process()
@@ -68,7 +70,7 @@ def work_in_this_process() -> None:
 
 def preprocessed_folder() -> Path:
     """Where nnU-Net keeps plans, splits and preprocessed cases of the data set."""
-    return Path(os.environ["nnUNet_preprocessed"]) / DATASET_NAME
+    return Path(os.environ["nnUNet_preprocessed"]) / DATASET_NAME  # noqa: SIM112 - nnU-Net's own spelling
 
 
 def plan(job: dict[str, Any]) -> None:
@@ -100,10 +102,13 @@ def preprocess(job: dict[str, Any]) -> None:
 
 def train(job: dict[str, Any]) -> BudgetTrainer:
     """Train fold 0 under the budget, seeded as far as nnU-Net can be."""
+    import numpy as np
+    import torch
+
     from baselines.nnunet.trainer import STOCK_STEPS, BudgetTrainer, Clock
 
     # Planning needs a positive number here; 0 then makes training augment in this process.
-    os.environ["nnUNet_n_proc_DA"] = str(job["cpus"] - 1)
+    os.environ["nnUNet_n_proc_DA"] = str(job["cpus"] - 1)  # noqa: SIM112 - nnU-Net's own spelling
     random.seed(job["seed"])
     np.random.seed(job["seed"] % 2**32)  # noqa: NPY002 - nnU-Net draws from NumPy's global state
     torch.manual_seed(job["seed"])
@@ -123,9 +128,11 @@ def export(trainer: BudgetTrainer, folder: Path) -> None:
     The checkpoint holds tensors and plain types only, so that it can be read without unpickling code. It names
     nnU-Net's stock trainer, which builds the same network.
     """
+    import torch
+
     for name in ("plans.json", "dataset.json"):
         shutil.copyfile(Path(trainer.output_folder_base) / name, folder / name)
-    network = getattr(trainer.network, "_orig_mod", trainer.network)
+    network: torch.nn.Module = getattr(trainer.network, "_orig_mod", trainer.network)  # unwrap torch.compile
     checkpoint = {
         "network_weights": {key: value.detach().cpu() for key, value in network.state_dict().items()},
         "init_args": {"configuration": CONFIGURATION, "fold": 0},
@@ -144,7 +151,7 @@ def describe(trainer: BudgetTrainer) -> dict[str, Any]:
         "seconds_training": round(trainer.seconds_training, 2),
         "iterations": len(trainer.losses),
         "epochs": round(len(trainer.losses) / trainer.num_iterations_per_epoch, 2),
-        "final_loss": float(np.mean(recent)),
+        "final_loss": sum(recent) / len(recent),
         "patch_size": [int(size) for size in config.patch_size],
         "spacing": [float(step) for step in config.spacing],
         "batch_size": int(config.batch_size),

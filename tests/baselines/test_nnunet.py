@@ -1,0 +1,366 @@
+"""nnU-Net's wrapper: conversion, plans, geometry, safety; the real training is marked slow."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from baselines.nnunet import segmenter
+from baselines.nnunet.method import nnunet, nnunet_organ
+from baselines.nnunet.plans import SmallPlans, coarsen, patch_for, shrink
+from baselines.nnunet.raw_data import from_nnunet_axes, remap, to_nnunet_axes, write_raw_dataset
+from benchmarks.datasets.dataset import Case
+from benchmarks.errors import UserError
+from benchmarks.prompts import Click, Prompts
+from benchmarks.segmenter import Budget, Target
+from benchmarks.volume import Volume, read_volume
+
+TARGET = Target(name="toy", organ="kidney", lesion="tumor", labels=(2, 4), organ_labels=(1,))
+SPACING = (1.5, 1.5, 3.0)
+SHAPE = (40, 32, 20)
+
+FAKE_PLANS: dict[str, Any] = {
+    "dataset_name": "Dataset001_Bench",
+    "plans_name": "nnUNetPlans",
+    "original_median_spacing_after_transp": [3.0, 1.5, 1.5],
+    "original_median_shape_after_transp": [20, 32, 40],
+    "image_reader_writer": "SimpleITKIO",
+    "transpose_forward": [0, 1, 2],
+    "transpose_backward": [0, 1, 2],
+    "experiment_planner_used": "ExperimentPlanner",
+    "label_manager": "LabelManager",
+    "foreground_intensity_properties_per_channel": {
+        "0": {
+            "max": 1e6,
+            "mean": 0.0,
+            "median": 0.0,
+            "min": -1e6,
+            "percentile_00_5": -1e6,
+            "percentile_99_5": 1e6,
+            "std": 1.0,
+        }
+    },
+    "configurations": {
+        "2d": {"patch_size": [256, 256]},
+        "3d_fullres": {
+            "data_identifier": "nnUNetPlans_3d_fullres",
+            "preprocessor_name": "DefaultPreprocessor",
+            "batch_size": 2,
+            "patch_size": [64, 160, 192],
+            "median_image_size_in_voxels": [100.0, 512.0, 512.0],
+            "spacing": [3.0, 0.8, 0.8],
+            "normalization_schemes": ["CTNormalization"],
+            "use_mask_for_norm": [False],
+            "resampling_fn_data": "resample_data_or_seg_to_shape",
+            "resampling_fn_seg": "resample_data_or_seg_to_shape",
+            "resampling_fn_data_kwargs": {},
+            "resampling_fn_seg_kwargs": {},
+            "resampling_fn_probabilities": "resample_data_or_seg_to_shape",
+            "resampling_fn_probabilities_kwargs": {},
+            "architecture": {
+                "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+                "arch_kwargs": {
+                    "n_stages": 6,
+                    "features_per_stage": [32, 64, 128, 256, 320, 320],
+                    "conv_op": "torch.nn.modules.conv.Conv3d",
+                    "kernel_sizes": [[1, 3, 3]] + [[3, 3, 3]] * 5,
+                    "strides": [[1, 1, 1], [1, 2, 2]] + [[2, 2, 2]] * 4,
+                    "n_conv_per_stage": [2] * 6,
+                    "n_conv_per_stage_decoder": [2] * 5,
+                    "conv_bias": True,
+                    "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
+                    "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+                    "dropout_op": None,
+                    "dropout_op_kwargs": None,
+                    "nonlin": "torch.nn.LeakyReLU",
+                    "nonlin_kwargs": {"inplace": True},
+                },
+                "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+            },
+            "batch_dice": False,
+        },
+    },
+}
+DATASET_JSON = {
+    "channel_names": {"0": "CT"},
+    "labels": {"background": 0, "lesion": 1},
+    "numTraining": 1,
+    "file_ending": ".nii",
+}
+
+
+def write_case(folder: Path, index: int, axes: str = "LPS") -> Case:
+    """A body with an organ and a bright lesion, stored in an axis order of its own."""
+    rng = np.random.default_rng(index)
+    mm = np.stack(np.meshgrid(*[np.arange(n) * s for n, s in zip(SHAPE, SPACING, strict=True)], indexing="ij"))
+    centre = np.array([20.0, 22.0, 26.0]) + rng.uniform(-4, 4, 3)
+    distance = np.linalg.norm((mm.T - centre).T, axis=0)
+    label = np.where(distance < 10, 2, np.where(distance < 17, 1, 0)).astype(np.uint8)
+    image = np.choose(label, [0.0, 60.0, 160.0]) + rng.normal(0, 5, SHAPE)
+    image[:3, :3, :3] = 900.0  # a marker in the corner x = y = z = 0
+    paths = folder / f"image{index}.nii.gz", folder / f"label{index}.nii.gz"
+    orientation = nib.orientations.axcodes2ornt(axes)
+    to_file = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), orientation)
+    for array, path in zip((np.rint(image).astype(np.int16), label), paths, strict=True):
+        nib.save(nib.Nifti1Image(array, np.diag([*SPACING, 1.0])).as_reoriented(to_file), path)
+    return Case("toy", f"case-{index}", *paths)
+
+
+def test_methods_are_announced_without_prompts_and_refuse_bad_settings() -> None:
+    assert nnunet.build().prompts == nnunet.prompts == nnunet_organ.prompts
+    for bad in ({"plans": "huge"}, {"mirroring": "often"}, {"tile_step_size": 0.0}):
+        with pytest.raises(UserError, match="nnunet"):
+            nnunet.build(bad)
+
+
+def test_labels_are_merged_and_numbered_from_one() -> None:
+    label = np.array([0, 1, 2, 3, 4], np.int16).reshape(5, 1, 1)
+    assert remap(label, TARGET, with_organ=False).ravel().tolist() == [0, 0, 1, 0, 1]
+    assert remap(label, TARGET, with_organ=True).ravel().tolist() == [0, 1, 2, 0, 2]
+
+
+def test_raw_dataset_holds_the_arrays_that_the_bench_sees(tmp_path: Path) -> None:
+    cases = [write_case(tmp_path, 0, "LPS"), write_case(tmp_path, 1, "SAL")]
+    folder, names = write_raw_dataset(cases, TARGET, True, tmp_path / "raw")
+    assert list(names.values()) == ["case-0", "case-1"]
+    description = json.loads((folder / "dataset.json").read_text())
+    assert description["channel_names"] == {"0": "CT"}
+    assert description["labels"] == {"background": 0, "organ": 1, "lesion": 2}
+    from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+
+    for name, case in zip(names, cases, strict=True):
+        files = description["dataset"][name]
+        read, properties = SimpleITKIO().read_images([str(folder / files["images"][0])])
+        segmentation, _ = SimpleITKIO().read_seg(str(folder / files["label"]))
+        volume, label = case.load()
+        at_prediction, spacing = to_nnunet_axes(volume)
+        assert np.array_equal(read, at_prediction)
+        assert properties["spacing"] == pytest.approx(spacing["spacing"])
+        assert np.array_equal(from_nnunet_axes(segmentation[0] == 2), label == 2)
+
+
+def test_fractional_intensities_survive(tmp_path: Path) -> None:
+    case = write_case(tmp_path, 0)
+    values = np.random.default_rng(0).normal(size=SHAPE).astype(np.float32)
+    nib.save(nib.Nifti1Image(values, nib.load(case.label).affine), case.image)
+    folder, _ = write_raw_dataset([case], TARGET, False, tmp_path / "raw")
+    written = read_volume(folder / "imagesTr" / "case_0000_0000.nii").array
+    assert np.array_equal(written, case.load()[0].array)
+
+
+def test_missing_labels_are_user_errors(tmp_path: Path) -> None:
+    case = write_case(tmp_path, 0)
+    no_organ = Target(name="toy", organ="", lesion="tumor", labels=(2,))
+    with pytest.raises(UserError, match="no organ label"):
+        nnunet_organ.build().fit([case], no_organ, Budget(), tmp_path, 0)  # type: ignore[attr-defined]
+    absent = Target(name="other", organ="", lesion="tumor", labels=(9,))
+    with pytest.raises(UserError, match="holds the target 'other'"):
+        nnunet.build().fit([case], absent, Budget(), tmp_path, 0)  # type: ignore[attr-defined]
+    assert not (tmp_path / "work").exists()
+
+
+def test_shrunk_plans_fit_the_limits_and_leave_the_input_alone() -> None:
+    before = copy.deepcopy(FAKE_PLANS)
+    small = SmallPlans()
+    plans = shrink(FAKE_PLANS, small)
+    assert before == FAKE_PLANS
+    assert list(plans["configurations"]) == ["3d_fullres"]
+    config = plans["configurations"]["3d_fullres"]
+    kwargs = config["architecture"]["arch_kwargs"]
+    assert np.prod(config["median_image_size_in_voxels"]) <= 1.05 * small.image_voxels
+    assert np.prod(config["patch_size"]) <= 1.5 * small.patch_voxels  # rounded up to what the strides divide
+    assert kwargs["n_stages"] == len(kwargs["strides"]) == len(kwargs["kernel_sizes"]) <= small.stages
+    assert kwargs["features_per_stage"][0] == small.features
+    divisor = np.prod(kwargs["strides"], axis=0)
+    assert not np.any(np.array(config["patch_size"]) % divisor)
+    json.dumps(plans)  # plain types only
+
+
+def test_coarsening_keeps_the_extent_and_gives_way_along_the_finest_axes() -> None:
+    spacing, shape = coarsen([3.0, 0.8, 0.8], [100.0, 512.0, 512.0], 2**19)
+    assert np.prod(shape) <= 1.05 * 2**19
+    assert np.array(spacing) * np.array(shape) == pytest.approx([300.0, 409.6, 409.6], rel=0.05)
+    assert min(spacing) > 0.97 * max(spacing)
+    assert coarsen([4.0, 2.0, 2.0], [36.0, 80.0, 80.0], 2**19) == ([4.0, 2.0, 2.0], [36.0, 80.0, 80.0])
+    partly, _ = coarsen([5.0, 1.0, 1.0], [20.0, 200.0, 200.0], 400_000)
+    assert partly[0] == 5.0
+    assert partly[1] == pytest.approx(2**0.5, rel=0.02)
+
+
+def test_patch_never_exceeds_the_image() -> None:
+    assert patch_for([10.0, 20.0, 30.0], 10**6) == [10, 20, 30]
+    assert np.prod(patch_for([36.0, 80.0, 80.0], 2**15)) <= 1.1 * 2**15
+
+
+class Threshold(torch.nn.Module):
+    """Stands in for the network: the logit of the lesion is the intensity less 800 HU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([torch.zeros_like(x), (x - 800.0) / 10], dim=1)
+
+
+def stub_predictor(spacing: list[float], **changes: Any) -> Any:
+    """nnU-Net's real predictor around the stub, on a grid coarser or finer than the volume's."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = shrink(FAKE_PLANS, SmallPlans())
+    plans["configurations"]["3d_fullres"].update(spacing=spacing, patch_size=[8, 16, 16])
+    plans.update(changes)
+    manager = PlansManager(plans)
+    predictor = nnUNetPredictor(
+        use_mirroring=False, perform_everything_on_device=False, device=torch.device("cpu"), allow_tqdm=False
+    )
+    network = Threshold()
+    predictor.manual_initialization(
+        network, manager, manager.get_configuration("3d_fullres"), [network.state_dict()], DATASET_JSON, "stub", None
+    )
+    return predictor
+
+
+@pytest.mark.parametrize(
+    ("spacing", "transpose"),
+    [([3.0, 1.5, 1.5], [0, 1, 2]), ([3.0, 1.5, 1.5], [2, 0, 1]), ([2.0, 2.0, 2.0], [0, 1, 2])],
+)
+def test_prediction_lands_on_the_voxels_it_comes_from(spacing: list[float], transpose: list[int]) -> None:
+    array = np.zeros(SHAPE, np.float32)
+    array[30:38, 2:9, 12:17] = 1800.0  # nowhere symmetric, so that a flip or a swap of axes shows
+    volume = Volume(array, np.diag([*SPACING, 1.0]))
+    changes = {
+        "transpose_forward": transpose,
+        "transpose_backward": [int(i) for i in np.argsort(transpose)],
+    }
+    predictor = stub_predictor([spacing[i] for i in transpose], **changes)
+    session = segmenter.NnUNetSession(predictor, volume, lesion=1)
+    mask = session.segment(Prompts())
+    truth = array > 900
+    assert mask.shape == SHAPE
+    same_grid = spacing == [3.0, 1.5, 1.5]
+    dice = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
+    assert dice == 1.0 if same_grid else dice > 0.85
+    probabilities = session.probabilities(Prompts())
+    assert probabilities.dtype == np.float32
+    assert probabilities[truth].mean() > 0.9
+    assert probabilities[~truth].mean() < 0.1
+
+
+def test_session_predicts_once_and_refuses_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def predict(*_: object) -> tuple[np.ndarray, np.ndarray]:
+        calls.append(1)
+        return np.ones((2, 2, 2), bool), np.ones((2, 2, 2), np.float32)
+
+    monkeypatch.setattr(segmenter, "predict", predict)
+    session = segmenter.NnUNetSession(SimpleNamespace(), None, 1)  # type: ignore[arg-type]
+    session.segment(Prompts())[:] = False  # the caller's own copy
+    assert session.segment(Prompts()).all()
+    assert len(calls) == 1
+    with pytest.raises(UserError, match="takes no prompt"):
+        session.segment(Prompts(clicks=(Click((0, 0, 0)),)))
+
+
+def test_failed_training_names_the_last_line_and_the_log(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "job.json").write_text("{broken")
+    log = tmp_path / "train.log"
+    with pytest.raises(segmenter.TrainingFailed, match=r"exit code 1: json.*Error.*log: .*train\.log"):
+        segmenter.run_training_process(work, log, 1, torch.device("cpu"))
+    assert "nnUNet_raw" not in os.environ  # set for the subprocess only
+
+
+def write_model(folder: Path) -> None:
+    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+    plans = shrink(FAKE_PLANS, SmallPlans())
+    arch = plans["configurations"]["3d_fullres"]["architecture"]
+    network = get_network_from_plans(
+        arch["network_class_name"], arch["arch_kwargs"], arch["_kw_requires_import"], 1, 2, deep_supervision=False
+    )
+    (folder / "fold_0").mkdir(parents=True)
+    (folder / "plans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
+    (folder / "model.json").write_text(json.dumps({"method": "nnunet", "plans": "small"}))
+    checkpoint = {
+        "network_weights": network.state_dict(),
+        "init_args": {"configuration": "3d_fullres", "fold": 0},
+        "trainer_name": "nnUNetTrainer",
+        "inference_allowed_mirroring_axes": [0, 1, 2],
+    }
+    torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
+
+
+class Evil:
+    """Writes a file when unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_loading_refuses_pickles_truncated_and_foreign_models(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    write_model(folder)
+    nnunet.build().load(folder)  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="expected 'nnunet-organ'"):
+        nnunet_organ.build().load(folder)  # type: ignore[attr-defined]
+    path = folder / "fold_0" / "checkpoint_final.pth"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="truncated"):
+        nnunet.build().load(folder)  # type: ignore[attr-defined]
+    torch.save({"network_weights": Evil(tmp_path / "harm")}, path)
+    with pytest.raises(UserError, match="more than weights"):
+        nnunet.build().load(folder)  # type: ignore[attr-defined]
+    assert not (tmp_path / "harm").exists()
+    path.unlink()
+    with pytest.raises(UserError, match="no such file"):
+        nnunet.build().load(folder)  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="train it"):
+        nnunet.build().open(Volume(np.zeros(SHAPE, np.float32), np.eye(4)), TARGET)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [nnunet, nnunet_organ], ids=lambda m: m.name)
+def test_plan_train_predict(tmp_path: Path, method: Any) -> None:
+    """The real package on bright lesions: a few seconds of training must find them, in the right place."""
+    cases = [write_case(tmp_path, index, axes) for index, axes in enumerate(["LPS", "RAS", "SAL", "LPS"])]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    trained = method.build()
+    figures = trained.fit(cases[:3], TARGET, Budget(steps=60), folder, seed=3)
+    assert figures["iterations"] == 60
+    assert figures["plans"] == "small"
+    assert not (folder / "work").exists()
+    assert (folder / "train.log").stat().st_size > 0
+    fresh = method.build()
+    fresh.load(folder)
+    volume, label = cases[3].load()
+    mask = fresh.open(volume, TARGET).segment(Prompts())
+    truth = label == 2
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.6
+    assert np.array_equal(mask, trained.open(volume, TARGET).segment(Prompts()))
+
+
+@pytest.mark.slow
+def test_same_seed_same_weights(tmp_path: Path) -> None:
+    cases = [write_case(tmp_path, index) for index in range(2)]
+    weights = []
+    for run in range(2):
+        folder = tmp_path / f"model{run}"
+        folder.mkdir()
+        nnunet.build().fit(cases, TARGET, Budget(steps=3), folder, seed=7)  # type: ignore[attr-defined]
+        weights.append(torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"])
+    assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))
