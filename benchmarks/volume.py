@@ -69,7 +69,7 @@ def read_volume(path: Path) -> Volume:
     """
     stored, slope, inter, affine, orientation = _read_canonical(path)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes inf, and is replaced below
-        values = np.array(stored, dtype=np.float32, order="C")
+        values = _copied(stored, np.float32)
         if slope != 1:
             values *= np.float32(slope)
         if inter != 0:
@@ -100,7 +100,7 @@ def read_label(path: Path, like: Volume | None = None) -> NDArray[np.int16]:
     low, high = int(stored.min()), int(stored.max())
     if low < -(2**15) or high >= 2**15:
         raise UserError(f"{path}: label values from {low} to {high} do not fit 16 bits; is this a label map?")
-    return np.array(stored, dtype=np.int16, order="C")
+    return _copied(stored, np.int16)
 
 
 def read_grid(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
@@ -231,6 +231,14 @@ def _check_complete(image: Any, path: Path) -> None:
         raise UserError(f"{path}: unreadable or truncated ({_one_line(error)})") from error
     if found < expected:
         raise UserError(f"{path}: truncated; {found:,} bytes where its header announces {expected:,}")
+
+
+def _copied(stored: NDArray[Any], dtype: Any) -> NDArray[Any]:
+    """A contiguous copy in another type; plane by plane, which spares the cache where the axes are turned over."""
+    copied = np.empty(stored.shape, dtype)
+    for index in range(stored.shape[1]):
+        copied[:, index] = stored[:, index]
+    return copied
 
 
 def _one_line(error: Exception) -> str:
