@@ -28,9 +28,10 @@ Spacing = tuple[float, float, float]
 Point = tuple[float, float, float]
 Polygon = list[Point]
 
-NEAR_MM = 5.0  # distances up to about here are read from a field, larger ones searched
-NEAR_VOXELS = 12  # but the field's window is no wider than this on the finest axis
-NEAR_CELLS = 16_000_000  # no field beyond this size: memory stays bounded
+NEAR_MM = 8.0  # distances up to about here are read from a field, larger ones searched
+NEAR_VOXELS = 12  # (12 + 1)² steps fit a byte: the window is no wider than this on the finest axis
+NEAR_CELLS = 100_000_000  # a byte each; no field beyond this size: memory stays bounded
+NOWHERE = 255  # the byte for "no corner in the window"
 MANY = 300_000  # more corners than this are not searched one by one
 EXACT_ORDER = 4096  # surfels up to which ties are put in order of area
 
@@ -252,22 +253,22 @@ class NearField:
     minimum over x and y, and the minimum over z is taken at the corners that are asked for.
 
     Attributes:
-        plane: float64, mm², infinite where the window holds no corner.
+        plane: uint8, index into `squares`.
+        squares: float64, mm², rising; infinite for a window that holds no corner.
         low: whole-volume index of the first cell of `plane`.
         reach: voxels of the window, to either side, on each axis.
         exact_mm: distances up to this one are exact; whatever lies outside the window is farther.
     """
 
-    plane: FloatArray
+    plane: NDArray[np.uint8]
+    squares: FloatArray
     low: NDArray[np.int64]
     reach: tuple[int, int, int]
     exact_mm: float
     spacing: Spacing
 
     @classmethod
-    def of(
-        cls, surface: Surface, low: NDArray[np.integer] | None = None, high: NDArray[np.integer] | None = None
-    ) -> NearField | None:
+    def of(cls, surface: Surface, low: IntArray | None = None, high: IntArray | None = None) -> NearField | None:
         """The field of a surface, for corners between `low` and `high` (both included) if given.
 
         None if it would need more than `NEAR_CELLS` cells, or no part of the surface is near that box.
@@ -275,10 +276,11 @@ class NearField:
         spacing = surface.spacing
         reach_mm = min(NEAR_MM, NEAR_VOXELS * min(spacing))
         reach = np.ceil(reach_mm / np.asarray(spacing)).astype(np.int64)
-        first = np.asarray(surface.low) - reach
-        last = np.asarray(surface.low) + surface.border.shape - 1 + reach
+        first = np.asarray(surface.low, np.int64) - reach
+        last = first + np.asarray(surface.border.shape, np.int64) - 1 + 2 * reach
         if low is not None and high is not None:
-            first, last = np.maximum(first, low - reach), np.minimum(last, high + reach)
+            first = np.maximum(first, np.asarray(low, np.int64) - reach)
+            last = np.minimum(last, np.asarray(high, np.int64) + reach)
         first[2] -= reach[2]  # so that a step along z from a corner in reach stays inside the array
         last[2] += reach[2]
         if (first > last).any() or np.prod(last - first + 1) > NEAR_CELLS:
@@ -286,7 +288,8 @@ class NearField:
         border = _window(surface, first, last)
         x, y, z = (int(voxels) for voxels in reach)
         exact_mm = float(min((reach + 1) * np.asarray(spacing)))
-        return cls(_plane_distances(border, (x, y), spacing), first, (x, y, z), exact_mm, spacing)
+        squares, ranks = _plane_squares((x, y), spacing)
+        return cls(_plane_ranks(border, (x, y), ranks), squares, first, (x, y, z), exact_mm, spacing)
 
     def look_up(self, corners: IntArray) -> FloatArray:
         """Distance in mm of each corner, infinite where this field cannot tell it exactly."""
@@ -294,10 +297,11 @@ class NearField:
         inside = _inside(corners, self.low + inset, self.low + self.plane.shape - 1 - inset)
         cells = np.ravel_multi_index(tuple((corners[inside] - self.low).T), self.plane.shape)
         plane = self.plane.ravel()
-        best = plane[cells]
+        best = self.squares[plane[cells]]
         for step in range(1, self.reach[2] + 1):
             square = (step * self.spacing[2]) ** 2
-            np.minimum(best, np.minimum(plane[cells - step], plane[cells + step]) + square, out=best)
+            nearer = np.minimum(plane[cells - step], plane[cells + step])
+            np.minimum(best, self.squares[nearer] + square, out=best)
         nearest = np.sqrt(best)
         nearest[nearest > self.exact_mm] = np.inf
         distances = np.full(len(corners), np.inf)
@@ -305,7 +309,7 @@ class NearField:
         return distances
 
 
-def _window(surface: Surface, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _window(surface: Surface, first: NDArray[np.integer], last: NDArray[np.integer]) -> NDArray[np.bool_]:
     """The surface's border on another box of corners, `last` included."""
     window = np.zeros(last - first + 1, bool)
     low = np.maximum(first, surface.low)
@@ -317,22 +321,43 @@ def _window(surface: Surface, first: NDArray[np.int64], last: NDArray[np.int64])
     return window
 
 
-def _plane_distances(border: NDArray[np.bool_], reach: tuple[int, int], spacing: Spacing) -> FloatArray:
-    """Least (Δx)² + (Δy)² in mm² to a border corner with the same z, within `reach` voxels."""
-    steps = np.full(border.shape, 255, np.uint8)
+def _plane_ranks(border: NDArray[np.bool_], reach: tuple[int, int], ranks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Rank of the least (Δx)² + (Δy)² to a border corner with the same z, within `reach` voxels; NOWHERE if
+    none.
+
+    In ranks the comparison needs a byte a cell, where millimetres would need eight.
+    """
+    steps = np.full(border.shape, NOWHERE, np.uint8)
     for step in range(reach[0], 0, -1):
         np.copyto(steps[step:], step, where=border[:-step])
         np.copyto(steps[:-step], step, where=border[step:])
     np.copyto(steps, 0, where=border)
-    squares = (np.arange(256) * spacing[0]) ** 2
-    squares[255] = np.inf
-    along_x = squares[steps]
-    plane = along_x.copy()
+    along_x = steps.tobytes()
+    plane = _translated(along_x, ranks[:, 0], border.shape)
     for step in range(1, reach[1] + 1):
-        moved = along_x + (step * spacing[1]) ** 2
+        moved = _translated(along_x, ranks[:, step], border.shape)
         np.minimum(plane[:, step:], moved[:, :-step], out=plane[:, step:])
         np.minimum(plane[:, :-step], moved[:, step:], out=plane[:, :-step])
     return plane
+
+
+def _translated(cells: bytes, table: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
+    """Each byte replaced by its entry in the table, NOWHERE if the table is too short."""
+    whole = np.full(256, NOWHERE, np.uint8)
+    whole[: len(table)] = table
+    return np.frombuffer(bytearray(cells.translate(whole.tobytes())), np.uint8).reshape(shape)
+
+
+def _plane_squares(reach: tuple[int, int], spacing: Spacing) -> tuple[FloatArray, NDArray[np.uint8]]:
+    """The squared lengths of all steps in a quarter of the plane's window, rising, and each step's rank.
+
+    The squares end with infinity as entry NOWHERE.
+    """
+    dx, dy = (np.arange(reach[axis] + 1) * spacing[axis] for axis in (0, 1))
+    values, ranks = np.unique(dx[:, None] ** 2 + dy[None, :] ** 2, return_inverse=True)
+    squares = np.full(NOWHERE + 1, np.inf)
+    squares[: len(values)] = values
+    return squares, ranks.reshape(len(dx), len(dy)).astype(np.uint8)
 
 
 def _distances(corners: IntArray, target: Surface, near: NearField | None) -> FloatArray:

@@ -1,0 +1,215 @@
+"""Score a folder of predicted masks against a folder of label maps: no model, no GPU, no run needed.
+
+Files pair by name without ".nii" or ".nii.gz" ("case_01.nii.gz" with "case_01.nii"); a prediction that kept
+nnU-Net's channel suffix ("case_01_0000") pairs with "case_01" if nothing pairs exactly. Every label gives
+one row, whatever became of its prediction.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.errors import UserError
+from benchmarks.metrics import (
+    DEFAULT_POLICY,
+    DEFAULT_RULE,
+    TOLERANCES_MM,
+    EmptyPolicy,
+    MatchingRule,
+    Reference,
+    evaluate_mask,
+    failed_values,
+)
+from benchmarks.volume import read_grid, read_label, same_grid
+
+SUFFIXES = (".nii.gz", ".nii")
+CHANNEL_SUFFIX = "_0000"
+ANY = "any"  # `prediction_label` of a row whose prediction was read as a binary mask
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Grid:
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+
+    @property
+    def spacing(self) -> list[float]:
+        return [float(step) for step in np.linalg.norm(self.affine[:3, :3], axis=0)]
+
+
+def score_folders(
+    predictions: Path,
+    labels: Path,
+    label: int | None = None,
+    tolerances: Sequence[float] = TOLERANCES_MM,
+    policy: EmptyPolicy = DEFAULT_POLICY,
+    rule: MatchingRule = DEFAULT_RULE,
+    prediction_label: int | None = None,
+) -> list[Row]:
+    """One row for each label map, sorted by case, then one for each prediction without a label.
+
+    Args:
+        predictions, labels: folders of NIfTI files.
+        label: the value to score, in the label maps and in the predictions; None scores every voxel above 0.
+        tolerances: mm, for "nsd@…mm".
+        prediction_label: the value in the predictions, if it is another than `label`.
+
+    If `label` is not 1, `prediction_label` is not given, and no prediction in the folder holds anything but
+    0 and 1, the predictions are binary masks of the asked label and are read as such: the rows then say
+    `prediction_label: "any"`.
+
+    Returns:
+        Rows with "case", the metrics, counts and rules of `evaluate_mask`, "label", "prediction_label",
+        "status" and "reason". Status is "ok"; "failed" (no prediction, unreadable, or on another grid:
+        every metric at its worst); or "no-label" (a prediction that no label map belongs to: metrics None,
+        it cannot be scored).
+
+    Raises:
+        UserError: a missing or empty folder, two files for one case, no pair at all, an unreadable label
+        map, or
+            arguments out of range.
+    """
+    _check_arguments(label, prediction_label, tolerances)
+    label_files = _nifti_files(labels, "label")
+    prediction_files = _pair(_nifti_files(predictions, "prediction"), label_files)
+    paired = sorted(label_files.keys() & prediction_files.keys())
+    if not paired:
+        raise UserError(
+            f"no file in {predictions} has the name of one in {labels} "
+            f"(such as '{min(prediction_files)}' and '{min(label_files)}'); give matching files the same name"
+        )
+    wanted: int | None = label if prediction_label is None else prediction_label
+    if label not in (None, 1) and prediction_label is None:
+        wanted = None if _all_binary([prediction_files[case] for case in paired]) else label
+    rows: list[Row] = []
+    for case in sorted(label_files):
+        truth, grid = _read(label_files[case])
+        reference = Reference(_select(truth, label), grid.spacing, tolerances, policy, rule)
+        rows.append({"case": case} | _score(prediction_files.get(case), reference, grid, wanted))
+    for case in sorted(prediction_files.keys() - label_files.keys()):
+        empty: Row = dict.fromkeys(reference.metric_keys)
+        reason = f"no label map of that name in {labels}"
+        rows.append({"case": case} | empty | {"status": "no-label", "reason": reason})
+    for row in rows:
+        row |= {"label": ANY if label is None else label, "prediction_label": ANY if wanted is None else wanted}
+    return rows
+
+
+def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A JSON list with one object for each case; what does not exist (NaN under a skipping policy) is null."""
+    return json.dumps([{key: _plain(value) for key, value in row.items()} for row in rows], indent=2, allow_nan=False)
+
+
+def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The same rows as CSV with a header; what does not exist is an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean of each metric over all rows that have a label, failed ones with their worst values; none is
+    dropped.
+
+    Under a skipping policy a mean that holds an undefined value is NaN.
+    """
+    scored = [row for row in rows if row["status"] != "no-label"]
+    keys = [key for key in scored[0] if isinstance(scored[0][key], float) and not key.endswith("_mm3")]
+    return {key: math.fsum(float(row[key]) for row in scored) / len(scored) for key in keys}
+
+
+def _score(path: Path | None, reference: Reference, grid: _Grid, wanted: int | None) -> Row:
+    if path is None:
+        return failed_values(reference) | {"status": "failed", "reason": "no prediction for this label map"}
+    try:
+        prediction = _read_on(grid, path)
+    except UserError as error:
+        return failed_values(reference) | {"status": "failed", "reason": str(error)}
+    return evaluate_mask(_select(prediction, wanted), reference) | {"status": "ok", "reason": ""}
+
+
+def _read(path: Path) -> tuple[NDArray[np.int16], _Grid]:
+    """A label map in RAS+ and its grid."""
+    values = read_label(path)
+    shape, affine = read_grid(path)
+    return values, _Grid(shape, affine)
+
+
+def _read_on(grid: _Grid, path: Path) -> NDArray[np.int16]:
+    """A prediction in RAS+. Raises UserError if it does not lie on the grid of its label map."""
+    values, own = _read(path)
+    if own.shape != grid.shape:
+        raise UserError(f"{path}: shape {own.shape} in RAS+ order, the label map has {grid.shape}")
+    if not same_grid(own.affine, grid.affine, grid.shape):
+        raise UserError(f"{path}: lies on another grid than the label map (affines differ)")
+    return values
+
+
+def _select(values: NDArray[np.int16], label: int | None) -> NDArray[np.bool_]:
+    return np.asarray(values > 0 if label is None else values == label)
+
+
+def _all_binary(paths: Sequence[Path]) -> bool:
+    """Whether no readable prediction holds a value other than 0 and 1. Stops at the first that does."""
+    for path in paths:
+        try:
+            values = read_label(path)
+        except UserError:
+            continue  # becomes a failed row when its turn comes
+        if values.max(initial=0) > 1 or values.min(initial=0) < 0:
+            return False
+    return True
+
+
+def _nifti_files(folder: Path, what: str) -> dict[str, Path]:
+    """The NIfTI files of a folder by case name; hidden files (such as macOS's "._name.nii.gz") are none."""
+    if not folder.is_dir():
+        raise UserError(f"{what} folder {folder} does not exist")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
+        if suffix is None or path.name.startswith(".") or not path.is_file():
+            continue
+        case = path.name.removesuffix(suffix)
+        if case in found:
+            raise UserError(f"{folder} holds two files for case '{case}': {found[case].name} and {path.name}; keep one")
+        found[case] = path
+    if not found:
+        raise UserError(f"{what} folder {folder} holds no .nii or .nii.gz file")
+    return found
+
+
+def _pair(predictions: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, Path]:
+    """The predictions under the names of their labels."""
+    named: dict[str, Path] = {}
+    for case, path in predictions.items():
+        short = case.removesuffix(CHANNEL_SUFFIX)
+        renamed = case not in labels and short in labels and short not in predictions
+        named[short if renamed else case] = path
+    return named
+
+
+def _check_arguments(label: int | None, prediction_label: int | None, tolerances: Sequence[float]) -> None:
+    for name, value in (("label", label), ("prediction label", prediction_label)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} {value} is background; give a value of 1 or more")
+    bad = [tolerance for tolerance in tolerances if not (math.isfinite(tolerance) and tolerance >= 0)]
+    if bad:
+        raise UserError(f"tolerance {bad[0]} is not a distance in mm; give a number of 0 or more")
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,204 @@
+"""Scoring folders of masks: pairing, grids, labels, and what happens to everything that is missing or broken."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from benchmarks.errors import UserError
+from benchmarks.metrics import Reference, evaluate_mask
+from benchmarks.score import mean_scores, score_folders, to_csv, to_json
+
+AFFINE = np.diag([0.8, 0.9, 2.5, 1.0])
+SHAPE = (20, 18, 12)
+
+
+def write(path: Path, values: NDArray[np.generic], affine: NDArray[np.float64] = AFFINE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(values.astype(np.uint8), affine), path)
+
+
+def box(value: int = 1, low: int = 4) -> NDArray[np.uint8]:
+    values = np.zeros(SHAPE, np.uint8)
+    values[low : low + 8, 5:12, 3:9] = value
+    return values
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+    predictions, labels = tmp_path / "pred", tmp_path / "label"
+    for case, low in (("a", 4), ("b", 6)):
+        write(labels / f"{case}.nii.gz", box())
+        write(predictions / f"{case}.nii.gz", box(low=low))
+    return predictions, labels
+
+
+def by_case(rows: list[dict[str, object]]) -> dict[str, dict[str, object]]:
+    return {str(row["case"]): row for row in rows}
+
+
+def test_rows_are_those_of_evaluate_mask(folders: tuple[Path, Path]) -> None:
+    rows = by_case(score_folders(*folders, tolerances=[1.5]))
+    expected = evaluate_mask(box(low=6) > 0, Reference(box() > 0, (0.8, 0.9, 2.5), (1.5,)))
+    for key in ("dice", "iou", "nsd@1.5mm", "hd_mm", "hd95_mm", "msd_mm", "rve", "lesion_f1"):
+        assert rows["b"][key] == pytest.approx(expected[key], rel=1e-6)
+    assert rows["a"]["dice"] == 1
+    assert rows["a"]["hd95_mm"] == 0
+    assert {row["status"] for row in rows.values()} == {"ok"}
+
+
+def test_a_missing_prediction_is_a_failed_row_with_worst_values(folders: tuple[Path, Path]) -> None:
+    predictions, labels = folders
+    (predictions / "a.nii.gz").unlink()
+    rows = score_folders(predictions, labels)
+    row = by_case(rows)["a"]
+    assert row["status"] == "failed"
+    assert "no prediction" in str(row["reason"])
+    assert (row["dice"], row["nsd@1mm"]) == (0, 0)
+    assert row["hd95_mm"] == pytest.approx(math.dist((0, 0, 0), np.multiply(SHAPE, (0.8, 0.9, 2.5))))
+    assert mean_scores(rows)["dice"] == pytest.approx(by_case(rows)["b"]["dice"] / 2)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("values", "affine", "words"),
+    [
+        (np.zeros((20, 18, 13)), AFFINE, "shape"),
+        (box(), np.diag([0.8, 0.9, 2.6, 1.0]), "grid"),
+        (box(), AFFINE + np.array([[0, 0, 0, 30.0], *np.zeros((3, 4))]), "grid"),
+    ],
+)
+def test_another_grid_is_a_failed_row(
+    folders: tuple[Path, Path], values: NDArray[np.generic], affine: NDArray[np.float64], words: str
+) -> None:
+    predictions, labels = folders
+    write(predictions / "b.nii.gz", values, affine)
+    row = by_case(score_folders(predictions, labels))["b"]
+    assert (row["status"], row["dice"]) == ("failed", 0)
+    assert words in str(row["reason"])
+    assert "\n" not in str(row["reason"])
+
+
+def test_a_broken_prediction_is_a_failed_row_and_a_broken_label_an_error(folders: tuple[Path, Path]) -> None:
+    predictions, labels = folders
+    whole = (predictions / "b.nii.gz").read_bytes()
+    (predictions / "b.nii.gz").write_bytes(whole[: len(whole) // 2])
+    assert by_case(score_folders(predictions, labels))["b"]["status"] == "failed"
+    (labels / "a.nii.gz").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"a\.nii\.gz"):
+        score_folders(predictions, labels)
+
+
+@pytest.mark.parametrize("codes", ["LPS", "PIR", "SAL"])
+def test_axis_order_of_the_files_does_not_matter(folders: tuple[Path, Path], codes: str) -> None:
+    predictions, labels = folders
+    before = by_case(score_folders(predictions, labels))
+    image = nib.load(predictions / "b.nii.gz")
+    target = nib.orientations.axcodes2ornt(tuple(codes))
+    turned = image.as_reoriented(nib.orientations.ornt_transform(nib.io_orientation(image.affine), target))
+    assert turned.shape != image.shape or not np.allclose(turned.affine, image.affine)
+    nib.save(turned, predictions / "b.nii.gz")
+    after = by_case(score_folders(predictions, labels))
+    assert after["b"]["status"] == "ok"
+    assert after["b"]["dice"] == before["b"]["dice"]
+    assert after["b"]["hd95_mm"] == pytest.approx(before["b"]["hd95_mm"])
+
+
+def test_oblique_and_rotated_grids_keep_their_spacing(tmp_path: Path) -> None:
+    turn = np.eye(4)
+    turn[:2, :2] = [[math.cos(0.2), -math.sin(0.2)], [math.sin(0.2), math.cos(0.2)]]
+    for part, low in (("pred", 7), ("label", 4)):
+        write(tmp_path / part / "a.nii.gz", box(low=low), turn @ AFFINE)
+    row = score_folders(tmp_path / "pred", tmp_path / "label")[0]
+    assert row["hd_mm"] == pytest.approx(3 * 0.8, rel=1e-6)
+
+
+def test_label_selects_the_value_in_both(folders: tuple[Path, Path]) -> None:
+    predictions, labels = folders
+    for case, low in (("a", 4), ("b", 6)):
+        write(labels / f"{case}.nii.gz", np.maximum(box(2), box(1, 0)))
+        write(predictions / f"{case}.nii.gz", np.maximum(box(2, low), box(1, 1)))
+    rows = by_case(score_folders(predictions, labels, label=2))
+    assert rows["a"]["dice"] == 1
+    assert rows["b"]["dice"] == pytest.approx(0.75)
+    assert {row["prediction_label"] for row in rows.values()} == {2}
+    assert by_case(score_folders(predictions, labels))["a"]["dice"] != 1  # without: every voxel above 0
+
+
+def test_binary_predictions_of_another_label_do_not_score_zero(folders: tuple[Path, Path]) -> None:
+    predictions, labels = folders
+    for case in ("a", "b"):
+        write(labels / f"{case}.nii.gz", np.maximum(box(2), box(1, 0)))
+    rows = by_case(score_folders(predictions, labels, label=2))
+    assert rows["a"]["dice"] == 1
+    assert rows["a"]["prediction_label"] == "any"
+    forced = by_case(score_folders(predictions, labels, label=2, prediction_label=2))
+    assert (forced["a"]["dice"], forced["a"]["empty"]) == (0, "prediction")
+
+
+def test_one_multi_class_prediction_makes_the_folder_multi_class(folders: tuple[Path, Path]) -> None:
+    predictions, labels = folders
+    for case in ("a", "b"):
+        write(labels / f"{case}.nii.gz", np.maximum(box(2), box(1, 0)))
+    write(predictions / "b.nii.gz", box(2))
+    rows = by_case(score_folders(predictions, labels, label=2))
+    assert rows["a"]["dice"] == 0  # holds only organ: the lesion was missed
+    assert rows["b"]["dice"] == 1
+
+
+def test_names(folders: tuple[Path, Path]) -> None:
+    predictions, labels = folders
+    (predictions / "a.nii.gz").rename(predictions / "a_0000.nii.gz")
+    write(predictions / "b.nii", box(low=6))
+    (predictions / "b.nii.gz").unlink()
+    (predictions / "._b.nii.gz").write_bytes(b"a macOS shadow file")
+    (predictions / "dataset.json").write_text("{}")
+    assert [(row["case"], row["status"]) for row in score_folders(predictions, labels)] == [("a", "ok"), ("b", "ok")]
+
+
+def test_a_prediction_without_label_is_listed_and_not_counted(folders: tuple[Path, Path]) -> None:
+    predictions, labels = folders
+    write(predictions / "stranger.nii.gz", box())
+    rows = score_folders(predictions, labels)
+    row = by_case(rows)["stranger"]
+    assert (row["status"], row["dice"]) == ("no-label", None)
+    assert mean_scores(rows) == mean_scores(rows[:2])
+
+
+def test_what_a_user_gets_wrong_is_one_line(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    predictions, labels = folders
+    (tmp_path / "empty").mkdir()
+    write(tmp_path / "other" / "z.nii.gz", box())
+    write(tmp_path / "double" / "a.nii.gz", box())
+    write(tmp_path / "double" / "a.nii", box())
+    for arguments, words in (
+        ({"predictions": tmp_path / "nowhere", "labels": labels}, "nowhere does not exist"),
+        ({"predictions": predictions, "labels": tmp_path / "empty"}, "no .nii or .nii.gz"),
+        ({"predictions": tmp_path / "other", "labels": labels}, "same name"),
+        ({"predictions": tmp_path / "double", "labels": labels}, "two files for case 'a'"),
+        ({"predictions": predictions, "labels": labels, "label": 0}, "background"),
+        ({"predictions": predictions, "labels": labels, "tolerances": [-1.0]}, "tolerance -1.0"),
+    ):
+        with pytest.raises(UserError) as caught:
+            score_folders(**arguments)  # type: ignore[arg-type]
+        assert words in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_json_and_csv_hold_the_same(folders: tuple[Path, Path]) -> None:
+    predictions, labels = folders
+    write(predictions / "stranger.nii.gz", box())
+    rows = score_folders(predictions, labels)
+    loaded = json.loads(to_json(rows))
+    assert loaded == rows
+    assert {"case", "dice", "iou", "nsd@1mm", "nsd@2mm", "nsd@5mm", "hd95_mm", "status"} <= loaded[0].keys()
+    table = list(csv.DictReader(io.StringIO(to_csv(rows))))
+    assert [float(line["dice"]) for line in table[:2]] == [row["dice"] for row in rows[:2]]
+    assert table[2]["dice"] == ""
