@@ -284,6 +284,8 @@ def records_from_mlflow(uri: str, suite: str) -> tuple[pd.DataFrame, list[dict[s
     Raises:
         UserError: the server does not answer, or has no run of that suite.
     """
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise UserError(f"MLflow at '{uri}' cannot be read: no such file")  # MLflow would create an empty store
     quiet_mlflow()
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException

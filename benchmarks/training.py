@@ -180,7 +180,11 @@ def _train_on_ray(job: TrainingJob, work: Path, log: Path | None) -> dict[str, A
 
 
 def _loop_figures(work: Path) -> dict[str, Any]:
-    return dict(json.loads((work / "loop.json").read_text(encoding="utf-8")))
+    """What rank 0 left for the process that started the loop."""
+    path = work / "loop.json"
+    figures = dict(json.loads(path.read_text(encoding="utf-8")))
+    path.unlink()
+    return figures
 
 
 def _in_sweep() -> bool:
