@@ -39,10 +39,11 @@ def affine_of(permutation: list[int], signs: tuple[int, ...], spacing: np.ndarra
 
 
 def rotation(angle: float) -> np.ndarray:
-    """About an oblique axis, by less than what would swap axes."""
+    """About an oblique axis, by less than what would swap axes, and sheared a little as after a tilted gantry."""
     turn = np.eye(4)
     c, s = np.cos(angle), np.sin(angle)
     turn[:3, :3] = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    turn[1, 2] += 0.5 * angle
     return turn
 
 
@@ -51,7 +52,7 @@ def rotation(angle: float) -> np.ndarray:
 def test_every_voxel_keeps_its_world_position(tmp_path, turned, seed, angle):
     rng = np.random.default_rng(seed)
     shape = tuple(rng.integers(2, 7, size=3))
-    spacing = rng.uniform(0.3, 8, size=3)
+    spacing = 10 ** rng.uniform(-1.3, 1.5, size=3)  # 0.05 to 30 mm
     affine = rotation(angle) @ affine_of(*turned, spacing, rng.uniform(-500, 500, size=3))
     array = rng.permutation(int(np.prod(shape))).reshape(shape).astype(np.int16)
     path = save(tmp_path / "scan.nii.gz", array, affine)

@@ -78,8 +78,9 @@ def load_folder(
     """
     require_folder(root)
     official = _recognise(root)
-    if official is not None and target_label is None:
-        return load_dataset(official, root, splits="patient", seed=seed, strict=strict)
+    if official is not None:
+        dataset = load_dataset(official, root, splits="patient", seed=seed, strict=strict)
+        return replace(dataset, targets=(_official_target(dataset, target_label, organ, lesion),))
     if not (root / "imagesTr").is_dir():
         raise UserError(f"{root}: no known layout; needed: imagesTr, labelsTr and dataset.json (MSD or nnU-Net raw)")
     content = read_dataset_json(root)
@@ -139,6 +140,21 @@ def _recognise(root: Path) -> str | None:
     if not (root / "imagesTr").is_dir() and lits17.find_pairs(root):
         return "lits17"
     return None
+
+
+def _official_target(dataset: Dataset, wanted: int | str | None, organ: str, lesion: str) -> Target:
+    """The dataset's own target in the user's words, or another of its label values."""
+    target = dataset.targets[0]
+    target = replace(target, organ=organ or target.organ, lesion=lesion or target.lesion)
+    if wanted is None or str(wanted) == str(target.labels[0]):
+        return target
+    known = [value for value in dataset.label_values if value]
+    if not str(wanted).isdigit() or int(wanted) not in known:
+        listing = ", ".join(map(str, known))
+        raise UserError(f"these are files of {dataset.name}: no label '{wanted}'; its labels: {listing}")
+    name = _slug(f"{organ} {lesion}") or f"{dataset.name}-label-{wanted}"
+    organs = tuple(value for value in target.organ_labels if value != int(wanted))
+    return Target(name, organ, lesion, (int(wanted),), organs)
 
 
 def _target(root: Path, labels: list[tuple[str, int]], wanted: int | str | None, organ: str, lesion: str) -> Target:

@@ -179,6 +179,12 @@ def test_folder_recognises_the_official_layouts(tmp_path):
     save(tmp_path / "lits" / "volume-3.nii")
     save(tmp_path / "lits" / "segmentation-3.nii", label(1, 2))
     assert load_folder(tmp_path / "lits").name == "lits17"
+    (cyst,) = load_folder(tmp_path / "kits", 3, organ="kidney", lesion="cyst").targets
+    assert (cyst.name, cyst.labels, cyst.organ_labels) == ("kidney-cyst", (3,), (1,))
+    (own,) = load_folder(tmp_path / "kits", lesion="carcinoma").targets
+    assert (own.labels, own.lesion, own.window) == ((2,), "carcinoma", (-54.0, 247.0))
+    with pytest.raises(UserError, match="files of kits21: no label '9'; its labels: 1, 2, 3"):
+        load_folder(tmp_path / "kits", 9)
 
 
 def test_single_foreground_label_needs_no_target(tmp_path):
