@@ -1,4 +1,4 @@
-"""Volumes and label maps: geometry, and NIfTI in and out.
+"""Volumes and label maps: geometry, files in (NIfTI, NRRD, MHA) and NIfTI out.
 
 Inside the bench every array has axes (x, y, z) in RAS+ orientation (the closest axis-aligned one; an oblique
 scan keeps its rotation in the affine). Files come in any axis order; the permutation and the flips that lead
@@ -28,6 +28,7 @@ IntArray = NDArray[np.integer]
 
 AFFINE_TOLERANCE_MM = 1e-2
 MAX_VOXELS = 2**32  # five times the largest whole-body CT
+ITK_SUFFIXES = (".nrrd", ".mha")  # read through SimpleITK
 DEFLATE_LIMIT = 1032  # no gzip stream expands more than this
 
 
@@ -60,7 +61,7 @@ class Volume:
 
 
 def read_volume(path: Path) -> Volume:
-    """Read a NIfTI scan as float32 HU in RAS+.
+    """Read a scan as float32 HU in RAS+.
 
     NaN and ±inf (outside some scanners' circle) become the lowest finite value.
 
@@ -84,7 +85,7 @@ def read_volume(path: Path) -> Volume:
 
 
 def read_label(path: Path, like: Volume | None = None) -> NDArray[np.int16]:
-    """Read a NIfTI label map as int16 in RAS+, on the grid of `like` if given.
+    """Read a label map as int16 in RAS+, on the grid of `like` if given.
 
     Raises:
         UserError: unreadable, not whole numbers of 16 bits, or another shape or affine than `like`.
@@ -109,10 +110,13 @@ def read_grid(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
     Raises:
         UserError: the file is missing, unreadable, truncated, or not 3D.
     """
-    image, orientation = _open(path)
-    _check_complete(image, path)
-    shape = image.shape[:3]
-    affine = image.affine @ nib.orientations.inv_ornt_aff(orientation, shape)
+    if path.name.endswith(ITK_SUFFIXES):
+        shape, file_affine, orientation = _open_itk(path)
+    else:
+        image, orientation = _open(path)
+        _check_complete(image, path)
+        shape, file_affine = image.shape[:3], image.affine
+    affine = file_affine @ nib.orientations.inv_ornt_aff(orientation, shape)
     order = np.argsort(orientation[:, 0])
     x, y, z = (int(shape[axis]) for axis in order)
     return (x, y, z), affine.astype(np.float64)
@@ -158,6 +162,8 @@ def _read_canonical(
     path: Path,
 ) -> tuple[NDArray[Any], float, float, NDArray[np.float64], NDArray[np.float64]]:
     """Stored values in RAS+, slope and intercept still to be applied, affine, orientation of the file."""
+    if path.name.endswith(ITK_SUFFIXES):
+        return _read_itk(path)
     image, orientation = _open(path)
     proxy = image.dataobj
     try:
@@ -189,22 +195,76 @@ def _open(path: Path) -> tuple[Any, NDArray[np.float64]]:
     if dtype.kind not in "iuf":
         raise UserError(f"{path}: voxels of type {dtype} are not intensities or labels")
     _check_size(path, image)
-    if not np.isfinite(image.affine).all():
+    return image, _orientation(image.affine, path)
+
+
+def _orientation(affine: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
+    if not np.isfinite(affine).all():
         raise UserError(f"{path}: the affine holds values that are not finite")
-    orientation = nib.orientations.io_orientation(image.affine)
+    orientation: NDArray[np.float64] = nib.orientations.io_orientation(affine)
     if np.isnan(orientation).any():
         raise UserError(f"{path}: the affine is degenerate (a zero or repeated axis)")
-    return image, orientation
+    return orientation
+
+
+def _read_itk(
+    path: Path,
+) -> tuple[NDArray[Any], float, float, NDArray[np.float64], NDArray[np.float64]]:
+    """As `_read_canonical`, for the formats of ITK."""
+    import SimpleITK
+
+    shape, file_affine, orientation = _open_itk(path)
+    try:
+        stored = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+    except RuntimeError as error:
+        raise UserError(f"{path}: unreadable or truncated ({_last_line(error)})") from error
+    stored = nib.orientations.apply_orientation(stored.T, orientation)  # ITK's arrays are (z, y, x)
+    affine = file_affine @ nib.orientations.inv_ornt_aff(orientation, shape)
+    return stored, 1.0, 0.0, affine, orientation
+
+
+def _open_itk(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64], NDArray[np.float64]]:
+    """Shape, affine (RAS+ world) and orientation from the header of an NRRD or MHA file."""
+    import SimpleITK
+
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise UserError(f"{path}: not a readable {path.suffix} file ({_last_line(error)})") from error
+    shape = tuple(int(n) for n in reader.GetSize())
+    if len(shape) != 3 or reader.GetNumberOfComponents() != 1:
+        components = reader.GetNumberOfComponents()
+        raise UserError(f"{path}: a 3D volume is needed, this one has shape {shape} × {components}")
+    _check_claim(path, math.prod(shape), math.prod(shape), compressed=True)
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
+    affine[:3, 3] = reader.GetOrigin()
+    affine[:2] *= -1  # ITK's world runs to the left and the back
+    return shape, affine, _orientation(affine, path)
+
+
+def _last_line(error: RuntimeError) -> str:
+    """The message proper; ITK puts the place in its own source before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _check_size(path: Path, image: Any) -> None:
-    """Refuse a header that claims more than the file can hold, before anything of that size is allocated."""
     voxels = math.prod(image.shape)
-    claimed = voxels * image.get_data_dtype().itemsize
+    claimed = voxels * image.get_data_dtype().itemsize + int(image.dataobj.offset)
+    _check_claim(path, claimed, voxels, compressed=path.name.endswith(".gz"))
+
+
+def _check_claim(path: Path, claimed: int, voxels: int, compressed: bool) -> None:
+    """Refuse a header that claims more than the file can hold, before anything of that size is allocated."""
     on_disk = path.stat().st_size
-    possible = on_disk * DEFLATE_LIMIT if path.name.endswith(".gz") else on_disk
-    if claimed + int(image.dataobj.offset) > possible:
-        raise UserError(f"{path}: truncated; its header claims {claimed:,} bytes of voxels, the file has {on_disk:,}")
+    possible = on_disk * DEFLATE_LIMIT if compressed else on_disk
+    if claimed > possible:
+        raise UserError(f"{path}: truncated; its header claims {claimed:,} bytes, the file has {on_disk:,}")
     if voxels > MAX_VOXELS:
         raise UserError(f"{path}: {voxels:,} voxels are more than the {MAX_VOXELS:,} that one scan may have")
 
