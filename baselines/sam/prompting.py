@@ -21,7 +21,7 @@ def check_prompts(prompts: Prompts, kinds: frozenset[PromptKind], shape: tuple[i
             raise UserError(
                 f"box {prompts.box.low} to {prompts.box.high} is empty or leaves the volume of shape {shape}"
             )
-    if PromptKind.CLICK not in prompts.kinds and prompts.box is None:
+    if prompts.kinds <= {PromptKind.NEGATIVE_CLICK, PromptKind.MASK}:
         raise UserError(
             f"{method} needs at least one positive click" + (" or a box" if PromptKind.BOX in kinds else "")
         )

@@ -19,7 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.checkpoints import load_strictly, read_checkpoint, recognise
-from baselines.two_way import Attention, TwoLinear, random_position
+from baselines.sam.decoder import CrossAttention
+from baselines.sam.layers import ChannelNorm, Feedforward
+from baselines.sam.prompt_encoder import FourierPosition
 from benchmarks.errors import UserError
 
 SYSTEM = "3DSAM-adapter"
@@ -190,16 +192,6 @@ def shift_mask(grid: int, n: int) -> Tensor:
     return (strange @ half.t()).clamp(min=FOREIGN)
 
 
-class Mlp(nn.Module):
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.lin1 = nn.Linear(width, 4 * width)
-        self.lin2 = nn.Linear(4 * width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.lin2(F.gelu(self.lin1(x)))
-
-
 class Block(nn.Module):
     """Adapter, window attention, MLP; even blocks shift their windows by a half."""
 
@@ -210,25 +202,12 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(size.width, eps=1e-6)
         self.attn = WindowAttention(size, size.tables[index in size.global_blocks])
         self.norm2 = nn.LayerNorm(size.width, eps=1e-6)
-        self.mlp = Mlp(size.width)
+        self.mlp = Feedforward(size.width, 4 * size.width, nn.GELU)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.adapter(x)
         x = x + self.attn(self.norm1(x), self.shifted)
         return x + self.mlp(self.norm2(x))
-
-
-class ChannelNorm(nn.Module):
-    """Layer norm over the channels of (B, C, …)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, 1e-6)
-        return x.movedim(-1, 1)
 
 
 class ImageEncoder(nn.Module):
@@ -287,14 +266,14 @@ class SamplingBlock(nn.Module):
     def __init__(self, width: int, hidden: int, queries: int = 10, heads: int = 8) -> None:
         super().__init__()
         self.global_query = nn.Parameter(torch.randn(1, queries, width) * 0.1)
-        self.self_attn = Attention(width, heads)
+        self.self_attn = CrossAttention(width, heads, width)
         self.norm1 = nn.LayerNorm(width)
-        self.cross_attn_token_to_image = Attention(width, heads, downsample=2)  # in the file, never called
+        self.cross_attn_token_to_image = CrossAttention(width, heads, width // 2)  # in the file, never called
         self.norm2 = nn.LayerNorm(width)
-        self.mlp = TwoLinear(width, hidden)
+        self.mlp = Feedforward(width, hidden, nn.ReLU)
         self.norm3 = nn.LayerNorm(width)
         self.norm4 = nn.LayerNorm(width)
-        self.cross_attn_image_to_token = Attention(width, heads, downsample=2)
+        self.cross_attn_image_to_token = CrossAttention(width, heads, width // 2)
 
     def forward(self, image: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         own = self.global_query.expand(len(points), -1, -1)
@@ -305,26 +284,25 @@ class SamplingBlock(nn.Module):
         return self.norm4(image + self.cross_attn_image_to_token(image, own, own)), points
 
 
-class PromptEncoder(nn.Module):
+class PromptEncoder(FourierPosition):
     """A feature (B, C, H, W, D) and positive clicks → the feature, informed of the clicks."""
 
-    positional_encoding_gaussian_matrix: Tensor
-
     def __init__(self, size: Size) -> None:
-        super().__init__()
+        super().__init__(3, size.feature // 2, size.feature)  # its matrix is in the file; no output depends on it
         self.crop = size.crop
-        # Encodes positions that nothing uses; in the file.
-        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(3, size.feature // 2))
         layers = nn.ModuleList(SamplingBlock(size.feature, size.prompt_hidden) for _ in range(2))
         self.transformer = nn.ModuleDict({"layers": layers})
 
     def position(self, grid: int) -> Tensor:
-        """Encoding of the feature's positions (1, C, H, W, D); no output depends on it."""
-        axis = (torch.arange(grid) + 0.5) / grid
-        coordinates = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
-        return random_position(coordinates, self.positional_encoding_gaussian_matrix).permute(3, 0, 1, 2)[None]
+        """Encoding of the feature's positions (1, C, H, W, D), used nowhere.
 
-    def forward(self, feature: Tensor, points: Tensor) -> Tensor:
+        The released code stretches the coordinates by 3/2 about the centre and stacks the columns as (w, h, d).
+        """
+        axis = 1.5 * ((torch.arange(grid) + 0.5) / grid - 0.5) + 0.5
+        h, w, d = torch.meshgrid(axis, axis, axis, indexing="ij")
+        return FourierPosition.forward(self, torch.stack([w, h, d], dim=-1)).movedim(-1, 0)[None]
+
+    def forward(self, feature: Tensor, points: Tensor) -> Tensor:  # type: ignore[override]
         """`points`: voxel indices (B, N, 3) of the crop as (d, w, h)."""
         place = (points.to(feature.dtype) + 0.5) * 2 / self.crop - 1
         sampled = F.grid_sample(feature, place[:, :, None, None], align_corners=False)

@@ -18,7 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from baselines.checkpoints import load_official
-from baselines.two_way import ReluMlp, TwoWayTransformer, random_position
+from baselines.sam.decoder import MaskDecoder as SamMaskDecoder
+from baselines.sam.layers import ChannelNorm
+from baselines.sam.prompt_encoder import PADDING, FourierPosition
 
 END_OF_TEXT = 49407
 START_OF_TEXT = 49406
@@ -38,6 +40,7 @@ class Size:
     text_width: int = 512
     text_depth: int = 12
     text_heads: int = 8
+    decoder_heads: int = 8
     decoder_hidden: int = 2048
     iou_hidden: int = 256
 
@@ -52,7 +55,7 @@ SIZES = {
     "official": Size(),
     "tiny": Size(
         image=(16, 64, 64), patch=(4, 8, 8), width=48, depth=3, heads=4,
-        text_width=16, text_depth=1, text_heads=2, decoder_hidden=96, iou_hidden=24,
+        text_width=16, text_depth=1, text_heads=2, decoder_heads=4, decoder_hidden=96, iou_hidden=24,
     ),
 }  # fmt: skip
 
@@ -220,40 +223,15 @@ class TextEncoder(nn.Module):
         return self.dim_align(pooled)
 
 
-class FourierPosition(nn.Module):
-    """Random Fourier features of positions, with the released model's two disagreements between axes."""
-
-    positional_encoding_gaussian_matrix: Tensor
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(3, width // 2))
-
-    def points(self, coordinates: Tensor, image: tuple[int, int, int]) -> Tensor:
-        """Voxel indices (…, 3) in (d, h, w) → (…, C).
-
-        Upstream divides d by the height and h by the depth, so h runs beyond 1 (kept: the weights learned it).
-        """
-        depth, height, width = image
-        extent = torch.tensor([height, depth, width], dtype=coordinates.dtype, device=coordinates.device)
-        return random_position((coordinates + 0.5) / extent, self.positional_encoding_gaussian_matrix)
-
-    def dense(self, grid: tuple[int, int, int]) -> Tensor:
-        """Positions of a (d, h, w) grid → (1, C, d, h, w); columns are stacked as (h, d, w) (kept)."""
-        device = self.positional_encoding_gaussian_matrix.device
-        axes = [(torch.arange(n, device=device, dtype=torch.float32) + 0.5) / n for n in grid]
-        d, h, w = torch.meshgrid(*axes, indexing="ij")
-        encoded = random_position(torch.stack([h, d, w], dim=-1), self.positional_encoding_gaussian_matrix)
-        return encoded.permute(3, 0, 1, 2)[None]
-
-
 class PromptEncoder(nn.Module):
     """Points, a box and a text embedding → prompt tokens (B, N, C)."""
 
     def __init__(self, size: Size, mask_channels: int = 16) -> None:
         super().__init__()
         self.image = size.image
-        self.pe_layer = FourierPosition(size.width)
+        # Upstream divides d by the height and h by the depth, so h runs beyond 1, and stacks the grid as (h, d, w): as
+        # `FourierPosition` does for every 3D descendant of SAM. The weights learned it.
+        self.pe_layer = FourierPosition(3, size.width // 2, size.width)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, size.width) for _ in range(4))  # -, +, corners
         self.not_a_point_embed = nn.Embedding(1, size.width)
         # The released model never calls this 2D stack; it is in the file.
@@ -282,7 +260,7 @@ class PromptEncoder(nn.Module):
         if points is not None:
             tokens.append(self._points(*points, pad=box is None))
         if box is not None:
-            corners = self.pe_layer.points(box.unflatten(-1, (2, 3)), self.image)
+            corners = self.pe_layer.of_points(box.unflatten(-1, (2, 3)) + 0.5, self.image)
             tokens.append(corners + torch.stack([self.point_embeddings[2].weight, self.point_embeddings[3].weight], 1))
         if text is not None:
             tokens.append(text[:, None])
@@ -291,58 +269,30 @@ class PromptEncoder(nn.Module):
     def _points(self, coordinates: Tensor, labels: Tensor, pad: bool) -> Tensor:
         if pad:
             coordinates = F.pad(coordinates, (0, 0, 0, 1))
-            labels = F.pad(labels, (0, 1), value=-1)
-        encoded = self.pe_layer.points(coordinates, self.image)
+            labels = F.pad(labels, (0, 1), value=PADDING)
+        encoded = self.pe_layer.of_points(coordinates + 0.5, self.image)
         label = labels[..., None]
-        encoded = torch.where(label == -1, self.not_a_point_embed.weight, encoded)
+        encoded = torch.where(label == PADDING, self.not_a_point_embed.weight, encoded)
         encoded = encoded + (label == 0) * self.point_embeddings[0].weight
         return encoded + (label == 1) * self.point_embeddings[1].weight
 
 
-class ChannelNorm(nn.Module):
-    """Layer norm over the channels of (B, C, …); holds the weights of the unused mask branch."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = F.layer_norm(x.movedim(1, -1), self.weight.shape, self.weight, self.bias, 1e-6)
-        return x.movedim(-1, 1)
-
-
-class MaskDecoder(nn.Module):
+class MaskDecoder(SamMaskDecoder):
     """Prompt tokens and image embedding → low-resolution mask logits; text also acts on the masks directly."""
 
     def __init__(self, size: Size) -> None:
-        super().__init__()
-        width = size.width
+        super().__init__(3, size.width, size.decoder_heads, size.decoder_hidden, size.iou_hidden)
         self.grid = size.grid
-        self.transformer = TwoWayTransformer(width, heads=8, hidden=size.decoder_hidden)
-        self.iou_token = nn.Embedding(1, width)
-        self.mask_tokens = nn.Embedding(4, width)
-        middle = tuple(2 * n for n in size.grid)
-        self.output_upscaling = nn.Sequential(
-            nn.ConvTranspose3d(width, width // 4, 2, 2),
-            nn.LayerNorm((width // 4, *middle)),  # over positions too: ties the decoder to one input size
-            nn.GELU(),
-            nn.ConvTranspose3d(width // 4, width // 8, 2, 2),
-            nn.GELU(),
-        )
-        self.output_hypernetworks_mlps = nn.ModuleList(ReluMlp(width, width, width // 8, 3) for _ in range(4))
-        self.iou_prediction_head = ReluMlp(width, size.iou_hidden, 4, 3)
-        self.txt_align_upscaled_embedding = nn.Linear(width, width // 8)
+        middle = (size.width // 4, *(2 * n for n in size.grid))
+        self.output_upscaling[1] = nn.LayerNorm(middle)  # over positions too: ties the decoder to one input size
+        self.txt_align_upscaled_embedding = nn.Linear(size.width, size.width // 8)
 
-    def forward(
-        self, tokens: Tensor, position: Tensor, no_mask: Tensor, prompt: Tensor, text: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def single(self, cells: Tensor, position: Tensor, prompt: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor]:
         """The single mask (token 0) and its predicted IoU.
 
         Args:
-            tokens: image tokens (B, N, C).
+            cells: image tokens (B, N, C), the embedding of the absent mask prompt added.
             position: their encoding (1, N, C).
-            no_mask: embedding that stands for the absent mask prompt (1, C).
             prompt: prompt tokens (B, T, C).
             text: (B, C) or None.
 
@@ -350,9 +300,8 @@ class MaskDecoder(nn.Module):
             Logits (B, 1, 4d, 4h, 4w) for a grid (d, h, w), IoU (B, 1).
         """
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight]).expand(len(prompt), -1, -1)
-        hidden, image = self.transformer(tokens + no_mask, position, torch.cat([own, prompt], dim=1))
-        volume = image.transpose(1, 2).unflatten(2, self.grid)
-        upscaled = self.output_upscaling(volume)
+        hidden, image = self.transformer(torch.cat([own, prompt], dim=1), cells, position)
+        upscaled = self.output_upscaling(image.transpose(1, 2).unflatten(2, self.grid))
         weights = self.output_hypernetworks_mlps[0](hidden[:, 1])
         if text is not None:  # a similarity map, added to the mask
             weights = weights + self.txt_align_upscaled_embedding(text)
@@ -388,8 +337,8 @@ class SegVol(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Low-resolution logits and IoU for one prompt set per image."""
         prompt = self.prompt_encoder(points, box, text)
-        position = self.prompt_encoder.pe_layer.dense(self.size.grid).flatten(2).transpose(1, 2)
-        return self.mask_decoder(tokens, position, self.prompt_encoder.no_mask_embed.weight, prompt, text)
+        position = self.prompt_encoder.pe_layer.of_grid(self.size.grid).flatten(2).transpose(1, 2)
+        return self.mask_decoder.single(tokens + self.prompt_encoder.no_mask_embed.weight, position, prompt, text)
 
     def enlarge(self, low_resolution: Tensor) -> Tensor:
         """Logits of the decoder on the input's grid."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.parity.rule import Golden, constant_tensor, unchecked
+from tests.parity.rule import Golden, constant_tensor, rule_tensor, unchecked
 from torch import Tensor, nn
 
 from baselines.sam3d_adapter.network import (
@@ -113,6 +113,15 @@ def test_outputs_do_not_depend_on_the_unused_parts() -> None:
     assert torch.equal(encoder(feature, points), before)
 
 
+def test_unused_position_encoding(reference: Golden) -> None:
+    with torch.device("meta"):
+        encoder = PromptEncoder(SIZE)
+    key = "feature_dict.3.positional_encoding_gaussian_matrix"
+    row = next(row for row in reference.rows if row.key == key)
+    encoder.positional_encoding_gaussian_matrix = rule_tensor(row, reference.meta["salt"])
+    reference.check("prompt_encoder3.image_pe", encoder.position(SIZE.grid))
+
+
 @pytest.mark.slow
 @torch.no_grad()
 def test_every_recorded_tensor(reference: Golden, tmp_path: Path) -> None:
@@ -125,7 +134,7 @@ def test_every_recorded_tensor(reference: Golden, tmp_path: Path) -> None:
     image = image[:, :1].contiguous()
     checked = {"stem.upsampled_512", "prompt_encoder3.image_pe", "image_resized_64"}
     check_enlarged_samples(reference, image)
-    #reference.check("prompt_encoder3.image_pe", network.prompt_encoder.position(SIZE.grid))
+    reference.check("prompt_encoder3.image_pe", network.prompt_encoder.position(SIZE.grid))
 
     encoded = network.encode(image)
     *features, half_image = encoded

@@ -10,7 +10,8 @@ import torch
 from tests.parity.rule import Golden, Row, rule_tensor, unchecked
 from torch import Tensor
 
-from baselines.segvol.network import SIZES, FourierPosition, SegVol, load_official_file, token_ids
+from baselines.sam.prompt_encoder import FourierPosition
+from baselines.segvol.network import SIZES, SegVol, load_official_file, token_ids
 
 POSITION_IDS = "module.text_encoder.clip_text_model.text_model.embeddings.position_ids"
 
@@ -33,10 +34,11 @@ def test_token_ids(reference: Golden) -> None:
 
 
 def test_dense_position(reference: Golden) -> None:
-    layer = FourierPosition(SIZES["official"].width)
+    width = SIZES["official"].width
+    layer = FourierPosition(3, width // 2, width)
     key = "module.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
     layer.positional_encoding_gaussian_matrix = rule_tensor(row(reference, key), reference.meta["salt"])
-    reference.check("dense_pe", layer.dense(SIZES["official"].grid))
+    reference.check("dense_pe", layer.of_grid(SIZES["official"].grid))
 
 
 @pytest.mark.slow
@@ -53,7 +55,7 @@ def test_every_recorded_tensor(reference: Golden, tmp_path: Path) -> None:
     checked = {"encoder_tokens", "embedding", "dense_pe"}
     reference.check("encoder_tokens", tokens)
     reference.check("embedding", tokens.transpose(1, 2).unflatten(2, grid))
-    reference.check("dense_pe", network.prompt_encoder.pe_layer.dense(grid))
+    reference.check("dense_pe", network.prompt_encoder.pe_layer.of_grid(grid))
 
     texts: dict[str, Tensor] = {}
     for case in text_cases(reference):

@@ -1,0 +1,59 @@
+"""SegVol, announced to the bench (torch-free)."""
+
+from __future__ import annotations
+
+from benchmarks.prompts import PromptKind
+from benchmarks.segmenter import Card, Method
+
+_PROMPTS = frozenset({PromptKind.TEXT, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
+_CONFIG = {
+    "checkpoint": None,
+    "size": "official",
+    "zoom_in": True,
+    "orientation": "file",
+    "precision": "auto",
+    "train": "decoder",
+    "learning_rate": 1e-4,
+    "seed": 0,
+}
+_SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-2]}
+
+segvol = Method(
+    name="segvol",
+    summary="SegVol with text, clicks and box, zoom-out then zoom-in; needs the official file",
+    factory="baselines.segvol.segmenter:SegVolSegmenter",
+    prompts=_PROMPTS,
+    training="bench",
+    config=_CONFIG,
+    search_space=_SEARCH_SPACE,
+    card=Card(
+        title="SegVol",
+        paper="Du et al., SegVol, arXiv 2311.13385 (NeurIPS 2024)",
+        code_licence="MIT",
+        weights_licence="MIT",
+        parameters="180.9 M (63.6 M of them the frozen text tower and its projection)",
+        training_data={"kits21": "superset", "lits17": "superset", "msd-pancreas": "superset", "msd-colon": "superset"},
+        notes=(
+            "The paper trains on 25 public CT sets, KiTS, LiTS and MSD among them, with its own split of their labelled "
+            "cases; which cases is not stated in a form that can be checked here. See docs/methods/segvol.md."
+        ),
+    ),
+)
+
+segvol_tiny = Method(
+    name="segvol-tiny",
+    summary="the classes of SegVol at a small size, trained from scratch by the bench",
+    factory="baselines.segvol.segmenter:SegVolSegmenter",
+    prompts=_PROMPTS,
+    training="bench",
+    config={**_CONFIG, "size": "tiny", "orientation": "ras", "train": "all", "learning_rate": 2e-3},
+    search_space=_SEARCH_SPACE,
+    card=Card(
+        title="SegVol, tiny",
+        paper="the architecture of arXiv 2311.13385 at a small size",
+        code_licence="Apache-2.0",
+        weights_licence="none released; trained by the bench on the suite's training split",
+        parameters="1.2 M, of which 0.8 M frozen random text features",
+        notes="For the embedded suite and for tests. Says nothing about SegVol. See docs/methods/segvol.md.",
+    ),
+)

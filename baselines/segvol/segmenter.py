@@ -1,0 +1,443 @@
+"""SegVol on a volume: zoom out (the whole body at low resolution), then zoom in (windows where the target is).
+
+Preprocessing follows the public scripts: no resampling, intensities clipped to percentiles of the foreground and
+brought to [0, 1], arrays turned to (z, y, x), the box of non-zero voxels cut out. Every prompt goes into the zoom-out
+pass; its prediction selects the windows of the zoom-in pass, whose logits overwrite it.
+
+What upstream takes from the label is taken from the prompt: clicks and box are the user's, in zoom-in windows too
+(upstream draws new clicks from the label's map). Two slips of the public window code are not reproduced: prompts that
+are not padded with their window, and a region that is enlarged on one side only at the border.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from baselines.checkpoints import load_weights, required_file, save_weights
+from baselines.sam.building import half_precision
+from baselines.sam.prompting import check_prompts
+from baselines.sam.training import draw_voxel, mask_losses
+from baselines.segvol.network import SIZES, TEMPLATE, SegVol, batch_of_ids, load_official_file, token_ids
+from benchmarks.errors import UserError, nearest_name
+from benchmarks.preprocessing import Recipe, Shape, bounding_box, crop
+from benchmarks.prompts import Click, PromptKind, Prompts
+from benchmarks.segmenter import Batch, Session, Target, Trainable, TrainingRecipe
+from benchmarks.volume import BoolArray, FloatArray, Volume
+
+SYSTEM = "SegVol"
+FILE_NAME = "SegVol_v1.pth"
+SOURCE = "released by BAAI-DCAI/SegVol"
+PERCENTILES = (0.05, 99.95)  # of the foreground
+OVERLAP = 0.5
+MAX_TOKENS = 77
+CACHED_WINDOWS = 64  # embeddings of zoom-in windows that a session keeps
+NO_BOX = (-1.0,) * 6  # what upstream embeds where a window holds no predicted voxel
+CHOICES = {
+    "size": tuple(SIZES),
+    "orientation": ("file", "ras"),
+    "train": ("all", "decoder"),
+    "precision": ("auto", "float32", "bfloat16"),
+}
+
+Place = tuple[int, int, int]
+Points = list[tuple[Place, bool]]
+
+
+class SegVolSegmenter(Trainable):
+    """SegVol with text, clicks and a box, alone or together.
+
+    Settings (keys of `config`):
+        checkpoint: path of the official file ("official"), or of a folder written by `save` ("tiny"), or None.
+        size: "official" or "tiny".
+        zoom_in: whether the zoom-out prediction is refined in windows.
+        orientation: "file" keeps the flips of the scan's own storage, as upstream does; "ras" undoes them. Weights
+            trained by the bench know "ras" only, and `load` switches to it.
+        precision: of the image encoder: "float32", "bfloat16", or "auto" (bfloat16 on a GPU).
+        train: "all", or "decoder" (the image encoder stays as it is). The text tower is always frozen.
+        learning_rate: of the bench's training.
+        seed: of the weights of an untrained "tiny".
+    """
+
+    module: SegVol
+    prompts = frozenset({PromptKind.TEXT, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
+
+    def __init__(self, config: Mapping[str, Any], device: str) -> None:
+        self.config = dict(config)
+        for key, known in CHOICES.items():
+            if config[key] not in known:
+                raise UserError(f"{SYSTEM} has no {key} '{config[key]}'; {nearest_name(str(config[key]), known)}")
+        self.device = torch.device(device)
+        self.orientation: str = config["orientation"]
+        self.module = self._network().to(self.device)
+        self._texts: dict[str, Tensor] = {}
+
+    def _network(self) -> SegVol:
+        config = self.config
+        if config["size"] == "official":
+            network = load_official_file(required_file(config["checkpoint"], "segvol", FILE_NAME, SOURCE))
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(config["seed"]))
+                network = SegVol(SIZES[config["size"]])
+            if config["checkpoint"] is not None:
+                load_weights(network, Path(config["checkpoint"]), self._facts(), SYSTEM)
+                self.orientation = "ras"
+        network.image_encoder.requires_grad_(config["train"] == "all")
+        network.text_encoder.clip_text_model.requires_grad_(False)
+        return network.eval()
+
+    def open(self, volume: Volume, target: Target) -> SegVolSession:
+        """Normalises the volume and encodes the zoomed-out copy; the target is not looked at."""
+        return SegVolSession(self, volume)
+
+    @torch.inference_mode()
+    def encode(self, images: Tensor) -> Tensor:
+        """Tokens of windows (B, 1, D, H, W) in [0, 1]."""
+        half = half_precision(self.config["precision"], self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            return self.module.encode(images.to(self.device)).float()
+
+    @torch.inference_mode()
+    def text_token(self, text: str) -> Tensor:
+        """The prompt token (1, C) of a name; raises UserError for one beyond CLIP's length."""
+        if text not in self._texts:
+            sentence = TEMPLATE.format(text)
+            if len(token_ids(sentence)) > MAX_TOKENS:
+                raise UserError(f"text prompt too long for {SYSTEM}: more than {MAX_TOKENS} tokens ('{text[:40]}…')")
+            self._texts[text] = self.module.encode_text(batch_of_ids([sentence]).to(self.device))
+        return self._texts[text]
+
+    @torch.inference_mode()
+    def logits(self, tokens: Tensor, points: Points, box: tuple[float, ...] | None, text: Tensor | None) -> Tensor:
+        """Logits (D, H, W) of one window; points and box in its voxels, as (d, h, w)."""
+        given = None
+        if points:
+            places = torch.tensor([[place for place, _ in points]], dtype=torch.float32, device=self.device)
+            labels = torch.tensor([[float(positive) for _, positive in points]], device=self.device)
+            given = places, labels
+        corners = None if box is None else torch.tensor([box], dtype=torch.float32, device=self.device)
+        return self.module.enlarge(self.module.decode(tokens, given, corners, text)[0])[0, 0]
+
+    def recipe(self, target: Target) -> TrainingRecipe:
+        """Raw HU on the scan's own grid, in crops larger than a window: both passes are trained from them."""
+        depth, height, width = self.module.size.image
+        rate = float(self.config["learning_rate"])
+        return TrainingRecipe(
+            preprocessing=Recipe(spacing=None, window=None),
+            patch=(width * 3 // 2, height * 3 // 2, depth * 2),
+            batch_size=2,
+            learning_rate=rate,
+            final_learning_rate=rate / 100,
+            weight_decay=0.01,
+            foreground=0.75,
+        )
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Each crop zoomed out or cut to a window, each with prompts of its own: text, clicks, box, or a mixture.
+
+        A crop without the target gets the text alone and must come out empty.
+        """
+        self._texts.clear()  # the projection of the text tower is being trained
+        names = [f"{target.organ} {target.lesion}".strip() or target.name for target in batch.targets]
+        texts = self.module.encode_text(batch_of_ids([TEMPLATE.format(name) for name in names]).to(batch.image.device))
+        images, labels = [], []
+        for image, label in zip(batch.image, batch.label, strict=True):
+            turned = normalised(image[0].cpu().numpy()).transpose(2, 1, 0)
+            image, label = self._view(torch.from_numpy(turned.copy()), label[0].permute(2, 1, 0).cpu(), batch.generator)
+            images.append(image)
+            labels.append(label)
+        truth = torch.stack(labels)[:, None].to(batch.image.device)
+        tokens = self.module.encode(torch.stack(images)[:, None].to(batch.image.device))
+        logits = []
+        for index, label in enumerate(labels):
+            points, box, text = draw_prompts(label > 0.5, texts[index : index + 1], batch.generator)
+            given = None if points is None else (points[0].to(truth.device), points[1].to(truth.device))
+            box = None if box is None else box.to(truth.device)
+            logits.append(self.module.decode(tokens[index : index + 1], given, box, text)[0])
+        mask_loss = mask_losses(self.module.enlarge(torch.cat(logits)), truth).mean()
+        return mask_loss, {"mask": float(mask_loss.detach())}
+
+    def _view(self, image: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """A crop (D, H, W) zoomed out to the window's size, or a window of it that holds a target voxel if any."""
+        size = self.module.size.image
+        if torch.rand((), generator=generator) < 0.5:
+            both = torch.stack([image, label])[None]
+            image, label = F.interpolate(both, size=size, mode="nearest-exact")[0]
+            return image, label
+        inside = label > 0.5
+        centre = draw_voxel(inside if inside.any() else torch.ones_like(inside), generator)
+        window = []
+        for at, length, extent in zip(centre, size, image.shape, strict=True):
+            jitter = int(torch.randint(length // 2, (1,), generator=generator)) - length // 4
+            start = min(max(at + jitter - length // 2, 0), extent - length)
+            window.append(slice(start, start + length))
+        return image[tuple(window)], label[tuple(window)]
+
+    def save(self, folder: Path) -> None:
+        save_weights(self.module, folder, self._facts())
+
+    def load(self, folder: Path) -> None:
+        """Reads what `save` wrote. The bench trains in RAS orientation, so the file's flips no longer count."""
+        load_weights(self.module, folder, self._facts(), SYSTEM)
+        self.orientation = "ras"
+        self._texts.clear()
+
+    def _facts(self) -> dict[str, Any]:
+        return {"system": SYSTEM, "size": self.config["size"]}
+
+
+def draw_prompts(
+    inside: Tensor, text: Tensor, generator: torch.Generator
+) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None, Tensor | None]:
+    """Points, box and text for a label (D, H, W): one of text, clicks, box, text + clicks, text + box."""
+    if not inside.any():
+        return None, None, text
+    kind = int(torch.randint(5, (1,), generator=generator))
+    with_text, clicks, box = kind in (0, 3, 4), kind in (1, 3), kind in (2, 4)
+    points = corners = None
+    if clicks:
+        count = 1 + int(torch.randint(3, (1,), generator=generator))
+        places = [draw_voxel(inside, generator) for _ in range(count)]
+        labels = [1.0] * count
+        if not inside.all() and torch.rand((), generator=generator) < 0.5:
+            places.append(draw_voxel(~inside, generator))
+            labels.append(0.0)
+        points = torch.tensor([places], dtype=torch.float32), torch.tensor([labels])
+    if box:
+        places_inside = inside.nonzero()
+        low, high = places_inside.amin(0), places_inside.amax(0)
+        corners = torch.cat([low, high])[None].float()
+    return points, corners, text if with_text else None
+
+
+def normalised(array: FloatArray) -> FloatArray:
+    """Clip to percentiles of the foreground (voxels above the mean), then bring to [0, 1].
+
+    Upstream also standardises in between, which the last step undoes.
+    """
+    foreground = array[array > array.mean()]
+    if foreground.size == 0:  # a constant volume
+        return np.zeros_like(array, dtype=np.float32)
+    low, high = np.percentile(foreground, PERCENTILES)
+    clipped = np.clip(array, low, high, dtype=np.float32)
+    least = clipped.min()
+    return (clipped - least) / max(float(clipped.max() - least), 1e-8)
+
+
+@dataclass(frozen=True)
+class Frame:
+    """From the volume (x, y, z) to the network's cropped array (d, h, w), and back.
+
+    Attributes:
+        shape: of the volume.
+        flips: per volume axis, whether it runs against RAS in the network's array.
+        low, size: the crop, in (d, h, w) of the turned volume; `low` is negative where padding was kept.
+    """
+
+    shape: Shape
+    flips: tuple[bool, bool, bool]
+    low: Place
+    size: Shape
+
+    def place(self, position: Place) -> Place:
+        """A voxel of the volume in the crop; one outside it goes to the nearest voxel of the crop."""
+        turned = [
+            extent - 1 - at if flip else at for at, extent, flip in zip(position, self.shape, self.flips, strict=True)
+        ]
+        d, h, w = (
+            min(max(at - low, 0), size - 1) for at, low, size in zip(turned[::-1], self.low, self.size, strict=True)
+        )
+        return d, h, w
+
+    def restore(self, values: NDArray[Any], outside: float) -> NDArray[Any]:
+        """Values of the crop on the volume's grid."""
+        turned = np.full(self.shape[::-1], outside, values.dtype)
+        there, here = [], []
+        for low, size, extent in zip(self.low, self.size, turned.shape, strict=True):
+            there.append(slice(max(low, 0), min(low + size, extent)))
+            here.append(slice(max(-low, 0), min(low + size, extent) - low))
+        turned[tuple(there)] = values[tuple(here)]
+        return np.ascontiguousarray(np.flip(turned.transpose(2, 1, 0), [i for i in range(3) if self.flips[i]]))
+
+
+def file_flips(volume: Volume) -> tuple[bool, bool, bool]:
+    """Per RAS axis, whether the scan's file stores it the other way round."""
+    flips = [False] * 3
+    for axis, direction in () if volume.orientation is None else volume.orientation:
+        flips[int(axis)] = direction < 0
+    return flips[0], flips[1], flips[2]
+
+
+def prepared(volume: Volume, flips: tuple[bool, bool, bool], window: Shape) -> tuple[FloatArray, Frame]:
+    """The network's array and the way back: normalised, turned, padded to a window, cut to its non-zero box."""
+    values = np.flip(normalised(volume.array), [i for i in range(3) if flips[i]]).transpose(2, 1, 0)
+    short = [max(0, length - extent) for length, extent in zip(window, values.shape, strict=True)]
+    padded = np.pad(values, [(n // 2, n - n // 2) for n in short])
+    box = bounding_box(padded)
+    low, high = box if box is not None else ((0, 0, 0), padded.shape)
+    part = padded[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
+    d, h, w = (a - n // 2 for a, n in zip(low, short, strict=True))
+    return np.ascontiguousarray(part), Frame(volume.shape, flips, (d, h, w), part.shape)
+
+
+class SegVolSession(Session):
+    """One normalised volume, its zoomed-out tokens, and the tokens of the windows visited so far."""
+
+    def __init__(self, segmenter: SegVolSegmenter, volume: Volume) -> None:
+        self.segmenter = segmenter
+        self.window: Shape = segmenter.module.size.image
+        flips = file_flips(volume) if segmenter.orientation == "file" else (False, False, False)
+        self.array, self.frame = prepared(volume, flips, self.window)
+        small = F.interpolate(torch.from_numpy(self.array)[None, None], size=self.window, mode="nearest-exact")
+        self._zoomed_out = segmenter.encode(small)
+        self._windows: dict[Place, Tensor] = {}
+
+    def segment(self, prompts: Prompts) -> BoolArray:
+        return self.frame.restore(self._logits(prompts) > 0, False)
+
+    def probabilities(self, prompts: Prompts) -> FloatArray:
+        logits = torch.from_numpy(self._logits(prompts))
+        return self.frame.restore(logits.sigmoid().numpy(), 0.0)
+
+    def _logits(self, prompts: Prompts) -> FloatArray:
+        """Logits (d, h, w) of the crop."""
+        check_prompts(prompts, self.segmenter.prompts, self.frame.shape, SYSTEM)
+        points: Points = [(self.frame.place(click.position), click.positive) for click in prompts.clicks]
+        box = self._box(prompts)
+        text = None if prompts.text is None else self.segmenter.text_token(prompts.text)
+        logits = self._zoom_out(points, box, text)
+        if self.segmenter.config["zoom_in"]:
+            region = self._region(logits > 0)
+            if region is not None:
+                self._zoom_in(logits, region, points, box, text)
+        return logits
+
+    def _box(self, prompts: Prompts) -> tuple[Place, Place] | None:
+        """The user's box in the crop, both corners inclusive."""
+        if prompts.box is None:
+            return None
+        x, y, z = (n - 1 for n in prompts.box.high)
+        corners = np.array([self.frame.place(prompts.box.low), self.frame.place((x, y, z))])
+        low, high = corners.min(0).tolist(), corners.max(0).tolist()
+        return (low[0], low[1], low[2]), (high[0], high[1], high[2])
+
+    def _zoom_out(self, points: Points, box: tuple[Place, Place] | None, text: Tensor | None) -> FloatArray:
+        shrunk: Points = [(self._shrunk(place), positive) for place, positive in points]
+        small_box = None if box is None else (*self._shrunk(box[0]), *self._shrunk(box[1]))
+        logits = self.segmenter.logits(self._zoomed_out, shrunk, small_box, text)
+        whole = F.interpolate(logits[None, None], size=self.frame.size, mode="nearest")
+        return np.array(whole[0, 0].float().cpu())
+
+    def _shrunk(self, place: Place) -> Place:
+        """A voxel of the crop in the zoomed-out copy."""
+        d, h, w = (
+            min(int((at + 0.5) * small / size), small - 1)
+            for at, small, size in zip(place, self.window, self.frame.size, strict=True)
+        )
+        return d, h, w
+
+    def _region(self, mask: BoolArray) -> tuple[Place, Shape] | None:
+        """Origin and size of the box of a mask, grown to a window where it is smaller; None if empty.
+
+        Where the crop itself is smaller than a window the origin is negative.
+        """
+        box = bounding_box(mask)
+        if box is None:
+            return None
+        origin, extent = [], []
+        for low, high, length, size in zip(*box, self.window, self.frame.size, strict=True):
+            long = max(high - low, length)
+            start = low - (long - (high - low)) // 2
+            start = min(max(start, 0), size - long) if long <= size else (size - long) // 2
+            origin.append(start)
+            extent.append(long)
+        return (origin[0], origin[1], origin[2]), (extent[0], extent[1], extent[2])
+
+    def _zoom_in(
+        self,
+        logits: FloatArray,
+        region: tuple[Place, Shape],
+        points: Points,
+        box: tuple[Place, Place] | None,
+        text: Tensor | None,
+    ) -> None:
+        """Overwrite the region of the logits by the mean over overlapping windows."""
+        origins = list(window_origins(*region, self.window))
+        predicted = logits > 0
+        start, extent = region
+        total, count = np.zeros(extent, np.float32), np.zeros(extent, np.float32)
+        for origin in origins:
+            inside = [(shifted(place, origin), positive) for place, positive in points]
+            inside = [(place, sign) for place, sign in inside if within(place, self.window)]
+            window_box: tuple[float, ...] | None = None
+            if box is not None and len(origins) == 1:
+                window_box = self._clipped(box, origin)
+            elif box is not None or points:
+                window_box = self._predicted_box(predicted, origin)
+            part = self.segmenter.logits(self._tokens(origin), inside, window_box, text).float().cpu().numpy()
+            d, h, w = (slice(o - s, o - s + n) for o, s, n in zip(origin, start, self.window, strict=True))
+            total[d, h, w] += part
+            count[d, h, w] += 1
+        total /= count
+        there, here = [], []
+        for low, size, limit in zip(start, extent, logits.shape, strict=True):
+            there.append(slice(max(low, 0), min(low + size, limit)))
+            here.append(slice(max(-low, 0), min(low + size, limit) - low))
+        logits[tuple(there)] = total[tuple(here)]
+
+    def _clipped(self, box: tuple[Place, Place], origin: Place) -> tuple[float, ...]:
+        corners = [
+            min(max(at - start, 0), length - 1)
+            for corner in box
+            for at, start, length in zip(corner, origin, self.window, strict=True)
+        ]
+        return tuple(float(at) for at in corners)
+
+    def _predicted_box(self, predicted: BoolArray, origin: Place) -> tuple[float, ...]:
+        """The box of the zoom-out prediction in a window, both corners inclusive."""
+        box = bounding_box(self._cut(predicted, origin))
+        if box is None:
+            return NO_BOX
+        return (*map(float, box[0]), *(float(at - 1) for at in box[1]))
+
+    def _cut(self, array: NDArray[Any], origin: Place) -> NDArray[Any]:
+        """The window at `origin`, filled with zeros outside the array."""
+        centre = [at + length // 2 for at, length in zip(origin, self.window, strict=True)]
+        return crop(array, centre, self.window)[0]
+
+    def _tokens(self, origin: Place) -> Tensor:
+        if origin not in self._windows:
+            if len(self._windows) >= CACHED_WINDOWS:
+                self._windows.pop(next(iter(self._windows)))
+            window = self._cut(self.array, origin)
+            self._windows[origin] = self.segmenter.encode(torch.from_numpy(window)[None, None])
+        return self._windows[origin]
+
+
+def window_origins(start: Place, extent: Shape, window: Shape) -> Iterator[Place]:
+    """Origins of windows that cover a region with half overlap; the last one of an axis is moved inside."""
+    axes = []
+    for first, long, length in zip(start, extent, window, strict=True):
+        step = max(1, int(length * (1 - OVERLAP)))
+        steps = range(math.ceil((long - length) / step) + 1)
+        axes.append([first + min(i * step, long - length) for i in steps])
+    return ((d, h, w) for d in axes[0] for h in axes[1] for w in axes[2])
+
+
+def shifted(place: Place, origin: Place) -> Place:
+    d, h, w = (at - start for at, start in zip(place, origin, strict=True))
+    return d, h, w
+
+
+def within(place: Place, size: Shape) -> bool:
+    return all(0 <= at < length for at, length in zip(place, size, strict=True))
