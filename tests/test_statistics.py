@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.weightstats import ttost_paired
+from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
 
 from benchmarks import statistics as st
 from benchmarks.errors import UserError
@@ -79,6 +79,20 @@ def test_unequal_clusters_weigh_by_their_values() -> None:
     assert (interval.low, interval.high) == (0.0, 1.0)
 
 
+def test_unequal_clusters_are_resampled_by_their_values() -> None:
+    """Against drawing patients one by one and averaging all their values."""
+    values = np.concatenate([np.full(9, 0.9), 0.4 * RNG.random(11)])
+    patients = np.array([0] * 9 + list(range(1, 12)))
+    interval = st.bootstrap_mean(values, patients, seed=0, n=20_000)
+    groups = [values[patients == patient] for patient in range(12)]
+    means = [np.concatenate([groups[i] for i in RNG.integers(12, size=12)]).mean() for _ in range(8000)]
+    low, high = np.quantile(means, [0.025, 0.975])
+    assert interval.low == pytest.approx(low, abs=0.012)
+    assert interval.high == pytest.approx(high, abs=0.012)
+    equally = np.quantile(RNG.choice([group.mean() for group in groups], (8000, 12)).mean(axis=1), 0.975)
+    assert high - equally > 0.1  # so the test can tell the two apart
+
+
 def test_one_patient_allows_no_interval_and_gaps_are_refused() -> None:
     one = st.bootstrap_mean([0.5, 0.7], ["a", "a"], seed=0)
     assert one.mean == pytest.approx(0.6)
@@ -145,6 +159,7 @@ def test_tost_is_that_of_statsmodels() -> None:
         p_value, _, _ = ttost_paired(a, b, -0.05, 0.05)
         ours = st.tost(a - b, 0.05, np.arange(40))
         assert ours.p_value == pytest.approx(p_value)
+        np.testing.assert_allclose((ours.low, ours.high), DescrStatsW(a - b).tconfint_mean(alpha=0.1))
         assert ours.equivalent == (p_value < 0.05) == (ours.low > -0.05 and ours.high < 0.05)
     assert st.tost(np.zeros(5), 0.1, np.arange(5)).equivalent
     assert not st.tost(np.full(5, 0.1), 0.1, np.arange(5)).equivalent

@@ -219,6 +219,21 @@ def test_wrong_signs_come_as_often_as_stated_and_never_on_the_first_click() -> N
     assert binomtest(wrong, 1200, 0.2).pvalue > 1e-4
 
 
+@pytest.mark.parametrize("start", ["none", "box"])
+def test_the_first_click_after_another_start_is_never_wrong_either(start: str) -> None:
+    label, nothing = ball((20, 20, 20), (10, 10, 10), 5), np.zeros((20, 20, 20), bool)
+    user = SimulatedUser(
+        Protocol("iterative", rounds=3, start=start, noise=OperatorNoise(wrong_sign=1.0)),  # type: ignore[arg-type]
+        SEED,
+    )
+    prompts: Prompts | None = user.first(label, SPACING, TARGET)
+    for _ in range(2):
+        assert prompts is not None
+        prompts = user.next(label, nothing, prompts, SPACING)
+    assert prompts is not None
+    assert [click.positive for click in prompts.clicks] == [True, False]
+
+
 def test_noise_ladder_scales_one_and_the_same_draw() -> None:
     mask = ball((200, 200, 200), (100, 100, 100), 3)
     ladder = users.noise_ladder(Protocol("centre-click"), "displacement_mm", (0, 8, 16))
