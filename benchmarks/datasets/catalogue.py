@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.datasets import kits21, lits17, msd, nnunet_raw
+from benchmarks.datasets import kits21, lits17, msd, nnunet_raw, pairs_csv
 from benchmarks.datasets.dataset import Case, Dataset, DatasetInfo
 from benchmarks.datasets.layout import read_dataset_json, require_folder
 from benchmarks.errors import UserError, nearest_name
@@ -63,9 +63,10 @@ def load_folder(
     *,
     strict: bool = True,
 ) -> Dataset:
-    """The user's own folder in MSD or nnU-Net raw layout, split by patient; KiTS21 and LiTS17 are recognised.
+    """The user's own data, split by patient.
 
     Args:
+        root: a folder in MSD or nnU-Net raw layout (KiTS21 and LiTS17 are recognised too), or a CSV of pairs.
         target_label: value or name of the label to segment; needed if dataset.json has more than one.
         organ, lesion: plain words for methods that read text; the lesion defaults to the label's name.
         seed: of the split.
@@ -76,6 +77,8 @@ def load_folder(
     Raises:
         UserError: no known layout, an ambiguous or unknown target, or a bad case (strict).
     """
+    if root.suffix.lower() == ".csv":
+        return _load_table(root, target_label, organ, lesion, seed, name, strict)
     require_folder(root)
     official = _recognise(root)
     if official is not None:
@@ -103,6 +106,35 @@ def load_folder(
     if nnunet_raw.is_layout(root):
         return nnunet_raw.load(root, info, splits="patient", seed=seed, strict=strict)
     return msd.load(root, info, splits="patient", seed=seed, strict=strict)
+
+
+def _load_table(
+    table: Path,
+    target_label: int | str | None,
+    organ: str,
+    lesion: str,
+    seed: int,
+    name: str | None,
+    strict: bool,
+) -> Dataset:
+    if not str(target_label).isdigit():
+        raise UserError(f"{table}: a table does not name its labels; give the number to segment with --target")
+    value = int(str(target_label))
+    target = Target(_slug(f"{organ} {lesion}") or f"label-{value}", organ, lesion, (value,))
+    chosen = name or _slug(table.stem) or "table"
+    info = DatasetInfo(
+        name=chosen,
+        title=chosen,
+        targets=(target,),
+        licence="",
+        layout="a CSV file with the columns image, label [, case, patient]",
+        citation="",
+        url=str(table),
+        cases=0,
+        split_source="by patient",
+        default=False,
+    )
+    return pairs_csv.load(table, info, seed=seed, strict=strict)
 
 
 def intensity_statistics(cases: Iterable[Case], target: Target, seed: int = 0) -> Target:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +20,9 @@ from benchmarks.datasets.splits import (
     predecessor_split,
 )
 from benchmarks.errors import UserError, nearest_name
-from benchmarks.volume import read_grid, same_grid
+from benchmarks.volume import ITK_SUFFIXES, read_grid, same_grid
 
-NIFTI_SUFFIXES = (".nii", ".nii.gz")
+VOLUME_SUFFIXES = (".nii", ".nii.gz", *ITK_SUFFIXES)
 SYNTHETIC_NOTICE = "SYNTHETIC.txt"
 SYNTHETIC_MANIFEST = "phantom.json"
 
@@ -54,19 +53,19 @@ def visible(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
-def nifti_stem(path: Path) -> str | None:
-    """The file name without .nii or .nii.gz; None if it is something else."""
-    for suffix in NIFTI_SUFFIXES:
+def volume_stem(path: Path) -> str | None:
+    """The file name without .nii, .nii.gz, .nrrd or .mha; None if it is something else."""
+    for suffix in VOLUME_SUFFIXES:
         if path.name.endswith(suffix):
             return path.name[: -len(suffix)]
     return None
 
 
-def nifti_files(folder: Path) -> dict[str, list[Path]]:
-    """The NIfTI files of one folder by stem; more than one path where both x.nii and x.nii.gz exist."""
+def volume_files(folder: Path) -> dict[str, list[Path]]:
+    """The scans of one folder by stem; more than one path where both x.nii and x.nii.gz exist."""
     found: dict[str, list[Path]] = {}
     for path in visible(folder) if folder.is_dir() else []:
-        stem = nifti_stem(path)
+        stem = volume_stem(path)
         if stem is not None and path.is_file():
             found.setdefault(stem, []).append(path)
     return found
@@ -174,11 +173,6 @@ def _phantom_version(root: Path) -> str:
             content = json.loads(path.read_text("utf-8"))
             return "phantom-{generator}-seed-{seed}-cases-{cases}-scale-{scale}".format(**content)
     raise UserError(f"{root}: {SYNTHETIC_NOTICE} without {SYNTHETIC_MANIFEST}; make the phantoms again")
-
-
-def numbers_first(text: str) -> tuple[str | int, ...]:
-    """A sort key that puts volume-2 before volume-10."""
-    return tuple(int(part) if part.isdigit() else part for part in re.split(r"(\d+)", text))
 
 
 def _check_pairs(name: str, pairs: list[Pair]) -> tuple[dict[str, Case], dict[str, str]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks.datasets import msd
 from benchmarks.datasets.dataset import Dataset, DatasetInfo
-from benchmarks.datasets.layout import Pair, assemble, nifti_stem, pair, read_dataset_json, require_folder
+from benchmarks.datasets.layout import Pair, assemble, pair, read_dataset_json, require_folder, volume_stem
 from benchmarks.segmenter import Target
 
 INFO = DatasetInfo(
@@ -54,7 +54,7 @@ def find_pairs(root: Path) -> list[Pair]:
     """volume-N beside segmentation-N, anywhere below `root`."""
     found: dict[str, dict[str, list[Path]]] = {}
     for path in sorted(root.rglob("*.nii*")):
-        match = re.fullmatch(r"(volume|segmentation)-(\d+)", nifti_stem(path) or "")
+        match = re.fullmatch(r"(volume|segmentation)-(\d+)", volume_stem(path) or "")
         if match and path.is_file():
             files = found.setdefault(f"volume-{int(match[2])}", {"volume": [], "segmentation": []})
             files[match[1]].append(path)

@@ -14,11 +14,11 @@ from benchmarks.datasets.dataset import Dataset, DatasetInfo
 from benchmarks.datasets.layout import (
     Pair,
     assemble,
-    nifti_files,
-    nifti_stem,
     pair,
     read_dataset_json,
     require_folder,
+    volume_files,
+    volume_stem,
 )
 from benchmarks.errors import UserError
 from benchmarks.segmenter import Target
@@ -114,7 +114,7 @@ def find_pairs(root: Path, content: dict[str, Any]) -> list[Pair]:
 
     A listed case of which neither file is there is a case not downloaded, not a bad one.
     """
-    images, labels = nifti_files(root / "imagesTr"), nifti_files(root / "labelsTr")
+    images, labels = volume_files(root / "imagesTr"), volume_files(root / "labelsTr")
     pairs = []
     listed = _listed(root, content)
     for stem in listed:
@@ -155,9 +155,9 @@ def _listed(root: Path, content: dict[str, Any]) -> list[str]:
             image, label = Path(entry["image"]), Path(entry["label"])
         except (KeyError, TypeError) as error:
             raise UserError(f"{path}: every entry of 'training' needs 'image' and 'label'") from error
-        stem = nifti_stem(image)
-        if stem is None or stem != nifti_stem(label):
-            raise UserError(f"{path}: '{image}' and '{label}' are not a NIfTI pair of one name")
+        stem = volume_stem(image)
+        if stem is None or stem != volume_stem(label):
+            raise UserError(f"{path}: '{image}' and '{label}' are not a pair of scans of one name")
         if (image.parent, label.parent) != (Path("imagesTr"), Path("labelsTr")):
             raise UserError(f"{path}: '{image}' and '{label}' do not lie in imagesTr and labelsTr")
         stems.append(stem)

@@ -10,7 +10,15 @@ import re
 from pathlib import Path
 
 from benchmarks.datasets.dataset import Dataset, DatasetInfo
-from benchmarks.datasets.layout import Pair, assemble, nifti_files, pair, read_dataset_json, require_folder
+from benchmarks.datasets.layout import (
+    VOLUME_SUFFIXES,
+    Pair,
+    assemble,
+    pair,
+    read_dataset_json,
+    require_folder,
+    volume_files,
+)
 from benchmarks.errors import UserError
 
 
@@ -22,8 +30,10 @@ def load(root: Path, info: DatasetInfo, *, splits: str | None = None, seed: int 
     if len(channels) > 1:
         raise UserError(f"{root / 'dataset.json'}: {len(channels)} channels; the bench reads one scan per case")
     ending = content.get("file_ending", ".nii.gz")
-    if ending not in (".nii", ".nii.gz"):
-        raise UserError(f"{root / 'dataset.json'}: file_ending '{ending}' is not NIfTI; convert the images first")
+    if ending not in VOLUME_SUFFIXES:
+        raise UserError(
+            f"{root / 'dataset.json'}: file_ending '{ending}' is none of {', '.join(VOLUME_SUFFIXES)}; convert the images first"
+        )
     return assemble(info, root, find_pairs(root), splits=splits, seed=seed, strict=strict)
 
 
@@ -31,7 +41,7 @@ def find_pairs(root: Path) -> list[Pair]:
     """<case>_0000 in imagesTr with <case> in labelsTr."""
     images: dict[str, list[Path]] = {}
     pairs = []
-    for stem, paths in nifti_files(root / "imagesTr").items():
+    for stem, paths in volume_files(root / "imagesTr").items():
         match = re.fullmatch(r"(.+)_(\d{4})", stem)
         if match is None:
             pairs.append(Pair(stem, None, None, problem=f"{paths[0]}: the name lacks a channel such as _0000"))
@@ -39,12 +49,12 @@ def find_pairs(root: Path) -> list[Pair]:
             pairs.append(Pair(stem, None, None, problem=f"{paths[0]}: a second channel; one scan per case"))
         else:
             images[match[1]] = paths
-    labels = nifti_files(root / "labelsTr")
+    labels = volume_files(root / "labelsTr")
     return pairs + [pair(case_id, images.get(case_id, []), labels.get(case_id, [])) for case_id in {*images, *labels}]
 
 
 def is_layout(root: Path) -> bool:
     """Whether images carry a channel number that their labels lack."""
-    labels = nifti_files(root / "labelsTr")
-    stems = nifti_files(root / "imagesTr")
+    labels = volume_files(root / "labelsTr")
+    stems = volume_files(root / "imagesTr")
     return any(stem.endswith("_0000") and stem not in labels for stem in stems)

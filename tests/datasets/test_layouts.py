@@ -8,6 +8,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 
 from benchmarks.datasets.catalogue import datasets, intensity_statistics, load_dataset, load_folder
 from benchmarks.datasets.dataset import target_mask
@@ -342,6 +343,56 @@ def test_intensity_statistics_against_the_definition(tmp_path):
     assert target.std == pytest.approx(values.clip(low, high).std())
     with pytest.raises(UserError, match="no training case"):
         intensity_statistics([], dataset.targets[0])
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nrrd", ".mha"])
+def test_table_of_pairs(tmp_path, suffix):
+    lines = ["image,label,case,patient,scanner"]
+    for i in range(6):
+        for role, values in (("scan", None), ("mask", label(1, 2))):
+            path = save(tmp_path / "files" / f"{role} {i}.nii", values)
+            image = SimpleITK.ReadImage(str(path))
+            path.unlink()
+            SimpleITK.WriteImage(image, str(path.with_suffix(suffix)))
+        lines.append(f"files/scan {i}{suffix},files/mask {i}{suffix},visit{i},person{i // 2},A")
+    table = tmp_path / "Pairs.csv"
+    table.write_text("\n".join(lines))
+    dataset = load_folder(table, 2, organ="kidney", lesion="tumour")
+    assert dataset.name == "pairs"
+    assert list(dataset.cases) == [f"visit{i}" for i in range(6)]
+    _, array = dataset.cases["visit3"].load()
+    assert target_mask(array, dataset.target("kidney-tumour")).sum() == SHAPE[1] * SHAPE[2]
+    for split in dataset.splits:
+        sides = [{dataset.cases[i].patient for i in part} for part in vars(split).values()]
+        assert sum(map(len, sides)) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,mask\na,b", "no column 'label'"),
+        ("image,label\na.nii,", "line 2: image or label is empty"),
+        ("image,label\na.nii,b.nii\na.nii,c.nii", "case 'a' stands in two lines"),
+        ("image,label\na.nii,b.nii", "a.nii: no such file"),
+        ("image,label", "no case found"),
+        ("", "no column 'image'"),
+    ],
+)
+def test_bad_tables(tmp_path, text, message):
+    (tmp_path / "pairs.csv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        load_folder(tmp_path / "pairs.csv", 1)
+
+
+def test_table_needs_a_number(tmp_path):
+    (tmp_path / "pairs.csv").write_text("image,label\na.nii,b.nii")
+    with pytest.raises(UserError, match="--target"):
+        load_folder(tmp_path / "pairs.csv", "tumour")
+
+
+def test_missing_table(tmp_path):
+    with pytest.raises(UserError, match="not readable as a CSV"):
+        load_folder(tmp_path / "pairs.csv", 1)
 
 
 def test_catalogue_is_complete_and_unlocks_no_torch():

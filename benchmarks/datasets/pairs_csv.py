@@ -1,0 +1,51 @@
+"""A table of pairs: a CSV file with the columns image and label, and optionally case and patient.
+
+Paths are relative to the folder of the table. For data that lie in no known layout.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+from benchmarks.datasets.dataset import Dataset, DatasetInfo
+from benchmarks.datasets.layout import Pair, assemble, volume_stem
+from benchmarks.errors import UserError
+
+REQUIRED = ("image", "label")
+
+
+def load(table: Path, info: DatasetInfo, *, seed: int = 0, strict: bool = True) -> Dataset:
+    """The pairs of a CSV file, split by patient. Columns beyond the four are left alone.
+
+    Raises:
+        UserError: unreadable, a column or a value is missing, a case twice, or as `assemble` does.
+    """
+    pairs = [_pair(table, number, row) for number, row in enumerate(_rows(table), start=2)]
+    seen: set[str] = set()
+    for found in pairs:
+        if found.case_id in seen:
+            raise UserError(f"{table}: case '{found.case_id}' stands in two lines; give a column 'case'")
+        seen.add(found.case_id)
+    return assemble(info, table.parent, pairs, splits="patient", seed=seed, strict=strict)
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            missing = [name for name in REQUIRED if name not in (reader.fieldnames or [])]
+            if missing:
+                raise UserError(f"{table}: no column '{missing[0]}'; needed: image, label [, case, patient]")
+            return list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{table}: not readable as a CSV table ({error})") from error
+
+
+def _pair(table: Path, number: int, row: dict[str, str]) -> Pair:
+    image, label, case_id, patient = ((row.get(name) or "").strip() for name in ("image", "label", "case", "patient"))
+    if not image or not label:
+        raise UserError(f"{table}, line {number}: image or label is empty")
+    path = table.parent / image
+    case_id = case_id or volume_stem(path) or path.name
+    return Pair(case_id, path, table.parent / label, patient)
