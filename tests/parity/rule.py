@@ -133,8 +133,7 @@ class Golden:
         path = path if path.is_file() else SHIPPED / path.name
         with path.open(newline="") as file:
             return [
-                Row(r["key"], _shape(r["shape"]), r["dtype"], r["class"])
-                for r in csv.DictReader(file, delimiter="\t")
+                Row(r["key"], _shape(r["shape"]), r["dtype"], r["class"]) for r in csv.DictReader(file, delimiter="\t")
             ]
 
     def state_dict(self, prefix: str = "") -> dict[str, torch.Tensor]:
@@ -148,9 +147,7 @@ class Golden:
     def image(self) -> torch.Tensor:
         """The tensor given to the image encoder."""
         meta = self.meta
-        return torch.from_numpy(
-            rule_array(meta["input_rule"], meta["input_seed"], tuple(meta["input_shape"]))
-        )
+        return torch.from_numpy(rule_array(meta["input_rule"], meta["input_seed"], tuple(meta["input_shape"])))
 
     def tensors(self, case: str | None = None) -> list[str]:
         """Names of the recorded tensors, of one case only if given."""
@@ -163,11 +160,7 @@ class Golden:
 
     def prompts(self) -> dict[str, NDArray[Any]]:
         """All prompt arrays, such as "a.points"."""
-        return {
-            key.removeprefix("prompt/"): value
-            for key, value in self.arrays.items()
-            if key.startswith("prompt/")
-        }
+        return {key.removeprefix("prompt/"): value for key, value in self.arrays.items() if key.startswith("prompt/")}
 
     def prompt(self, name: str) -> torch.Tensor | None:
         """The prompt array of that name as a tensor; None if the set has none."""
@@ -191,9 +184,7 @@ class Golden:
     def check(self, tensor: str, ours: torch.Tensor) -> float:
         """Assert that our tensor is the recorded one; gives the error in standard deviations."""
         error = self.error(tensor, ours)
-        assert error <= self.tolerance, (
-            f"{self.name} {tensor}: off by {error:.2e} std, allowed {self.tolerance:.0e}"
-        )
+        assert error <= self.tolerance, f"{self.name} {tensor}: off by {error:.2e} std, allowed {self.tolerance:.0e}"
         return error
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.parity.rule import Golden, constant_tensor, rule_tensor, unchecked
 from torch import Tensor, nn
 
 from baselines.sam3d_adapter.network import (
@@ -21,6 +20,7 @@ from baselines.sam3d_adapter.network import (
     load_official_file,
     shift_mask,
 )
+from tests.parity.rule import Golden, constant_tensor, rule_tensor, unchecked
 
 SIZE = SIZES["official"]
 
@@ -58,9 +58,7 @@ def test_stem_equals_enlargement_patch_embedding_and_slice_mixing() -> None:
     slices = enlarged[0, 0, :, None].expand(-1, 3, -1, -1)
     embedded = encoder.patch_embed.proj(slices)  # (4D, C, H/4, W/4)
     tokens = encoder.slice_embed(embedded.permute(1, 2, 3, 0)[None]).permute(0, 2, 3, 4, 1)
-    tokens = (
-        tokens + F.avg_pool2d(encoder.pos_embed.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)[:, :, :, None]
-    )
+    tokens = tokens + F.avg_pool2d(encoder.pos_embed.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)[:, :, :, None]
     tokens = tokens + encoder.depth_embed[:, None, None]
     torch.testing.assert_close(encoder.stem(image), tokens, rtol=1e-4, atol=1e-5)
 
@@ -171,11 +169,7 @@ def check_enlarged_samples(reference: Golden, image: Tensor) -> None:
 
 def linear_weights(size: int, new_size: int) -> Tensor:
     """(new_size, size): linear enlargement as a matrix, by enlarging unit vectors."""
-    return (
-        F.interpolate(torch.eye(size)[:, None], size=new_size, mode="linear", align_corners=False)[:, 0]
-        .t()
-        .double()
-    )
+    return F.interpolate(torch.eye(size)[:, None], size=new_size, mode="linear", align_corners=False)[:, 0].t().double()
 
 
 def write_official_file(reference: Golden, path: Path) -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.parity.rule import Golden, Row, rule_tensor, unchecked
 from torch import Tensor
 
 from baselines.sam.prompt_encoder import FourierPosition
 from baselines.segvol.network import SIZES, SegVol, load_official_file, token_ids
+from tests.parity.rule import Golden, Row, rule_tensor, unchecked
 
 POSITION_IDS = "module.text_encoder.clip_text_model.text_model.embeddings.position_ids"
 

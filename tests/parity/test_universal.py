@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.parity.rule import Golden, relative_position_index, unchecked
 
 from baselines.universal.network import (
     SIZES,
@@ -20,16 +19,14 @@ from baselines.universal.network import (
     load_official_file,
     own_key,
 )
+from tests.parity.rule import Golden, relative_position_index, unchecked
 
 BACKBONES = ("swinunetr", "unet")
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_keys_and_shapes(golden: Callable[[str], Golden], backbone: Backbone) -> None:
-    own = {
-        key: tuple(value.shape)
-        for key, value in UniversalModel(backbone, SIZES["official"]).state_dict().items()
-    }
+    own = {key: tuple(value.shape) for key, value in UniversalModel(backbone, SIZES["official"]).state_dict().items()}
     official = golden(f"universal_{backbone}").rows
     assert own == {own_key(row.key.removeprefix("module.")): row.shape for row in official}
 
