@@ -31,9 +31,8 @@ def load(root: Path, info: DatasetInfo, *, splits: str | None = None, seed: int 
         raise UserError(f"{root / 'dataset.json'}: {len(channels)} channels; the bench reads one scan per case")
     ending = content.get("file_ending", ".nii.gz")
     if ending not in VOLUME_SUFFIXES:
-        raise UserError(
-            f"{root / 'dataset.json'}: file_ending '{ending}' is none of {', '.join(VOLUME_SUFFIXES)}; convert the images first"
-        )
+        known = ", ".join(VOLUME_SUFFIXES)
+        raise UserError(f"{root / 'dataset.json'}: file_ending '{ending}' is none of {known}; convert the images")
     return assemble(info, root, find_pairs(root), splits=splits, seed=seed, strict=strict)
 
 
