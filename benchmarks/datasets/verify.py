@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
@@ -117,6 +117,23 @@ def problems(reports: Iterable[CaseReport]) -> list[Problem]:
     return sorted(found, key=lambda problem: (problem.severity != "error", problem.case_id))
 
 
+def statistics(reports: Iterable[CaseReport]) -> list[dict[str, Any]]:
+    """The dataset in numbers: one row per quantity with its count, minimum, quartiles and maximum over the cases.
+
+    Lesion counts and volumes leave out the cases without the target.
+    """
+    columns: dict[str, list[float]] = {}
+    for report in reports:
+        for quantity, value in _quantities(report):
+            columns.setdefault(quantity, []).append(value)
+    points = {"min": 0, "q25": 25, "median": 50, "q75": 75, "max": 100}
+    return [
+        {"quantity": quantity, "cases": len(values)}
+        | {name: float(np.percentile(values, point)) for name, point in points.items()}
+        for quantity, values in columns.items()
+    ]
+
+
 def without_bad_cases(dataset: Dataset, reports: Iterable[CaseReport]) -> Dataset:
     """The dataset without its unusable cases, which `excluded` then lists with the first reason."""
     bad = {
@@ -133,6 +150,20 @@ def without_bad_cases(dataset: Dataset, reports: Iterable[CaseReport]) -> Datase
 
     splits = tuple(Split(cut(s.train), cut(s.validation), cut(s.test)) for s in dataset.splits)
     return replace(dataset, cases=kept, splits=splits, excluded={**dataset.excluded, **bad})
+
+
+def _quantities(report: CaseReport) -> Iterator[tuple[str, float]]:
+    if report.shape is None or report.spacing is None or report.intensities is None:
+        return
+    for axis, voxels, spacing in zip("xyz", report.shape, report.spacing, strict=True):
+        yield f"voxels {axis}", voxels
+        yield f"spacing {axis} (mm)", spacing
+    for name, value in zip(("0.5 %", "median", "99.5 %"), report.intensities, strict=True):
+        yield f"intensity {name}", value
+    for target, size in report.targets.items():
+        if size.voxels:
+            yield f"{target} (ml)", size.millilitres
+            yield f"{target} (lesions)", size.lesions
 
 
 def _intensity_problems(array: FloatArray) -> list[tuple[Severity, str]]:

@@ -12,7 +12,7 @@ from scipy import ndimage
 
 from benchmarks.datasets.catalogue import load_dataset, load_folder
 from benchmarks.datasets.phantom import synthesise
-from benchmarks.datasets.verify import problems, verify, without_bad_cases
+from benchmarks.datasets.verify import problems, statistics, verify, without_bad_cases
 from benchmarks.errors import UserError
 
 
@@ -45,6 +45,21 @@ def test_a_good_dataset_has_no_problem(folder):
         assert size.millilitres == pytest.approx(size.voxels * np.prod(volume.spacing) / 1000)
         assert size.lesions == ndimage.label(label == 2, np.ones((3, 3, 3)))[1]
         np.testing.assert_allclose(report.intensities, np.percentile(volume.array, (0.5, 50, 99.5)), atol=1)
+
+
+def test_statistics_of_a_dataset(folder):
+    change(path_of(folder, "segmentation", 1), lambda a: np.where(a == 2, 1, a).astype(np.uint8))
+    dataset = load_dataset("lits17", folder)
+    rows = {row["quantity"]: row for row in statistics(verify(dataset))}
+    pairs = [case.load() for case in dataset.cases.values()]
+    spacings = [volume.spacing[2] for volume, _ in pairs]
+    row = rows["spacing z (mm)"]
+    assert (row["min"], row["median"], row["max"]) == pytest.approx((min(spacings), np.median(spacings), max(spacings)))
+    volumes = [(label == 2).sum() * np.prod(v.spacing) / 1000 for v, label in pairs if (label == 2).any()]
+    row = rows["liver-tumor (ml)"]
+    assert row["cases"] == 7
+    assert (row["q25"], row["q75"]) == pytest.approx(tuple(np.quantile(volumes, (0.25, 0.75))))
+    assert rows["voxels x"]["cases"] == 8
 
 
 def test_what_is_broken_is_found(folder):
