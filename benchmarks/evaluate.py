@@ -10,8 +10,8 @@ import logging
 import resource
 import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from benchmarks.datasets.dataset import Case, target_mask
 from benchmarks.metrics import POLICIES, Reference, evaluate_mask, failed_values
+from benchmarks.prompt_bank import PromptBank
 from benchmarks.prompts import Prompts, to_json
 from benchmarks.results import FAILED, OK, SCHEMA_VERSION, write_json
 from benchmarks.segmenter import Segmenter, Session, Target
@@ -40,6 +41,7 @@ class Evaluation:
         tolerances_mm, empty_policy: for the metrics.
         predictions: folder for masks and prompts, or None to keep none.
         provenance: columns that every row of the unit shares.
+        banks: frozen first prompts by protocol name; without a bank the simulated user makes them on the spot.
     """
 
     targets: tuple[Target, ...]
@@ -49,6 +51,7 @@ class Evaluation:
     empty_policy: str
     predictions: Path | None
     provenance: dict[str, Any]
+    banks: Mapping[str, PromptBank] = field(default_factory=dict)
 
 
 def evaluate_case(case: Case, segmenter: Segmenter, evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -113,6 +116,7 @@ def _follow_protocol(
 ) -> list[dict[str, Any]]:
     """Open, then prompt step by step. A session is never shared by protocols: each pays its own `open`."""
     user = SimulatedUser(protocol, (evaluation.seed, case.dataset, case.case_id, target.name))
+    bank = evaluation.banks.get(protocol.name)
     rows: list[dict[str, Any]] = []
     mask: BoolArray | None = None
     prompts: Prompts | None = None
@@ -122,7 +126,10 @@ def _follow_protocol(
         identity = _identity(case, target, protocol, step, evaluation)
         try:
             if prompts is None or mask is None or session is None:
-                prompts = user.first(truth.mask, volume.spacing, target)
+                if bank is None:
+                    prompts = user.first(truth.mask, volume.spacing, target)
+                else:
+                    prompts = bank.prompts(case.case_id, target.name, volume)
                 started = time.perf_counter()
                 session = segmenter.open(volume, target)
                 seconds_open = time.perf_counter() - started
@@ -190,6 +197,7 @@ def _identity(case: Case, target: Target, protocol: Protocol, step: int, evaluat
         "patient": case.patient or case.case_id,
         "target": target.name,
         "protocol": protocol.name,
+        "prompt_bank": evaluation.banks[protocol.name].digest[:16] if protocol.name in evaluation.banks else "",
         "track": protocol.track,
         "step": step,
     }

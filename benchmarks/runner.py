@@ -28,6 +28,7 @@ from benchmarks.errors import UserError
 from benchmarks.evaluate import Evaluation, applicable, evaluate_case, failed_case
 from benchmarks.identity import digest, fingerprint_cases, fingerprint_file
 from benchmarks.metrics import METRICS_VERSION
+from benchmarks.prompt_bank import PromptBank
 from benchmarks.results import FAILED, SCHEMA_VERSION, RecordStore, write_json
 from benchmarks.segmenter import Method, Target
 from benchmarks.segmenter import method as find_method
@@ -65,6 +66,10 @@ class Folders:
     @property
     def predictions(self) -> Path:
         return self.out / "predictions"
+
+    @property
+    def prompts(self) -> Path:
+        return self.out / "prompts"
 
     @property
     def data(self) -> Path:
@@ -124,6 +129,7 @@ class Unit:
             "target": asdict(self.target),
             "protocols": [protocol.to_mapping() for protocol in self.evaluation.protocols],
             "protocol_names": [protocol.name for protocol in self.evaluation.protocols],
+            "prompt_banks": {name: bank.digest for name, bank in self.evaluation.banks.items()},
             "skipped_protocols": list(self.skipped_protocols),
             "cases": [case.case_id for case in self.cases],
             "training_cases": [case.case_id for case in self.job.cases] if self.job else [],
@@ -196,8 +202,11 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
     for entry, dataset in zip(suite.datasets, datasets, strict=True):
         if entry.fold >= len(dataset.splits):
             raise UserError(f"dataset '{dataset.name}' has folds 0 to {len(dataset.splits) - 1}, not {entry.fold}")
+        if not dataset.split_cases(suite.part, entry.fold):
+            raise UserError(f"dataset '{dataset.name}', fold {entry.fold}: no case in its {suite.part} split")
+        banks = _frozen_prompts(suite, dataset, entry.fold, folders)
         for target in dataset.targets:
-            units += [_unit(suite, member, dataset, entry.fold, target, folders) for member in suite.methods]
+            units += [_unit(suite, member, dataset, entry.fold, target, banks, folders) for member in suite.methods]
     titles = [(unit.entry.title, unit.dataset.name, unit.fold, unit.target.name) for unit in units]
     for title in titles:
         if titles.count(title) > 1:
@@ -205,12 +214,27 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
     return units
 
 
-def _unit(suite: Suite, entry: MethodEntry, dataset: Dataset, fold: int, target: Target, folders: Folders) -> Unit:
+def _frozen_prompts(suite: Suite, dataset: Dataset, fold: int, folders: Folders) -> dict[str, PromptBank]:
+    """The first prompts of every protocol, by its name; made once for these very files, the same for every method."""
+    folder = folders.prompts / fingerprint_cases(dataset.split_cases(suite.part, fold))
+    return {
+        protocol.name: PromptBank.frozen(folder, dataset, suite.part, fold, protocol, suite.seed)
+        for protocol in suite.protocols
+    }
+
+
+def _unit(
+    suite: Suite,
+    entry: MethodEntry,
+    dataset: Dataset,
+    fold: int,
+    target: Target,
+    banks: dict[str, PromptBank],
+    folders: Folders,
+) -> Unit:
     method = find_method(entry.name)
     config = method.configured(entry.config)
     cases = tuple(dataset.split_cases(suite.part, fold))
-    if not cases:
-        raise UserError(f"dataset '{dataset.name}', fold {fold}: no case in its {suite.part} split")
     protocols = applicable(suite.protocols, method.prompts)
     budget = suite.budget.budget()
     job = None
@@ -230,6 +254,7 @@ def _unit(suite: Suite, entry: MethodEntry, dataset: Dataset, fold: int, target:
             "target": asdict(target),
             "cases": fingerprint_cases(cases),
             "protocols": [protocol.to_mapping() for protocol in protocols],
+            "prompts": [banks[protocol.name].digest for protocol in protocols],
             "seed": suite.seed,
             "tolerances": suite.tolerances_mm,
             "policy": suite.empty_policy,
@@ -263,6 +288,7 @@ def _unit(suite: Suite, entry: MethodEntry, dataset: Dataset, fold: int, target:
             empty_policy=suite.empty_policy,
             predictions=predictions if suite.save_predictions else None,
             provenance=provenance,
+            banks={protocol.name: banks[protocol.name] for protocol in protocols},
         ),
         job=job,
         skipped_protocols=tuple(p.name for p in suite.protocols if p not in protocols),

@@ -154,3 +154,18 @@ def test_a_protocol_runs_only_where_all_its_prompts_are_understood() -> None:
     assert [p.name for p in applicable(protocols, clicks_only)] == ["centre-click"]
     both = clicks_only | {PromptKind.NEGATIVE_CLICK, PromptKind.NONE}
     assert [p.name for p in applicable(protocols, both)] == ["automatic", "centre-click", "iterative-2"]
+
+
+def test_frozen_prompts_are_replayed_and_named_in_the_rows(case: Case) -> None:
+    from benchmarks.prompt_bank import BankItem, PromptBank
+
+    protocol = Protocol("random-click")
+    volume, label = case.load()
+    item = BankItem(case.case_id, TARGET, label == 2, volume)
+    bank = PromptBank.build(case.dataset, "test-0", protocol, 5, [item])
+    segmenter = Fixed(cube(8))
+    asked = Evaluation((TARGET,), (protocol,), 1, (1.0,), DEFAULT_POLICY.policy_id, None, {}, {protocol.name: bank})
+    rows = evaluate_case(case, segmenter, asked)
+    assert segmenter.prompted[0] == bank.prompts(case.case_id, TARGET.name)
+    assert rows[0]["prompt_bank"] == bank.digest[:16]
+    assert evaluate_case(case, segmenter, evaluation(protocol))[0]["prompt_bank"] == ""
