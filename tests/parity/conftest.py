@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from rule import Golden, golden_folder
+
+from tests.parity.rule import Golden, golden_folder
 
 
 @pytest.fixture(scope="session")

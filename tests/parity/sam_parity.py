@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rule import Golden, unchecked
 
 from baselines.sam.encoder import resize
 from baselines.sam.network import Sam
+from tests.parity.rule import Golden, unchecked
 
 ZEROS = "zeros"
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rule import Golden
-from sam_parity import check_all, write_official
 
 from baselines.sam_b.method import sam_b
+from tests.parity.rule import Golden
+from tests.parity.sam_parity import check_all, write_official
 
 
 @pytest.mark.slow

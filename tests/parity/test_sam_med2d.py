@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from rule import Golden
-from sam_parity import check_all, write_official
 
 from baselines.sam_med2d.method import sam_med2d
+from tests.parity.rule import Golden
+from tests.parity.sam_parity import check_all, write_official
 
 
 @pytest.mark.slow

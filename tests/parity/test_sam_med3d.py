@@ -7,10 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from rule import Golden
-from sam_parity import ZEROS, check_all, write_official
 
 from baselines.sam_med3d.method import sam_med3d
+from tests.parity.rule import Golden
+from tests.parity.sam_parity import ZEROS, check_all, write_official
 
 
 @pytest.mark.slow
