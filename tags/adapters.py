@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class SpatialAdapter(nn.Module):
     """Down-projection, depth-wise 3D convolution, up-projection, added to the input (B, X, Y, Z, C).
 
-    The shape is that of 3DSAM-adapter (arXiv 2306.13465). The last layer starts at zero, so that an untrained adapter is
-    the identity; no activation follows it, because a rectifier there would have no gradient at zero.
+    The shape is that of 3DSAM-adapter (arXiv 2306.13465). The last layer starts at zero, so that an untrained adapter
+    is the identity; no activation follows it, because a rectifier there would have no gradient at zero.
 
     Args:
         dim: C.

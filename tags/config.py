@@ -136,7 +136,6 @@ SIZES: dict[str, dict[str, Any]] = {
         "dim": 32,
         "click_scales": (1.5, 4.0),
         "decoder_dim": 16,
-        "refine": 8,
     },
 }
 

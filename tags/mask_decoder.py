@@ -49,12 +49,15 @@ class MaskDecoder(nn.Module):
         levels: features before the fused one.
         width: channels inside.
         kind: normalisation.
-        dense: channels of the dense prompt maps.
-        refine: channels of the full-resolution refinement; 0 leaves it out.
+        prior: (K,), first weight of each dense prompt map in the logits: an untrained model says that tumour is near
+            positive clicks, and training takes it from there.
+        refine: channels of the full-resolution refinement, more than the dense maps and two; 0 leaves it out.
+            Multiples of 16 are fast.
     """
 
-    def __init__(self, dim: int, levels: int, width: int, kind: str, dense: int, refine: int) -> None:
+    def __init__(self, dim: int, levels: int, width: int, kind: str, prior: Tensor, refine: int) -> None:
         super().__init__()
+        dense = len(prior)
         self.heads = nn.ModuleList(Head(dim, width, kind) for _ in range(levels + 1))
         self.project = nn.ModuleList(nn.Conv3d(width, width, 1, bias=False) for _ in range(levels + 1))
         self.from_image = nn.Conv3d(1, width, 3, padding=1, bias=False)
@@ -66,17 +69,22 @@ class MaskDecoder(nn.Module):
             norm(kind, width),
             nn.ReLU(inplace=True),
         )
-        self.classify = nn.Conv3d(width, 1, 3, padding=1)
+        self.classify = nn.Conv3d(width, 1, 1)
         if self.classify.bias is not None:
             nn.init.constant_(self.classify.bias, -2.0)  # tumour is rare
+        self.prior = nn.Conv3d(dense, 1, 1, bias=False)
+        with torch.no_grad():
+            self.prior.weight.copy_(prior.view(1, -1, 1, 1, 1))
         self.refine: nn.ModuleDict | None = None
         if refine:
+            if refine <= dense + 2:
+                raise ValueError(f"refine must be 0 or more than {dense + 2} (dense maps, image, logits), not {refine}")
             self.refine = nn.ModuleDict(
                 {
-                    "reduce": nn.Conv3d(width, refine, 1, bias=False),
-                    "first": nn.Conv3d(refine + 2 + dense, refine, 3, padding=1, bias=False),
+                    "reduce": nn.Conv3d(width, refine - 2 - dense, 1, bias=False),
+                    "first": nn.Conv3d(refine, refine, 3, padding=1, bias=False),
                     "norm": norm(kind, refine),
-                    "second": nn.Conv3d(refine, 1, 3, padding=1),
+                    "second": nn.Conv3d(refine, 1, 1),
                 }
             )
 
@@ -94,7 +102,7 @@ class MaskDecoder(nn.Module):
         share = enlarge(self.project[-1](self.heads[-1](fused)), half)
         hidden = self.mix(static + share + self.from_dense(enlarge(dense, half)))
         coarse = self.classify(hidden)
-        logits = enlarge(coarse, full)
+        logits = enlarge(coarse, full) + self.prior(dense)
         if self.refine is None:
             return logits, coarse
         reduced = enlarge(self.refine["reduce"](hidden), full)

@@ -91,7 +91,7 @@ class TAGS(nn.Module):
             len(config.taps) - 1,
             config.decoder_dim,
             config.decoder_norm,
-            self.prompts.dense_channels,
+            self.prompts.dense_prior(),
             config.refine,
         )
         self._freeze()

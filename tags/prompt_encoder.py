@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 POSITIVE, NEGATIVE, ABSENT = 1, 0, -1
+PRIOR = 4.0  # logit that a click adds at its own place before any training
 DENSE_EXTRA = 3  # dense channels besides the click maps: contrast to the clicked tissue, box, previous mask
 
 
@@ -143,6 +144,14 @@ class PromptEncoder(nn.Module):
     @property
     def dense_channels(self) -> int:
         return 2 * len(self.scales) + DENSE_EXTRA
+
+    def dense_prior(self) -> Tensor:
+        """(K,): what each dense map says about the logits before any training; the widest click maps speak."""
+        prior = torch.zeros(self.dense_channels)
+        widest = max(range(len(self.scales)), key=lambda i: self.scales[i])
+        prior[widest] = PRIOR
+        prior[len(self.scales) + widest] = -PRIOR
+        return prior
 
     def forward(self, prompts: PromptTensors, feature: Tensor, image: Tensor) -> EncodedPrompts:
         """feature: (B, dim, G, G, G), the deepest one; image: (B, 1, X, Y, Z)."""

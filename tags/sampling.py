@@ -66,8 +66,12 @@ def deep_voxel(mask: Tensor, generator: torch.Generator) -> Tensor:
 
 def near(mask: Tensor, reach: int = 4) -> Tensor:
     """The band outside a mask (X, Y, Z) within `reach` voxels of it."""
-    grown = F.max_pool3d(mask.float()[None, None], 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
-    return grown & ~mask
+    grown = mask.float()[None, None]
+    for axis in range(3):  # a cube is the product of its sides
+        kernel, padding = [1, 1, 1], [0, 0, 0]
+        kernel[axis], padding[axis] = 2 * reach + 1, reach
+        grown = F.max_pool3d(grown, kernel, stride=1, padding=padding)
+    return (grown[0, 0] > 0) & ~mask
 
 
 def sample_prompts(label: Tensor, generator: torch.Generator, how: Sampling) -> PromptTensors:

@@ -8,6 +8,7 @@ import open_clip
 import torch
 import torch.nn.functional as F
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 CLIP_MEAN = open_clip.OPENAI_DATASET_MEAN
@@ -38,8 +39,8 @@ def build_clip(name: str) -> CLIP:
             vision_cfg=CLIPVisionCfg(layers=2, width=32, head_width=16, patch_size=8, image_size=32),
             text_cfg=CLIPTextCfg(context_length=77, width=16, heads=2, layers=2),
         )
-    model = open_clip.create_model(name, pretrained=None)
-    if not isinstance(model, CLIP) or not hasattr(model.visual, "forward_intermediates"):
+    model = open_clip.create_model(name, pretrained=None, device=torch.empty(0).device)  # the default device
+    if not isinstance(model, CLIP) or not isinstance(model.visual, VisionTransformer):
         raise ValueError(f"open_clip model '{name}' has no plain ViT image tower with text tower; use a ViT-* CLIP")
     return model
 

@@ -1,0 +1,115 @@
+"""The encoder against plain arithmetic and against SAM's own blocks."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+from tags.image_encoder import Block, ImageEncoder, WindowAttention, axis_mask
+
+
+def randomised(module):
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.3)
+    return module.eval()
+
+
+def plain_attention(attention: WindowAttention, x, shift):
+    """Window attention voxel pair by voxel pair, with an explicit bias and an explicit mask."""
+    _, nx, ny, nz, channels = x.shape
+    window, heads = attention.window, attention.heads
+    depth = channels // heads
+    sizes = (nx, ny, nz)
+    used = [min(window, n) for n in sizes]
+    moved = [w // 2 if shift and n > w else 0 for n, w in zip(sizes, used, strict=True)]
+
+    def cell(place):
+        """Which window a voxel falls into: windows are shifted, and those cut by the edge stay cut."""
+        return tuple((p - s) // w for p, s, w in zip(place, moved, used, strict=True))
+
+    q, k, v = attention.qkv(x).view(-1, 3, heads, depth).permute(1, 2, 0, 3)
+    places = list(itertools.product(*(range(n) for n in sizes)))
+    tables = []
+    for table, w in zip((attention.rel_pos_h, attention.rel_pos_w, attention.rel_pos_d), used, strict=True):
+        rows = torch.nn.functional.interpolate(table.T[None], 2 * w - 1, mode="linear")[0].T
+        tables.append(rows)
+    scores = torch.full((heads, len(places), len(places)), -torch.inf)
+    for i, a in enumerate(places):
+        for j, b in enumerate(places):
+            if cell(a) != cell(b):
+                continue
+            relative = sum((q[:, i] @ tables[axis][a[axis] - b[axis] + used[axis] - 1]) for axis in range(3))
+            scores[:, i, j] = (q[:, i] * k[:, j]).sum(-1) * depth**-0.5 + relative
+    out = scores.softmax(-1) @ v
+    return attention.proj(out.transpose(0, 1).reshape(x.shape))
+
+
+@pytest.mark.parametrize(
+    ("size", "shift"),
+    [((4, 4, 4), False), ((4, 4, 4), True), ((6, 5, 3), False), ((6, 5, 3), True), ((2, 7, 1), True)],
+)
+def test_folded_attention_equals_pairwise_arithmetic(noise, size, shift):
+    torch.manual_seed(1)
+    attention = randomised(WindowAttention(dim=8, heads=2, window=4, shift=shift, table=7))
+    if size == (4, 4, 4):
+        attention.window = 2
+    x = noise(1, *size, 8)
+    with torch.no_grad():
+        assert torch.allclose(attention(x), plain_attention(attention, x, shift), atol=1e-4)
+
+
+def test_padding_and_the_far_edge_are_never_seen():
+    mask = axis_mask(5, 4, 2)  # padded to 8, rolled by 2: windows hold (2 3 4 pad) and (pad pad 0 1)
+    assert (mask[0, :3, :3] == 0).all()
+    assert (mask[0, :, 3] < -1e3).all()
+    assert (mask[1, 2:, 2:] == 0).all()
+    assert (mask[1, 2:, :2] < -1e3).all()
+
+
+def test_chunks_and_training_mode_give_the_same(noise, monkeypatch):
+    torch.manual_seed(2)
+    attention = randomised(WindowAttention(dim=8, heads=2, window=2, shift=True, table=3))
+    x = noise(2, 4, 4, 4, 8)
+    whole = attention(x).detach()
+    monkeypatch.setattr("tags.image_encoder.CHUNK_TOKENS", 24)
+    with torch.no_grad():
+        assert torch.allclose(attention(x), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize(("window", "sam_window", "grid"), [(7, 7, 14), (8, 0, 8)])
+def test_untrained_block_is_sams_block_on_a_slice(noise, window, sam_window, grid):
+    """Adapters at zero, one slice deep: SAM's windowed (7) and global (0) blocks, value for value."""
+    from segment_anything.modeling.image_encoder import Block as SamBlock
+
+    from tags.adapters import SpatialAdapter
+
+    torch.manual_seed(4)
+    sam = SamBlock(32, 4, use_rel_pos=True, window_size=sam_window, input_size=(grid, grid))
+    sam = randomised(sam)
+    sam.norm1.eps = sam.norm2.eps = 1e-6
+    block = Block(32, 4, 4.0, window, False, 2 * window - 1, SpatialAdapter(32)).eval()
+    missing, unexpected = block.load_state_dict(sam.state_dict(), strict=False)
+    assert not unexpected
+    assert all("adapter" in key or key == "attn.rel_pos_d" for key in missing)
+    with torch.no_grad():
+        block.attn.rel_pos_d.normal_()  # one slice: the depth axis must not matter
+        x = noise(2, grid, grid, 32)
+        assert torch.allclose(block(x[:, :, :, None])[:, :, :, 0], sam(x), rtol=1e-3, atol=1e-3)
+
+
+def test_checkpointing_changes_no_gradient(noise):
+    def gradients(checkpointing):
+        torch.manual_seed(5)
+        encoder = ImageEncoder(
+            embed_dim=16, depth=4, heads=2, mlp_ratio=2.0, dim=8, window=2, shift=True, tables=(3,) * 4,
+            taps=(1, 2, 3, 4), adapter_blocks=(0, 2), adapter_ratio=0.5, adapter_kernel=3,
+            checkpointing=checkpointing,
+        )  # fmt: skip
+        torch.stack(encoder(noise(1, 4, 4, 4, 16))).square().sum().backward()
+        return [p.grad for p in encoder.parameters()]
+
+    for a, b in zip(gradients(False), gradients(True), strict=True):
+        assert torch.allclose(a, b, atol=1e-4)

@@ -1,0 +1,285 @@
+"""The assembled model: what each part does, what trains, what each switch changes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tags.config import TagsConfig, sized
+from tags.losses import dice_loss, segmentation_loss
+from tags.model import TAGS
+from tags.prompt_encoder import PromptTensors
+
+KIDNEY = [("kidney", "tumor")]
+
+
+def one_click(x=16, y=16, z=16):
+    return PromptTensors.empty(1).with_points(torch.tensor([[[x, y, z]]]).float(), torch.tensor([[1]]))
+
+
+def opened(model):
+    """Random values in every part that starts at zero, so that a test cannot pass because nothing flows."""
+    generator = torch.Generator().manual_seed(11)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad and not parameter.any():
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.2)
+            if name.endswith(".gate"):
+                parameter.fill_(1.0)
+    return model
+
+
+def test_closed_gates_leave_the_sam_stream_bit_for_bit(build, noise, bounds):
+    model, image = build(), noise(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        guided = model.encode(image, KIDNEY, bounds)
+        tokens = model.stem(image)
+        for plain, used in zip(model.encoder(tokens), model.encoder(tokens, lambda _, x: x), strict=True):
+            assert torch.equal(plain, used)
+        semantic, guidance = model.semantic, model.semantic.guidance(model.see(image, bounds))
+        closed = model.encoder(tokens, lambda tap, x: semantic(tap, x, guidance))
+        assert all(torch.equal(a, b) for a, b in zip(model.encoder(tokens), closed, strict=True))
+        for gate in model.semantic.gates:
+            gate.gate.fill_(0.5)
+        assert not torch.allclose(model.encode(image, KIDNEY, bounds).feature, guided.feature)
+
+
+@pytest.mark.parametrize("form", ["film", "attention"])
+def test_guidance_acts_at_every_tap(build, noise, bounds, form):
+    model, image = build(semantic_gate=form), noise(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        tokens = model.stem(image)
+        guidance = model.semantic.guidance(model.see(image, bounds))
+        for tap in range(4):
+            assert torch.equal(model.semantic(tap, tokens, guidance), tokens)
+            model.semantic.gates[tap].gate.fill_(0.5)
+            assert not torch.allclose(model.semantic(tap, tokens, guidance), tokens)
+
+
+def test_untrained_adapters_are_the_identity(build, noise, bounds):
+    with_adapters, without = build(), build(adapters=False)
+    shared = {k: v for k, v in with_adapters.state_dict().items() if ".adapter." not in k}
+    without.load_state_dict(shared)
+    image = noise(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(
+            with_adapters(image, KIDNEY, bounds, one_click()), without(image, KIDNEY, bounds, one_click())
+        )
+
+
+def test_slices_and_clip_features_lie_where_the_crop_has_them(build, noise, bounds):
+    """Only the CLIP tokens of the part of the crop that changed may change most."""
+    model = build()
+    image = noise(1, 1, 32, 32, 32) * 0.2
+    changed = image.clone()
+    changed[..., 24:, 0:8, 0:8] += 3  # high x, low y … last axis is z
+    with torch.no_grad():
+        difference = (model.see(changed, bounds).patches - model.see(image, bounds).patches).abs().sum(dim=1)[0]
+    size = difference.shape
+    x, y, z = (int(i) for i in torch.unravel_index(difference.argmax(), size))
+    assert (x / size[0], y / size[1], z / size[2]) == (0.0, 0.0, 0.0) or difference[0, 0].max() >= 0
+    marked = image.clone()
+    marked[:, :, 24:, :8, :8] += 3
+    with torch.no_grad():
+        difference = (model.see(marked, bounds).patches - model.see(image, bounds).patches).abs().sum(dim=1)[0]
+    x, y, z = (int(i) for i in torch.unravel_index(difference.argmax(), size))
+    assert (x, y, z) == (size[0] - 1, 0, 0)
+
+
+def test_pictures_are_upright(build, bounds):
+    """First row is the front (high y), first column the patient's right (high x, as RAS+ runs to the right)."""
+    model = build()
+    image = torch.full((1, 1, 32, 32, 32), -2.0)
+    image[:, :, 24:, 24:, :] = 2.0
+    picture = model.vision.pictures(image, bounds)[0, 0]
+    assert picture[:8, :8].mean() > 1
+    assert picture[8:, :].max() < 0
+    assert picture[:, 8:].max() < 0
+
+
+def test_only_what_is_declared_trains(build, noise, bounds):
+    model = build(freeze_backbone=True)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    frozen = {name for name, _ in model.frozen_parameters()}
+    assert {name for name, p in model.named_parameters() if not p.requires_grad} == frozen
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.01)
+    image, label = noise(1, 1, 32, 32, 32), torch.zeros(1, 1, 32, 32, 32)
+    label[..., 10:20, 10:20, 10:20] = 1
+    prompts = one_click()
+    prompts.mask, prompts.has_mask = label * 0.7, torch.tensor([True])
+    prompts.box, prompts.has_box = torch.tensor([[[9.0] * 3, [20.0] * 3]]), torch.tensor([True])
+    model.train()
+    for _ in range(2):  # the second step reaches what lies behind the zero starts
+        optimiser.zero_grad()
+        segmentation_loss(model(image, KIDNEY, bounds, prompts), label)[0].backward()
+        optimiser.step()
+    for name, parameter in model.named_parameters():
+        if name in frozen:
+            assert parameter.grad is None, name
+            assert torch.equal(parameter, before[name]), name
+        else:
+            assert parameter.grad is not None, name
+            assert not torch.equal(parameter, before[name]), name
+
+
+def test_what_is_frozen_is_sam_and_clip_less_norms_and_depth_axis(build):
+    frozen = {name for name, _ in build(freeze_backbone=True).frozen_parameters()}
+    assert any(name.startswith("clip.visual") for name in frozen)
+    assert {"stem.patch_weight", "stem.patch_bias", "stem.pos_embed"} <= frozen
+    assert not [n for n in frozen if "norm1" in n or "norm2" in n or "adapter" in n or n.endswith("rel_pos_d")
+                if not n.startswith("clip.")]  # fmt: skip
+    assert {"encoder.blocks.0.attn.rel_pos_h", "encoder.blocks.3.mlp.lin2.weight"} <= frozen
+
+
+SWITCHES = {
+    "adapters": False,
+    "semantic": False,
+    "anatomy": False,
+    "fusion": "none",
+    "refine": 0,
+}
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_each_switch_removes_parameters_and_changes_the_output(build, noise, bounds, switch):
+    whole, ablated = opened(build()), opened(build(**{switch: SWITCHES[switch]}))
+    shared = {k: v for k, v in whole.state_dict().items() if k in ablated.state_dict()}
+    ablated.load_state_dict({**ablated.state_dict(), **{
+        k: v for k, v in shared.items() if v.shape == ablated.state_dict()[k].shape}})  # fmt: skip
+    count = [sum(p.numel() for p in m.parameters() if p.requires_grad) for m in (whole, ablated)]
+    assert count[1] < count[0]
+    image = noise(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        outputs = [m(image, KIDNEY, bounds, one_click()) for m in (whole, ablated)]
+    assert outputs[0].shape == outputs[1].shape == image.shape
+    assert (outputs[0] - outputs[1]).abs().max() > 1e-4
+
+
+def test_fusion_forms_and_their_sizes(build):
+    sizes = {f: sum(p.numel() for p in build(fusion=f).fusion.parameters()) for f in ("gated", "concat", "none")}
+    assert sizes["none"] == 0
+    assert 0 < sizes["concat"] < sizes["gated"]
+
+
+def test_without_clip_there_is_no_clip(build):
+    model = build(semantic=False, anatomy=False)
+    assert model.clip is None
+    assert not [name for name, _ in model.named_parameters() if name.startswith("clip")]
+
+
+def test_organ_and_lesion_names_reach_the_logits(build, noise, bounds):
+    model, image = opened(build()), noise(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        kidney, liver, unknown = (
+            model(image, [names], bounds, PromptTensors.empty(1))
+            for names in (("kidney", "tumor"), ("liver", "tumor"), ("thymus", "carcinoid"))
+        )
+    assert (kidney - liver).abs().max() > 1e-4
+    assert torch.isfinite(unknown).all()
+    assert (kidney - unknown).abs().max() > 1e-4
+
+
+def test_text_tower_with_context_at_zero_length_is_open_clips(build):
+    from open_clip import tokenize
+
+    model = build(context=0)
+    sentences = ["a computerized tomography of a kidney tumor.", "liver", "a " * 60]
+    with torch.no_grad():
+        ours = model.anatomy.embed_sentences(sentences)
+        theirs = model.clip.encode_text(tokenize(sentences), normalize=True)
+    assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_context_vectors_train_through_the_frozen_text_tower(build):
+    model = build()
+    _, text = model.anatomy([("kidney", "tumor"), ("liver", "tumor")])
+    text[:, :, 0].sum().backward()
+    assert model.anatomy.context.grad.abs().sum() > 0
+    assert all(p.grad is None for p in model.clip.parameters())
+
+
+def test_cached_text_follows_the_context(build):
+    model = build()
+    with torch.no_grad():
+        first = model.anatomy.text(("kidney", "tumor"))
+        assert model.anatomy.text(("kidney", "tumor")) is first
+        model.anatomy.context.normal_()
+        assert not torch.allclose(model.anatomy.text(("kidney", "tumor")), first)
+
+
+def test_gates_turn_a_prompt_type_down(build, noise, bounds):
+    """With the clicks' gate shut, moving the click changes nothing in the fused feature."""
+    model, image = build(), noise(1, 1, 32, 32, 32)
+    fusion = model.fusion
+    positions = model.prompts.position.grid((8, 8, 8))
+
+    def fused(encoding, place):
+        encoded = model.prompts(one_click(*place), encoding.feature, image)
+        return fusion(
+            encoding.feature, positions, (encoded.clicks, encoded.clicks_valid),
+            (encoded.box, encoded.box_valid), encoding.anatomy, encoding.clip,
+        )  # fmt: skip
+
+    with torch.no_grad():
+        encoding = model.encode(image, KIDNEY, bounds)
+        assert not torch.allclose(fused(encoding, (3, 3, 3)), fused(encoding, (28, 20, 9)), atol=1e-4)
+        fusion.fuse.gate[2].bias[0] = -1e4
+        assert torch.allclose(fused(encoding, (3, 3, 3)), fused(encoding, (28, 20, 9)), atol=1e-5)
+
+
+def test_a_crop_moved_by_one_token_moves_its_logits(build, bounds, noise):
+    """Windows, positions and instance norms tie the model to its crop; away from borders it must agree closely."""
+    volume = torch.nn.functional.avg_pool3d(noise(1, 1, 44, 44, 44), 5, stride=1) * 11
+    model = build()
+    with torch.no_grad():
+        here = model(volume[..., :32, :32, :32], KIDNEY, bounds, one_click(18, 18, 18))[0, 0]
+        there = model(volume[..., 4:36, 4:36, 4:36], KIDNEY, bounds, one_click(14, 14, 14))[0, 0]
+    a, b = here[10:28, 10:28, 10:28].flatten(), there[6:24, 6:24, 6:24].flatten()
+    unmoved = there[10:28, 10:28, 10:28].flatten()
+    agreement = torch.corrcoef(torch.stack((a, b)))[0, 1]
+    assert agreement > 0.75
+    assert agreement > torch.corrcoef(torch.stack((a, unmoved)))[0, 1] + 0.6
+
+
+def test_same_seed_same_model_same_logits(build, noise, bounds):
+    image = noise(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        first, second = (build()(image, KIDNEY, bounds, one_click()) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_bf16_agrees_with_float32(build, noise, bounds):
+    model, image = opened(build()), noise(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        exact = model(image, KIDNEY, bounds, one_click())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            rough = model(image, KIDNEY, bounds, one_click())
+    assert rough.dtype != torch.float64
+    assert (exact - rough.float()).abs().mean() < 0.05 * exact.std()
+    assert torch.corrcoef(torch.stack((exact.flatten(), rough.float().flatten())))[0, 1] > 0.995
+
+
+def test_impossible_configurations_are_refused():
+    for wrong in ({"patch": 30}, {"depth": 6}, {"dim": 20}, {"fusion": "sum"}, {"decoder_norm": "batch"},
+                  {"semantic_gate": "add"}, {"refine": 4}):  # fmt: skip
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            TAGS(sized("tiny", **wrong))
+    with pytest.raises(ValueError, match="no plain ViT"):
+        TAGS(sized("tiny", clip="RN50"))
+
+
+def test_config_from_plain_values_is_the_same_config():
+    from tags.config import defaults
+
+    assert TagsConfig.from_mapping(defaults("tiny")) == sized("tiny")
+    assert TagsConfig.from_mapping(defaults("vit-h")).taps == (8, 16, 24, 32)
+
+
+def test_dice_loss_against_its_formula():
+    logits = torch.tensor([2.0, -1.0, 0.5, -3.0]).view(1, 1, 2, 2, 1)
+    label = torch.tensor([1.0, 0.0, 1.0, 1.0]).view(1, 1, 2, 2, 1)
+    p = [1 / (1 + 2.718281828459045**-v) for v in (2.0, -1.0, 0.5, -3.0)]
+    expected = 1 - (2 * (p[0] + p[2] + p[3]) + 1) / (sum(p) + 3 + 1)
+    assert dice_loss(logits, label).item() == pytest.approx(expected, abs=1e-5)
+    assert dice_loss(logits * 0 - 50, label * 0).item() == pytest.approx(0, abs=1e-6)

@@ -1,0 +1,160 @@
+"""Prompt encoder and the sampling of training prompts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tags.prompt_encoder import ABSENT, NEGATIVE, POSITIVE, PromptTensors, sample_at, squared_distance
+from tags.sampling import Sampling, correct, deep_voxel, jittered_box, near, random_voxels, sample_prompts
+
+
+def clicks(*triples, labels=None):
+    points = torch.tensor([triples], dtype=torch.float32)
+    signs = torch.tensor([labels or [POSITIVE] * len(triples)])
+    return PromptTensors.empty(1).with_points(points, signs)
+
+
+def test_sampler_reads_voxels_in_axis_order(noise):
+    volume = noise(1, 2, 5, 6, 7)
+    voxels = torch.tensor([[[0, 0, 0], [4, 5, 6], [1, 2, 3], [3, 0, 5]]])
+    places = (voxels + 0.5) / torch.tensor([5.0, 6.0, 7.0])
+    expected = volume[0][:, voxels[0, :, 0], voxels[0, :, 1], voxels[0, :, 2]].T
+    assert torch.allclose(sample_at(volume, places)[0], expected, atol=1e-5)
+
+
+def test_distance_is_to_the_nearest_valid_click():
+    points = torch.tensor([[[1.0, 2.0, 3.0], [4.0, 4.0, 4.0], [0.0, 0.0, 0.0]]])
+    valid = torch.tensor([[True, True, False]])
+    distance = squared_distance(points, valid, (5, 6, 7))[0, 0]
+    grid = torch.stack(torch.meshgrid(*(torch.arange(n) for n in (5, 6, 7)), indexing="ij"), dim=-1).float()
+    expected = torch.cdist(grid.reshape(-1, 3), points[0, :2]).square().min(dim=1).values.view(5, 6, 7)
+    assert torch.allclose(distance, expected, atol=1e-3)
+    assert torch.isinf(squared_distance(points, torch.zeros_like(valid), (5, 6, 7))).all()
+
+
+def test_dense_maps_say_what_was_given(build, noise):
+    model = build()
+    image = noise(1, 1, 32, 32, 32)
+    empty = model.prompts.dense_maps(PromptTensors.empty(1), torch.zeros(1, 0, 3), image)
+    assert empty.shape[1] == model.prompts.dense_channels
+    assert not empty.any()
+    prompts = clicks((5, 6, 7))
+    prompts.box = torch.tensor([[[2.0, 3.0, 4.0], [8.0, 9.0, 10.0]]])
+    prompts.has_box = torch.tensor([True])
+    maps = model.prompts.dense_maps(prompts, (prompts.points + 0.5) / 32, image)[0]
+    assert maps[0, 5, 6, 7] == maps[1, 5, 6, 7] == 1
+    assert not maps[2:4].any(), "no negative click was given"
+    assert maps[-2].sum() == 7**3
+    assert maps[-2, 2:9, 3:10, 4:11].all()
+
+
+def test_crops_of_a_batch_do_not_mix(build, noise, bounds):
+    """Each crop's logits are those it gets alone, whatever its neighbours were given."""
+    model, image = build(), noise(2, 1, 32, 32, 32)
+    prompts = PromptTensors.empty(2).with_points(
+        torch.tensor([[[5.0, 6, 7], [9, 9, 9]], [[20.0, 3, 4], [0, 0, 0]]]), torch.tensor([[1, 0], [1, ABSENT]])
+    )
+    with torch.no_grad():
+        both = model(image, [("kidney", "tumor")] * 2, bounds.expand(2, 2), prompts)
+        alone = model(image[1:], [("kidney", "tumor")], bounds, clicks((20, 3, 4)))
+    assert torch.allclose(both[1:], alone, atol=1e-4)
+
+
+def test_order_of_clicks_does_not_matter(build, noise, bounds):
+    model, image = build(), noise(1, 1, 32, 32, 32)
+    encoding = model.encode(image, [("kidney", "tumor")], bounds)
+    triples, signs = [(4, 5, 6), (20, 21, 9), (11, 3, 30)], [1, 0, 1]
+    with torch.no_grad():
+        here, _ = model.decode(encoding, clicks(*triples, labels=signs))
+        there, _ = model.decode(encoding, clicks(*triples[::-1], labels=signs[::-1]))
+    assert torch.allclose(here, there, atol=1e-4)
+
+
+@pytest.mark.parametrize("fusion", ["gated", "concat", "none"])
+def test_the_sign_of_a_click_matters(build, noise, bounds, fusion):
+    model, image = build(fusion=fusion), noise(1, 1, 32, 32, 32)
+    encoding = model.encode(image, [("kidney", "tumor")], bounds)
+    with torch.no_grad():
+        logits = [model.decode(encoding, clicks((16, 16, 16), labels=[sign]))[0] for sign in (POSITIVE, NEGATIVE)]
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
+
+
+def test_a_negative_click_token_is_not_a_positive_one(build, noise):
+    """The token itself differs, not only the dense map."""
+    model, image = build(), noise(1, 1, 32, 32, 32)
+    feature = noise(1, 32, 8, 8, 8)
+    plus, minus = (model.prompts(clicks((9, 9, 9), labels=[s]), feature, image).clicks for s in (1, 0))
+    assert (plus - minus).abs().max() > 1e-3
+
+
+def ball(radius=6, centre=(16, 16, 16), side=32):
+    axes = torch.meshgrid(*(torch.arange(side) - c for c in centre), indexing="ij")
+    return (sum(a**2 for a in axes) <= radius**2).float()[None, None]
+
+
+def test_sampled_clicks_lie_where_their_sign_says():
+    label = torch.cat((ball(), ball(3, (8, 20, 10)), torch.zeros(1, 1, 32, 32, 32)))
+    generator = torch.Generator().manual_seed(0)
+    counts, boxes, nothing = [], 0, 0
+    for _ in range(60):
+        prompts = sample_prompts(label, generator, Sampling())
+        for i in range(3):
+            for point, sign in zip(prompts.points[i].long().tolist(), prompts.labels[i].tolist(), strict=True):
+                if sign != ABSENT:
+                    assert label[i, 0][tuple(point)] == sign
+        assert not (prompts.labels[2] == POSITIVE).any(), "there is no target in the third crop"
+        counts.append(int((prompts.labels[0] == POSITIVE).sum()))
+        boxes += int(prompts.has_box.sum())
+        nothing += int((prompts.labels[0] == ABSENT).all() and not prompts.has_box[0])
+    assert min(counts) == 0
+    assert max(counts) >= 8
+    assert counts.count(1) > 15
+    assert boxes > 5
+    assert nothing >= 2
+
+
+def test_sampling_follows_its_generator_alone():
+    torch.manual_seed(1)
+    first = sample_prompts(ball(), torch.Generator().manual_seed(5), Sampling())
+    torch.manual_seed(2)
+    second = sample_prompts(ball(), torch.Generator().manual_seed(5), Sampling())
+    assert torch.equal(first.points, second.points)
+    assert torch.equal(first.labels, second.labels)
+
+
+def test_the_deepest_voxel_of_a_ball_is_its_centre():
+    mask = ball(6, (10, 14, 20))[0, 0] > 0
+    assert (deep_voxel(mask, torch.Generator().manual_seed(0))[0] - torch.tensor([10, 14, 20])).abs().max() <= 1
+
+
+def test_near_is_a_band_outside():
+    mask = ball()[0, 0] > 0
+    band = near(mask, 2)
+    assert not (band & mask).any()
+    assert band[16 + 7, 16, 16]
+    assert not band[16 + 9, 16, 16]
+
+
+def test_random_voxels_reach_every_voxel():
+    mask = torch.zeros(3, 4, 5, dtype=torch.bool)
+    mask[1, 2, 3] = mask[2, 0, 4] = True
+    seen = {tuple(v) for v in random_voxels(mask, 50, torch.Generator().manual_seed(0)).int().tolist()}
+    assert seen == {(1, 2, 3), (2, 0, 4)}
+
+
+def test_box_without_jitter_is_the_bounding_box():
+    low, high = jittered_box(ball(5)[0, 0] > 0, 0.0, torch.Generator())
+    assert low.tolist() == [11, 11, 11]
+    assert high.tolist() == [21, 21, 21]
+
+
+def test_correction_clicks_the_larger_error():
+    label = torch.cat((ball(6), ball(6), ball(6)))
+    logits = torch.cat((torch.full_like(ball(), -5), torch.full_like(ball(), 5), 10 * ball(6) - 5))
+    prompts = correct(PromptTensors.empty(3), logits, label, torch.Generator().manual_seed(0))
+    assert prompts.labels[:, 0].tolist() == [POSITIVE, NEGATIVE, ABSENT]
+    assert label[0, 0][tuple(prompts.points[0, 0].long())] == 1
+    assert label[1, 0][tuple(prompts.points[1, 0].long())] == 0
+    assert prompts.has_mask.all()
+    assert torch.equal(prompts.mask, logits.sigmoid())
