@@ -11,6 +11,7 @@ import gzip
 import itertools
 import math
 import os
+import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,8 @@ IntArray = NDArray[np.integer]
 AFFINE_TOLERANCE_MM = 1e-2
 MAX_VOXELS = 2**32  # five times the largest whole-body CT
 ITK_SUFFIXES = (".nrrd", ".mha")  # read through SimpleITK
+# A header must not make us read some other file of the machine
+DETACHED = re.compile(rb"^\s*(data ?file\s*:|ElementDataFile\s*=(?!\s*LOCAL\b))", re.IGNORECASE | re.MULTILINE)
 DEFLATE_LIMIT = 1032  # no gzip stream expands more than this
 
 
@@ -229,6 +232,9 @@ def _open_itk(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64], NDArray
 
     if not path.is_file():
         raise UserError(f"{path}: no such file")
+    with path.open("rb") as file:
+        if DETACHED.search(file.read(1 << 16).split(b"\n\n")[0]):
+            raise UserError(f"{path}: its voxels lie in another file; save it as one file")
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     try:

@@ -354,3 +354,14 @@ def test_broken_files_of_itk(tmp_path, suffix):
     path.unlink()
     with pytest.raises(UserError, match="no such file"):
         read_volume(path)
+
+
+def test_header_pointing_to_another_file_is_refused(tmp_path):
+    image = SimpleITK.GetImageFromArray(np.zeros((4, 4, 4), np.uint8))
+    for header, name in ((".mhd", "scan.mha"), (".nhdr", "scan.nrrd")):
+        SimpleITK.WriteImage(image, str(tmp_path / f"scan{header}"))
+        (tmp_path / f"scan{header}").rename(tmp_path / name)
+        with pytest.raises(UserError, match="voxels lie in another file"):
+            read_volume(tmp_path / name)
+        with pytest.raises(UserError, match="voxels lie in another file"):
+            read_grid(tmp_path / name)
