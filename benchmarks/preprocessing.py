@@ -134,9 +134,7 @@ def resize(array: NDArray[Any], shape: Shape) -> FloatArray:
     return result
 
 
-def crop(
-    array: NDArray[Any], centre: ArrayLike, size: Shape, fill: float = 0.0
-) -> tuple[NDArray[Any], Shape]:
+def crop(array: NDArray[Any], centre: ArrayLike, size: Shape, fill: float = 0.0) -> tuple[NDArray[Any], Shape]:
     """A patch of `size` voxels around `centre` (rounded to a voxel), and its origin in the array.
 
     What lies outside the array is `fill`; the origin is negative where the patch begins before the array.
@@ -262,8 +260,7 @@ def _resize_mask(values: NDArray[Any], shape: Shape, threshold: float) -> BoolAr
     if box is None:
         return result
     axes = [
-        _Axis.whole(n, m).reached_from(low, high)
-        for n, m, low, high in zip(values.shape, shape, *box, strict=True)
+        _Axis.whole(n, m).reached_from(low, high) for n, m, low, high in zip(values.shape, shape, *box, strict=True)
     ]
     for index, plane in _planes(values, axes):
         np.greater(plane, threshold, out=result[index, axes[1].span, axes[2].span])
