@@ -88,8 +88,9 @@ def lesions_of(part: Crop) -> Lesions:
     graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(runs.start), len(runs.start)))
     count, component = connected_components(graph, directed=False)
     lengths = runs.stop - runs.start
-    labels = np.zeros(part.mask.shape, np.int32)
-    labels[part.mask] = np.repeat(component + 1, lengths)
+    labels = part.mask.astype(np.int32)
+    if count > 1:
+        labels[part.mask] = np.repeat(component + 1, lengths)
     return Lesions(labels, np.bincount(component, weights=lengths, minlength=count).astype(np.int64), part)
 
 
@@ -129,11 +130,7 @@ def match(reference: Lesions, prediction: Lesions, rule: MatchingRule = DEFAULT_
     windows = overlap_windows(reference.part, prediction.part)
     if windows is None:
         return []
-    common = (reference.labels[windows[0]] > 0) & (prediction.labels[windows[1]] > 0)
-    mine = reference.labels[windows[0]][common].astype(np.int64) - 1
-    theirs = prediction.labels[windows[1]][common].astype(np.int64) - 1
-    keys, overlap = np.unique(mine * prediction.count + theirs, return_counts=True)
-    mine, theirs = np.divmod(keys, max(prediction.count, 1))
+    mine, theirs, overlap = _overlaps(reference.labels[windows[0]], prediction.labels[windows[1]], prediction.count)
     iou = overlap / (reference.voxels[mine] + prediction.voxels[theirs] - overlap)
     taken_mine: set[int] = set()
     taken_theirs: set[int] = set()
@@ -145,6 +142,21 @@ def match(reference: Lesions, prediction: Lesions, rule: MatchingRule = DEFAULT_
             taken_theirs.add(b)
             pairs.append((a, b))
     return pairs
+
+
+def _overlaps(
+    reference: NDArray[np.int32], prediction: NDArray[np.int32], predicted: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Reference lesion, predicted lesion (both from 0) and common voxels of every pair that overlaps."""
+    common = (reference > 0) & (prediction > 0)
+    if reference.max(initial=0) <= 1 and predicted == 1:
+        overlap = np.count_nonzero(common, axis=None)
+        one = np.zeros(int(overlap > 0), np.int64)
+        return one, one, np.full(len(one), overlap, np.int64)
+    keys = (reference[common].astype(np.int64) - 1) * predicted + prediction[common] - 1
+    pairs, overlaps = np.unique(keys, return_counts=True)
+    mine, theirs = np.divmod(pairs, max(predicted, 1))
+    return mine, theirs, overlaps
 
 
 def size_bin_names(edges_mm: tuple[float, ...] = SIZE_BINS_MM) -> list[str]:

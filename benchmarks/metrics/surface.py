@@ -28,10 +28,11 @@ Spacing = tuple[float, float, float]
 Point = tuple[float, float, float]
 Polygon = list[Point]
 
-NEAR_MM = 8.0  # distances up to about here are read from a field, larger ones searched
-NEAR_VOXELS = 12  # (12 + 1)² steps fit a byte: the window is no wider than this on the finest axis
+NEAR_MM = 12.0  # distances up to about here are read from a field, larger ones searched
+NEAR_VOXELS = 16  # and never farther than this many cells of the finest axis
 NEAR_CELLS = 100_000_000  # a byte each; no field beyond this size: memory stays bounded
-NOWHERE = 255  # the byte for "no corner in the window"
+KNOWN_CELLS = 16_000_000  # no memory of distances beyond this size (8 bytes each)
+NOWHERE = 255  # the byte for "no corner in this column"
 MANY = 300_000  # more corners than this are not searched one by one
 EXACT_ORDER = 4096  # surfels up to which ties are put in order of area
 
@@ -155,7 +156,7 @@ class Surface:
     @cached_property
     def tree(self) -> cKDTree:
         """The corners in mm. Unbalanced: half the time to build, and these points lie evenly."""
-        return cKDTree(self.corners * np.asarray(self.spacing), balanced_tree=False, compact_nodes=False)
+        return cKDTree(self.corners * np.asarray(self.spacing), leafsize=32, balanced_tree=False, compact_nodes=False)
 
 
 def surface_of(part: Crop, spacing: Spacing) -> Surface:
@@ -233,6 +234,9 @@ class ReferenceSurface:
     def __init__(self, part: Crop, spacing: Spacing) -> None:
         self.surface = surface_of(part, spacing)
         self._near = NearField.of(self.surface)
+        self._known: FloatArray | None = None
+        if self._near is not None and self._near.steps.size <= KNOWN_CELLS:
+            self._known = np.full(self._near.steps.shape, np.nan)
 
     def pair(self, prediction: Crop) -> SurfacePair:
         """Distances both ways between this surface and the prediction's."""
@@ -240,31 +244,42 @@ class ReferenceSurface:
         other = surface_of(prediction, mine.spacing)
         low, high = mine.corners.min(axis=0), mine.corners.max(axis=0)
         to_other = _distances(mine.corners, other, NearField.of(other, low, high))
-        to_mine = _distances(other.corners, mine, self._near)
-        return SurfacePair(*_rising(to_other, mine.areas), *_rising(to_mine, other.areas))
+        return SurfacePair(*_rising(to_other, mine.areas), *_rising(self._distances_from(other.corners), other.areas))
+
+    def _distances_from(self, corners: IntArray) -> FloatArray:
+        """Distance of each corner to this surface. What an earlier round has asked for is remembered."""
+        if self._known is None or self._near is None:
+            return _distances(corners, self.surface, self._near)
+        inside = _inside(corners, self._near.low, self._near.low + self._known.shape - 1)
+        cells = tuple((corners[inside] - self._near.low).T)
+        distances = np.full(len(corners), np.nan)
+        distances[inside] = self._known[cells]
+        new = np.isnan(distances)
+        if new.any():
+            distances[new] = _distances(corners[new], self.surface, self._near)
+            self._known[cells] = distances[inside]
+        return distances
 
 
 @dataclass(frozen=True)
 class NearField:
     """Exact distances to a surface for corners that lie within a few millimetres of it.
 
-    Most surfels of two masks worth comparing are close together, and for those a window of a few voxels
-    finds the nearest corner sooner than any search. The squared distance is separable: `plane` holds its
-    minimum over x and y, and the minimum over z is taken at the corners that are asked for.
+    Most surfels of two masks worth comparing are close together, and for those a walk over the neighbouring
+    columns, the nearest first, ends sooner than any search. A column runs along x; the field knows for each
+    of its cells how far the nearest border corner in that column is.
 
     Attributes:
-        plane: uint8, index into `squares`.
-        squares: float64, mm², rising; infinite for a window that holds no corner.
-        low: whole-volume index of the first cell of `plane`.
-        reach: voxels of the window, to either side, on each axis.
-        exact_mm: distances up to this one are exact; whatever lies outside the window is farther.
+        steps: uint8, cells along x to the nearest border corner; NOWHERE if there is none in the column.
+        low: whole-volume index of the first cell.
+        margin: cells at the ends of each axis that are there for the walk only, and cannot be asked for.
+        reach_mm: distances up to this one are exact; larger ones are not told.
     """
 
-    plane: NDArray[np.uint8]
-    squares: FloatArray
+    steps: NDArray[np.uint8]
     low: NDArray[np.int64]
-    reach: tuple[int, int, int]
-    exact_mm: float
+    margin: NDArray[np.int64]
+    reach_mm: float
     spacing: Spacing
 
     @classmethod
@@ -273,40 +288,72 @@ class NearField:
 
         None if it would need more than `NEAR_CELLS` cells, or no part of the surface is near that box.
         """
-        spacing = surface.spacing
-        reach_mm = min(NEAR_MM, NEAR_VOXELS * min(spacing))
-        reach = np.ceil(reach_mm / np.asarray(spacing)).astype(np.int64)
+        reach_mm = min(NEAR_MM, NEAR_VOXELS * min(surface.spacing))
+        reach = np.floor(reach_mm / np.asarray(surface.spacing)).astype(np.int64)
+        margin = reach * np.array([0, 1, 1])
+        along_x = reach - margin
         first = np.asarray(surface.low, np.int64) - reach
         last = first + np.asarray(surface.border.shape, np.int64) - 1 + 2 * reach
         if low is not None and high is not None:
-            first = np.maximum(first, np.asarray(low, np.int64) - reach)
-            last = np.minimum(last, np.asarray(high, np.int64) + reach)
-        first[2] -= reach[2]  # so that a step along z from a corner in reach stays inside the array
-        last[2] += reach[2]
+            first = np.maximum(first, np.asarray(low, np.int64) - along_x)
+            last = np.minimum(last, np.asarray(high, np.int64) + along_x)
+        first, last = first - margin, last + margin
         if (first > last).any() or np.prod(last - first + 1) > NEAR_CELLS:
             return None
-        border = _window(surface, first, last)
-        x, y, z = (int(voxels) for voxels in reach)
-        exact_mm = float(min((reach + 1) * np.asarray(spacing)))
-        squares, ranks = _plane_squares((x, y), spacing)
-        return cls(_plane_ranks(border, (x, y), ranks), squares, first, (x, y, z), exact_mm, spacing)
+        return cls(_steps_along_x(_window(surface, first, last)), first, margin, reach_mm, surface.spacing)
 
     def look_up(self, corners: IntArray) -> FloatArray:
         """Distance in mm of each corner, infinite where this field cannot tell it exactly."""
-        inset = np.array([0, 0, self.reach[2]])
-        inside = _inside(corners, self.low + inset, self.low + self.plane.shape - 1 - inset)
-        cells = np.ravel_multi_index(tuple((corners[inside] - self.low).T), self.plane.shape)
-        plane = self.plane.ravel()
-        best = self.squares[plane[cells]]
-        for step in range(1, self.reach[2] + 1):
-            square = (step * self.spacing[2]) ** 2
-            nearer = np.minimum(plane[cells - step], plane[cells + step])
-            np.minimum(best, self.squares[nearer] + square, out=best)
-        nearest = np.sqrt(best)
-        nearest[nearest > self.exact_mm] = np.inf
+        last = self.low + self.steps.shape - 1
+        inside = _inside(corners, self.low + self.margin, last - self.margin)
         distances = np.full(len(corners), np.inf)
-        distances[inside] = nearest
+        distances[inside] = self._walk(np.ravel_multi_index(tuple((corners[inside] - self.low).T), self.steps.shape))
         return distances
+
+    def _walk(self, cells: NDArray[np.integer]) -> FloatArray:
+        """Distance of each cell (flat index), infinite beyond reach."""
+        steps = self.steps.ravel()
+        along_x = (np.arange(NOWHERE + 1) * self.spacing[0]) ** 2
+        along_x[NOWHERE] = np.inf
+        squares = along_x[steps[cells]]
+        left = np.arange(len(cells))  # corners that a farther column could still improve
+        best = squares
+        for turn, (square_y, square_z, offsets) in enumerate(self._columns()):
+            if turn % 4 == 0:
+                squares[left] = best
+                keep = best > square_y + square_z
+                left, cells, best = left[keep], cells[keep], best[keep]
+                if left.size == 0:
+                    break
+            nearest = steps[cells + offsets[0]]
+            for offset in offsets[1:]:
+                np.minimum(nearest, steps[cells + offset], out=nearest)
+            np.minimum(best, along_x[nearest] + square_y + square_z, out=best)
+        squares[left] = best
+        squares[squares > self.reach_mm**2] = np.inf
+        return np.sqrt(squares)
+
+    def _columns(self) -> list[tuple[float, float, list[int]]]:
+        """The columns within reach: (Δy)², (Δz)² in mm² and the flat offsets that have them, the nearest first."""
+        size_z = self.steps.shape[2]
+        _, sy, sz = self.spacing
+        columns = []
+        for dy, dz in itertools.product(range(int(self.margin[1]) + 1), range(int(self.margin[2]) + 1)):
+            square_y, square_z = (dy * sy) ** 2, (dz * sz) ** 2
+            if 0 < square_y + square_z <= self.reach_mm**2:
+                offsets = {y * size_z + z for y in (-dy, dy) for z in (-dz, dz)}
+                columns.append((square_y, square_z, sorted(offsets)))
+        return sorted(columns, key=lambda column: column[0] + column[1])
+
+
+def _steps_along_x(border: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Cells along the first axis to the nearest True one; NOWHERE if there is none."""
+    steps = np.where(border, np.uint8(0), np.uint8(NOWHERE))
+    for low, high in itertools.pairwise(steps):
+        np.minimum(high, low + (low != NOWHERE), out=high)
+    for high, low in itertools.pairwise(steps[::-1]):
+        np.minimum(low, high + (high != NOWHERE), out=low)
+    return steps
 
 
 def _window(surface: Surface, first: NDArray[np.integer], last: NDArray[np.integer]) -> NDArray[np.bool_]:
@@ -319,45 +366,6 @@ def _window(surface: Surface, first: NDArray[np.integer], last: NDArray[np.integ
         there = tuple(slice(p, q) for p, q in zip(low - surface.low, high - surface.low, strict=True))
         window[here] = surface.border[there]
     return window
-
-
-def _plane_ranks(border: NDArray[np.bool_], reach: tuple[int, int], ranks: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Rank of the least (Δx)² + (Δy)² to a border corner with the same z, within `reach` voxels; NOWHERE if
-    none.
-
-    In ranks the comparison needs a byte a cell, where millimetres would need eight.
-    """
-    steps = np.full(border.shape, NOWHERE, np.uint8)
-    for step in range(reach[0], 0, -1):
-        np.copyto(steps[step:], step, where=border[:-step])
-        np.copyto(steps[:-step], step, where=border[step:])
-    np.copyto(steps, 0, where=border)
-    along_x = steps.tobytes()
-    plane = _translated(along_x, ranks[:, 0], border.shape)
-    for step in range(1, reach[1] + 1):
-        moved = _translated(along_x, ranks[:, step], border.shape)
-        np.minimum(plane[:, step:], moved[:, :-step], out=plane[:, step:])
-        np.minimum(plane[:, :-step], moved[:, step:], out=plane[:, :-step])
-    return plane
-
-
-def _translated(cells: bytes, table: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Each byte replaced by its entry in the table, NOWHERE if the table is too short."""
-    whole = np.full(256, NOWHERE, np.uint8)
-    whole[: len(table)] = table
-    return np.frombuffer(bytearray(cells.translate(whole.tobytes())), np.uint8).reshape(shape)
-
-
-def _plane_squares(reach: tuple[int, int], spacing: Spacing) -> tuple[FloatArray, NDArray[np.uint8]]:
-    """The squared lengths of all steps in a quarter of the plane's window, rising, and each step's rank.
-
-    The squares end with infinity as entry NOWHERE.
-    """
-    dx, dy = (np.arange(reach[axis] + 1) * spacing[axis] for axis in (0, 1))
-    values, ranks = np.unique(dx[:, None] ** 2 + dy[None, :] ** 2, return_inverse=True)
-    squares = np.full(NOWHERE + 1, np.inf)
-    squares[: len(values)] = values
-    return squares, ranks.reshape(len(dx), len(dy)).astype(np.uint8)
 
 
 def _distances(corners: IntArray, target: Surface, near: NearField | None) -> FloatArray:
