@@ -178,7 +178,7 @@ class Golden:
         assert tuple(ours.shape) == shape, f"{tensor}: shape {tuple(ours.shape)}, recorded {shape}"
         index, value = self.arrays[f"{tensor}/idx"], self.arrays[f"{tensor}/val"].astype(np.float64)
         got = ours.detach().reshape(-1)[torch.from_numpy(index)].double().cpu().numpy()
-        unit = float(self.arrays[f"{tensor}/stats"][1]) if value.size > 1 else max(abs(float(value[0])), 0.1)
+        unit = float(self.arrays[f"{tensor}/stats"][1]) if int(np.prod(shape)) > 1 else max(abs(float(value[0])), 0.1)
         return float(np.abs(got - value).max() / unit)
 
     def check(self, tensor: str, ours: torch.Tensor) -> float:
