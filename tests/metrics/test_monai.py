@@ -1,0 +1,63 @@
+"""Agreement with MONAI where its definitions are ours, and proof that they differ where the manual says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from benchmarks.metrics import Reference, evaluate_mask
+from benchmarks.seeds import generator
+from benchmarks.volume import BoolArray
+
+pytestmark = pytest.mark.slow  # the import of MONAI takes seconds
+
+
+def blob(random: np.random.Generator, shape: tuple[int, int, int]) -> BoolArray:
+    smooth = ndimage.gaussian_filter(random.standard_normal(shape), 2)
+    mask = smooth > np.quantile(smooth, 0.8)
+    mask[0], mask[-1], mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1] = (False,) * 6
+    return mask
+
+
+def test_dice_iou_and_nsd() -> None:
+    import torch
+    from monai import metrics
+
+    random = generator("monai")
+    for _ in range(100):
+        shape = tuple(random.integers(8, 24, 3).tolist())
+        spacing = tuple(random.uniform(0.5, 4, 3).tolist())
+        label, prediction = blob(random, shape), blob(random, shape)
+        if not label.any() or not prediction.any():
+            continue
+        ours = evaluate_mask(prediction, Reference(label, spacing, (1.0, 2.0)))
+        truth, guess = torch.from_numpy(label)[None, None], torch.from_numpy(prediction)[None, None]
+        assert ours["dice"] == pytest.approx(metrics.compute_dice(guess, truth).item(), abs=1e-6)
+        assert ours["iou"] == pytest.approx(metrics.compute_iou(guess, truth).item(), abs=1e-6)
+        for tolerance in (1.0, 2.0):
+            theirs = metrics.compute_surface_dice(
+                guess, truth, [tolerance], include_background=True, spacing=spacing, use_subvoxels=True
+            )
+            assert ours[f"nsd@{tolerance:g}mm"] == pytest.approx(theirs.item(), abs=1e-5)
+
+
+def test_hausdorff_of_a_shifted_mask() -> None:
+    """MONAI measures between border voxels, we between cell corners: for a pure shift both give its length."""
+    import torch
+    from monai import metrics
+
+    label = np.zeros((30, 30, 30), bool)
+    label[5:15, 6:14, 7:20] = True
+    for axis, shift in ((0, 3), (1, 5), (2, -4)):
+        prediction = np.roll(label, shift, axis)
+        spacing = (0.8, 1.1, 2.5)
+        ours = evaluate_mask(prediction, Reference(label, spacing))
+        theirs = metrics.compute_hausdorff_distance(
+            torch.from_numpy(prediction)[None, None],
+            torch.from_numpy(label)[None, None],
+            include_background=True,
+            spacing=spacing,
+        )
+        assert ours["hd_mm"] == pytest.approx(abs(shift) * spacing[axis], rel=1e-6)
+        assert theirs.item() == pytest.approx(abs(shift) * spacing[axis], rel=1e-6)
