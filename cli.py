@@ -334,6 +334,56 @@ def leaderboard(
     show_leaderboard(board, _console(stderr=False), notes_of(frame, units))
 
 
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(metavar="PRED_DIR", help="Folder of predicted masks (NIfTI).")],
+    labels: Annotated[Path, typer.Argument(metavar="LABEL_DIR", help="Folder of label maps; files pair by name.")],
+    label: Annotated[int | None, typer.Option("--label", help="The value to score; without it, all above 0.")] = None,
+    tolerance: Annotated[
+        list[float] | None,
+        typer.Option("--tolerance", min=0, help="Of the surface Dice, mm; repeatable. Default 1 2 5."),
+    ] = None,
+    as_json: JsonOption = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a row per case as CSV.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Score a folder of masks against a folder of labels: Dice, IoU, surface Dice, HD95, lesions. No run is needed.
+
+    Examples:
+
+    * `tags-bench score predictions/ labelsTs/` — every voxel above 0
+    * `tags-bench score predictions/ labelsTs/ --label 2 --tolerance 1 --tolerance 3 --json`
+    """
+    from benchmarks.metrics import TOLERANCES_MM
+    from benchmarks.score import mean_scores, score_folders, to_csv, to_json
+
+    if as_json and as_csv:
+        raise UserError("choose one of --json and --csv")
+    rows = score_folders(predictions, labels, label, tuple(tolerance) if tolerance else TOLERANCES_MM)
+    if as_json:
+        print(to_json(rows))
+        return
+    if as_csv:
+        print(to_csv(rows), end="")
+        return
+    from benchmarks.display import show_mapping, show_rows
+
+    surface = [key for key in rows[0] if key.startswith("nsd@")]
+    shown = ["case", "dice", "iou", *surface, "hd95_mm", "lesion_f1", "status"]
+    table = [
+        {key: f"{row[key]:.3f}" if isinstance(row[key], float) else row[key] for key in shown} | {"": row["reason"]}
+        for row in rows
+    ]
+    printer = _console(stderr=False)
+    show_rows(f"{predictions} against {labels}", table, printer)
+    means = mean_scores(rows)
+    show_mapping(
+        "means, failed cases at their worst values",
+        {key: f"{means[key]:.3f}" for key in shown if key in means},
+        printer,
+    )
+
+
 @app.command("methods")
 def list_methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """List the installed methods: what they understand, how they train, where they come from."""

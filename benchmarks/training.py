@@ -398,7 +398,7 @@ class CropSource:
     def _load(self, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
         volume, label = case.load()
         prepared = prepare(volume, self.recipe.preprocessing)
-        mask = prepared.label(target_mask(label, self.target)) if (label != 0).any() else np.zeros(prepared.shape, bool)
+        mask = prepared.label(target_mask(label, self.target))
         return prepared.array.astype(np.float16), mask, np.argwhere(mask), float(prepared.array.min())
 
     def batch(self, step: int, progress: float, device: str) -> Batch:
