@@ -14,6 +14,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -318,32 +319,41 @@ class NearField:
         squares = along_x[steps[cells]]
         left = np.arange(len(cells))  # corners that a farther column could still improve
         best = squares
-        for turn, (square_y, square_z, offsets) in enumerate(self._columns()):
+        size_z = self.steps.shape[2]
+        reach = (int(self.margin[1]), int(self.margin[2]))
+        columns = _columns(reach, (self.spacing[1], self.spacing[2]), self.reach_mm)
+        for turn, (square_y, square_z, around) in enumerate(columns):
             if turn % 4 == 0:
                 squares[left] = best
                 keep = best > square_y + square_z
                 left, cells, best = left[keep], cells[keep], best[keep]
                 if left.size == 0:
                     break
-            nearest = steps[cells + offsets[0]]
-            for offset in offsets[1:]:
-                np.minimum(nearest, steps[cells + offset], out=nearest)
+            nearest = steps[cells + (around[0][0] * size_z + around[0][1])]
+            for dy, dz in around[1:]:
+                np.minimum(nearest, steps[cells + (dy * size_z + dz)], out=nearest)
             np.minimum(best, along_x[nearest] + square_y + square_z, out=best)
         squares[left] = best
         squares[squares > self.reach_mm**2] = np.inf
         return np.sqrt(squares)
 
-    def _columns(self) -> list[tuple[float, float, list[int]]]:
-        """The columns within reach: (Δy)², (Δz)² in mm² and the flat offsets that have them, the nearest first."""
-        size_z = self.steps.shape[2]
-        _, sy, sz = self.spacing
-        columns = []
-        for dy, dz in itertools.product(range(int(self.margin[1]) + 1), range(int(self.margin[2]) + 1)):
-            square_y, square_z = (dy * sy) ** 2, (dz * sz) ** 2
-            if 0 < square_y + square_z <= self.reach_mm**2:
-                offsets = {y * size_z + z for y in (-dy, dy) for z in (-dz, dz)}
-                columns.append((square_y, square_z, sorted(offsets)))
-        return sorted(columns, key=lambda column: column[0] + column[1])
+
+@lru_cache(maxsize=32)
+def _columns(reach: tuple[int, int], steps_mm: tuple[float, float], reach_mm: float) -> list[_Column]:
+    """The columns within reach, the nearest first; those at ±Δy, ±Δz stand together."""
+    columns = []
+    for dy, dz in itertools.product(range(reach[0] + 1), range(reach[1] + 1)):
+        square_y, square_z = (dy * steps_mm[0]) ** 2, (dz * steps_mm[1]) ** 2
+        if 0 < square_y + square_z <= reach_mm**2:
+            around = tuple((y, z) for y in sorted({-dy, dy}) for z in sorted({-dz, dz}))
+            columns.append(_Column(square_y, square_z, around))
+    return sorted(columns, key=lambda column: column.square_y + column.square_z)
+
+
+class _Column(NamedTuple):
+    square_y: float  # mm²
+    square_z: float
+    around: tuple[tuple[int, int], ...]  # cells along y and z
 
 
 def _steps_along_x(border: NDArray[np.bool_]) -> NDArray[np.uint8]:
