@@ -60,8 +60,8 @@ class Size:
 SIZES = {
     "official": Size(),
     "tiny": Size(
-        crop=64, width=48, heads=3, levels=(1, 2, 3, 4), global_blocks=(), tables=(15, 15), window=8,
-        feature=32, prompt_hidden=64, decoder=8,
+        crop=48, width=48, heads=3, levels=(1, 2, 3, 4), global_blocks=(), tables=(11, 11), window=6,
+        feature=16, prompt_hidden=64, decoder=8,
     ),
 }  # fmt: skip
 

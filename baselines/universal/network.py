@@ -47,7 +47,7 @@ class Size:
 
 SIZES = {
     "official": Size(),
-    "tiny": Size(swin_width=12, unet_width=8, groups=4, pooled=32, embedding=32),
+    "tiny": Size(swin_width=12, unet_width=4, groups=4, pooled=32, embedding=32),
 }
 
 
@@ -99,11 +99,12 @@ class SwinBackbone(nn.Module):
         return bottleneck, self.decoder1(up, self.encoder1(x))
 
 
-class BatchStatistics(nn.Module):
-    """Batch normalisation by the statistics of the batch at hand, in evaluation too.
+class WindowStatistics(nn.Module):
+    """Batch normalisation by the statistics of the window at hand, in evaluation too.
 
-    The released model does so; the running statistics in its file are never used. Hence a window's prediction
-    depends on what else lies in the window, and windows must not be batched together.
+    The released model never uses the running statistics in its file; it normalises by the batch, and its batches are
+    single windows. Each window of a batch is normalised by itself here, so that windows may be batched together. A
+    prediction still depends on what else lies in its window.
     """
 
     running_mean: Tensor
@@ -119,14 +120,14 @@ class BatchStatistics(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.batch_norm(x, None, None, self.weight, self.bias, training=True)
+        return F.instance_norm(x, weight=self.weight, bias=self.bias)
 
 
 class ConvNormRelu(nn.Module):
     def __init__(self, channels: int, out: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv3d(channels, out, 3, padding=1)
-        self.bn1 = BatchStatistics(out)
+        self.bn1 = WindowStatistics(out)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn1(self.conv1(x)))

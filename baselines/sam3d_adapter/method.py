@@ -1,0 +1,63 @@
+"""3DSAM-adapter, announced to the bench (torch-free)."""
+
+from __future__ import annotations
+
+from benchmarks.prompts import PromptKind
+from benchmarks.segmenter import Card, Method
+
+_PROMPTS = frozenset({PromptKind.CLICK})
+_CONFIG = {
+    "checkpoint": None,
+    "size": "official",
+    "spacing": 1.0,
+    "orientation": "file",
+    "precision": "auto",
+    "train": "adapters",
+    "learning_rate": 4e-4,
+    "seed": 0,
+}
+_SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-2]}
+
+sam3d_adapter = Method(
+    name="3dsam-adapter",
+    summary="3DSAM-adapter on a crop around positive clicks; needs the official file of the dataset",
+    factory="baselines.sam3d_adapter.segmenter:Sam3dAdapterSegmenter",
+    prompts=_PROMPTS,
+    training="bench",
+    config=_CONFIG,
+    search_space=_SEARCH_SPACE,
+    card=Card(
+        title="3DSAM-adapter",
+        paper="Gong et al., 3DSAM-adapter, arXiv 2306.13465 (Medical Image Analysis 2024)",
+        code_licence="none given: all rights reserved",
+        weights_licence="none given: all rights reserved",
+        parameters="114.3 M in use (encoder 104.1, prompt encoder 3.2, decoder 7.1), 25.5 M of them trained",
+        training_data={
+            "kits21": "trained-on", "msd-pancreas": "trained-on", "lits17": "trained-on", "msd-colon": "trained-on",
+        },
+        notes=(
+            "One file per dataset, trained on fold 0 of the authors' split of that dataset: only its test cases are "
+            "unseen. Our code is written from the paper and from tensor shapes. See docs/methods/3dsam-adapter.md."
+        ),
+    ),
+)  # fmt: skip
+
+sam3d_adapter_tiny = Method(
+    name="3dsam-adapter-tiny",
+    summary="the classes of 3DSAM-adapter at a small size, trained from scratch by the bench",
+    factory="baselines.sam3d_adapter.segmenter:Sam3dAdapterSegmenter",
+    prompts=_PROMPTS,
+    training="bench",
+    config={
+        **_CONFIG, "size": "tiny", "spacing": 2.0, "orientation": "ras", "train": "all", "learning_rate": 2e-3,
+    },
+    search_space=_SEARCH_SPACE,
+    card=Card(
+        title="3DSAM-adapter, tiny",
+        paper="the architecture of arXiv 2306.13465 at a small size",
+        code_licence="Apache-2.0",
+        weights_licence="none released; trained by the bench on the suite's training split",
+        parameters="0.4 M",
+        notes="For the embedded suite and for tests. Says nothing about 3DSAM-adapter. See docs/methods/3dsam-adapter.md.",
+    ),
+)  # fmt: skip

@@ -1,0 +1,226 @@
+"""3DSAM-adapter on a volume: one crop around the clicks.
+
+Preprocessing follows the paper's public pipeline: 1 mm isotropic (linear), intensities clipped to the target's window and
+standardised by its mean and deviation, arrays turned to (z, y, x), a crop of 128³ around the middle of the clicks, zeros
+(the mean intensity) outside the scan. Probabilities return linearly to the scan's grid; outside the crop is background.
+
+What upstream takes from the label is taken from the prompt: its clicks are drawn from the label on the 1 mm grid, here they
+are the user's. Upstream feeds arrays as the file stores them; `orientation: file` keeps the file's flips, with the
+axial axis first in every file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from baselines.checkpoints import load_weights, required_file, save_weights
+from baselines.sam.building import half_precision
+from baselines.sam.prompting import check_prompts
+from baselines.sam3d_adapter.network import SIZES, SYSTEM, Sam3dAdapter, load_official_file
+from benchmarks.errors import UserError, nearest_name
+from benchmarks.preprocessing import Prepared, Recipe, Shape, crop, paste, prepare
+from benchmarks.prompts import PromptKind, Prompts
+from benchmarks.segmenter import Batch, Session, Target, Trainable, TrainingRecipe
+from benchmarks.volume import BoolArray, FloatArray, Volume
+
+FILE_NAME = "best.pth.tar or last.pth.tar of the dataset"
+SOURCE = "released by med-air/3DSAM-adapter, one file per dataset"
+TUMOUR_POINTS, CROP_POINTS = 10, 20  # of a training crop: voxels of the tumour, and of the whole crop
+CHOICES = {
+    "size": tuple(SIZES),
+    "orientation": ("file", "ras"),
+    "precision": ("auto", "float32", "bfloat16"),
+    "train": ("adapters", "all"),
+}
+
+Place = tuple[int, int, int]
+
+
+class Sam3dAdapterSegmenter(Trainable):
+    """3DSAM-adapter with positive clicks; all clicks so far place the crop and prompt it together.
+
+    Settings (keys of `config`):
+        checkpoint: path of the official file ("official"), or of a folder written by `save` ("tiny"), or None.
+        size: "official" or "tiny".
+        spacing: mm of the isotropic grid; the released weights know 1 only.
+        orientation: "file" keeps the flips of the scan's own storage, as upstream does; "ras" undoes them. Weights
+            trained by the bench know "ras" only, and `load` switches to it.
+        precision: of the image encoder: "float32", "bfloat16", or "auto" (bfloat16 on a GPU).
+        train: "adapters" (what the paper trains), or "all".
+        learning_rate: of the bench's training.
+        seed: of the weights of an untrained "tiny".
+    """
+
+    module: Sam3dAdapter
+    prompts = frozenset({PromptKind.CLICK})
+
+    def __init__(self, config: Mapping[str, Any], device: str) -> None:
+        self.config = dict(config)
+        for key, known in CHOICES.items():
+            if config[key] not in known:
+                raise UserError(f"{SYSTEM} has no {key} '{config[key]}'; {nearest_name(str(config[key]), known)}")
+        self.device = torch.device(device)
+        self.orientation: str = config["orientation"]
+        self.module = self._network().to(self.device)
+        side = self.module.size.crop
+        self.crop: Shape = (side, side, side)
+
+    def _network(self) -> Sam3dAdapter:
+        config = self.config
+        if config["size"] == "official":
+            network = load_official_file(required_file(config["checkpoint"], "3dsam-adapter", FILE_NAME, SOURCE))
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(config["seed"]))
+                network = Sam3dAdapter(SIZES[config["size"]])
+            if config["checkpoint"] is not None:
+                load_weights(network, Path(config["checkpoint"]), self._facts(), SYSTEM)
+                self.orientation = "ras"
+        if config["train"] == "adapters":
+            network.freeze_backbone()
+        return network.eval()
+
+    def preprocessing(self, target: Target) -> Recipe:
+        """The grid, and the target's window and statistics."""
+        mm = float(self.config["spacing"])
+        return Recipe(spacing=(mm, mm, mm), window=target.window, mean=target.mean, std=target.std)
+
+    def open(self, volume: Volume, target: Target) -> Sam3dAdapterSession:
+        """Resamples the volume; a crop is encoded when its clicks are known."""
+        flips = file_flips(volume) if self.orientation == "file" else ()
+        return Sam3dAdapterSession(self, prepare(volume, self.preprocessing(target)), flips)
+
+    @torch.inference_mode()
+    def encode(self, image: FloatArray) -> list[Tensor]:
+        """Features of a crop (d, h, w)."""
+        half = half_precision(self.config["precision"], self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            encoded = self.module.encode(torch.from_numpy(image)[None, None].to(self.device))
+        return [part.float() for part in encoded]
+
+    @torch.inference_mode()
+    def decode(self, encoded: list[Tensor], points: list[Place]) -> FloatArray:
+        """Probabilities (d, h, w) for positive clicks given as (d, w, h)."""
+        logits = self.module.decode(encoded, torch.tensor([points], device=self.device))
+        probabilities: FloatArray = logits.softmax(1)[0, 1].cpu().numpy()
+        return probabilities
+
+    def recipe(self, target: Target) -> TrainingRecipe:
+        """The paper's: crops at the network's size, learning rate falling linearly to a hundredth."""
+        rate = float(self.config["learning_rate"])
+        return TrainingRecipe(
+            preprocessing=self.preprocessing(target),
+            patch=self.crop,
+            batch_size=1,
+            learning_rate=rate,
+            final_learning_rate=rate / 100,
+            foreground=0.67,
+        )
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Half Dice of the tumour, half cross-entropy; prompts as in the paper: tumour voxels and voxels of the crop.
+
+        The latter teach that a click is a hint and no truth: clicks carry no sign.
+        """
+        image = batch.image.transpose(2, 4)  # (x, y, z) → (z, y, x)
+        label = batch.label.transpose(2, 4)
+        points = torch.stack([draw_points(one[0].cpu() > 0.5, batch.generator) for one in label])
+        logits = self.module(image, points.to(image.device)).float()
+        entropy = F.cross_entropy(logits, label[:, 0].long())
+        probability, truth = logits.softmax(1)[:, 1].flatten(1), label[:, 0].flatten(1)
+        dice = (2 * (probability * truth).sum(1) + 1) / (probability.sum(1) + truth.sum(1) + 1)
+        dice_loss = 1 - dice.mean()
+        parts = {"dice": float(dice_loss.detach()), "entropy": float(entropy.detach())}
+        return 0.5 * dice_loss + 0.5 * entropy, parts
+
+    def save(self, folder: Path) -> None:
+        save_weights(self.module, folder, self._facts())
+
+    def load(self, folder: Path) -> None:
+        """Reads what `save` wrote. The bench trains in RAS orientation, so the file's flips no longer count."""
+        load_weights(self.module, folder, self._facts(), SYSTEM)
+        self.orientation = "ras"
+
+    def _facts(self) -> dict[str, Any]:
+        return {"system": SYSTEM, "size": self.config["size"], "spacing": self.config["spacing"]}
+
+
+def draw_points(inside: Tensor, generator: torch.Generator) -> Tensor:
+    """Training clicks (30, 3) as (d, w, h) for a label (D, H, W); without a tumour all are drawn from the crop."""
+    anywhere = torch.cat([torch.randint(n, (TUMOUR_POINTS + CROP_POINTS, 1), generator=generator) for n in inside.shape], 1)
+    tumour = inside.nonzero()
+    if len(tumour):
+        drawn = torch.randint(len(tumour), (TUMOUR_POINTS,), generator=generator)
+        anywhere[:TUMOUR_POINTS] = tumour[drawn]
+    return anywhere[:, [0, 2, 1]]
+
+
+def file_flips(volume: Volume) -> tuple[int, ...]:
+    """The RAS axes that the scan's file stores the other way round."""
+    return () if volume.orientation is None else tuple(int(a) for a, sign in volume.orientation if sign < 0)
+
+
+class Sam3dAdapterSession(Session):
+    """One resampled volume, and the features of the last crop."""
+
+    def __init__(self, segmenter: Sam3dAdapterSegmenter, prepared: Prepared, flips: tuple[int, ...]) -> None:
+        self.segmenter = segmenter
+        self.prepared = prepared
+        self.flips = flips
+        self._crop: tuple[Place, list[Tensor]] | None = None
+
+    def segment(self, prompts: Prompts) -> BoolArray:
+        return self.prepared.to_native_mask(self._probabilities(prompts))
+
+    def probabilities(self, prompts: Prompts) -> FloatArray:
+        return self.prepared.to_native_volume(self._probabilities(prompts))
+
+    def _probabilities(self, prompts: Prompts) -> FloatArray:
+        """On the network's grid; 0 outside the crop."""
+        check_prompts(prompts, self.segmenter.prompts, self.prepared.native_shape, SYSTEM)
+        clicks = self.prepared.to_prepared([click.position for click in prompts.clicks])
+        places = np.clip(np.rint(clicks).astype(int), 0, np.array(self.prepared.shape) - 1)
+        centre, places = centre_of(places, self.segmenter.crop)
+        patch, origin = crop(self.prepared.array, centre, self.segmenter.crop)
+        if self._crop is None or self._crop[0] != origin:
+            self._crop = origin, self.segmenter.encode(self._turned(patch))
+        points = [self._point(place - np.array(origin)) for place in places]
+        found = self._turned_back(self.segmenter.decode(self._crop[1], points))
+        result = np.zeros(self.prepared.shape, np.float32)
+        paste(result, found, origin)
+        return result
+
+    def _turned(self, patch: FloatArray) -> FloatArray:
+        """(x, y, z) in RAS → (z, y, x) with the file's flips."""
+        return np.ascontiguousarray(np.flip(patch, self.flips).transpose(2, 1, 0))
+
+    def _turned_back(self, patch: FloatArray) -> FloatArray:
+        return np.flip(patch.transpose(2, 1, 0), self.flips)
+
+    def _point(self, place: np.ndarray) -> Place:
+        """A voxel of the crop as the network counts it: (d, w, h), which is (z, x, y)."""
+        x, y, z = (
+            side - 1 - int(at) if axis in self.flips else int(at)
+            for axis, (at, side) in enumerate(zip(place, self.segmenter.crop, strict=True))
+        )
+        return z, x, y
+
+
+def centre_of(places: np.ndarray, size: Shape) -> tuple[np.ndarray, np.ndarray]:
+    """The middle of the clicks' box, and the clicks (N, 3) that a crop around it holds.
+
+    Clicks spread wider than a crop may all fall outside; then the newest click is the centre.
+    """
+    for centre in ((places.min(0) + places.max(0)) / 2, places[-1]):
+        offset = places - (np.rint(centre).astype(int) - np.array(size) // 2)
+        inside = ((offset >= 0) & (offset < np.array(size))).all(1)
+        if inside.any():
+            break
+    return centre, places[inside]

@@ -1,0 +1,211 @@
+"""The Universal Model on a volume: a sliding window over the whole scan, no prompt.
+
+Preprocessing follows the paper's public pipeline: RAS+, 1.5 mm, HU −175…250 brought to [0, 1], the box of voxels above
+the lower bound, windows of 96³ with half overlap and Gaussian weights, logits blended before the sigmoid. Only the classes
+that a target needs are computed. Two differences: the grid is laid face to face over the scan (the library of
+the original aligns the first voxel centres, less than a voxel away), and the mask returns to the scan's own grid by
+linear interpolation of probabilities instead of nearest neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from baselines.checkpoints import load_weights, required_file, save_weights
+from baselines.sam.building import half_precision
+from baselines.sam.prompting import check_prompts
+from baselines.sam.training import mask_losses
+from baselines.universal.classes import Wanted, wanted
+from baselines.universal.network import SIZES, SYSTEMS, UniversalModel, load_official_file
+from benchmarks.errors import UserError, nearest_name
+from benchmarks.preprocessing import Prepared, Recipe, bounding_box, prepare
+from benchmarks.prompts import PromptKind, Prompts
+from benchmarks.segmenter import Batch, Session, Target, Trainable, TrainingRecipe
+from benchmarks.volume import BoolArray, FloatArray, Volume
+
+SYSTEM = "Universal Model"
+FILE_NAMES = {
+    "swinunetr": "clip_driven_universal_swin_unetr.pth",
+    "unet": "clip_driven_universal_unet.pth",
+}
+SOURCE = "released by the authors of the CLIP-Driven Universal Model"
+WINDOW_HU = (-175.0, 250.0)
+OVERLAP = 0.5
+WINDOWS = {"official": 96, "tiny": 32}  # voxels per axis
+WINDOWS_AT_ONCE = {False: 1, True: 4}  # on the CPU and on a GPU; no window sees another
+CHOICES = {
+    "size": tuple(SIZES),
+    "backbone": tuple(SYSTEMS),
+    "postprocess": ("none", "official"),
+    "train": ("all", "heads"),
+    "precision": ("auto", "float32", "bfloat16"),
+}
+
+
+class UniversalSegmenter(Trainable):
+    """Fully automatic: the target names the class, nothing else is given.
+
+    Settings (keys of `config`):
+        checkpoint: path of the official file ("official"), or of a folder written by `save` ("tiny"), or None.
+        size: "official" or "tiny".
+        backbone: "swinunetr" or "unet".
+        postprocess: "official" keeps the largest components of organs and confines kidney and liver tumours to the
+            closed and dilated organ; "none" leaves the thresholded probabilities.
+        spacing: mm of the isotropic grid; the released weights know 1.5 only.
+        precision: "float32", "bfloat16", or "auto" (bfloat16 on a GPU).
+        train: "all", or "heads" (the backbone stays as it is).
+        learning_rate: of the bench's training.
+        seed: of the weights of an untrained "tiny".
+    """
+
+    module: UniversalModel
+    prompts = frozenset({PromptKind.NONE})
+
+    def __init__(self, config: Mapping[str, Any], device: str) -> None:
+        self.config = dict(config)
+        for key, known in CHOICES.items():
+            if config[key] not in known:
+                raise UserError(f"{SYSTEM} has no {key} '{config[key]}'; {nearest_name(str(config[key]), known)}")
+        self.device = torch.device(device)
+        side = WINDOWS[config["size"]]
+        self.window = (side, side, side)
+        mm, (low, high) = float(config["spacing"]), WINDOW_HU
+        self.preprocessing = Recipe(spacing=(mm, mm, mm), window=WINDOW_HU, mean=low, std=high - low)
+        self.module = self._network().to(self.device)
+
+    def _network(self) -> UniversalModel:
+        config, backbone = self.config, self.config["backbone"]
+        if config["size"] == "official":
+            method = f"universal-{backbone}"
+            path = required_file(config["checkpoint"], method, FILE_NAMES[backbone], SOURCE)
+            network = load_official_file(path, backbone)
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(config["seed"]))
+                network = UniversalModel(backbone, SIZES[config["size"]])
+            if config["checkpoint"] is not None:
+                load_weights(network, Path(config["checkpoint"]), self._facts(), SYSTEM)
+        network.backbone.requires_grad_(config["train"] == "all")
+        return network.eval()
+
+    def open(self, volume: Volume, target: Target) -> UniversalSession:
+        """Segments at once: nothing depends on a prompt. Raises UserError for a target that is no class."""
+        return UniversalSession(self, volume, wanted(target))
+
+    @torch.inference_mode()
+    def logits(self, array: FloatArray, classes: Sequence[int]) -> Tensor:
+        """Logits (K, X, Y, Z) of a prepared array, on the CPU."""
+        from monai.inferers import sliding_window_inference
+
+        half = half_precision(self.config["precision"], self.device)
+
+        def predict(windows: Tensor) -> Tensor:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+                return self.module(windows, classes).float()
+
+        result: Tensor = sliding_window_inference(
+            torch.from_numpy(array)[None, None], self.window, WINDOWS_AT_ONCE[self.device.type == "cuda"], predict, overlap=OVERLAP, mode="gaussian",
+            sw_device=self.device, device=torch.device("cpu"),
+        )  # fmt: skip
+        return result[0]
+
+    def recipe(self, target: Target) -> TrainingRecipe:
+        wanted(target)  # an unknown target is refused before the first step
+        rate = float(self.config["learning_rate"])
+        return TrainingRecipe(
+            preprocessing=self.preprocessing,
+            patch=self.window,
+            batch_size=2,
+            learning_rate=rate,
+            final_learning_rate=rate / 100,
+            weight_decay=1e-5,
+            foreground=0.67,
+        )
+
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """Soft Dice plus binary cross-entropy of the target's classes; the other classes get no gradient.
+
+        A target of several classes is scored by their largest logit.
+        """
+        bottleneck, features = self.module.backbone(batch.image)
+        losses = []
+        for index, target in enumerate(batch.targets):
+            one = slice(index, index + 1)
+            logits = self.module.heads(bottleneck[one], features[one], wanted(target).classes)
+            losses.append(mask_losses(logits.float().amax(1, keepdim=True), batch.label[one]))
+        mask_loss = torch.cat(losses).mean()
+        return mask_loss, {"mask": float(mask_loss.detach())}
+
+    def save(self, folder: Path) -> None:
+        save_weights(self.module, folder, self._facts())
+
+    def load(self, folder: Path) -> None:
+        load_weights(self.module, folder, self._facts(), SYSTEM)
+
+    def _facts(self) -> dict[str, Any]:
+        return {"system": SYSTEM} | {key: self.config[key] for key in ("size", "backbone", "spacing")}
+
+
+class UniversalSession(Session):
+    """The probabilities of one target in one volume, on the network's grid."""
+
+    def __init__(self, segmenter: UniversalSegmenter, volume: Volume, asked: Wanted) -> None:
+        self.segmenter = segmenter
+        self.prepared: Prepared = prepare(volume, segmenter.preprocessing)
+        self._result = self._probabilities(asked)
+
+    def segment(self, prompts: Prompts) -> BoolArray:
+        check_prompts(prompts, self.segmenter.prompts, self.prepared.native_shape, SYSTEM)
+        return self.prepared.to_native_mask(self._result)
+
+    def probabilities(self, prompts: Prompts) -> FloatArray:
+        check_prompts(prompts, self.segmenter.prompts, self.prepared.native_shape, SYSTEM)
+        return self.prepared.to_native_volume(self._result)
+
+    def _probabilities(self, asked: Wanted) -> FloatArray:
+        box = bounding_box(self.prepared.array > 0)
+        result = np.zeros(self.prepared.shape, np.float32)
+        if box is None:  # nothing above the window's lower bound
+            return result
+        part = tuple(slice(low, high) for low, high in zip(*box, strict=True))
+        official = self.segmenter.config["postprocess"] == "official"
+        classes = (*asked.classes, *asked.organ) if official else asked.classes
+        logits = self.segmenter.logits(np.ascontiguousarray(self.prepared.array[part]), classes)
+        values = logits.sigmoid().numpy()
+        found = values[: len(asked.classes)].max(0)
+        if official:
+            found = found * confinement(found, values[len(asked.classes) :], asked)
+        result[part] = found
+        return result
+
+
+def confinement(found: FloatArray, organ: FloatArray, asked: Wanted) -> BoolArray:
+    """Where the official post-processing lets a prediction stand.
+
+    An organ keeps its largest components. A kidney or liver tumour must lie in the organ's largest components,
+    closed and dilated by a cube of 5 voxels. Everything else stands as it is.
+    """
+    if not asked.organs:
+        return np.ones(found.shape, np.bool_)
+    if not asked.organ:
+        return largest_components(found > 0.5, asked.organs)
+    cube = np.ones((5, 5, 5), np.bool_)
+    mask = np.pad(largest_components(organ.max(0) > 0.5, asked.organs), 5)  # so that closing works at the border
+    mask = ndimage.binary_dilation(ndimage.binary_closing(mask, cube), cube)
+    return np.asarray(mask[5:-5, 5:-5, 5:-5])
+
+
+def largest_components(mask: BoolArray, count: int) -> BoolArray:
+    """The `count` largest 26-connected components."""
+    labelled, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    sizes = np.bincount(labelled.ravel())
+    sizes[0] = 0
+    largest = np.argsort(sizes, kind="stable")[::-1][:count]
+    return np.isin(labelled, largest[sizes[largest] > 0])
