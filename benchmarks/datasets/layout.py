@@ -12,9 +12,11 @@ from benchmarks.datasets.dataset import Case, Dataset, DatasetInfo, Split
 from benchmarks.datasets.splits import (
     FOLDS,
     PATIENT,
+    PHANTOM_FRACTIONS,
     PREDECESSOR,
     STORED_SPLITS,
     patient_folds,
+    patient_split,
     predecessor_counts,
     predecessor_excluded,
     predecessor_split,
@@ -123,6 +125,7 @@ def assemble(
     Args:
         root: where the data lie; phantoms are known by the notice in it.
         splits: "3dsam-adapter", "patient", or None: the former for an official dataset, else the latter.
+            By patient, phantoms have one split with `PHANTOM_FRACTIONS`, other data have `FOLDS` folds.
         strict: the first bad case raises; otherwise bad cases are listed in `Dataset.excluded`.
         expected: how many cases a complete download has.
 
@@ -141,7 +144,7 @@ def assemble(
     if expected is not None and not synthetic and len(cases) + len(problems) < expected:
         notes.append(f"partial download: {len(cases) + len(problems)} of {expected} cases")
     chosen = splits or (PREDECESSOR if info.name in STORED_SPLITS and not synthetic else PATIENT)
-    folds, source, left_out = _splits(info.name, cases, chosen, seed)
+    folds, source, left_out = _splits(info.name, cases, chosen, seed, synthetic)
     if chosen == PREDECESSOR and sum(map(len, vars(folds[0]).values())) < sum(predecessor_counts(info.name)):
         notes.append(f"{source} cut down to the cases that are present")
     return Dataset(
@@ -196,10 +199,16 @@ def _check_pairs(name: str, pairs: list[Pair]) -> tuple[dict[str, Case], dict[st
     return cases, problems
 
 
-def _splits(name: str, cases: dict[str, Case], chosen: str, seed: int) -> tuple[tuple[Split, ...], str, dict[str, str]]:
+def _splits(
+    name: str, cases: dict[str, Case], chosen: str, seed: int, synthetic: bool
+) -> tuple[tuple[Split, ...], str, dict[str, str]]:
+    patients = {case_id: case.patient for case_id, case in cases.items()}
+    if chosen == PATIENT and synthetic:
+        shares = "/".join(f"{100 * fraction:g}" for fraction in PHANTOM_FRACTIONS)
+        split = patient_split(cases, patients, seed, PHANTOM_FRACTIONS)
+        return (split,), f"by phantom, {shares} %, seed {seed}", {}
     if chosen == PATIENT:
-        folds = patient_folds(cases, {case_id: case.patient for case_id, case in cases.items()}, seed)
-        return folds, f"by patient, {FOLDS} folds, seed {seed}", {}
+        return patient_folds(cases, patients, seed), f"by patient, {FOLDS} folds, seed {seed}", {}
     if chosen != PREDECESSOR:
         raise UserError(f"unknown splits '{chosen}'; {nearest_name(chosen, [PATIENT, PREDECESSOR])}")
     split = predecessor_split(name, cases)

@@ -89,9 +89,10 @@ class Phantom:
 
 
 def synthesise(name: str, root: Path, seed: int, cases: int = 14, scale: float = 1.0) -> Path:
-    """Write phantoms in the layout of dataset `name` into `root/name` and return that folder.
+    """Write phantoms in the layout of dataset `name` into a folder of `root` and return that folder.
 
-    The folder appears whole or not at all. If it is there with the same parameters nothing is computed.
+    Its name carries the parameters (`folder_name`), so runs with other parameters leave each other's data
+    alone. The folder appears whole or not at all. If it is there nothing is computed.
 
     Args:
         name: "kits21", "msd-pancreas" or "lits17".
@@ -99,13 +100,13 @@ def synthesise(name: str, root: Path, seed: int, cases: int = 14, scale: float =
         scale: voxels per mm relative to the standard (about 90 × 90 × 36 voxels of 2.3 × 2.3 × 4 mm).
 
     Raises:
-        UserError: unknown name, or `root/name` holds something else than phantoms.
+        UserError: unknown name, or the folder holds something else than phantoms.
     """
     if name not in KINDS:
         raise UserError(f"no phantoms for dataset '{name}'; {nearest_name(name, KINDS)}")
     if cases < 1 or not 0.2 <= scale <= 4:
         raise UserError(f"phantoms need at least 1 case and a scale from 0.2 to 4, not {cases} and {scale}")
-    folder = root / name
+    folder = root / folder_name(name, seed, cases, scale)
     wanted = {"generator": GENERATOR_VERSION, "dataset": name, "seed": seed, "cases": cases, "scale": scale}
     if _parameters(folder) == wanted:
         return folder
@@ -126,6 +127,11 @@ def synthesise(name: str, root: Path, seed: int, cases: int = 14, scale: float =
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already if it was moved
     return folder
+
+
+def folder_name(name: str, seed: int, cases: int, scale: float = 1.0) -> str:
+    """Where phantoms of these parameters lie: `kits21-14-2026` has 14 cases of seed 2026."""
+    return f"{name}-{cases}-{seed}" + ("" if scale == 1 else f"-{scale:g}x")
 
 
 def draw(name: str, seed: int, index: int, scale: float = 1.0) -> Phantom:
@@ -629,7 +635,7 @@ def _parameters(folder: Path) -> dict[str, Any] | None:
 
 
 def _move_into_place(partial: Path, folder: Path, wanted: dict[str, Any]) -> None:
-    """Rename the finished folder; phantoms of other parameters give way, a rival's equal ones stay."""
+    """Rename the finished folder; phantoms of an older generator give way, a rival's equal ones stay."""
     partial.chmod(0o755)  # mkdtemp makes it private
     if folder.exists() and _parameters(folder) is not None:
         old = folder.with_name(f".{folder.name}.{os.getpid()}.old")

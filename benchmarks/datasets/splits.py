@@ -21,6 +21,7 @@ PREDECESSOR = "3dsam-adapter"
 PATIENT = "patient"
 FOLDS = 5
 FRACTIONS = (0.7, 0.1, 0.2)
+PHANTOM_FRACTIONS = (0.5, 0.1, 0.4)  # phantoms are cheap to make; a ranking needs test cases
 
 # SHA-256 of the stored files' text; a changed file would change what every result means.
 STORED_SPLITS = {

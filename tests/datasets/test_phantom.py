@@ -22,21 +22,19 @@ SEED = 0
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> Path:
+def written(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("phantoms")
-    for name in KINDS:
-        synthesise(name, root, SEED, CASES)
-    return root
+    return {name: synthesise(name, root, SEED, CASES) for name in KINDS}
 
 
 @pytest.fixture(scope="module")
 def loaded(written) -> dict[str, Dataset]:
-    return {name: load_dataset(name, written / name) for name in KINDS}
+    return {name: load_dataset(name, written[name]) for name in KINDS}
 
 
 @pytest.fixture(scope="module")
 def truth(written) -> dict[str, dict]:
-    return {name: json.loads((written / name / "phantom.json").read_text())["truth"] for name in KINDS}
+    return {name: json.loads((written[name] / "phantom.json").read_text())["truth"] for name in KINDS}
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -49,12 +47,14 @@ def test_read_back_by_the_real_loader(name, loaded, truth):
     assert sorted(truth[name]) == sorted(dataset.cases)
     assert not dataset.excluded
     split = dataset.splits[0]
-    assert (len(split.train), len(split.validation), len(split.test)) == (10, 1, 3)
+    assert (len(split.train), len(split.validation), len(split.test)) == (7, 1, 6)
+    assert len(dataset.splits) == 1
+    assert dataset.split_source == "by phantom, 50/10/40 %, seed 0"
 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_files_are_as_the_official_ones(name, written):
-    folder = written / name
+    folder = written[name]
     assert "SYNTHETIC" in (folder / "SYNTHETIC.txt").read_text()
     if name == "kits21":
         files = sorted((folder / "data").glob("case_*/*.nii.gz"))
@@ -236,19 +236,34 @@ def test_nothing_is_computed_twice(tmp_path, monkeypatch):
     assert digest(folder) == before
 
 
-def test_other_parameters_replace_the_phantoms(tmp_path):
-    synthesise("kits21", tmp_path, 1, 3, scale=0.4)
-    folder = synthesise("kits21", tmp_path, 2, 2, scale=0.4)
-    assert len(load_dataset("kits21", folder).cases) == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["kits21"]
+def test_other_parameters_have_their_own_folder(tmp_path):
+    """Two runs with other phantoms never take each other's data away."""
+    parameters = [(1, 3, 0.4), (2, 2, 0.4), (1, 2, 0.4), (1, 3, 0.5)]
+    folders = [synthesise("kits21", tmp_path, *each) for each in parameters]
+    assert len(set(folders)) == len(parameters)
+    assert sorted(tmp_path.iterdir()) == sorted(folders)
+    for folder, (_, cases, _) in zip(folders, parameters, strict=True):
+        assert len(load_dataset("kits21", folder).cases) == cases
+    assert folders[0].name == "kits21-3-1-0.4x"
+
+
+def test_phantoms_of_an_older_generator_are_replaced(tmp_path):
+    folder = synthesise("kits21", tmp_path, 1, 1, scale=0.4)
+    manifest = folder / "phantom.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "generator": "0"}))
+    (folder / "data" / "case_00000" / "imaging.nii.gz").write_bytes(b"old")
+    assert synthesise("kits21", tmp_path, 1, 1, scale=0.4) == folder
+    assert json.loads(manifest.read_text())["generator"] == phantom.GENERATOR_VERSION
+    assert len(load_dataset("kits21", folder).cases) == 1
 
 
 def test_foreign_folders_are_left_alone(tmp_path):
-    (tmp_path / "kits21").mkdir()
-    (tmp_path / "kits21" / "thesis.txt").write_text("mine")
+    foreign = tmp_path / phantom.folder_name("kits21", 1, 2, 0.4)
+    foreign.mkdir()
+    (foreign / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="holds no phantoms"):
         synthesise("kits21", tmp_path, 1, 2, scale=0.4)
-    assert (tmp_path / "kits21" / "thesis.txt").read_text() == "mine"
+    assert (foreign / "thesis.txt").read_text() == "mine"
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
