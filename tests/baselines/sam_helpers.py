@@ -50,9 +50,9 @@ class PerfectSlices(nn.Module):
         self.decoded: list[tuple[Any, Any, Any]] = []
 
     def image_encoder(self, image: Tensor) -> Tensor:
-        """The middle channel as a share of white; the padding of SAM is zero after normalisation, which is grey."""
+        """What is brighter than the window's middle. SAM's padding comes out below it (0 is the mean grey)."""
         grey = (image[:, 1:2] * PIXEL_STD[1] + PIXEL_MEAN[1]) / 255
-        return F.adaptive_avg_pool2d((grey > 0.5).float() if grey.min() > -0.1 else grey, self.coarse) - 0.5
+        return F.adaptive_avg_pool2d((grey > 0.5).float(), self.coarse) - 0.5
 
     def decode(self, embedding: Tensor, points: Any, boxes: Any, masks: Any, multimask: bool) -> tuple[Tensor, Tensor]:
         self.decoded.append((points, boxes, masks))
