@@ -19,7 +19,7 @@ CARD = Card(
     paper="Isensee et al., Nature Methods 18, 203-211 (2021), doi:10.1038/s41592-020-01008-z",
     code_licence="Apache-2.0 (package nnunetv2)",
     weights_licence="none: trained here from scratch",
-    parameters="about 31 M with default plans, 0.3 M with small plans; the fit reports the true number",
+    parameters="about 31 M with default plans, 0.16 M with small plans; the fit reports the true number",
     notes="Planned, trained and predicted by the nnunetv2 package. See docs/methods/nnunet.md.",
 )
 

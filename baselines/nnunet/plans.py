@@ -2,7 +2,7 @@
 
 nnU-Net plans for a GPU of 8 GB and 1000 epochs; on two cores one iteration of those plans takes seconds to a
 minute. The small plans keep the method (U-Net with instance norm, deep supervision, CT normalisation, patch
-sampling, augmentation, loss, optimiser) and cut four sizes: the grid, the patch, the depth and the width. They
+sampling, augmentation, loss) and cut four sizes: the grid, the patch, the depth and the width. They
 exist to demonstrate and to test; a number obtained with them says nothing about nnU-Net.
 """
 
@@ -30,11 +30,11 @@ class SmallPlans:
         least_edge: of the deepest feature map, as in nnU-Net's planner.
     """
 
-    image_voxels: int = 2**19
-    patch_voxels: int = 2**16
+    image_voxels: int = 2**17
+    patch_voxels: int = 24_000
     stages: int = 4
     features: int = 8
-    convolutions: int = 2
+    convolutions: int = 1
     batch_size: int = 2
     least_edge: int = 4
 

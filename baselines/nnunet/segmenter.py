@@ -5,6 +5,8 @@ Axes: the bench's arrays are (x, y, z); nnU-Net's are (z, y, x). `raw_data` hold
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import pickle
@@ -235,14 +237,15 @@ def load_predictor(folder: Path, device: torch.device, tile_step_size: float, us
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{folder}: the weights do not fit the plans ({first}); train it again") from error
-    predictor = nnUNetPredictor(
-        tile_step_size=tile_step_size,
-        use_gaussian=True,
-        use_mirroring=use_mirroring,
-        perform_everything_on_device=device.type == "cuda",
-        device=device,
-        allow_tqdm=False,
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a remark about CPUs whatever it is told
+        predictor = nnUNetPredictor(
+            tile_step_size=tile_step_size,
+            use_gaussian=True,
+            use_mirroring=use_mirroring,
+            perform_everything_on_device=device.type == "cuda",
+            device=device,
+            allow_tqdm=False,
+        )
     predictor.manual_initialization(
         network.to(device).eval(),
         plans,

@@ -117,6 +117,7 @@ def train(job: dict[str, Any]) -> BudgetTrainer:
     dataset_json = json.loads((preprocessed_folder() / "dataset.json").read_text())
     trainer = BudgetTrainer(plans, CONFIGURATION, 0, dataset_json, torch.device(job["device"]))
     unlimited = job["minutes"] is None and job["steps"] is None
+    trainer.adam = job["plans"] == "small"
     trainer.clock = Clock(job["minutes"], STOCK_STEPS if unlimited else job["steps"])
     trainer.run_training()
     return trainer
@@ -132,7 +133,8 @@ def export(trainer: BudgetTrainer, folder: Path) -> None:
 
     for name in ("plans.json", "dataset.json"):
         shutil.copyfile(Path(trainer.output_folder_base) / name, folder / name)
-    network: torch.nn.Module = getattr(trainer.network, "_orig_mod", trainer.network)  # unwrap torch.compile
+    network: Any = trainer.network
+    network = getattr(network, "_orig_mod", network)  # unwrap torch.compile
     checkpoint = {
         "network_weights": {key: value.detach().cpu() for key, value in network.state_dict().items()},
         "init_args": {"configuration": CONFIGURATION, "fold": 0},
