@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations, pairwise, permutations
 from typing import Any, Literal, get_args
 
@@ -24,7 +25,7 @@ from scipy import stats
 from benchmarks import metrics
 from benchmarks.errors import UserError, nearest_name
 from benchmarks.results import FAILED
-from benchmarks.seeds import generator
+from benchmarks.seeds import derive_seed, generator
 
 Values = NDArray[np.float64]
 Scheme = Literal["mean-then-rank", "rank-then-mean", "test-based"]
@@ -111,10 +112,19 @@ def bootstrap_mean(
     mean = float(sums.sum() / counts.sum())
     low = high = math.nan
     if len(sums) > 1:
-        drawn = generator("bootstrap", seed).multinomial(len(sums), np.full(len(sums), 1 / len(sums)), size=n)
+        drawn = _draws(len(sums), n, derive_seed("bootstrap", seed))
         means = (drawn @ sums) / (drawn @ counts)
         low, high = (float(end) for end in np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
     return Interval(mean, low, high, level, int(counts.sum()), len(sums))
+
+
+@lru_cache(maxsize=8)
+def _draws(clusters: int, n: int, seed: int) -> Values:
+    """How often each cluster is drawn, resamples × clusters; a table asks for the same ones again and again."""
+    drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=n)
+    drawn = drawn.astype(np.float64)
+    drawn.setflags(write=False)
+    return drawn
 
 
 # -- two paired samples --
@@ -136,18 +146,23 @@ def sign_flip(differences: ArrayLike, clusters: ArrayLike, seed: object, n: int 
     random ones and the identity are.
     """
     sums, counts = _cluster_sums(differences, clusters)
-    signs, exact = _flips(len(sums), n, generator("sign-flip", seed))
+    signs, exact = _flips(len(sums), n, derive_seed("sign-flip", seed))
     observed = abs(sums.sum())
     reached = np.abs(signs @ sums) >= observed - 1e-12 * np.abs(sums).sum()
     p_value = reached.mean() if exact else (1 + reached.sum()) / (1 + len(signs))
     return PairedTest(float(sums.sum() / counts.sum()), float(p_value), len(sums))
 
 
-def _flips(clusters: int, n: int, chance: np.random.Generator) -> tuple[Values, bool]:
-    if clusters < 63 and 2**clusters <= n + 1:
+@lru_cache(maxsize=4)
+def _flips(clusters: int, n: int, seed: int) -> tuple[Values, bool]:
+    exact = clusters < 63 and 2**clusters <= n + 1
+    if exact:
         bits = (np.arange(2**clusters)[:, None] >> np.arange(clusters)) & 1
-        return np.where(bits, -1.0, 1.0), True
-    return chance.choice(np.array([-1.0, 1.0]), (n, clusters)), False
+        signs = np.where(bits, -1.0, 1.0)
+    else:
+        signs = np.random.default_rng(seed).choice(np.array([-1.0, 1.0]), (n, clusters))
+    signs.setflags(write=False)
+    return signs, exact
 
 
 def tost(differences: ArrayLike, margin: float, clusters: ArrayLike, alpha: float = 0.05) -> Equivalence:
@@ -407,6 +422,9 @@ def comparisons(
 ) -> pd.DataFrame:
     """Paired comparisons of methods in one protocol and step, Holm-corrected over all pairs of the table.
 
+    All pairs share the resamples and the flips: each interval and p-value is what it would be alone, and Holm's
+    correction holds whatever the dependence between the tests.
+
     Args:
         margin: the smallest difference that matters; gives the equivalence test if stated.
         reference: compare every method with this one only; None compares all pairs.
@@ -439,7 +457,7 @@ def _comparison(
     n: int,
 ) -> dict[str, Any]:
     difference, clusters = (table[a] - table[b]).to_numpy(), patients.to_numpy()
-    interval = bootstrap_mean(difference, clusters, (seed, a, b))
+    interval = bootstrap_mean(difference, clusters, seed)
     row: dict[str, Any] = {
         "a": a,
         "b": b,
@@ -450,7 +468,7 @@ def _comparison(
         "high": interval.high,
         "better": "" if interval.mean == 0 else a if (interval.mean > 0) == larger_wins else b,
         "p_wilcoxon": wilcoxon(difference, clusters).p_value,
-        "p_sign_flip": sign_flip(difference, clusters, (seed, a, b), n).p_value,
+        "p_sign_flip": sign_flip(difference, clusters, seed, n).p_value,
         "cohen_d": cohen_d(difference, clusters),
         "rank_biserial": rank_biserial(difference, clusters),
     }
