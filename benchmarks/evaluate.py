@@ -6,6 +6,7 @@ user and the metrics look at it, the segmenter cannot.
 
 from __future__ import annotations
 
+import json
 import logging
 import resource
 import sys
@@ -18,13 +19,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.datasets.dataset import Case, target_mask
+from benchmarks.environment import revision
 from benchmarks.metrics import POLICIES, Reference, evaluate_mask, failed_values
 from benchmarks.prompt_bank import PromptBank
 from benchmarks.prompts import Prompts, to_json
 from benchmarks.results import FAILED, OK, SCHEMA_VERSION, write_json
 from benchmarks.segmenter import Segmenter, Session, Target
 from benchmarks.users import Protocol, SimulatedUser
-from benchmarks.volume import BoolArray, Volume, write_mask
+from benchmarks.volume import BoolArray, Volume, read_label, write_mask
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +73,33 @@ def evaluate_case(case: Case, segmenter: Segmenter, evaluation: Evaluation) -> l
         truth = _Truth(target_mask(label, target), volume.spacing, evaluation)
         for protocol in evaluation.protocols:
             rows += _follow_protocol(case, volume, target, protocol, truth, segmenter, evaluation)
+    return rows
+
+
+def rescore_case(case: Case, evaluation: Evaluation) -> list[dict[str, Any]] | None:
+    """All rows of one case from the masks that an earlier run kept: no segmenter, no GPU; None if one is missing.
+
+    Timings and memory are those of the run that made the masks.
+    """
+    folder = evaluation.predictions
+    if folder is None or not (folder / case.case_id).is_dir():
+        return None
+    volume, label = case.load()
+    rows: list[dict[str, Any]] = []
+    for target in evaluation.targets:
+        truth = _Truth(target_mask(label, target), volume.spacing, evaluation)
+        for protocol in evaluation.protocols:
+            for step in range(1, protocol.rounds + 1):
+                stem = folder / case.case_id / _stem(target, protocol, step)
+                facts = _kept_facts(stem)
+                if facts is None:
+                    return None
+                if facts["carried"]:
+                    rows.append({**rows[-1], "step": step} | facts)
+                    continue
+                mask = read_label(_mask_file(stem), like=volume) > 0
+                identity = _identity(case, target, protocol, step, evaluation)
+                rows.append({**identity, **evaluate_mask(mask, truth.reference), "status": OK, "reason": ""} | facts)
     return rows
 
 
@@ -136,7 +165,9 @@ def _follow_protocol(
             else:
                 following = user.next(truth.mask, mask, prompts, volume.spacing)
                 if following is None:  # satisfied: the remaining steps keep the last result
-                    rows.append({**rows[-1], "step": step, "carried": True, "seconds_segment": 0.0})
+                    facts: dict[str, Any] = {"carried": True, "seconds_segment": 0.0}
+                    rows.append({**rows[-1], "step": step} | facts)
+                    _keep(evaluation, case, target, protocol, step, facts)
                     continue
                 prompts = following
             started = time.perf_counter()
@@ -150,27 +181,16 @@ def _follow_protocol(
                 {**_identity(case, target, protocol, late, evaluation), **worst, **_failure(error)}
                 for late in range(step, protocol.rounds + 1)
             ]
-        rows.append(
-            {
-                **identity,
-                **values,
-                "status": OK,
-                "reason": "",
-                "carried": False,
-                "clicks": len(prompts.clicks),
-                "seconds_open": seconds_open,
-                "seconds_segment": seconds,
-                "peak_memory_mb": peak_memory_mb(),
-            }
-        )
-        if evaluation.predictions is not None:
-            _keep(
-                evaluation.predictions / case.case_id,
-                f"{target.name}.{protocol.name}.{step}",
-                mask,
-                prompts,
-                volume,
-            )
+        facts = {
+            "carried": False,
+            "clicks": len(prompts.clicks),
+            "seconds_open": seconds_open,
+            "seconds_segment": seconds,
+            "peak_memory_mb": peak_memory_mb(),
+            "predicted_commit": revision()[0],
+        }
+        rows.append({**identity, **values, "status": OK, "reason": ""} | facts)
+        _keep(evaluation, case, target, protocol, step, facts, volume, mask, prompts)
     return rows
 
 
@@ -182,9 +202,43 @@ def _checked(mask: Any, volume: Volume) -> BoolArray:
     return mask
 
 
-def _keep(folder: Path, stem: str, mask: BoolArray, prompts: Prompts, volume: Volume) -> None:
-    write_mask(mask, volume, folder / f"{stem}.nii.gz")
-    write_json(folder / f"{stem}.prompts.json", to_json(prompts, volume))
+def _keep(
+    evaluation: Evaluation,
+    case: Case,
+    target: Target,
+    protocol: Protocol,
+    step: int,
+    facts: dict[str, Any],
+    volume: Volume | None = None,
+    mask: BoolArray | None = None,
+    prompts: Prompts | None = None,
+) -> None:
+    """Keep the mask of a step, then its side-car: whoever finds the side-car finds the whole mask."""
+    if evaluation.predictions is None:
+        return
+    stem = evaluation.predictions / case.case_id / _stem(target, protocol, step)
+    told: dict[str, Any] = {"facts": facts}
+    if volume is not None and mask is not None and prompts is not None:
+        write_mask(mask, volume, _mask_file(stem))
+        told["prompts"] = to_json(prompts, volume)
+    write_json(_facts_file(stem), told)
+
+
+def _kept_facts(stem: Path) -> dict[str, Any] | None:
+    path = _facts_file(stem)
+    return dict(json.loads(path.read_text(encoding="utf-8"))["facts"]) if path.is_file() else None
+
+
+def _stem(target: Target, protocol: Protocol, step: int) -> str:
+    return f"{target.name}.{protocol.name}.{step}"
+
+
+def _mask_file(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}.nii.gz")
+
+
+def _facts_file(stem: Path) -> Path:
+    return stem.with_name(f"{stem.name}.json")
 
 
 def _identity(case: Case, target: Target, protocol: Protocol, step: int, evaluation: Evaluation) -> dict[str, Any]:
@@ -212,6 +266,7 @@ def _failure(error: BaseException) -> dict[str, Any]:
         "seconds_open": float("nan"),
         "seconds_segment": float("nan"),
         "peak_memory_mb": peak_memory_mb(),
+        "predicted_commit": revision()[0],
     }
 
 

@@ -25,7 +25,7 @@ from benchmarks.datasets.dataset import Case, Dataset
 from benchmarks.datasets.phantom import synthesise
 from benchmarks.environment import revision
 from benchmarks.errors import UserError
-from benchmarks.evaluate import Evaluation, applicable, evaluate_case, failed_case
+from benchmarks.evaluate import Evaluation, applicable, evaluate_case, failed_case, rescore_case
 from benchmarks.identity import digest, fingerprint_cases, fingerprint_file
 from benchmarks.metrics import METRICS_VERSION
 from benchmarks.prompt_bank import PromptBank
@@ -241,10 +241,10 @@ def _unit(
     if method.training != "none" and not config.get("checkpoint"):
         training = tuple(dataset.split_cases("train", fold))
         job = TrainingJob(method.name, entry.config, target, training, budget, suite.seed, suite.workers)
-    identity = digest(
+    # Two identities: what decides the masks, and what decides the numbers made from them. A run with new metrics
+    # or another policy then scores the masks of the old one.
+    prediction = digest(
         {
-            "schema": SCHEMA_VERSION,
-            "metrics": METRICS_VERSION,
             "protocol_version": PROTOCOL_VERSION,
             "method": method.name,
             "method_version": method.version,
@@ -256,6 +256,13 @@ def _unit(
             "protocols": [protocol.to_mapping() for protocol in protocols],
             "prompts": [banks[protocol.name].digest for protocol in protocols],
             "seed": suite.seed,
+        }
+    )
+    identity = digest(
+        {
+            "schema": SCHEMA_VERSION,
+            "metrics": METRICS_VERSION,
+            "prediction": prediction,
             "tolerances": suite.tolerances_mm,
             "policy": suite.empty_policy,
         }
@@ -271,7 +278,7 @@ def _unit(
         "git_commit": commit,
         "git_dirty": dirty,
     }
-    predictions = folders.predictions / suite.name / dataset.name / f"{name}-{identity}"
+    predictions = folders.predictions / suite.name / dataset.name / f"{name}-{prediction}"
     return Unit(
         suite=suite.name,
         method=method,
@@ -389,6 +396,7 @@ class _UnitRun:
     in_flight: dict[Any, Case] = field(default_factory=dict)
     training: dict[str, Any] | None = None
     done: bool = False
+    _scoring: dict[Any, Case] = field(default_factory=dict)
     _train_ref: Any = None
     _actor: Any = None
     _ready_ref: Any = None
@@ -415,13 +423,19 @@ class _UnitRun:
             self.training = run_job(self.unit.job, self.checkpoint)
         if not self.waiting or not self.unit.evaluation.protocols:
             self._finish()
-        elif self.checkpoint is not None and self.training is None:
+        elif self._has_masks() and not self.fresh:
+            self._rescore()
+        else:
+            self._begin()
+
+    def _begin(self) -> None:
+        if self.checkpoint is not None and self.training is None:
             self._train()
         else:
             self._load()
 
     def references(self) -> list[Any]:
-        return [ref for ref in (self._train_ref, self._ready_ref, *self.in_flight) if ref is not None]
+        return [ref for ref in (self._train_ref, self._ready_ref, *self.in_flight, *self._scoring) if ref is not None]
 
     def advance(self) -> None:
         """Take what has become ready, and hand out what comes next."""
@@ -435,10 +449,35 @@ class _UnitRun:
                 self._take_actor(reference)
             elif reference in self.in_flight:
                 self._take_case(reference)
+            elif reference in self._scoring:
+                self._take_score(reference)
         if self.in_flight and time.monotonic() - self._last_sign_of_life > self.unit.case_timeout_seconds:
             self._time_out()
-        if not self.done and not self.waiting and not self.in_flight:
+        if not self.done and not self.waiting and not self.in_flight and not self._scoring:
             self._finish()
+
+    def _has_masks(self) -> bool:
+        folder = self.unit.evaluation.predictions
+        return folder is not None and folder.is_dir()
+
+    def _rescore(self) -> None:
+        """Score the masks that an earlier run has kept; the cases without them are computed afterwards."""
+        import ray
+
+        self.observer.stage(self.unit, "scoring")
+        task = ray.remote(num_cpus=1, max_retries=0)(rescore_case)
+        self._scoring = {task.remote(case, self.unit.evaluation): case for case in self.waiting}
+        self.waiting.clear()
+
+    def _take_score(self, reference: Any) -> None:
+        case = self._scoring.pop(reference)
+        outcome = _outcome(reference)
+        if isinstance(outcome, list):
+            self._write(case, outcome)
+        else:
+            self.waiting.append(case)  # no mask, or one that cannot be read: compute it
+        if not self._scoring and self.waiting:
+            self._begin()
 
     def stop(self) -> None:
         """Give up what is running: the driver is going down."""
@@ -531,7 +570,8 @@ class _UnitRun:
             if row["status"] == FAILED:
                 logger.warning("%s, %s failed: %s", self.unit.title, case.case_id, row["reason"])
                 break
-        self.observer.advanced(self.unit, len(self.unit.cases) - len(self.waiting) - len(self.in_flight))
+        left = len(self.waiting) + len(self.in_flight) + len(self._scoring)
+        self.observer.advanced(self.unit, len(self.unit.cases) - left)
 
     def _release(self) -> None:
         import ray

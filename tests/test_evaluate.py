@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.datasets.dataset import Case
-from benchmarks.evaluate import UNKNOWN_DIAGONAL_MM, Evaluation, applicable, evaluate_case
+from benchmarks.evaluate import UNKNOWN_DIAGONAL_MM, Evaluation, applicable, evaluate_case, rescore_case
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.prompts import PromptKind, Prompts
 from benchmarks.segmenter import Segmenter, Session, Target, method
@@ -169,3 +169,13 @@ def test_frozen_prompts_are_replayed_and_named_in_the_rows(case: Case) -> None:
     assert segmenter.prompted[0] == bank.prompts(case.case_id, TARGET.name)
     assert rows[0]["prompt_bank"] == bank.digest[:16]
     assert evaluate_case(case, segmenter, evaluation(protocol))[0]["prompt_bank"] == ""
+
+
+def test_kept_masks_give_the_same_rows_again(case: Case, tmp_path: Path) -> None:
+    asked = evaluation(Protocol("iterative", rounds=5), Protocol("none"), predictions=tmp_path / "kept")
+    assert rescore_case(case, asked) is None
+    rows = evaluate_case(case, Fixed(cube(2), cube(4), cube(8)), asked)
+    again = rescore_case(case, asked)
+    assert again == rows
+    (tmp_path / "kept" / "one" / "kidney-tumor.iterative-5.2.json").unlink()
+    assert rescore_case(case, asked) is None

@@ -69,7 +69,7 @@ def records(out: Path) -> pd.DataFrame:
 def test_a_run_gives_every_row_and_a_second_one_computes_nothing(
     local_ray: None, dataset: Dataset, tmp_path: Path
 ) -> None:
-    units, computed = run_methods("[mock-noop, mock-threshold]", dataset, tmp_path)
+    _, computed = run_methods("[mock-noop, mock-threshold]", dataset, tmp_path)
     cases = len(dataset.splits[0].test)
     assert computed == 2 * cases
     rows = records(tmp_path)
@@ -94,6 +94,22 @@ def test_only_what_is_missing_is_computed(local_ray: None, dataset: Dataset, tmp
     (units[0].folder / f"{case}.parquet").unlink()
     _, computed = run_methods("[mock-noop]", dataset, tmp_path)
     assert computed == 1
+
+
+def test_another_metric_setting_scores_the_old_masks(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
+    run_methods("[mock-threshold]", dataset, tmp_path)
+    before = records(tmp_path)
+    text = SUITE.replace("[mock-noop]", "[mock-threshold]").replace("budget:", "tolerances_mm: [3]\nbudget:")
+    watched = Silent()
+    run(units_of(parse_suite(text, "test"), dataset, tmp_path), Folders(tmp_path), watched)
+    assert [stage for _, stage in watched.stages] == ["scoring", "done"]
+    after = records(tmp_path)
+    assert "nsd@3mm" in after
+    assert "nsd@1mm" not in after
+    order = ["case", "protocol", "step"]
+    same = [*order, "dice", "hd95_mm", "clicks", "carried", "seconds_open", "prompt_bank"]
+    before, after = (frame.sort_values(order)[same].reset_index(drop=True) for frame in (before, after))
+    pd.testing.assert_frame_equal(before, after)
 
 
 def test_failures_become_rows_and_the_others_go_on(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
