@@ -57,7 +57,10 @@ sam3d_adapter_tiny = Method(
         paper="the architecture of arXiv 2306.13465 at a small size",
         code_licence="Apache-2.0",
         weights_licence="none released; trained by the bench on the suite's training split",
-        parameters="0.4 M",
-        notes="For the embedded suite and for tests. Says nothing about 3DSAM-adapter. See docs/methods/3dsam-adapter.md.",
+        parameters="0.3 M",
+        notes=(
+            "For the embedded suite and for tests. Says nothing about 3DSAM-adapter. "
+            "See docs/methods/3dsam-adapter.md."
+        ),
     ),
 )  # fmt: skip

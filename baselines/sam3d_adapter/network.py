@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -102,8 +102,8 @@ class WindowAttention(nn.Module):
     """Attention inside cubic windows with decomposed relative positions, shifted or not.
 
     Position biases and the shift's mask are appended to queries and keys: with q′ = [q/√d, b_h, b_w, b_d, s] and
-    k′ = [k, one-hot of the key's h, w, d, half], q′·k′ is the biased and masked logit, so plain fused attention is exact
-    and no (windows, tokens, tokens) array exists.
+    k′ = [k, one-hot of the key's h, w, d, half], q′·k′ is the biased and masked logit, so plain fused attention is
+    exact and no (windows, tokens, tokens) array exists.
     """
 
     def __init__(self, size: Size, table_rows: int) -> None:
@@ -179,7 +179,9 @@ def shift_features(counts: list[int], n: int, like: Tensor) -> tuple[Tensor, Ten
     adds −100 once, this sum adds it per axis that disagrees: either is zero after the softmax.
     """
     half = F.one_hot(torch.arange(n, device=like.device) * 2 // n, 2).to(like.dtype)
-    key = torch.cat([half[:, None, None].expand(n, n, n, 2), half[:, None].expand(n, n, n, 2), half.expand(n, n, n, 2)], -1)
+    key = torch.cat(
+        [half[:, None, None].expand(n, n, n, 2), half[:, None].expand(n, n, n, 2), half.expand(n, n, n, 2)], -1
+    )
     key = key.flatten(0, 2)
     last = [torch.arange(count, device=like.device) == count - 1 for count in counts]
     flags = torch.stack(torch.meshgrid(*last, indexing="ij"), dim=-1).flatten(0, 2).repeat_interleave(2, dim=-1)
@@ -213,6 +215,8 @@ class Block(nn.Module):
 class ImageEncoder(nn.Module):
     """(B, 1, D, H, W) → four features (B, C, H/4, W/4, D/4)."""
 
+    enlargement: Tensor
+
     def __init__(self, size: Size) -> None:
         super().__init__()
         width = size.width
@@ -235,7 +239,7 @@ class ImageEncoder(nn.Module):
         patch = torch.einsum("iy,cij,jx->cyx", u, self.patch_embed.proj.weight.sum(1), u)
         slices = self.slice_embed.weight[:, 0, 0, 0]
         kernel = (slices @ u)[:, :, None, None] * patch[:, None]
-        bias = self.patch_embed.proj.bias * slices.sum(1) + self.slice_embed.bias
+        bias = cast(Tensor, self.patch_embed.proj.bias) * slices.sum(1) + cast(Tensor, self.slice_embed.bias)
         padded = F.pad(image, (1,) * 6, mode="replicate")
         tokens = F.conv3d(padded, kernel[:, None].contiguous(), bias, stride=ENLARGE).permute(0, 3, 4, 2, 1)
         in_plane = F.avg_pool2d(self.pos_embed.permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
@@ -243,7 +247,7 @@ class ImageEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         x = self.stem(image)
-        features = []
+        features: list[Tensor] = []
         for index, block in enumerate(self.blocks, start=1):
             x = block(x)
             if index in self.levels:
@@ -308,7 +312,7 @@ class PromptEncoder(FourierPosition):
         sampled = F.grid_sample(feature, place[:, :, None, None], align_corners=False)
         tokens = sampled[..., 0, 0].transpose(1, 2)
         image = feature.flatten(2).transpose(1, 2)
-        for layer in self.transformer["layers"]:  # type: ignore[union-attr]
+        for layer in cast(nn.ModuleList, self.transformer["layers"]):
             image, tokens = layer(image, tokens)
         return image.transpose(1, 2).unflatten(2, feature.shape[2:])
 
@@ -318,8 +322,10 @@ class MultiLevelHead(nn.Module):
 
     def __init__(self, size: Size) -> None:
         super().__init__()
-        for name in ("head2", "head3", "head4", "head5"):
-            self.add_module(name, refinement(size.feature, size.decoder))
+        self.head2 = refinement(size.feature, size.decoder)
+        self.head3 = refinement(size.feature, size.decoder)
+        self.head4 = refinement(size.feature, size.decoder)
+        self.head5 = refinement(size.feature, size.decoder)
 
     def forward(self, features: list[Tensor]) -> Tensor:
         heads = (self.head2, self.head3, self.head4, self.head5)
@@ -382,7 +388,7 @@ class Sam3dAdapter(nn.Module):
         return self.decode(self.encode(image), points)
 
     def freeze_backbone(self) -> None:
-        """Leave trainable what the paper trains: stem along depth, norms, adapters, depth positions, necks, decoders."""
+        """Leave trainable what the paper trains: all but SAM's patch embedding, positions, attention and MLPs."""
         trained = ("depth_embed", "slice_embed", ".norm1.", ".norm2.", ".adapter.", "rel_pos_d", "neck_3d")
         for name, parameter in self.encoder.named_parameters():
             parameter.requires_grad_(any(part in name for part in trained))

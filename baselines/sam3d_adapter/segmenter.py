@@ -1,11 +1,12 @@
 """3DSAM-adapter on a volume: one crop around the clicks.
 
-Preprocessing follows the paper's public pipeline: 1 mm isotropic (linear), intensities clipped to the target's window and
-standardised by its mean and deviation, arrays turned to (z, y, x), a crop of 128³ around the middle of the clicks, zeros
-(the mean intensity) outside the scan. Probabilities return linearly to the scan's grid; outside the crop is background.
+Preprocessing follows the paper's public pipeline: 1 mm isotropic (linear), intensities clipped to the target's window
+and standardised by its mean and deviation, arrays turned to (z, y, x), a crop of 128³ around the middle of the clicks,
+zeros (the mean intensity) outside the scan. Probabilities return linearly to the scan's grid; outside the crop is
+background.
 
-What upstream takes from the label is taken from the prompt: its clicks are drawn from the label on the 1 mm grid, here they
-are the user's. Upstream feeds arrays as the file stores them; `orientation: file` keeps the file's flips, with the
+What upstream takes from the label is taken from the prompt: its clicks are drawn from the label on the 1 mm grid, here
+they are the user's. Upstream feeds arrays as the file stores them; `orientation: file` keeps the file's flips, with the
 axial axis first in every file.
 """
 
@@ -154,7 +155,9 @@ class Sam3dAdapterSegmenter(Trainable):
 
 def draw_points(inside: Tensor, generator: torch.Generator) -> Tensor:
     """Training clicks (30, 3) as (d, w, h) for a label (D, H, W); without a tumour all are drawn from the crop."""
-    anywhere = torch.cat([torch.randint(n, (TUMOUR_POINTS + CROP_POINTS, 1), generator=generator) for n in inside.shape], 1)
+    anywhere = torch.cat(
+        [torch.randint(n, (TUMOUR_POINTS + CROP_POINTS, 1), generator=generator) for n in inside.shape], 1
+    )
     tumour = inside.nonzero()
     if len(tumour):
         drawn = torch.randint(len(tumour), (TUMOUR_POINTS,), generator=generator)

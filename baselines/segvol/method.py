@@ -34,8 +34,8 @@ segvol = Method(
         parameters="180.9 M (63.6 M of them the frozen text tower and its projection)",
         training_data={"kits21": "superset", "lits17": "superset", "msd-pancreas": "superset", "msd-colon": "superset"},
         notes=(
-            "The paper trains on 25 public CT sets, KiTS, LiTS and MSD among them, with its own split of their labelled "
-            "cases; which cases is not stated in a form that can be checked here. See docs/methods/segvol.md."
+            "The paper trains on 25 public CT sets, KiTS, LiTS and MSD among them, with its own split of their "
+            "labelled cases; which cases is not stated in a form that can be checked here. See docs/methods/segvol.md."
         ),
     ),
 )
@@ -53,7 +53,7 @@ segvol_tiny = Method(
         paper="the architecture of arXiv 2311.13385 at a small size",
         code_licence="Apache-2.0",
         weights_licence="none released; trained by the bench on the suite's training split",
-        parameters="1.2 M, of which 0.8 M frozen random text features",
+        parameters="1.0 M, of which 0.8 M frozen random text features",
         notes="For the embedded suite and for tests. Says nothing about SegVol. See docs/methods/segvol.md.",
     ),
 )

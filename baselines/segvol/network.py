@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -196,7 +196,7 @@ class ClipTextTower(nn.Module):
         """Token ids (B, L) → states (B, L, C), and the state at the first end-of-text token (B, C)."""
         positions = torch.arange(ids.shape[1], device=ids.device)
         x = self.embeddings["token_embedding"](ids) + self.embeddings["position_embedding"](positions)
-        for layer in self.encoder["layers"]:  # type: ignore[union-attr]
+        for layer in cast(nn.ModuleList, self.encoder["layers"]):
             x = layer(x)
         x = self.final_layer_norm(x)
         end = (ids == END_OF_TEXT).int().argmax(dim=1)
@@ -246,9 +246,7 @@ class PromptEncoder(nn.Module):
         )
         self.no_mask_embed = nn.Embedding(1, size.width)
 
-    def forward(
-        self, points: tuple[Tensor, Tensor] | None, box: Tensor | None, text: Tensor | None
-    ) -> Tensor:
+    def forward(self, points: tuple[Tensor, Tensor] | None, box: Tensor | None, text: Tensor | None) -> Tensor:
         """Prompt tokens in upstream's order: points, a padding point unless there is a box, corners, text.
 
         Args:
@@ -261,10 +259,13 @@ class PromptEncoder(nn.Module):
             tokens.append(self._points(*points, pad=box is None))
         if box is not None:
             corners = self.pe_layer.of_points(box.unflatten(-1, (2, 3)) + 0.5, self.image)
-            tokens.append(corners + torch.stack([self.point_embeddings[2].weight, self.point_embeddings[3].weight], 1))
+            tokens.append(corners + torch.stack([self._kind(2), self._kind(3)], 1))
         if text is not None:
             tokens.append(text[:, None])
         return torch.cat(tokens, dim=1)
+
+    def _kind(self, index: int) -> Tensor:
+        return cast(nn.Embedding, self.point_embeddings[index]).weight
 
     def _points(self, coordinates: Tensor, labels: Tensor, pad: bool) -> Tensor:
         if pad:
@@ -273,8 +274,8 @@ class PromptEncoder(nn.Module):
         encoded = self.pe_layer.of_points(coordinates + 0.5, self.image)
         label = labels[..., None]
         encoded = torch.where(label == PADDING, self.not_a_point_embed.weight, encoded)
-        encoded = encoded + (label == 0) * self.point_embeddings[0].weight
-        return encoded + (label == 1) * self.point_embeddings[1].weight
+        encoded = encoded + (label == 0) * self._kind(0)
+        return encoded + (label == 1) * self._kind(1)
 
 
 class MaskDecoder(SamMaskDecoder):
@@ -363,9 +364,7 @@ def load_official_file(path: Path | str) -> SegVol:
     """
     with torch.device("meta"):
         network = SegVol(SIZES["official"])
-    load_official(
-        network, path, "SegVol", prefixes=("module.", "model."), optional=(r"embeddings\.position_ids$",)
-    )
+    load_official(network, path, "SegVol", prefixes=("module.", "model."), optional=(r"embeddings\.position_ids$",))
     return network.eval()
 
 

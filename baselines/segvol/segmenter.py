@@ -30,7 +30,7 @@ from baselines.sam.training import draw_voxel, mask_losses
 from baselines.segvol.network import SIZES, TEMPLATE, SegVol, batch_of_ids, load_official_file, token_ids
 from benchmarks.errors import UserError, nearest_name
 from benchmarks.preprocessing import Recipe, Shape, bounding_box, crop
-from benchmarks.prompts import Click, PromptKind, Prompts
+from benchmarks.prompts import PromptKind, Prompts
 from benchmarks.segmenter import Batch, Session, Target, Trainable, TrainingRecipe
 from benchmarks.volume import BoolArray, FloatArray, Volume
 
@@ -287,7 +287,9 @@ def prepared(volume: Volume, flips: tuple[bool, bool, bool], window: Shape) -> t
     low, high = box if box is not None else ((0, 0, 0), padded.shape)
     part = padded[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
     d, h, w = (a - n // 2 for a, n in zip(low, short, strict=True))
-    return np.ascontiguousarray(part), Frame(volume.shape, flips, (d, h, w), part.shape)
+    return np.ascontiguousarray(part), Frame(
+        volume.shape, flips, (d, h, w), (part.shape[0], part.shape[1], part.shape[2])
+    )
 
 
 class SegVolSession(Session):

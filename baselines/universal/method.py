@@ -82,7 +82,7 @@ universal_tiny = Method(
         paper="the architecture of arXiv 2301.00785 at a small size",
         code_licence="Apache-2.0",
         weights_licence="none released; trained by the bench on the suite's training split",
-        parameters="1.2 M",
+        parameters="0.3 M",
         notes=(
             "For the embedded suite and for tests; random class embeddings in place of CLIP's. Says nothing about the "
             "Universal Model. See docs/methods/universal.md."

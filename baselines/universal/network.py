@@ -72,6 +72,18 @@ class LegacyPatchMerging(nn.Module):
 class SwinBackbone(nn.Module):
     """MONAI's Swin UNETR with the legacy merging and without its output convolution."""
 
+    swinViT: nn.Module
+    encoder1: nn.Module
+    encoder2: nn.Module
+    encoder3: nn.Module
+    encoder4: nn.Module
+    encoder10: nn.Module
+    decoder1: nn.Module
+    decoder2: nn.Module
+    decoder3: nn.Module
+    decoder4: nn.Module
+    decoder5: nn.Module
+
     def __init__(self, width: int) -> None:
         super().__init__()
         from monai.networks.nets import SwinUNETR
@@ -86,7 +98,8 @@ class SwinBackbone(nn.Module):
 
     def hidden(self, x: Tensor) -> list[Tensor]:
         """The five normalised states of the transformer, from fine to coarse."""
-        return self.swinViT(x, True)
+        states: list[Tensor] = self.swinViT(x, True)
+        return states
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 1, X, Y, Z), each a multiple of 32 → bottleneck (B, 16w, X/32, …), features (B, w, X, Y, Z)."""
@@ -209,9 +222,7 @@ class UniversalModel(nn.Module):
         """(B, 32, 153): weights of the three layers, then their biases."""
         pooled = self.GAP(bottleneck).flatten(1)
         text = self.text()
-        both = torch.cat(
-            [pooled[:, None].expand(-1, len(text), -1), text[None].expand(len(pooled), -1, -1)], dim=-1
-        )
+        both = torch.cat([pooled[:, None].expand(-1, len(text), -1), text[None].expand(len(pooled), -1, -1)], dim=-1)
         return F.linear(both, self.controller.weight.flatten(1), self.controller.bias)
 
     def heads(self, bottleneck: Tensor, features: Tensor, classes: Sequence[int] | None = None) -> Tensor:
@@ -219,13 +230,12 @@ class UniversalModel(nn.Module):
         chosen = range(CLASSES) if classes is None else classes
         parameters = self.head_parameters(bottleneck)
         x = self.precls_conv(features)
-        logits = [
-            torch.stack([class_head(x[b].flatten(1), parameters[b, k]) for k in chosen]) for b in range(len(x))
-        ]
+        logits = [torch.stack([class_head(x[b].flatten(1), parameters[b, k]) for k in chosen]) for b in range(len(x))]
         return torch.stack(logits).unflatten(2, features.shape[2:])
 
     def forward(self, x: Tensor, classes: Sequence[int] | None = None) -> Tensor:
-        return self.heads(*self.backbone(x), classes)
+        bottleneck, features = self.backbone(x)
+        return self.heads(bottleneck, features, classes)
 
 
 def class_head(x: Tensor, parameters: Tensor) -> Tensor:

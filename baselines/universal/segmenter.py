@@ -1,8 +1,8 @@
 """The Universal Model on a volume: a sliding window over the whole scan, no prompt.
 
 Preprocessing follows the paper's public pipeline: RAS+, 1.5 mm, HU −175…250 brought to [0, 1], the box of voxels above
-the lower bound, windows of 96³ with half overlap and Gaussian weights, logits blended before the sigmoid. Only the classes
-that a target needs are computed. Two differences: the grid is laid face to face over the scan (the library of
+the lower bound, windows of 96³ with half overlap and Gaussian weights, logits blended before the sigmoid. Only the
+classes that a target needs are computed. Two differences: the grid is laid face to face over the scan (the library of
 the original aligns the first voxel centres, less than a voxel away), and the mask returns to the scan's own grid by
 linear interpolation of probabilities instead of nearest neighbours.
 """
@@ -111,9 +111,15 @@ class UniversalSegmenter(Trainable):
                 return self.module(windows, classes).float()
 
         result: Tensor = sliding_window_inference(
-            torch.from_numpy(array)[None, None], self.window, WINDOWS_AT_ONCE[self.device.type == "cuda"], predict, overlap=OVERLAP, mode="gaussian",
-            sw_device=self.device, device=torch.device("cpu"),
-        )  # fmt: skip
+            torch.from_numpy(array)[None, None],
+            self.window,
+            WINDOWS_AT_ONCE[self.device.type == "cuda"],
+            predict,
+            overlap=OVERLAP,
+            mode="gaussian",
+            sw_device=self.device,
+            device=torch.device("cpu"),
+        )
         return result[0]
 
     def recipe(self, target: Target) -> TrainingRecipe:
