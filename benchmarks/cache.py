@@ -1,0 +1,382 @@
+"""A cache of prepared volumes and masks on disk, so that a training crop costs a few pages and not a scan.
+
+An entry is named by its content: SHA-256 of the image's bytes, the recipe, and the code that prepares. It is a
+folder with plain `.npy` files, read through a memory map, and `entry.json`; no pickle. Intensities are float16
+where that keeps them within 0.25 HU (a bound that every entry is checked against), else float32. A mask is
+kept as the box that holds it, with a sample of its voxels to draw training crops from.
+
+Safe with any number of processes: an entry is written beside its place and moved there whole. Eviction of the
+least recently used keeps the size in bounds; whoever has an entry open goes on reading it (POSIX). What cannot
+be written (a full or read-only disk) is computed and used uncached, with one warning.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cache as once
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from benchmarks.datasets.dataset import Case, target_mask
+from benchmarks.datasets.layout import check_case_headers
+from benchmarks.errors import UserError
+from benchmarks.identity import digest
+from benchmarks.preprocessing import Prepared, Recipe, Shape, bounding_box, crop, prepare
+from benchmarks.results import write_json
+from benchmarks.seeds import generator
+from benchmarks.segmenter import Target
+from benchmarks.volume import BoolArray, FloatArray, read_label, read_volume
+
+logger = logging.getLogger(__name__)
+
+FLOAT16_TOLERANCE_HU = 0.25
+FOREGROUND_SAMPLES = 10_000  # voxels of a mask kept to draw crops from
+STALE_SECONDS = 24 * 3600.0  # what a killed writer left behind is removed after a day
+CODE = ("cache.py", "preprocessing.py", "volume.py")  # an entry made by other code is another entry
+SIDE_CAR = "entry.json"
+HASH_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True)
+class CachedMask:
+    """The mask of a target on the network's grid, kept as the smallest box that holds it.
+
+    Attributes:
+        shape: of the whole grid.
+        origin: of the box in it.
+        box: bool, memory-mapped; of size zero if the mask is empty.
+        foreground: int32 (N, 3), voxels of the mask on the whole grid: all of them, or a sample of 10 000.
+        voxels: how many the mask has.
+    """
+
+    shape: Shape
+    origin: Shape
+    box: BoolArray
+    foreground: NDArray[np.int32]
+    voxels: int
+
+    def crop(self, centre: ArrayLike, size: Shape) -> tuple[BoolArray, Shape]:
+        """The same patch as `preprocessing.crop(array, centre, size, False)`."""
+        local = np.asarray([round(float(c)) for c in np.asarray(centre)]) - self.origin
+        patch, start = crop(self.box, local, size, False)
+        x, y, z = (int(a + b) for a, b in zip(start, self.origin, strict=True))
+        return patch, (x, y, z)
+
+    @property
+    def array(self) -> BoolArray:
+        """The whole mask, in memory."""
+        whole = np.zeros(self.shape, np.bool_)
+        whole[tuple(slice(o, o + n) for o, n in zip(self.origin, self.box.shape, strict=True))] = self.box
+        return whole
+
+
+@dataclass(frozen=True)
+class CachedVolume(Prepared):
+    """A prepared volume whose `array` is a memory map of float16 (or float32): nothing is read until touched.
+
+    Attributes:
+        affine: of the volume it came from.
+        low: the smallest value, to fill what lies outside of the scan.
+        on_disk: False if it could not be cached and lies in memory.
+    """
+
+    affine: NDArray[np.float64]
+    low: float
+    case: Case
+    recipe: Recipe
+    cache: Cache = field(repr=False)
+    on_disk: bool = True
+
+    def crop(self, centre: ArrayLike, size: Shape, fill: float | None = None) -> tuple[FloatArray, Shape]:
+        """A float32 patch and its origin, as `preprocessing.crop`; outside of the scan is `fill` or `low`."""
+        return crop(self.array, centre, size, self.low if fill is None else fill, np.float32)
+
+    def label_mask(self, target: Target) -> CachedMask:
+        """The target on this grid, cached likewise. Raises UserError if the label map is unusable."""
+        return self.cache.mask(self, target)
+
+
+class Cache:
+    """Prepared volumes below `root`, at most `limit_bytes` of them (no limit if None)."""
+
+    def __init__(self, root: Path, limit_bytes: int | None = None) -> None:
+        self.root, self.limit_bytes = root, limit_bytes
+        self._warned = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"root": self.root, "limit_bytes": self.limit_bytes, "_warned": False}
+
+    def prepared(self, case: Case, recipe: Recipe) -> CachedVolume:
+        """The image of a case, prepared. Only an image that is not cached yet is read.
+
+        Raises:
+            UserError: the image is unusable.
+        """
+        key = digest(["image", self._content(case.image), asdict(recipe), _code()], 32)
+        arrays, facts, on_disk = self._get(key, lambda: _prepare_image(case, recipe))
+        return CachedVolume(
+            array=arrays["image"],
+            spacing=_triple(facts["spacing"]),
+            native_shape=_triple(facts["native_shape"]),
+            native_spacing=_triple(facts["native_spacing"]),
+            affine=np.array(facts["affine"], np.float64),
+            low=facts["low"],
+            case=case,
+            recipe=recipe,
+            cache=self,
+            on_disk=on_disk,
+        )
+
+    def mask(self, volume: CachedVolume, target: Target) -> CachedMask:
+        """The mask of a target on the grid of a prepared volume; as `CachedVolume.label_mask`."""
+        case = volume.case
+        content = [self._content(case.image), self._content(case.label)]
+        key = digest(["mask", content, volume.shape, sorted(target.labels), _code()], 32)
+        arrays, facts, _ = self._get(key, lambda: _prepare_mask(volume, target))
+        origin = _triple(facts["origin"])
+        return CachedMask(volume.shape, origin, arrays["box"], arrays["foreground"], facts["voxels"])
+
+    def size_bytes(self) -> int:
+        """What all entries take on disk."""
+        return sum(size for _, size, _ in self._entries())
+
+    def clear(self) -> None:
+        """Remove every entry."""
+        for folder, _, _ in self._entries():
+            _remove(folder)
+
+    def _get(
+        self, key: str, make: Callable[[], tuple[dict[str, NDArray[Any]], dict[str, Any]]]
+    ) -> tuple[dict[str, NDArray[Any]], dict[str, Any], bool]:
+        """Arrays, facts, and whether they lie on disk; made and stored if they are not there."""
+        folder = self.root / key
+        found = _open_entry(folder)
+        if found is not None:
+            return *found, True
+        arrays, facts = make()
+        if self._store(folder, arrays, facts):
+            found = _open_entry(folder)
+            if found is not None:  # else evicted by another process, at once
+                return *found, True
+        return arrays, facts, False
+
+    def _store(self, folder: Path, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> bool:
+        """Write an entry and make room for it; False, with one warning, if that cannot be."""
+        needed = sum(array.nbytes for array in arrays.values())
+        if self.limit_bytes is not None and needed > self.limit_bytes:
+            self._warn(f"an entry of {needed:,} bytes exceeds the limit of {self.limit_bytes:,}")
+            return False
+        partial: Path | None = None
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self._make_room(needed)
+            partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.root))
+            _write_entry(partial, arrays, facts)
+            _move(partial, folder)
+        except OSError as error:
+            self._warn(str(error.strerror or error))
+            return False
+        finally:
+            if partial is not None:
+                shutil.rmtree(partial, ignore_errors=True)  # gone already if it was moved
+        return True
+
+    def _warn(self, reason: str) -> None:
+        if not self._warned:
+            logger.warning("%s: cannot cache prepared volumes (%s); going on without", self.root, reason)
+        self._warned = True
+
+    def _make_room(self, needed: int) -> None:
+        """Remove the least recently used entries until `needed` more bytes fit, and what killed writers left."""
+        for left in self.root.glob(".*-*"):
+            if _age(left) > STALE_SECONDS:
+                shutil.rmtree(left, ignore_errors=True)
+        if self.limit_bytes is None:
+            return
+        entries = sorted(self._entries(), key=lambda entry: entry[2])
+        total = sum(size for _, size, _ in entries)
+        for folder, size, _ in entries:
+            if total + needed <= self.limit_bytes:
+                return
+            _remove(folder)
+            total -= size
+
+    def _entries(self) -> list[tuple[Path, int, float]]:
+        """Folder, bytes and time of last use of every entry."""
+        found = []
+        for side_car in self.root.glob(f"*/{SIDE_CAR}"):
+            try:
+                size = sum(path.stat().st_size for path in side_car.parent.iterdir())
+                found.append((side_car.parent, size, side_car.stat().st_mtime))
+            except FileNotFoundError:  # another process removes it just now
+                continue
+        return found
+
+    def _content(self, path: Path) -> str:
+        """SHA-256 of a file, remembered until its size, time or inode changes."""
+        if not path.is_file():
+            raise UserError(f"{path}: no such file")
+        status = path.stat()
+        known_as = [status.st_size, status.st_mtime_ns, status.st_ino]
+        note = self.root / "files" / f"{digest(str(path.resolve()), 32)}.json"
+        remembered = _read_json(note)
+        if remembered is not None and remembered.get("known_as") == known_as:
+            return str(remembered["sha256"])
+        found = _sha256(path)
+        try:
+            write_json(note, {"known_as": known_as, "sha256": found, "file": path.name})
+        except OSError as error:
+            self._warn(str(error.strerror or error))
+        return found
+
+
+def _prepare_image(case: Case, recipe: Recipe) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    volume = read_volume(case.image)
+    prepared = prepare(volume, recipe)
+    facts = {
+        "spacing": prepared.spacing,
+        "native_shape": prepared.native_shape,
+        "native_spacing": prepared.native_spacing,
+        "affine": volume.affine.tolist(),
+        "low": float(prepared.array.min()),
+        "recipe": asdict(recipe),
+        "image": case.image.name,
+    }
+    return {"image": compact(prepared.array, recipe.std)}, facts
+
+
+def compact(array: FloatArray, hu_per_unit: float) -> NDArray[np.floating[Any]]:
+    """As float16 where no value moves by as much as 0.25 HU, else unchanged.
+
+    float16 has 11 significant bits: a value in [2ᵉ, 2ᵉ⁺¹) moves by at most 2ᵉ⁻¹¹, and never by more than
+    2⁻²⁵ near zero. A window of 300 HU with a deviation of 60 HU ends below 4 units: 2⁻¹⁰ · 60 = 0.06 HU.
+    """
+    largest = max(abs(float(array.min())), abs(float(array.max())))
+    moved = max(2.0 ** (np.floor(np.log2(largest)) - 11), 2.0**-25) if largest > 0 else 0.0
+    if largest < np.finfo(np.float16).max and moved * abs(hu_per_unit) < FLOAT16_TOLERANCE_HU:
+        return array.astype(np.float16)
+    return array
+
+
+def _prepare_mask(volume: CachedVolume, target: Target) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    case = volume.case
+    check_case_headers(case)
+    mask = volume.label(target_mask(read_label(case.label), target))
+    low, high = bounding_box(mask) or ((0, 0, 0), (0, 0, 0))
+    box = np.ascontiguousarray(mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))])
+    foreground = np.argwhere(box)
+    voxels = len(foreground)
+    if voxels > FOREGROUND_SAMPLES:
+        random = generator("foreground", case.dataset, case.case_id, target.name)
+        foreground = foreground[np.sort(random.choice(voxels, FOREGROUND_SAMPLES, replace=False))]
+    facts = {"origin": low, "voxels": voxels, "labels": sorted(target.labels), "label": case.label.name}
+    return {"box": box, "foreground": (foreground + low).astype(np.int32)}, facts
+
+
+def _write_entry(folder: Path, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
+    sizes = {}
+    for name, array in arrays.items():
+        path = folder / f"{name}.npy"
+        with path.open("wb") as file:  # not through a memory map: on a full disk that kills the process
+            np.save(file, array, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        sizes[name] = path.stat().st_size
+    write_json(folder / SIDE_CAR, {**facts, "files": sizes})
+
+
+def _open_entry(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
+    """The arrays as memory maps, and the facts; None if there is no (whole) entry. Marks it as used."""
+    facts = _read_json(folder / SIDE_CAR)
+    if facts is None:
+        return None
+    arrays = {}
+    try:
+        for name, size in facts["files"].items():
+            path = folder / f"{name}.npy"
+            if path.stat().st_size != size:
+                logger.warning("%s: damaged; made again", path)
+                _remove(folder)
+                return None
+            empty = size <= 128  # only a header; there is nothing to map
+            arrays[name] = np.asarray(np.load(path, mmap_mode=None if empty else "r", allow_pickle=False))
+    except FileNotFoundError:  # evicted between the two reads
+        return None
+    _touch(folder / SIDE_CAR)
+    return arrays, facts
+
+
+def _touch(path: Path) -> None:
+    try:
+        os.utime(path)
+    except OSError:  # evicted, or a cache that this user may only read: its order of eviction is its owner's
+        return
+
+
+def _move(partial: Path, folder: Path) -> None:
+    """Rename; an equal entry that another writer put there in the meantime stays."""
+    partial.chmod(0o755)  # mkdtemp makes it private
+    try:
+        os.rename(partial, folder)
+    except OSError:
+        if _open_entry(folder) is not None:
+            return
+        _remove(folder)  # damaged
+        os.rename(partial, folder)
+
+
+def _remove(folder: Path) -> None:
+    """Take an entry out of sight first, so that nobody sees half of it."""
+    aside = folder.with_name(f".old-{folder.name}-{os.getpid()}-{time.monotonic_ns()}")
+    try:
+        os.rename(folder, aside)
+    except OSError:  # another process was first, or the cache is another user's
+        return
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None if it is missing, unreadable or damaged, which all mean that it is made again."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _sha256(path: Path) -> str:
+    hasher = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(HASH_BLOCK):
+            hasher.update(block)
+    return hasher.hexdigest()
+
+
+@once
+def _code() -> str:
+    """A fingerprint of the code that prepares; no version number that one could forget to raise."""
+    return digest([(files("benchmarks") / name).read_text("utf-8") for name in CODE])
+
+
+def _triple(values: Any) -> tuple[Any, Any, Any]:
+    x, y, z = values
+    return x, y, z
