@@ -27,7 +27,7 @@ class TagsConfig:
         fusion, fusion_layers, fusion_heads, fusion_hidden, queries: multi-prompt fusion.
         dim: channels of features and prompt tokens.
         click_scales: standard deviations in voxels of the dense click maps.
-        decoder_dim, decoder_norm, refine: mask decoder.
+        decoder_dim, decoder_norm, refine, refine_kernel: mask decoder.
     """
 
     patch: int = 128
@@ -64,6 +64,7 @@ class TagsConfig:
     decoder_dim: int = 64
     decoder_norm: str = "instance"
     refine: int = 16
+    refine_kernel: int = 3
 
     def __post_init__(self) -> None:
         if self.patch % STRIDE:

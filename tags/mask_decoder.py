@@ -53,9 +53,10 @@ class MaskDecoder(nn.Module):
             positive clicks, and training takes it from there.
         refine: channels of the full-resolution refinement, more than the dense maps and two; 0 leaves it out.
             Multiples of 16 are fast.
+        kernel: side of the refinement's first convolution.
     """
 
-    def __init__(self, dim: int, levels: int, width: int, kind: str, prior: Tensor, refine: int) -> None:
+    def __init__(self, dim: int, levels: int, width: int, kind: str, prior: Tensor, refine: int, kernel: int) -> None:
         super().__init__()
         dense = len(prior)
         self.heads = nn.ModuleList(Head(dim, width, kind) for _ in range(levels + 1))
@@ -82,7 +83,7 @@ class MaskDecoder(nn.Module):
             self.refine = nn.ModuleDict(
                 {
                     "reduce": nn.Conv3d(width, refine - 2 - dense, 1, bias=False),
-                    "first": nn.Conv3d(refine, refine, 3, padding=1, bias=False),
+                    "first": nn.Conv3d(refine, refine, kernel, padding=kernel // 2, bias=False),
                     "norm": norm(kind, refine),
                     "second": nn.Conv3d(refine, 1, 1),
                 }

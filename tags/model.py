@@ -93,6 +93,7 @@ class TAGS(nn.Module):
             config.decoder_norm,
             self.prompts.dense_prior(),
             config.refine,
+            config.refine_kernel,
         )
         self._freeze()
 

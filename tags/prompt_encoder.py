@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 POSITIVE, NEGATIVE, ABSENT = 1, 0, -1
 PRIOR = 4.0  # logit that a click adds at its own place before any training
-DENSE_EXTRA = 3  # dense channels besides the click maps: contrast to the clicked tissue, box, previous mask
+DENSE_EXTRA = 4  # dense channels besides the click maps: contrast, likeness, box, previous mask
+LIKE = 0.3  # difference from the clicked tissue, in normalised intensity, at which likeness has fallen to 0.6
 
 
 @dataclass
@@ -151,6 +152,7 @@ class PromptEncoder(nn.Module):
         widest = max(range(len(self.scales)), key=lambda i: self.scales[i])
         prior[widest] = PRIOR
         prior[len(self.scales) + widest] = -PRIOR
+        prior[2 * len(self.scales) + 1] = PRIOR / 4  # likeness to the clicked tissue
         return prior
 
     def forward(self, prompts: PromptTensors, feature: Tensor, image: Tensor) -> EncodedPrompts:
@@ -178,13 +180,13 @@ class PromptEncoder(nn.Module):
 
     @torch.no_grad()
     def dense_maps(self, prompts: PromptTensors, places: Tensor, image: Tensor) -> Tensor:
-        """(B, K, X, Y, Z): nearness to clicks of either sign at each scale, contrast, box, previous mask."""
+        """(B, K, X, Y, Z): nearness to clicks of either sign at each scale, contrast, likeness, box, mask."""
         size = (image.shape[2], image.shape[3], image.shape[4])
         maps = []
         for sign in (POSITIVE, NEGATIVE):
             distance = squared_distance(prompts.points, prompts.labels == sign, size)
             maps += [torch.exp(-distance / (2 * scale**2)) for scale in self.scales]
-        maps += [self._contrast(prompts, places, image), self._box_map(prompts, size)]
+        maps += [*self._contrast(prompts, places, image), self._box_map(prompts, size)]
         if prompts.mask is None:
             maps.append(torch.zeros_like(maps[-1]))
         else:
@@ -192,16 +194,20 @@ class PromptEncoder(nn.Module):
         return torch.cat([m.float() for m in maps], dim=1)
 
     @staticmethod
-    def _contrast(prompts: PromptTensors, places: Tensor, image: Tensor) -> Tensor:
-        """How each voxel differs from the mean of the clicked tissue (3³ neighbourhoods); 0 without a click."""
+    def _contrast(prompts: PromptTensors, places: Tensor, image: Tensor) -> tuple[Tensor, Tensor]:
+        """How each voxel differs from the mean of the clicked tissue, and how alike its neighbourhood is to it.
+
+        The tissue is that of 3³ neighbourhoods; both maps are 0 without a positive click.
+        """
         positive = (prompts.labels == POSITIVE).float()
         if not positive.any():
-            return torch.zeros_like(image)
+            return torch.zeros_like(image), torch.zeros_like(image)
         smooth = F.avg_pool3d(image, 3, stride=1, padding=1, count_include_pad=False)
         values = sample_at(smooth, places)[..., 0]
         number = positive.sum(dim=1)
         clicked = ((values * positive).sum(dim=1) / number.clamp(min=1)).view(-1, 1, 1, 1, 1)
-        return (image - clicked) * (number > 0).view(-1, 1, 1, 1, 1)
+        there = (number > 0).view(-1, 1, 1, 1, 1)
+        return (image - clicked) * there, torch.exp(-((smooth - clicked) ** 2) / (2 * LIKE**2)) * there
 
     @staticmethod
     def _box_map(prompts: PromptTensors, size: tuple[int, int, int]) -> Tensor:
