@@ -34,9 +34,7 @@ def positions(clicks: Iterable[Click], shape: Voxel) -> tuple[list[Voxel], list[
 def crop_around(centre: Voxel, radius_mm: float, shape: Voxel, spacing: Spacing) -> Crop:
     """The smallest crop that holds a ball of `radius_mm` around a voxel, clipped at the borders."""
     reach = [int(radius_mm / step) for step in spacing]
-    x, y, z = (
-        slice(max(0, c - r), min(size, c + r + 1)) for c, r, size in zip(centre, reach, shape, strict=True)
-    )
+    x, y, z = (slice(max(0, c - r), min(size, c + r + 1)) for c, r, size in zip(centre, reach, shape, strict=True))
     return x, y, z
 
 
@@ -79,17 +77,13 @@ def clipped_box(box: Box, shape: Voxel) -> Crop:
     Raises:
         UserError: nothing of the box lies in the volume.
     """
-    x, y, z = (
-        slice(max(0, low), min(size, high)) for low, high, size in zip(box.low, box.high, shape, strict=True)
-    )
+    x, y, z = (slice(max(0, low), min(size, high)) for low, high, size in zip(box.low, box.high, shape, strict=True))
     if any(part.start >= part.stop for part in (x, y, z)):
         raise UserError(f"box {box.low}-{box.high} is empty or lies outside the volume of shape {shape}")
     return x, y, z
 
 
-def nearer_than(
-    anchor: Sequence[float], others: Iterable[Voxel], crop: Crop, spacing: Spacing
-) -> BoolArray | np.bool_:
+def nearer_than(anchor: Sequence[float], others: Iterable[Voxel], crop: Crop, spacing: Spacing) -> BoolArray | np.bool_:
     """Where in a crop the anchor is nearer (mm) than every one of the other voxels.
 
     This is how both floors read negative clicks: a voxel goes to the nearest click, positive or negative.

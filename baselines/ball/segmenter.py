@@ -39,9 +39,7 @@ class BallSegmenter(OwnTraining):
     def __init__(self, radius_mm: float | None = None) -> None:
         self.radius_mm = radius_mm
 
-    def fit(
-        self, cases: Sequence[Case], target: Target, budget: Budget, folder: Path, seed: int
-    ) -> dict[str, Any]:
+    def fit(self, cases: Sequence[Case], target: Target, budget: Budget, folder: Path, seed: int) -> dict[str, Any]:
         """Measure the median radius in mm and write it as JSON; spends none of the budget.
 
         Raises:

@@ -22,8 +22,6 @@ from typing import TYPE_CHECKING, Any
 from baselines.nnunet.raw_data import DATASET_ID, DATASET_NAME
 
 if TYPE_CHECKING:
-    import torch
-
     from baselines.nnunet.trainer import BudgetTrainer
 
 CONFIGURATION = "3d_fullres"

@@ -1,7 +1,8 @@
 """nnU-Net's trainer under a budget of minutes or steps.
 
-Network, loss, augmentation and sampling are nnU-Net's. Changed: the end of the training is a budget, the polynomial fall of the learning rate follows the share of the budget that is spent (by iteration, not by
-epoch), small plans learn by AdamW, and nothing is validated, because the bench evaluates on its own split.
+Network, loss, augmentation and sampling are nnU-Net's. Changed: the end of the training is a budget, the
+polynomial fall of the learning rate follows the share of the budget that is spent (by iteration, not by epoch),
+small plans learn by AdamW, and nothing is validated, because the bench evaluates on its own split.
 """
 
 from __future__ import annotations

@@ -46,10 +46,7 @@ class Settings:
     reach_mm: float
 
     def __post_init__(self) -> None:
-        if (
-            min(self.smoothing_mm, self.multiplier, self.seed_radius_mm, self.reach_mm) <= 0
-            or self.iterations < 0
-        ):
+        if min(self.smoothing_mm, self.multiplier, self.seed_radius_mm, self.reach_mm) <= 0 or self.iterations < 0:
             raise UserError(f"region-growing: settings must be positive numbers, got {self}")
 
 
@@ -146,9 +143,7 @@ def restore_rim(region: BoolArray, rim_mm: float, spacing: geometry.Spacing) -> 
     if not found:
         return region
     reach = [int(rim_mm / step) for step in spacing]
-    part = tuple(
-        slice(max(0, side.start - r), side.stop + r) for side, r in zip(found[0], reach, strict=True)
-    )
+    part = tuple(slice(max(0, side.start - r), side.stop + r) for side, r in zip(found[0], reach, strict=True))
     filled = ndimage.binary_fill_holes(region[part])
     restored = np.zeros_like(region)
     restored[part] = ndimage.distance_transform_edt(~filled, sampling=spacing) <= rim_mm

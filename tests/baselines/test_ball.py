@@ -31,16 +31,12 @@ def opened(radius_mm: float, volume: Volume) -> Session:
 
 def sphere(shape: tuple[int, int, int], centre: tuple[int, int, int], radius_mm: float) -> np.ndarray:
     """Independent of the code under test: one dense grid of mm coordinates."""
-    mm = np.stack(
-        np.meshgrid(*[np.arange(n) * s for n, s in zip(shape, SPACING, strict=True)], indexing="ij")
-    )
+    mm = np.stack(np.meshgrid(*[np.arange(n) * s for n, s in zip(shape, SPACING, strict=True)], indexing="ij"))
     return np.linalg.norm(mm - (np.array(centre) * SPACING)[:, None, None, None], axis=0) <= radius_mm
 
 
 def write_case(folder: Path, name: str, label: np.ndarray) -> Case:
-    affine = np.diag(
-        [-SPACING[0], SPACING[1], SPACING[2], 1.0]
-    )  # stored right to left, unlike the bench's RAS+
+    affine = np.diag([-SPACING[0], SPACING[1], SPACING[2], 1.0])  # stored right to left, unlike the bench's RAS+
     path = folder / f"{name}.nii.gz"
     nib.save(nib.Nifti1Image(label.astype(np.uint8), affine), path)
     return Case("toy", name, image=folder / "no-such-image.nii.gz", label=path)

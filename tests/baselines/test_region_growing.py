@@ -18,9 +18,7 @@ TARGET = Target(name="t", organ="", lesion="tumor", labels=(1,))
 
 
 def sphere(radius_mm: float, centre: tuple[int, int, int] = CENTRE) -> np.ndarray:
-    mm = np.stack(
-        np.meshgrid(*[np.arange(n) * s for n, s in zip(SHAPE, SPACING, strict=True)], indexing="ij")
-    )
+    mm = np.stack(np.meshgrid(*[np.arange(n) * s for n, s in zip(SHAPE, SPACING, strict=True)], indexing="ij"))
     return np.linalg.norm(mm - (np.array(centre) * SPACING)[:, None, None, None], axis=0) <= radius_mm
 
 
@@ -78,9 +76,7 @@ def test_negative_click_takes_what_is_nearer_to_it() -> None:
 def test_a_click_that_grows_nothing_still_gives_its_voxel() -> None:
     volume = scan(np.zeros(SHAPE, bool), 0, 0)
     volume.array[CENTRE] = 240.0  # one bright voxel that the mean of its surroundings does not admit
-    mask = opened(volume, smoothing_mm=0.05, multiplier=0.5, iterations=0).segment(
-        Prompts(clicks=(Click(CENTRE),))
-    )
+    mask = opened(volume, smoothing_mm=0.05, multiplier=0.5, iterations=0).segment(Prompts(clicks=(Click(CENTRE),)))
     assert np.argwhere(mask).tolist() == [list(CENTRE)]
 
 
