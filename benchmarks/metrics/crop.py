@@ -40,11 +40,18 @@ def bounding_box(mask: BoolArray) -> tuple[slice, slice, slice] | None:
     order = sorted(range(3), key=lambda axis: -abs(mask.strides[axis]))
     for axis in order:
         others = tuple(a for a in range(3) if a != axis)
-        inside = np.flatnonzero(mask[tuple(box)].any(axis=others))
+        inside = np.flatnonzero(_any(mask[tuple(box)], others))
         if inside.size == 0:
             return None
         box[axis] = slice(int(inside[0]), int(inside[-1]) + 1)
     return box[0], box[1], box[2]
+
+
+def _any(mask: BoolArray, axes: tuple[int, ...]) -> BoolArray:
+    """`mask.any(axis=axes)`, eight voxels at a time where the memory allows: the whole volume passes through here."""
+    if axes == (1, 2) and mask.flags.c_contiguous and mask[0].size % 8 == 0 and mask.size:
+        return np.asarray(mask.reshape(len(mask), -1).view(np.uint64).max(axis=1) > 0)
+    return np.asarray(mask.any(axis=axes))
 
 
 def crop(mask: BoolArray) -> Crop | None:

@@ -85,7 +85,7 @@ def lesions_of(part: Crop) -> Lesions:
         labels, count = ndimage.label(part.mask, structure=np.ones((3, 3, 3), bool))
         return Lesions(labels, np.bincount(labels.ravel(), minlength=count + 1)[1:], part)
     a, b = _touching(runs, part.mask.shape)
-    graph = coo_array((np.ones(len(a), bool), (a, b)), shape=(len(runs.start), len(runs.start)))
+    graph = coo_array((np.ones(len(a)), (a, b)), shape=(len(runs.start), len(runs.start)))
     count, component = connected_components(graph, directed=False)
     lengths = runs.stop - runs.start
     labels = part.mask.astype(np.int32)

@@ -237,7 +237,7 @@ class ReferenceSurface:
         self._near = NearField.of(self.surface)
         self._known: FloatArray | None = None
         if self._near is not None and self._near.steps.size <= KNOWN_CELLS:
-            self._known = np.full(self._near.steps.shape, np.nan)
+            self._known = np.zeros(self._near.steps.shape)  # 0 is "not asked yet"; pages come as they are used
 
     def pair(self, prediction: Crop) -> SurfacePair:
         """Distances both ways between this surface and the prediction's."""
@@ -253,9 +253,9 @@ class ReferenceSurface:
             return _distances(corners, self.surface, self._near)
         inside = _inside(corners, self._near.low, self._near.low + self._known.shape - 1)
         cells = tuple((corners[inside] - self._near.low).T)
-        distances = np.full(len(corners), np.nan)
+        distances = np.zeros(len(corners))
         distances[inside] = self._known[cells]
-        new = np.isnan(distances)
+        new = distances == 0
         if new.any():
             distances[new] = _distances(corners[new], self.surface, self._near)
             self._known[cells] = distances[inside]
@@ -329,10 +329,10 @@ class NearField:
                 left, cells, best = left[keep], cells[keep], best[keep]
                 if left.size == 0:
                     break
-            nearest = steps[cells + (around[0][0] * size_z + around[0][1])]
+            nearest = steps.take(cells + (around[0][0] * size_z + around[0][1]))
             for dy, dz in around[1:]:
-                np.minimum(nearest, steps[cells + (dy * size_z + dz)], out=nearest)
-            np.minimum(best, along_x[nearest] + square_y + square_z, out=best)
+                np.minimum(nearest, steps.take(cells + (dy * size_z + dz)), out=nearest)
+            np.minimum(best, along_x.take(nearest) + square_y + square_z, out=best)
         squares[left] = best
         squares[squares > self.reach_mm**2] = np.inf
         return np.sqrt(squares)
