@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from baselines.ball import geometry
+from baselines import geometry
 from baselines.ball.method import ball
 from benchmarks.datasets.dataset import Case, target_mask
 from benchmarks.errors import UserError

@@ -18,7 +18,7 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from baselines.ball import geometry
+from baselines import geometry
 from baselines.region_growing.method import region_growing
 from benchmarks.errors import UserError
 from benchmarks.prompts import Prompts
