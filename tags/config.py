@@ -137,6 +137,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "dim": 32,
         "click_scales": (1.5, 4.0),
         "decoder_dim": 16,
+        "refine_kernel": 1,
     },
 }
 
@@ -158,6 +159,7 @@ class Settings:
             see `TrainingRecipe`.
         corrections: most correction rounds after the first prediction of a training step.
         clicks, prompt_dropout, single_click, central_click, box_share: training prompts, see `sampling.Sampling`.
+        zoom: range of the field of view of a training crop, as a multiple of the model's; drawn per crop and axis.
         dice_weight: Dice's share in the loss, the rest is cross-entropy.
         coarse_weight: weight of the same loss on the decoder's coarse logits.
         threshold: probability above which a voxel is tumour.
@@ -183,6 +185,7 @@ class Settings:
     single_click: float = 0.4
     central_click: float = 0.5
     box_share: float = 0.3
+    zoom: tuple[float, float] = (0.85, 1.25)
     dice_weight: float = 0.5
     coarse_weight: float = 0.0
     threshold: float = 0.5
@@ -208,8 +211,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "learning_rate": 2e-3,
         "final_learning_rate": 2e-5,
         "warm_up": 0.05,
-        "foreground": 0.75,
+        "foreground": 0.9,
         "corrections": 0,
+        "single_click": 0.6,
+        "zoom": (0.6, 1.3),
         "coarse_weight": 0.25,
         "overlap": 0.25,
     },

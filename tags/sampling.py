@@ -120,6 +120,25 @@ def jittered_box(mask: Tensor, jitter: float, generator: torch.Generator) -> Ten
     return torch.stack((low, torch.maximum(torch.minimum(high, extent), low)))
 
 
+def zoomed(
+    image: Tensor, label: Tensor, side: int, zoom: tuple[float, float], generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Crops (B, 1, Q, Q, Q) resampled to `side`³ with a random field of view of `side · zoom` voxels about the centre.
+
+    Every crop draws one factor, and each of its axes departs from it by up to a tenth.
+    """
+    batch = len(image)
+    low, high = zoom
+    factor = low + (high - low) * torch.rand(batch, 1, generator=generator)
+    factor = (factor * (0.9 + 0.2 * torch.rand(batch, 3, generator=generator))).clamp(low, high)
+    extent = torch.tensor(image.shape[2:])
+    theta = torch.diag_embed((factor * side / extent).flip(-1)).to(image)  # grid_sample wants (z, y, x)
+    theta = F.pad(theta, (0, 1))
+    grid = F.affine_grid(theta, [batch, 1, side, side, side], align_corners=False)
+    both = F.grid_sample(torch.cat((image, label), dim=1), grid, padding_mode="border", align_corners=False)
+    return both[:, :1], (both[:, 1:] > 0.5).to(label)
+
+
 def correct(prompts: PromptTensors, logits: Tensor, label: Tensor, generator: torch.Generator) -> PromptTensors:
     """One more click per crop, in its largest kind of error, and the prediction as previous mask.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -26,7 +27,7 @@ from tags.config import Settings, TagsConfig
 from tags.losses import segmentation_loss
 from tags.model import TAGS, Encoding
 from tags.prompt_encoder import NEGATIVE, POSITIVE, PromptTensors
-from tags.sampling import Sampling, correct, sample_prompts
+from tags.sampling import Sampling, correct, sample_prompts, zoomed
 from tags.weights import (
     RANDOM,
     WeightsError,
@@ -94,8 +95,9 @@ class TagsSegmenter(Trainable):
     # Training
 
     def recipe(self, target: Target) -> TrainingRecipe:
-        """Crops of the model's own side, at its own spacing."""
-        s, side = self.settings, self.config.patch
+        """Crops at the model's own spacing, with room for its zoom augmentation."""
+        s = self.settings
+        side = 2 * math.ceil(self.config.patch * s.zoom[1] / 2)
         return TrainingRecipe(
             preprocessing=self.preprocessing(target),
             patch=(side, side, side),
@@ -123,21 +125,22 @@ class TagsSegmenter(Trainable):
             central=s.central_click,
             box=s.box_share,
         )
-        prompts = sample_prompts(batch.label, batch.generator, how)
-        bounds = bounds_of(batch.targets).to(batch.image.device)
-        encoding = self.module.encode(batch.image, [anatomy_of(t) for t in batch.targets], bounds)
+        image, label = zoomed(batch.image, batch.label, self.config.patch, s.zoom, batch.generator)
+        prompts = sample_prompts(label, batch.generator, how)
+        bounds = bounds_of(batch.targets).to(image.device)
+        encoding = self.module.encode(image, [anatomy_of(t) for t in batch.targets], bounds)
         rounds = 1 + int(torch.randint(0, s.corrections + 1, (), generator=batch.generator))
-        total = torch.zeros((), device=batch.image.device)
+        total = torch.zeros((), device=image.device)
         parts: dict[str, Tensor] = {}
         for index in range(rounds):
             logits, coarse = self.module.decode(encoding, prompts)
-            value, parts = segmentation_loss(logits, batch.label, s.dice_weight)
+            value, parts = segmentation_loss(logits, label, s.dice_weight)
             if s.coarse_weight:
-                pooled = torch.nn.functional.avg_pool3d(batch.label, 2)
+                pooled = torch.nn.functional.avg_pool3d(label, 2)
                 value = value + s.coarse_weight * segmentation_loss(coarse, pooled, s.dice_weight)[0]
             total = total + value / rounds
             if index + 1 < rounds:
-                prompts = correct(prompts, logits.detach(), batch.label, batch.generator)
+                prompts = correct(prompts, logits.detach(), label, batch.generator)
         return total, {name: float(value.detach()) for name, value in parts.items()}
 
     def save(self, folder: Path) -> None:

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from tags.prompt_encoder import ABSENT, NEGATIVE, POSITIVE, PromptTensors, sample_at, squared_distance
-from tags.sampling import Sampling, correct, deep_voxel, jittered_box, near, random_voxels, sample_prompts
+from tags.sampling import (
+    Sampling,
+    correct,
+    deep_voxel,
+    jittered_box,
+    near,
+    random_voxels,
+    sample_prompts,
+    zoomed,
+)
 
 
 def clicks(*triples, labels=None):
@@ -158,3 +167,20 @@ def test_correction_clicks_the_larger_error():
     assert label[1, 0][tuple(prompts.points[1, 0].long())] == 0
     assert prompts.has_mask.all()
     assert torch.equal(prompts.mask, logits.sigmoid())
+
+
+def test_zoom_keeps_the_centre_and_scales_the_target():
+    label = ball(6, (16, 16, 16), 33)
+    for factor, radius in ((0.6, 10.0), (1.0, 6.0), (1.5, 4.0)):
+        image, found = zoomed(label * 2, label, 33, (factor, factor), torch.Generator().manual_seed(0))
+        centre = found[0, 0].nonzero().float().mean(dim=0)
+        assert (centre - 16).abs().max() < 0.3
+        assert found.sum().item() == pytest.approx(4 / 3 * 3.14159 * radius**3, rel=0.15)
+        assert image[0, 0, 16, 16, 16] == pytest.approx(2)
+
+
+def test_zoom_keeps_the_axes_apart():
+    label = torch.zeros(1, 1, 40, 40, 40)
+    label[0, 0, 10:30, 16:24, 18:22] = 1
+    _, same = zoomed(label, label, 40, (1.0, 1.0), torch.Generator().manual_seed(0))
+    assert torch.equal(same, label)

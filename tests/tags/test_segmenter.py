@@ -288,13 +288,13 @@ def test_a_few_steps_beat_every_mask_that_ignores_the_image():
     """Unseen blobs, one click: better than a ball of the best single radius round the click."""
     torch.manual_seed(0)
     segmenter = tags_tiny.build({"prompt_dropout": 0.0, "single_click": 1.0})
-    learn(segmenter, 60)
+    learn(segmenter, 40)
     images, labels, places = blobs(8, seed=2)
     found, balls = [], []
     axes = np.stack(np.meshgrid(*(np.arange(32),) * 3, indexing="ij"))
     for image, label, place in zip(images, labels, places, strict=True):
         volume = Volume(image[0] * TARGET.std + TARGET.mean, np.diag([2.5, 2.5, 2.5, 1.0]))
-        position = tuple(int(round(p)) for p in place)
+        position = tuple(round(p) for p in place)
         found.append(dice(segmenter.open(volume, TARGET).segment(click(*position)), label[0] > 0.5))
         distance = ((axes - np.array(position)[:, None, None, None]) ** 2).sum(0)
         balls.append([dice(distance <= r * r, label[0] > 0.5) for r in np.arange(2, 9, 0.5)])
@@ -309,20 +309,23 @@ def test_a_volume_of_700_slices_takes_bounded_memory():
 import resource, numpy as np, torch
 torch.set_num_threads(1)
 from benchmarks.prompts import Click, Prompts
+from benchmarks.segmenter import Target
 from benchmarks.volume import Volume
-from tests_target import TARGET
 from tags.method import tags_tiny
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-segmenter = tags_tiny.build({"spacing": 1.0, "max_crops": 60, "sam_weights": "random"})
-segmenter.open(Volume(np.zeros((40, 40, 40), np.float32), np.eye(4)), TARGET).segment(Prompts(clicks=(Click((9, 9, 9)),)))
-array = np.random.default_rng(0).normal(50, 30, (256, 256, 700)).astype(np.float32)
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+target = Target("t", "kidney", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)
+segmenter = tags_tiny.build({"spacing": 1.0, "max_crops": 60})
+warm = Volume(np.zeros((40, 40, 40), np.float32), np.eye(4))
+segmenter.open(warm, target).segment(Prompts(clicks=(Click((9, 9, 9)),)))
+array = np.random.default_rng(0).standard_normal((256, 256, 700), np.float32)
 before = peak()
-session = segmenter.open(Volume(array, np.diag([1.0, 1.0, 1.0, 1.0])), TARGET)
+session = segmenter.open(Volume(array, np.eye(4)), target)
 session.segment(Prompts(clicks=(Click((128, 128, 350)), Click((20, 20, 690)))))
 print((peak() - before) * 2**20 / array.nbytes)
 """
-    code = code.replace("from tests_target import TARGET", "from benchmarks.segmenter import Target\n"
-                        "TARGET = Target('t', 'kidney', 'tumor', (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)")  # fmt: skip
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 5.0, "peak memory in volumes"
