@@ -1,0 +1,243 @@
+"""The datasets of this machine: checked once, listed by name, found again by the runner.
+
+The data home is `TAGS_BENCH_DATA` or `~/.tags-bench`. `registry/NAME.json` in it says where a dataset lies, what
+the full check found in every case, and which cases are left out and why. The data themselves stay where they
+are and are never written to; `remove` forgets a dataset and touches none of its files.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.datasets.catalogue import datasets, load_dataset, load_folder
+from benchmarks.datasets.dataset import Dataset
+from benchmarks.datasets.verify import CaseReport, Problem, TargetSize, verify, without_bad_cases
+from benchmarks.errors import UserError, nearest_name
+from benchmarks.results import write_json
+
+HOME_VARIABLE = "TAGS_BENCH_DATA"
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+NOT_CHECKED = "was not there when the dataset was checked; run `tags-bench data verify {name}`"
+
+
+@dataclass(frozen=True)
+class Registration:
+    """A dataset of this machine.
+
+    Attributes:
+        root: the folder, or the CSV table.
+        target, organ, lesion: as given for the user's own data; see `load_folder`.
+        splits: "3dsam-adapter" or "patient"; None is the dataset's default.
+        licence: as stated by the dataset.
+        sizes: case id → bytes of image and label when they were checked.
+        excluded: case id → why it is left out.
+        reports: of the full check, one per case that could be opened.
+    """
+
+    name: str
+    root: Path
+    target: int | str | None = None
+    organ: str = ""
+    lesion: str = ""
+    splits: str | None = None
+    licence: str = ""
+    sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    excluded: Mapping[str, str] = field(default_factory=dict)
+    reports: tuple[CaseReport, ...] = ()
+
+    @property
+    def cases(self) -> int:
+        """How many cases are used."""
+        return len(self.sizes)
+
+    @property
+    def warnings(self) -> list[Problem]:
+        """What is odd about cases that are used."""
+        return [one for report in self.reports for one in report.problems if one.severity == "warning"]
+
+
+def data_home() -> Path:
+    """Where this machine's list of datasets and what is fetched lie: `TAGS_BENCH_DATA` or `~/.tags-bench`."""
+    return Path(os.environ.get(HOME_VARIABLE) or "~/.tags-bench").expanduser().absolute()
+
+
+def add(
+    name: str,
+    root: Path,
+    *,
+    target: int | str | None = None,
+    organ: str = "",
+    lesion: str = "",
+    splits: str | None = None,
+    home: Path | None = None,
+    each: Callable[..., Iterable[CaseReport]] = map,
+    opened: Callable[[Dataset], Any] | None = None,
+    progress: Callable[[CaseReport], Any] | None = None,
+) -> Registration:
+    """Check every voxel of a dataset and list it under a name. Bad cases are left out and listed with reasons.
+
+    Args:
+        name: of a known dataset, whose official layout is then expected, or any other for own data.
+        target, organ, lesion: for own data; see `load_folder`.
+        each: as in `verify`; a pool's `imap` checks several cases at once.
+        opened: called once the layout is known, with as many cases as `progress` will then see.
+
+    Raises:
+        UserError: the layout is not there, no case is usable, or the data home cannot be written.
+    """
+    if not NAME.fullmatch(name):
+        raise UserError(f"'{name}' is no name for a dataset; use small letters, digits, '-', '_' and '.'")
+    wanted = Registration(name, root.expanduser().resolve(), target, organ, lesion, splits)
+    dataset = _open(wanted)
+    if opened is not None:
+        opened(dataset)
+    reports = verify(dataset, each=each, progress=progress)
+    usable = without_bad_cases(dataset, reports)
+    found = replace(
+        wanted,
+        licence=usable.licence,
+        sizes={case_id: _sizes(usable, case_id) for case_id in usable.cases},
+        excluded=dict(usable.excluded),
+        reports=tuple(reports),
+    )
+    _write(found, home)
+    return found
+
+
+def verify_again(name: str, *, home: Path | None = None, **options: Any) -> Registration:
+    """Check a listed dataset once more, with the settings it was added with. `options` as for `add`."""
+    known = registration(name, home)
+    return add(
+        name,
+        known.root,
+        target=known.target,
+        organ=known.organ,
+        lesion=known.lesion,
+        splits=known.splits,
+        home=home,
+        **options,
+    )
+
+
+def registrations(home: Path | None = None) -> dict[str, Registration]:
+    """All listed datasets by name."""
+    folder = (home or data_home()) / "registry"
+    return {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
+
+
+def registration(name: str, home: Path | None = None) -> Registration:
+    """One listed dataset. Raises UserError with the nearest name, or how to add it."""
+    path = _path(name, home)
+    if path.is_file():
+        return _read(path)
+    have = [file.stem for file in path.parent.glob("*.json")]
+    if not have and name in datasets():
+        raise UserError(f"dataset '{name}' is not on this machine; `tags-bench data add {name} --from DIR` adds it")
+    raise UserError(f"no dataset '{name}' on this machine; {nearest_name(name, have)}")
+
+
+def resolve(name: str, home: Path | None = None) -> Path | None:
+    """Where a dataset lies; None if it is not listed. Raises UserError if its folder is gone."""
+    if not _path(name, home).is_file():
+        return None
+    root = registration(name, home).root
+    if not root.exists():
+        raise UserError(f"dataset '{name}': {root} is gone; add it again, or `tags-bench data remove {name}`")
+    return root
+
+
+def load(name: str, seed: int = 0, home: Path | None = None) -> Dataset:
+    """A listed dataset with its bad cases left out.
+
+    Raises:
+        UserError: not listed, gone, or a file has another size than when it was checked.
+    """
+    known = registration(name, home)
+    resolve(name, home)
+    dataset = _open(known, seed)
+    for case_id in known.sizes:
+        if case_id not in dataset.cases:
+            reason = dataset.excluded.get(case_id, "missing")
+            raise UserError(f"{name}, case {case_id}: {reason}; run `tags-bench data verify {name}`")
+        if _sizes(dataset, case_id) != tuple(known.sizes[case_id]):
+            raise UserError(f"{name}, case {case_id}: changed since its check; run `tags-bench data verify {name}`")
+    left_out = {
+        case_id: known.excluded.get(case_id, NOT_CHECKED.format(name=name))
+        for case_id in dataset.cases
+        if case_id not in known.sizes
+    }
+    bad = [CaseReport(case_id, problems=(Problem(case_id, "error", why),)) for case_id, why in left_out.items()]
+    return without_bad_cases(dataset, bad)
+
+
+def remove(name: str, home: Path | None = None) -> Path:
+    """Forget a dataset; its files stay where they are. Returns their folder."""
+    root = registration(name, home).root
+    _path(name, home).unlink()
+    return root
+
+
+def problem_rows(found: Registration) -> list[dict[str, str]]:
+    """What is wrong with which case, for a table: the cases left out first, then the warnings."""
+    rows = [{"case": case_id, "severity": "left out", "what": why} for case_id, why in sorted(found.excluded.items())]
+    return rows + [{"case": one.case_id, "severity": one.severity, "what": one.text} for one in found.warnings]
+
+
+def _open(wanted: Registration, seed: int = 0) -> Dataset:
+    if wanted.name in datasets() and wanted.target is None:
+        return load_dataset(wanted.name, wanted.root, splits=wanted.splits, seed=seed, strict=False)
+    return load_folder(
+        wanted.root,
+        wanted.target,
+        organ=wanted.organ,
+        lesion=wanted.lesion,
+        seed=seed,
+        name=wanted.name,
+        strict=False,
+    )
+
+
+def _sizes(dataset: Dataset, case_id: str) -> tuple[int, int]:
+    case = dataset.cases[case_id]
+    return case.image.stat().st_size, case.label.stat().st_size
+
+
+def _path(name: str, home: Path | None) -> Path:
+    return (home or data_home()) / "registry" / f"{name}.json"
+
+
+def _write(found: Registration, home: Path | None) -> None:
+    path = _path(found.name, home)
+    content = asdict(found) | {"root": str(found.root)}
+    try:
+        write_json(path, content)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); set {HOME_VARIABLE} to a folder") from error
+
+
+def _read(path: Path) -> Registration:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        reports = tuple(_report(one) for one in content.pop("reports"))
+        sizes = {case_id: (image, label) for case_id, (image, label) in content.pop("sizes").items()}
+        return Registration(**{**content, "root": Path(content["root"])}, sizes=sizes, reports=reports)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not readable ({error}); remove it and add the dataset again") from error
+
+
+def _report(content: dict[str, Any]) -> CaseReport:
+    tuples = {key: content[key] and tuple(content[key]) for key in ("shape", "spacing", "intensities")}
+    return CaseReport(
+        **{
+            **content,
+            **tuples,
+            "targets": {name: TargetSize(**size) for name, size in content["targets"].items()},
+            "problems": tuple(Problem(**one) for one in content["problems"]),
+        }
+    )

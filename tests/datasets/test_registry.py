@@ -1,0 +1,155 @@
+"""What is added is checked, found again with its bad cases left out, and forgotten without a trace."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from benchmarks.datasets import registry
+from benchmarks.datasets.phantom import synthesise
+from benchmarks.datasets.verify import statistics
+from benchmarks.errors import UserError
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv(registry.HOME_VARIABLE, str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return synthesise("lits17", tmp_path, 4, 8, scale=0.4)
+
+
+def blank(folder: Path, number: int) -> None:
+    (path,) = folder.rglob(f"volume-{number}.nii")
+    image = nib.load(path)
+    nib.save(nib.Nifti1Image(np.zeros(image.shape, np.int16), image.affine), path)
+
+
+def test_added_listed_found_and_forgotten(home, folder):
+    seen = []
+    found = registry.add("lits17", folder, opened=lambda d: seen.append(len(d.cases)), progress=seen.append)
+    assert seen[0] == 8
+    assert len(seen) == 9
+    assert (found.cases, dict(found.excluded)) == (8, {})
+    assert registry.resolve("lits17") == folder
+    assert registry.registrations() == {"lits17": found}
+    assert registry.problem_rows(found) == []
+    rows = {row["quantity"]: row for row in statistics(found.reports)}
+    assert rows["liver-tumor (ml)"]["cases"] == 8
+    dataset = registry.load("lits17")
+    assert len(dataset.cases) == 8
+    assert dataset.synthetic
+    before = sorted(folder.rglob("*"))
+    assert registry.remove("lits17") == folder
+    assert sorted(folder.rglob("*")) == before
+    assert registry.resolve("lits17") is None
+
+
+def test_bad_cases_are_left_out_and_listed(home, folder):
+    blank(folder, 2)
+    (label,) = folder.rglob("segmentation-5.nii")
+    label.unlink()
+    found = registry.add("lits17", folder)
+    assert found.cases == 6
+    rows = {row["case"]: row["what"] for row in registry.problem_rows(found)}
+    assert "every voxel is 0" in rows["volume-2"]
+    assert "image without label" in rows["volume-5"]
+    dataset = registry.load("lits17")
+    assert set(dataset.excluded) == {"volume-2", "volume-5"}
+    assert "every voxel is 0" in dataset.excluded["volume-2"]
+    assert not {"volume-2", "volume-5"} & {i for part in vars(dataset.splits[0]).values() for i in part}
+
+
+def test_a_changed_file_is_not_used_unchecked(home, folder):
+    registry.add("lits17", folder)
+    (label,) = folder.rglob("segmentation-3.nii")
+    image = nib.load(label)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj).astype(np.int16), image.affine), label)
+    with pytest.raises(UserError, match="volume-3: changed since its check; run `tags-bench data verify lits17`"):
+        registry.load("lits17")
+    registry.verify_again("lits17")
+    assert len(registry.load("lits17").cases) == 8
+    label.unlink()
+    with pytest.raises(UserError, match="volume-3: image without label"):
+        registry.load("lits17")
+
+
+def test_new_cases_wait_for_a_check(home, folder):
+    (image,), (label,) = folder.rglob("volume-7.nii"), folder.rglob("segmentation-7.nii")
+    kept = image.read_bytes(), label.read_bytes()
+    image.unlink()
+    label.unlink()
+    registry.add("lits17", folder)
+    image.write_bytes(kept[0])
+    label.write_bytes(kept[1])
+    dataset = registry.load("lits17")
+    assert "volume-7" not in dataset.cases
+    assert "was not there" in dataset.excluded["volume-7"]
+    assert registry.verify_again("lits17").cases == 8
+
+
+def test_own_data_keep_their_words(home, tmp_path):
+    root = tmp_path / "mine"
+    random = np.random.default_rng(0)
+    for role, make in (
+        ("imagesTr", lambda: random.integers(-900, 900, (9, 8, 7)).astype(np.int16)),
+        ("labelsTr", lambda: random.integers(0, 3, (9, 8, 7)).astype(np.uint8)),
+    ):
+        (root / role).mkdir(parents=True)
+        for i in range(4):
+            nib.save(nib.Nifti1Image(make(), np.eye(4)), root / role / f"x_{i}.nii.gz")
+    pairs = [{"image": f"./imagesTr/x_{i}.nii.gz", "label": f"./labelsTr/x_{i}.nii.gz"} for i in range(4)]
+    content = {"labels": {"0": "b", "1": "lung", "2": "nodule"}, "training": pairs}
+    (root / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="choose the label"):
+        registry.add("mine", root)
+    registry.add("mine", root, target="nodule", organ="lung")
+    (target,) = registry.load("mine").targets
+    assert (target.name, target.labels, target.organ_labels) == ("lung-nodule", (2,), (1,))
+    assert registry.verify_again("mine") == registry.registration("mine")
+
+
+def test_the_dataset_folder_is_never_written_to(home, folder):
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    for path in [folder, *folder.iterdir()]:
+        if path.is_dir():
+            path.chmod(0o555)
+    try:
+        registry.add("lits17", folder)
+        registry.load("lits17")
+    finally:
+        for path in [folder, *folder.iterdir()]:
+            if path.is_dir():
+                path.chmod(0o755)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_mistakes_are_one_line(home, folder, tmp_path):
+    with pytest.raises(UserError, match="is not on this machine; `tags-bench data add kits21 --from DIR`"):
+        registry.registration("kits21")
+    registry.add("lits17", folder)
+    with pytest.raises(UserError, match="did you mean 'lits17'"):
+        registry.registration("lits71")
+    with pytest.raises(UserError, match="no name for a dataset"):
+        registry.add("../lits", folder)
+    with pytest.raises(UserError, match="no case found"):
+        registry.add("kits21", folder)
+    folder.rename(tmp_path / "moved")
+    with pytest.raises(UserError, match="is gone"):
+        registry.resolve("lits17")
+    (home / "registry" / "lits17.json").write_text("{")
+    with pytest.raises(UserError, match="not readable"):
+        registry.registration("lits17")
+
+
+def test_a_data_home_that_cannot_be_written(folder, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="TAGS_BENCH_DATA"):
+        registry.add("lits17", folder, home=tmp_path / "file")
