@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich import box
@@ -22,11 +25,22 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.runner import Unit
+from benchmarks.leaderboard import LIST, MARGIN, NO_TARGET, NOT_BESIDE_PHANTOMS, details, overall_of, size_class_names
+from benchmarks.published import LABEL
+
+if TYPE_CHECKING:
+    from benchmarks.runner import Unit
 
 SYNTHETIC_BANNER = (
     "SYNTHETIC DATA: generated phantoms. These numbers rank methods on phantoms; they say nothing about patients."
 )
+
+MARKS = {"trained-on": "*", "superset": "+", "unseen": "", "unknown": "?"}
+"""The sign beside a row for what the released weights have seen of the dataset."""
+
+MEANINGS = {"trained-on": "trained on it", "superset": "trained on a collection that holds it", "unknown": "not known"}
+
+METRIC_TITLES = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95 (mm)", "lesion_f1": "lesion F1"}
 
 
 class _Stage(ProgressColumn):
@@ -78,43 +92,426 @@ class Bars:
         self._progress.stop_task(self._tasks[unit.folder])
 
 
+@dataclass(frozen=True)
+class Sheet:
+    """A table as text: what the terminal, Markdown and LaTeX print alike.
+
+    Attributes:
+        numeric: headings of the columns that are set flush right.
+        styles: a rich style for each row, or nothing.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[str, ...] = ()
+    styles: tuple[str, ...] = ()
+
+
 def show_leaderboard(board: pd.DataFrame, console: Console, notes: Sequence[str] = ()) -> None:
-    """Print one table per dataset and track; methods that were given different things are never in one list."""
+    """Print one table per dataset and track; methods that were given different things are never in one list.
+
+    Where a track has more than one dataset, a table over all of them comes first.
+    """
     if board.empty:
         console.print("no records yet")
         return
-    synthetic = bool(board["synthetic"].any())
-    if synthetic:
+    if board["synthetic"].any():
         console.print(f"[bold yellow]{SYNTHETIC_BANNER}[/]")
+    for sheet in (*overall_sheets(board), *board_sheets(board)):
+        _print_sheet(sheet, console)
+    for note in (*legend(board), *notes):
+        console.print(Text(note, style="dim"))
+
+
+def overall_sheets(board: pd.DataFrame) -> list[Sheet]:
+    """Per track and protocol: mean Dice over the datasets, mean rank, Dice on each; nothing for a single dataset."""
+    overall = overall_of(board)
+    if overall.empty:
+        return []
+    marks = {
+        (row["method"], name): MARKS[row["contamination"]]
+        for row in board.to_dict("records")
+        for name in (f"dice/{row['dataset']}", f"dice/{row['dataset']}/{row['target']}")
+    }
+    sheets = []
+    for (track, protocol), rows in overall.groupby(["track", "protocol"], sort=False):
+        lists = [str(column) for column in rows if str(column).startswith("dice/") and rows[column].notna().any()]
+        if len(lists) < 2:
+            continue
+        headings = ("method", "mean Dice", "mean rank", *(name.removeprefix("dice/") for name in lists))
+        cells = tuple(
+            (
+                _title_of(row),
+                _number(row["dice"], 3),
+                _number(row["mean_rank"], 1),
+                *(_number(row[name], 3) + marks.get((row["method"], name), "") for name in lists),
+            )
+            for row in rows.to_dict("records")
+        )
+        styles = tuple("dim" if floor else "" for floor in rows["floor"])
+        synthetic = " · SYNTHETIC" if board["synthetic"].any() else ""
+        title = f"all datasets · given: {track} ({protocol}){synthetic}"
+        sheets.append(Sheet(title, headings, cells, headings[1:], styles))
+    return sheets
+
+
+def board_sheets(board: pd.DataFrame) -> list[Sheet]:
+    """One sheet per dataset, target, track and protocol, as in `show_leaderboard`."""
     tolerances = [str(column) for column in board if str(column).startswith("nsd@")]
     surface = "nsd@2mm" if "nsd@2mm" in tolerances else next(iter(tolerances), None)
-    for (dataset, target, track, protocol), rows in board.groupby(
-        ["dataset", "target", "track", "protocol"], sort=False
-    ):
-        name = f"{dataset} · {target} · given: {track} ({protocol})" + (" · SYNTHETIC" if synthetic else "")
-        table = Table(title=name, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("method", no_wrap=True)
-        table.add_column("Dice [95 % CI]", justify="right", no_wrap=True)
-        if surface:
-            table.add_column(surface.replace("nsd@", "NSD "), justify="right")
-        for heading in ("HD95 mm", "lesion F1", "s open", "s prompt", "evaluated"):
-            table.add_column(heading, justify="right")
-        for row in rows.to_dict("records"):
-            cells = [
-                f"{row['method']} (floor)" if row["floor"] else str(row["method"]),
-                f"{row['dice']:.3f} [{row['dice_low']:.3f}, {row['dice_high']:.3f}]",
-                *([f"{row[surface]:.3f}"] if surface else []),
-                f"{row['hd95_mm']:.1f}",
-                f"{row['lesion_f1']:.2f}",
-                f"{row['seconds_open']:.2f}",
-                f"{row['seconds_segment']:.2f}",
+    marked = bool(board["contamination"].map(MARKS).any())
+    headings = ("method", *(("seen",) if marked else ()), "Dice [95 % CI]")
+    headings += ((surface.replace("nsd@", "NSD "),) if surface else ()) + (
+        "HD95 mm",
+        "F1",
+        "s open",
+        "s prompt",
+        "done",
+    )
+    sheets = []
+    for (dataset, target, track, protocol), rows in board.groupby(LIST, sort=False):
+        records = rows.to_dict("records")
+        cells = tuple(
+            (
+                _title_of(row),
+                *((MARKS[row["contamination"]],) if marked else ()),
+                f"{row['dice']:.3f} {_interval(row['dice_low'], row['dice_high'], 3)}",
+                *((_number(row[surface], 3),) if surface else ()),
+                _number(row["hd95_mm"], 1),
+                _number(row["lesion_f1"], 2),
+                _seconds(row["seconds_open"]),
+                _seconds(row["seconds_segment"]),
                 f"{row['cases'] - row['failed']}/{row['cases']}",
-            ]
-            style = "red" if row["failed"] else "dim" if row["floor"] else ""
-            table.add_row(*map(Text, cells), style=style)
-        console.print(table)
-    for note in notes:
-        console.print(Text(note, style="dim"))
+            )
+            for row in records
+        )
+        styles = tuple("red" if row["failed"] else "dim" if row["floor"] else "" for row in records)
+        synthetic = " · SYNTHETIC" if rows["synthetic"].any() else ""
+        title = f"{dataset} · {target} · given: {track} ({protocol}){synthetic}"
+        sheets.append(Sheet(title, headings, cells, headings[1:], styles))
+    return sheets
+
+
+def legend(board: pd.DataFrame) -> list[str]:
+    """What the columns and the marks mean, in a few lines."""
+    lines = [
+        "Dice: mean over cases at the last prompt, 95 % interval over patients; a failed case counts as 0 (done: "
+        "cases that did not fail). F1: lesion-wise. s open, s prompt: seconds to take in a scan, and per prompt."
+    ]
+    used = [seen for seen in MARKS if MARKS[seen] and (board["contamination"] == seen).any()]
+    if used:
+        told = "; ".join(f"{MARKS[seen]} {MEANINGS[seen]}" for seen in used)
+        lines.append(f"seen: what the released weights have seen of the dataset: {told}.")
+    return lines
+
+
+def show_details(
+    rows: pd.DataFrame,
+    units: Sequence[Mapping[str, Any]],
+    console: Console,
+    metric: str = "dice",
+    margin: float | None = MARGIN,
+) -> None:
+    """Print the tables of `benchmarks.leaderboard.details`: what stands behind the ranking.
+
+    Raises:
+        UserError: records that are not complete, or an unknown metric.
+    """
+    tables = details(rows, units, metric, margin)
+    if any(unit["synthetic"] for unit in units):
+        console.print(f"[bold yellow]{SYNTHETIC_BANNER}[/]")
+    for sheet in detail_sheets(tables, metric):
+        _print_sheet(sheet, console)
+    if any(unit["synthetic"] for unit in units):
+        console.print(Text(NOT_BESIDE_PHANTOMS, style="dim"))
+    for claim in tables["claims"].to_dict("records"):
+        told = f"claim ({LABEL}, {claim['standing']}): {claim['method']} {claim['text']}. {claim['citation']}"
+        console.print(Text(told, style="dim"))
+
+
+def detail_sheets(tables: Mapping[str, pd.DataFrame], metric: str) -> list[Sheet]:
+    """The tables of `details` as text, in the order in which they are read."""
+    name = METRIC_TITLES.get(metric, metric)
+    sheets = [_contamination_sheet(tables["contamination"])] if len(tables["contamination"]) else []
+    makers: tuple[tuple[str, Callable[[str, pd.DataFrame, str], Sheet]], ...] = (
+        ("rankings", _ranking_sheet),
+        ("comparisons", _comparison_sheet),
+        ("sizes", _size_sheet),
+        ("lesions", _lesion_sheet),
+        ("clicks", _click_sheet),
+        ("policies", _policy_sheet),
+    )
+    for table, make in makers:
+        if len(tables[table]):
+            for key, rows in tables[table].groupby(LIST, sort=False):
+                sheets.append(make("{} · {} · given: {} ({})".format(*key), rows, name))
+    if len(tables["robustness"]):
+        for (noise, protocol, dataset, target), rows in tables["robustness"].groupby(
+            ["noise", "protocol", "dataset", "target"], sort=False
+        ):
+            sheets.append(_robustness_sheet(f"{dataset} · {target} · {protocol}", str(noise), rows, name))
+    if len(tables["published"]):
+        for (dataset, track), rows in tables["published"].groupby(["dataset", "track"], sort=False):
+            sheets.append(_published_sheet(str(dataset), str(track), rows))
+    return sheets
+
+
+def _contamination_sheet(table: pd.DataFrame) -> Sheet:
+    headings = tuple(str(column) for column in table)
+    cells = tuple(tuple("–" if pd.isna(cell) else str(cell) for cell in row) for row in table.to_numpy())
+    return Sheet("what the released weights have seen (model cards)", headings, cells)
+
+
+def _ranking_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    headings = ("method", "by mean", "by case ranks", "by tests", "first in", "95 % of draws")
+    cells = tuple(
+        (
+            row["method"],
+            str(row["mean-then-rank"]),
+            str(row["rank-then-mean"]),
+            str(row["test-based"]),
+            f"{100 * row['first']:.0f} %",
+            f"{row['rank_low']}" if row["rank_low"] == row["rank_high"] else f"{row['rank_low']} to {row['rank_high']}",
+        )
+        for row in rows.to_dict("records")
+    )
+    tau = f"Kendall's τ {rows['kendall_tau'].iloc[0]:.2f} when patients are drawn again"
+    return Sheet(f"{title} · ranks by {metric}, {tau}", headings, cells, headings[1:])
+
+
+def _comparison_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    """The best method by mean against each other one; `details` has all pairs."""
+    best = _best_of(rows)
+    headings = ("method", "against", "difference [95 % CI]", "d", "p (Holm)", "verdict")
+    cells = []
+    for row in rows.to_dict("records"):
+        if best not in (row["a"], row["b"]):
+            continue
+        sign = 1 if row["a"] == best else -1
+        low, high = sorted((sign * row["low"], sign * row["high"]))
+        difference = f"{sign * row['difference']:+.3f} {_interval(low, high, 3, signed=True)}"
+        effect, p_value = f"{sign * row['cohen_d']:+.1f}", row["p_sign_flip_holm"]
+        shown_p = "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
+        cells.append((best, row["b"] if row["a"] == best else row["a"], difference, effect, shown_p, row["verdict"]))
+    corrected = f"corrected over {len(rows)} pair{'s' if len(rows) > 1 else ''}"
+    return Sheet(f"{title} · {metric}, {corrected}", headings, tuple(cells), headings[2:5])
+
+
+def _best_of(rows: pd.DataFrame) -> str:
+    """The method that is better in most of its pairs; of equals, the first."""
+    wins = dict.fromkeys(dict.fromkeys([*rows["a"], *rows["b"]]), 0)
+    for name in rows["better"]:
+        if name:
+            wins[name] += 1
+    return max(wins, key=lambda name: wins[name])
+
+
+def _size_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    sizes = [size for size in (*size_class_names(), NO_TARGET) if (rows["size"] == size).any()]
+    counts = rows.groupby("size")["n"].max()
+    headings = ("method", *(f"{size} (n={counts[size]})" for size in sizes))
+    cells = tuple(
+        (str(method), *(_mean_at(group, size) for size in sizes))
+        for method, group in rows.groupby("method", sort=False)
+    )
+    return Sheet(f"{title} · {metric} by diameter of the target", headings, cells, headings[1:])
+
+
+def _mean_at(rows: pd.DataFrame, size: str) -> str:
+    found = rows[rows["size"] == size]
+    if found.empty:
+        return "–"
+    row = found.iloc[0]
+    return f"{row['mean']:.3f} {_interval(row['low'], row['high'], 2)}"
+
+
+def _lesion_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    there = rows.groupby("size", sort=False)["lesions"].max()
+    headings = ("method", *(f"{size} (n={count})" for size, count in there.items()))
+    cells = tuple(
+        (str(method), *(f"{100 * share:.0f} %" if share == share else "–" for share in group["sensitivity"]))
+        for method, group in rows.groupby("method", sort=False)
+    )
+    return Sheet(f"{title} · lesions found, by their diameter", headings, cells, headings[1:])
+
+
+def _click_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    shown = [c for c in rows if str(c).startswith(("dice@", "auc")) and rows[c].notna().any()]
+    shown += [f"{kind}@{quality}" for quality in ("0.8", "0.9") for kind in ("noc", "failures")]
+    names = {c: str(c).replace("dice@", "Dice@").replace("auc", "AUC").replace("noc@", "NoC@") for c in shown}
+    headings = ("method", *(names[column].replace("failures@", "never ") for column in shown))
+    cells = tuple(
+        (
+            row["method"],
+            *(
+                f"{row[column]}/{row['curves']}"
+                if str(column).startswith("failures@")
+                else _number(row[column], 1 if str(column).startswith("noc") else 3)
+                for column in shown
+            ),
+        )
+        for row in rows.to_dict("records")
+    )
+    return Sheet(f"{title} · click curves", headings, cells, headings[1:])
+
+
+def _policy_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    policies = list(dict.fromkeys(rows["policy"]))
+    headings = ("method", *policies)
+    cells = []
+    for method, group in rows.groupby("method", sort=False):
+        lines = group.set_index("policy").to_dict("index")
+        cells.append((str(method), *(_policy_cell(lines[policy]) for policy in policies)))
+    return Sheet(
+        f"{title} · {metric} (rank) if empty masks were counted otherwise", headings, tuple(cells), headings[1:]
+    )
+
+
+def _policy_cell(line: Mapping[Any, Any]) -> str:
+    skipped = f", {line['skipped']} skipped" if line["skipped"] else ""
+    return f"{_number(line['mean'], 3)} ({line['rank']}){skipped}"
+
+
+def _robustness_sheet(title: str, noise: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    levels = sorted(rows["level"].unique())
+    headings = ("method", *(f"{level:g}" for level in levels), "tolerated")
+    cells = tuple(
+        (
+            str(method),
+            *(f"{value:.3f}" for value in group.sort_values("level")["mean"]),
+            f"{group['tolerated'].iloc[0]:.2g}" if math.isfinite(group["tolerated"].iloc[0]) else f"> {levels[-1]:g}",
+        )
+        for method, group in rows.groupby("method", sort=False)
+    )
+    return Sheet(f"{title} · {metric} against {noise}; tolerated: until 0.05 is lost", headings, cells, headings[1:])
+
+
+def _published_sheet(dataset: str, track: str, rows: pd.DataFrame) -> Sheet:
+    headings = ("method", "target", "metric", "value", "protocol", "source")
+    cells = tuple(
+        (
+            row["title"],
+            row["target"],
+            row["metric"],
+            f"{row['value']:.3f}",
+            row["protocol"],
+            f"{row['paper']}, {row['where']}",
+        )
+        for row in rows.to_dict("records")
+    )
+    title = f"PUBLISHED, not measured here · {dataset} · given: {track} · other cases, other prompts: no ranking"
+    return Sheet(title, headings, cells, ("value",))
+
+
+def _print_sheet(sheet: Sheet, console: Console) -> None:
+    console.print(Text(sheet.title, style="bold"))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for heading in sheet.headings:
+        right = heading in sheet.numeric
+        table.add_column(Text(heading), justify="right" if right else "left", no_wrap=False, overflow="fold")
+    for cells, style in zip(sheet.rows, sheet.styles or ("",) * len(sheet.rows), strict=True):
+        table.add_row(*map(Text, cells), style=style)
+    console.print(table)
+
+
+def _title_of(row: Mapping[Any, Any]) -> str:
+    return f"{row['method']} (floor)" if row["floor"] else str(row["method"])
+
+
+def _interval(low: float, high: float, digits: int, signed: bool = False) -> str:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "[–, –]"
+    sign = "+" if signed else ""
+    return f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+
+
+def _number(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if pd.notna(value) else "–"
+
+
+def _seconds(value: float) -> str:
+    """Three figures are enough: 0.04, 1.25, 12.5, 125."""
+    return _number(value, 2 if not value >= 10 else 1 if value < 100 else 0)
+
+
+# -- pictures and text for other places --
+
+
+def svg(board: pd.DataFrame, notes: Sequence[str] = (), title: str = "tags-bench leaderboard") -> str:
+    """The leaderboard as an SVG picture of a terminal, 100 columns wide."""
+    console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+    show_leaderboard(board, console, notes)
+    return console.export_svg(title=title)
+
+
+def to_markdown(board: pd.DataFrame, notes: Sequence[str] = ()) -> str:
+    """The leaderboard as Markdown tables, with the same cells as in the terminal."""
+    if board.empty:
+        return "no records yet\n"
+    blocks = [f"**{SYNTHETIC_BANNER}**"] if board["synthetic"].any() else []
+    for sheet in (*overall_sheets(board), *board_sheets(board)):
+        lines = [f"**{_markdown(sheet.title)}**", ""]
+        lines.append(_markdown_row(sheet.headings))
+        lines.append("| " + " | ".join("---:" if name in sheet.numeric else "---" for name in sheet.headings) + " |")
+        lines += [_markdown_row(row) for row in sheet.rows]
+        blocks.append("\n".join(lines))
+    blocks.append("\n".join(f"- {_markdown(note)}" for note in (*legend(board), *notes)))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(map(_markdown, cells)) + " |"
+
+
+def _markdown(text: str) -> str:
+    for sign in "\\|*_`<>":
+        text = text.replace(sign, f"\\{sign}")
+    return " ".join(text.split())
+
+
+def to_latex(board: pd.DataFrame) -> str:
+    """The leaderboard as LaTeX tables (package booktabs), one per list, with what a caption must say."""
+    blocks = []
+    for sheet in (*overall_sheets(board), *board_sheets(board)) if len(board) else ():
+        columns = "".join("r" if name in sheet.numeric else "l" for name in sheet.headings)
+        caption = f"{sheet.title}. {' '.join(legend(board))}"
+        if board["synthetic"].any():
+            caption = f"{caption} {SYNTHETIC_BANNER}"
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_latex(caption)}}}",
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            _latex_row(sheet.headings),
+            r"\midrule",
+            *map(_latex_row, sheet.rows),
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _latex_row(cells: Sequence[str]) -> str:
+    return " & ".join(map(_latex, cells)) + r" \\"
+
+
+LATEX_SIGNS = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "·": r"\textperiodcentered{}",
+    "–": "--",
+} | {sign: f"\\{sign}" for sign in "&%$#_{}"}
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX_SIGNS.get(sign, sign) for sign in text)
 
 
 def show_mapping(title: str, values: Mapping[str, Any], console: Console) -> None:

@@ -1,23 +1,66 @@
-"""Tables from records: one row per dataset, track and method; failed rows count as worst, and are shown."""
+"""Tables from records: one row per dataset, track and method; failed rows count as worst, and are shown.
+
+`leaderboard_of` is the cheap table that every run prints. The other functions answer what a reviewer asks next:
+are all rows there, is the difference more than chance, would other patients give another winner, does it hold for
+small tumours, what does a further click buy, what if empty masks were counted otherwise, and who had seen the data.
+`details` gathers them all.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 
+from benchmarks.errors import UserError
+from benchmarks.metrics import mean_under_policies, summarise_curves
+from benchmarks.metrics.lesions import size_bin_names
+from benchmarks.published import as_table, load_published
 from benchmarks.results import FAILED
-from benchmarks.statistics import bootstrap_mean
-from benchmarks.users import TRACKS
+from benchmarks.statistics import (
+    Scheme,
+    Values,
+    assert_complete,
+    bootstrap_mean,
+    case_table,
+    comparisons,
+    expected_rows,
+    higher_is_better,
+    ranking,
+    ranking_stability,
+    robustness_curve,
+    summary,
+    with_failures_as_worst,
+)
+from benchmarks.users import TRACKS, Protocol
 
 METRIC_COLUMNS = (
     "dice", "iou", "nsd@1mm", "nsd@2mm", "nsd@5mm", "hd95_mm", "lesion_f1",
     "seconds_open", "seconds_segment", "peak_memory_mb",
 )  # fmt: skip
 TIMINGS = ("seconds_open", "seconds_segment")
-GROUP = ["dataset", "target", "track", "protocol", "method"]
+LIST = ["dataset", "target", "track", "protocol"]
+"""What makes one list of the leaderboard: only methods that were given the same are compared."""
+GROUP = [*LIST, "method"]
 CONFIDENCE_SEED = 20_26
+
+MARGIN = 0.02
+"""The smallest difference in a bounded metric, such as Dice, that is taken to matter; stated before any result."""
+ALPHA = 0.05
+
+DIAMETERS_MM = (10.0, 20.0, 40.0)
+"""Inner edges of the size classes: diameter of the ball that has the volume of the whole target."""
+NO_TARGET = "no target"
+
+Units = Iterable[Mapping[str, Any]]
+
+
+# -- the leaderboard --
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
@@ -25,10 +68,15 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 
     `dice_low` and `dice_high` bound the mean Dice with 95 % (bootstrap over patients). Failed rows count with
     their worst values; only the timings leave them out, because a failure has none.
+
+    Raises:
+        UserError: a Dice that is not finite, as an empty-mask policy that skips cases gives: a mean over the
+            rest would reward what was skipped.
     """
     if rows.empty:
         return pd.DataFrame()
-    final = rows.loc[rows.groupby([*GROUP, "unit", "case"])["step"].idxmax()]
+    final = last_steps(rows)
+    _refuse_skipped(final)
     metrics = [column for column in METRIC_COLUMNS if column in final]
     summaries = []
     for key, group in final.groupby(GROUP, sort=False):
@@ -47,7 +95,22 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(summaries)
 
 
-def leaderboard_of(rows: pd.DataFrame, units: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def last_steps(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the last step of every case and protocol."""
+    return rows.loc[rows.groupby([*GROUP, "unit", "case"])["step"].idxmax()]
+
+
+def _refuse_skipped(rows: pd.DataFrame) -> None:
+    gaps = rows[~np.isfinite(rows["dice"])]
+    if len(gaps):
+        first = gaps.iloc[0]
+        raise UserError(
+            f"{first['method']} on {first['dataset']}/{first['case']}: no finite Dice ({len(gaps)} such rows) under "
+            f"the empty-mask policy '{first['policy']}'; run the suite with one that counts every case"
+        )
+
+
+def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     """The leaderboard: `summarise` with what is known of the units, best Dice first in every list.
 
     Datasets keep the order of the records; tracks go from the least information given to the most.
@@ -58,6 +121,7 @@ def leaderboard_of(rows: pd.DataFrame, units: Iterable[Mapping[str, Any]]) -> pd
     known = {unit["unit"]: unit for unit in units}
     for column, default in (("floor", False), ("contamination", "unknown"), ("checkpoint", "")):
         board[column] = [known.get(unit, {}).get(column, default) for unit in board["unit"]]
+    board.loc[board["synthetic"], "contamination"] = "unseen"
     order = {name: place for place, name in enumerate(dict.fromkeys(rows["dataset"]))}
     board["_dataset"] = board["dataset"].map(order)
     board["_track"] = board["track"].map({track: place for place, track in enumerate(TRACKS)})
@@ -69,7 +133,7 @@ def leaderboard_of(rows: pd.DataFrame, units: Iterable[Mapping[str, Any]]) -> pd
     return board.drop(columns=["_dataset", "_track"]).reset_index(drop=True)
 
 
-def notes_of(rows: pd.DataFrame, units: Iterable[Mapping[str, Any]]) -> list[str]:
+def notes_of(rows: pd.DataFrame, units: Units) -> list[str]:
     """What a reader of the leaderboard must know: failures with reasons, protocols left out, test cases."""
     notes = []
     for unit in units:
@@ -83,3 +147,369 @@ def notes_of(rows: pd.DataFrame, units: Iterable[Mapping[str, Any]]) -> list[str
             for row in failed.to_dict("records")
         ]
     return list(dict.fromkeys(notes))
+
+
+def overall_of(board: pd.DataFrame) -> pd.DataFrame:
+    """Over all datasets: for each track and protocol the mean of the mean Dice, and the mean rank.
+
+    Every dataset (and target) weighs the same, whatever its number of cases. Ranks are taken among the methods
+    that are on all lists of the track and protocol; the others follow without mean or rank.
+
+    Returns:
+        track, protocol, method, floor, lists (how many it is on), of (how many there are), dice, mean_rank,
+        and one column "dice/<dataset>" (or "dice/<dataset>/<target>") with the mean Dice of each list.
+    """
+    tables = []
+    for (track, protocol), rows in board.groupby(["track", "protocol"], sort=False) if len(board) else ():
+        several = rows.groupby("dataset")["target"].nunique().gt(1)
+        names = [
+            f"dice/{dataset}/{target}" if several[dataset] else f"dice/{dataset}"
+            for dataset, target in zip(rows["dataset"], rows["target"], strict=True)
+        ]
+        wide = rows.assign(_list=names).pivot(index="method", columns="_list", values="dice")
+        wide = wide[list(dict.fromkeys(names))]
+        everywhere = wide.notna().all(axis=1)
+        ranks = wide[everywhere].round(12).rank(ascending=False, method="min")
+        table = pd.DataFrame(
+            {
+                "track": track,
+                "protocol": protocol,
+                "method": wide.index,
+                "floor": rows.groupby("method")["floor"].any().reindex(wide.index),
+                "lists": wide.notna().sum(axis=1),
+                "of": wide.shape[1],
+                "dice": wide[everywhere].mean(axis=1).reindex(wide.index),
+                "mean_rank": ranks.mean(axis=1).reindex(wide.index),
+            }
+        )
+        tables.append(pd.concat([table, wide], axis=1).sort_values("dice", ascending=False, kind="stable"))
+    tables.sort(key=lambda table: TRACKS.index(table["track"].iloc[0]))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+# -- whether all is there --
+
+
+def check_complete(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
+    """Check that every unit has its cases × protocols × steps once and nothing else; returns the failed rows.
+
+    Raises:
+        UserError: a row is missing, comes twice or belongs to no unit; the first ones are named.
+    """
+    known = {str(unit["unit"]): unit for unit in units}
+    strangers = rows[~rows["unit"].isin(list(known))] if len(rows) else rows
+    if len(strangers):
+        first = strangers.iloc[0]
+        raise UserError(f"records: {len(strangers)} rows of no known unit, such as {first['method']} / {first['unit']}")
+    by_unit = dict(iter(rows.groupby("unit"))) if len(rows) else {}
+    failed = []
+    for digest, unit in known.items():
+        try:
+            failed.append(assert_complete(by_unit.get(digest, pd.DataFrame()), _expected_of(unit)))
+        except UserError as error:
+            raise UserError(f"{error}; run the suite again: it computes only what is missing") from None
+    return pd.concat(failed, ignore_index=True) if failed else rows
+
+
+def _expected_of(unit: Mapping[str, Any]) -> pd.DataFrame:
+    protocols = [Protocol.from_mapping(given) for given in unit["protocols"]]
+    steps = {str(unit["method"]): {protocol.name: protocol.rounds for protocol in protocols}}
+    dataset = str(unit["dataset"])
+    return expected_rows(steps, {dataset: unit["cases"]}, {dataset: [unit["target"]["name"]]})
+
+
+# -- within one list --
+
+
+def comparisons_of(rows: pd.DataFrame, metric: str = "dice", margin: float | None = MARGIN) -> pd.DataFrame:
+    """Every pair of methods in every list, at the last step: `statistics.comparisons` and a verdict in words.
+
+    Holm's correction runs over the pairs of one list. The verdict follows the sign-flip test of the mean
+    difference and the equivalence test within ± `margin` (None: no such test); see `verdict`.
+    """
+    return _per_list(rows, lambda one: _judged(comparisons(one, metric, CONFIDENCE_SEED, margin)))
+
+
+def _judged(pairs: pd.DataFrame) -> pd.DataFrame:
+    return pairs.assign(verdict=[verdict(pair, len(pairs)) for pair in _records(pairs)])
+
+
+def verdict(pair: Mapping[str, Any], pairs: int) -> str:
+    """What a pair's tests say, in a few words.
+
+    With few patients even the clearest result cannot reach the level: n patients have 2ⁿ sign patterns, of which
+    two are the most extreme. Then no test is pretended.
+    """
+    if 2.0 ** (1 - pair["patients"]) * pairs > ALPHA:
+        return f"too few patients ({pair['patients']}) to tell"
+    same = bool(pair.get("equivalent", False))
+    if pair["p_sign_flip_holm"] <= ALPHA:
+        return f"{pair['better']} is better" + (f", by less than {pair['margin']:g}" if same else "")
+    return f"the same within {pair['margin']:g}" if same else "undecided"
+
+
+def rankings_of(rows: pd.DataFrame, metric: str = "dice", draws: int = 1000) -> pd.DataFrame:
+    """The rank of each method in its list under three schemes, and how it fares when patients are drawn again.
+
+    Returns:
+        LIST, method, one column per scheme ("mean-then-rank" …), first (share of the draws in which the method
+        has rank 1), rank_low and rank_high (95 % of the draws), kendall_tau (mean over the draws, one value
+        for the list; of mean-then-rank, as `first`).
+    """
+    schemes: tuple[Scheme, ...] = get_args(Scheme)
+
+    def ranked(one: pd.DataFrame) -> pd.DataFrame:
+        table, patients = case_table(one, metric)
+        larger = higher_is_better(metric)
+        told = pd.DataFrame({scheme: ranking(table, patients, larger, scheme) for scheme in schemes})
+        drawn = ranking_stability(table, patients, larger, seed=CONFIDENCE_SEED, n=draws)
+        told = told.assign(
+            first=drawn.frequency[1], rank_low=drawn.low, rank_high=drawn.high, kendall_tau=drawn.kendall_tau.mean()
+        )
+        return told.sort_values("mean-then-rank", kind="stable").reset_index(names="method")
+
+    return _per_list(rows, ranked)
+
+
+def _per_list(
+    rows: pd.DataFrame, table_of: Callable[[pd.DataFrame], pd.DataFrame], methods: int = 2, last: bool = True
+) -> pd.DataFrame:
+    """The tables of all lists with at least so many methods, one below the other, led by the columns `LIST`."""
+    tables = []
+    for key, one in _lists(last_steps(rows) if last and len(rows) else rows):
+        if one["method"].nunique() >= methods:
+            table = table_of(one)
+            for place, (column, value) in enumerate(zip(LIST, key, strict=True)):
+                table.insert(place, column, value)
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _lists(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Datasets in the order of the records, tracks from the least given to the most."""
+    if rows.empty:
+        return
+    order = {name: place for place, name in enumerate(dict.fromkeys(rows["dataset"]))}
+    groups: dict[Any, pd.DataFrame] = dict(iter(rows.groupby(LIST, sort=False)))
+    for key in sorted(groups, key=lambda key: (order[key[0]], key[1], TRACKS.index(key[2]), key[3])):
+        yield key, groups[key]
+
+
+# -- by size, by click, by policy, by noise --
+
+
+def sizes_of(rows: pd.DataFrame, metric: str = "dice", edges: Sequence[float] = DIAMETERS_MM) -> pd.DataFrame:
+    """The metric by the size of the target: LIST, method, size, n, patients, failed, mean, low, high.
+
+    The size is the diameter (mm) of the ball that has the volume of the whole target in a case. A case without
+    a voxel of it, or whose label could not be read, is in the class `NO_TARGET`.
+    """
+
+    def by_size(one: pd.DataFrame) -> pd.DataFrame:
+        volumes = one.groupby("case")["volume_mm3_reference"].transform("max").to_numpy(np.float64)
+        table = summary(one.assign(size=_size_classes(volumes, edges)), metric, CONFIDENCE_SEED, ["size"])
+        table["size"] = table["size"].astype(str)
+        return table.drop(columns=["dataset", "target", "protocol", "step"])
+
+    return _per_list(rows, by_size, methods=1)
+
+
+def size_class_names(edges: Sequence[float] = DIAMETERS_MM) -> list[str]:
+    """The size classes in rising order, `NO_TARGET` not among them."""
+    return [f"< {edges[0]:g} mm", *(f"{a:g} to {b:g} mm" for a, b in pairwise(edges)), f">= {edges[-1]:g} mm"]
+
+
+def _size_classes(volumes_mm3: Values, edges: Sequence[float]) -> pd.Categorical:
+    names = size_class_names(edges)
+    places = np.searchsorted(edges, np.cbrt(6 / np.pi * volumes_mm3), side="right")
+    classes = [names[place] if volume > 0 else NO_TARGET for place, volume in zip(places, volumes_mm3, strict=True)]
+    return pd.Categorical(classes, [*names, NO_TARGET], ordered=True)
+
+
+def lesions_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Lesions found by their own size: LIST, method, size, lesions, found, sensitivity.
+
+    Sums over all cases of the list at the last step; a lesion in a failed case was not found.
+    """
+
+    def counted(one: pd.DataFrame) -> pd.DataFrame:
+        told = []
+        for method, group in one.groupby("method", sort=False):
+            for name in size_bin_names():
+                lesions, found = (int(group[f"lesions_{what}@{name}"].sum()) for what in ("reference", "found"))
+                share = found / lesions if lesions else math.nan
+                told.append({"method": method, "size": name, "lesions": lesions, "found": found, "sensitivity": share})
+        return pd.DataFrame(told)
+
+    return _per_list(rows, counted, methods=1)
+
+
+def clicks_of(rows: pd.DataFrame) -> pd.DataFrame:
+    """Click curves of the iterative protocols: LIST, method, curves, dice@k, auc, noc@q, failures@q.
+
+    Each case is one curve; a step is a round, which adds one click. Failed rows have Dice 0. See
+    `benchmarks.metrics.clicks` for the definitions.
+    """
+
+    def curves(one: pd.DataFrame) -> pd.DataFrame:
+        counted = with_failures_as_worst(one, "dice").sort_values("step")
+        told = []
+        for method, group in counted.groupby("method", sort=False):
+            scores = [case["dice"].tolist() for _, case in group.groupby(["unit", "case"], sort=False)]
+            told.append({"method": method} | summarise_curves(scores, budget=int(one["step"].max())))
+        return pd.DataFrame(told).sort_values("auc", ascending=False, kind="stable")
+
+    last = rows.groupby(LIST)["step"].transform("max") if len(rows) else rows
+    return _per_list(rows[last > 1] if len(rows) else rows, curves, methods=1, last=False)
+
+
+def policies_of(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
+    """Mean and rank of each method if empty masks were counted otherwise, from the stored rows alone.
+
+    Returns:
+        LIST, method, policy, mean, cases, skipped, rank. Only lists in which a mask was empty have rows: in
+        the others every policy gives the same numbers.
+    """
+
+    def under_all(one: pd.DataFrame) -> pd.DataFrame:
+        told = [
+            {"method": method} | line
+            for method, group in one.groupby("method", sort=False)
+            for line in mean_under_policies(_records(group[["empty", "diagonal_mm", metric]]), metric)
+        ]
+        table = pd.DataFrame(told)
+        means = table.groupby("policy")["mean"]
+        ranks = means.rank(ascending=not higher_is_better(metric), method="min", na_option="bottom")
+        return table.assign(rank=ranks.astype(int))
+
+    touched = rows.assign(_empty=rows["empty"] != "none") if len(rows) else rows
+    affected = touched.groupby(LIST)["_empty"].transform("any") if len(rows) else rows
+    return _per_list(rows[affected] if len(rows) else rows, under_all, methods=1)
+
+
+NOISE = ("displacement_mm", "wrong_sign", "late_stop", "box_jitter_mm")
+
+
+def robustness_of(rows: pd.DataFrame, units: Units, metric: str = "dice") -> pd.DataFrame:
+    """How a metric falls as the operator errs more, where a suite has one protocol at several sizes of an error.
+
+    Returns:
+        noise (which error), protocol (without it), method, dataset, target, level, n, patients, failed, mean,
+        low, high and tolerated: the size of the error at which 0.05 is lost, infinite if never. Methods that can
+        follow only some of the protocols are left out.
+    """
+    given = {p.name: p for unit in units for p in map(Protocol.from_mapping, unit["protocols"])}
+    tables = []
+    for noise in NOISE:
+        ladders: dict[str, dict[str, float]] = {}
+        for name, protocol in given.items():
+            level, calm = _without(protocol, noise)
+            ladders.setdefault(calm.name, {})[name] = level
+        for calm_name, levels in ladders.items():
+            on_all = rows[rows["protocol"].isin(list(levels))]
+            on_all = on_all[
+                on_all.groupby(["dataset", "target", "method"])["protocol"].transform("nunique") == len(levels)
+            ]
+            if len(levels) > 1 and len(on_all):
+                curve = robustness_curve(on_all, metric, levels, seed=CONFIDENCE_SEED)
+                tables.append(curve.drop(columns=["protocol", "step"]).assign(noise=noise, protocol=calm_name))
+    if not tables:
+        return pd.DataFrame()
+    first = ["noise", "protocol", "dataset", "target", "method", "level"]
+    table = pd.concat(tables, ignore_index=True)
+    return table[[*first, *(column for column in table if column not in first)]]
+
+
+def _without(protocol: Protocol, noise: str) -> tuple[float, Protocol]:
+    """The size of one error in a protocol, and the protocol free of it."""
+    if noise == "box_jitter_mm":
+        return protocol.box_jitter_mm, replace(protocol, box_jitter_mm=0.0)
+    level = float(getattr(protocol.noise, noise))
+    return level, replace(protocol, noise=replace(protocol.noise, **{noise: type(getattr(protocol.noise, noise))(0)}))
+
+
+# -- what the numbers stand beside --
+
+
+def contamination_of(units: Units) -> pd.DataFrame:
+    """Method × dataset: had the released weights seen the data? From the model cards.
+
+    "trained-on", "superset" (trained on a collection that holds the dataset), "unseen" or "unknown". Phantoms
+    are generated here, so no released weights have seen them, whatever the dataset whose layout they copy.
+    """
+    told = [
+        (unit["method"], unit["dataset"], "unseen" if unit["synthetic"] else unit["contamination"]) for unit in units
+    ]
+    table = pd.DataFrame(told, columns=["method", "dataset", "seen"]).drop_duplicates(["method", "dataset"])
+    wide = table.pivot(index="method", columns="dataset", values="seen")
+    return wide.reindex(index=pd.unique(table["method"]), columns=pd.unique(table["dataset"])).rename_axis(columns=None)
+
+
+def published_of(units: Units) -> pd.DataFrame:
+    """Numbers that papers print for the datasets shown, never to be mixed with measured ones; none for phantoms.
+
+    Each row says "published" in `origin` and `title`, and carries value, protocol, citation and whether it was
+    checked against its source ("verified") or written from memory ("recalled").
+    """
+    names = list(dict.fromkeys(unit["dataset"] for unit in units if not unit["synthetic"]))
+    published = load_published()
+    return as_table(tuple(result for name in names for result in published.select(dataset=name)))
+
+
+def claims_of(units: Units) -> list[dict[str, Any]]:
+    """What papers claim in words, for runs on real data; empty for phantoms."""
+    if all(unit["synthetic"] for unit in units):
+        return []
+    published = load_published()
+    return [
+        {**claim.model_dump(), "standing": claim.standing, "citation": published.papers[claim.paper].citation}
+        for claim in published.claims
+    ]
+
+
+NOT_BESIDE_PHANTOMS = (
+    "published numbers are not shown beside phantoms: they were measured on patients, and none of them can be "
+    "compared with a number on generated data"
+)
+
+
+def details(
+    rows: pd.DataFrame, units: Units, metric: str = "dice", margin: float | None = MARGIN
+) -> dict[str, pd.DataFrame]:
+    """All tables beside the leaderboard, by name; takes seconds where the leaderboard takes a moment.
+
+    Raises:
+        UserError: the records are not complete, so that nothing can be compared; or an unknown metric.
+    """
+    units = list(units)
+    check_complete(rows, units)
+    return {
+        "overall": overall_of(leaderboard_of(rows, units)),
+        "contamination": contamination_of(units).reset_index(),
+        "comparisons": comparisons_of(rows, metric, margin),
+        "rankings": rankings_of(rows, metric),
+        "sizes": sizes_of(rows, metric),
+        "lesions": lesions_of(rows),
+        "clicks": clicks_of(rows),
+        "policies": policies_of(rows, metric),
+        "robustness": robustness_of(rows, units, metric),
+        "published": published_of(units),
+        "claims": pd.DataFrame(claims_of(units)),
+    }
+
+
+def as_json(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table as plain values for JSON: no value (NaN) is None, the infinite is "inf" or "-inf"."""
+    return [{key: _plain(value) for key, value in row.items()} for row in _records(table)]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]

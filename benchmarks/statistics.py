@@ -121,8 +121,8 @@ def bootstrap_mean(
 @lru_cache(maxsize=8)
 def _draws(clusters: int, n: int, seed: int) -> Values:
     """How often each cluster is drawn, resamples × clusters; a table asks for the same ones again and again."""
-    drawn = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=n)
-    drawn = drawn.astype(np.float64)
+    times = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=n)
+    drawn: Values = times.astype(np.float64)
     drawn.setflags(write=False)
     return drawn
 

@@ -1,0 +1,556 @@
+"""The leaderboard against numbers worked out by hand, its tables within 100 columns, and its exports."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from benchmarks import display
+from benchmarks import leaderboard as lb
+from benchmarks import statistics as st
+from benchmarks.errors import UserError
+from benchmarks.metrics import Reference, evaluate_mask, failed_values
+from benchmarks.users import Protocol
+
+SPACING = (10.0, 10.0, 10.0)  # so that a voxel is a small lesion and a mask costs nothing
+TARGETS = {"kits21": "kidney-tumor", "msd-pancreas": "pancreas-tumor", "lits17": "liver-tumor"}
+SEVEN = Protocol(kind="iterative", rounds=7)
+
+
+def unit_of(method: str, dataset: str, protocols: Sequence[Protocol], cases: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "unit": f"{method}@{dataset}",
+        "method": method,
+        "dataset": dataset,
+        "synthetic": False,
+        "floor": False,
+        "fold": 0,
+        "target": {"name": TARGETS.get(dataset, "tumor")},
+        "protocols": [protocol.to_mapping() for protocol in protocols],
+        "skipped_protocols": [],
+        "cases": [f"case_{i:02}" for i in range(cases)],
+        "contamination": "unseen",
+        "checkpoint": "",
+    } | changes
+
+
+def row_of(
+    unit: Mapping[str, Any], case: int, protocol: Protocol, step: int, dice: float | None, **more: Any
+) -> dict[str, Any]:
+    """A record as evaluation writes it: a real row of metrics, with the Dice put in; None is a failure."""
+    truth = np.zeros((6, 6, 6), bool)
+    truth[1:3, 1 : 2 + case % 4, 1] = True
+    reference = Reference(truth, SPACING)
+    values = failed_values(reference) if dice is None else evaluate_mask(truth, reference) | {"dice": dice}
+    return {
+        **values,
+        "unit": unit["unit"],
+        "method": unit["method"],
+        "dataset": unit["dataset"],
+        "synthetic": unit["synthetic"],
+        "case": f"case_{case:02}",
+        "patient": f"patient_{case:02}",
+        "target": unit["target"]["name"],
+        "protocol": protocol.name,
+        "track": protocol.track,
+        "step": step,
+        "status": "failed" if dice is None else "ok",
+        "reason": "ValueError: no" if dice is None else "",
+        "seconds_open": math.nan if dice is None else 2.0,
+        "seconds_segment": math.nan if dice is None else 0.5,
+        "peak_memory_mb": 100.0,
+    } | more
+
+
+def by_hand(dice: Mapping[str, Sequence[float | None]], **changes: Any) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Records of one list (kits21, centre click) and their units; None is a failed case."""
+    click = Protocol(kind="centre-click")
+    units = [unit_of(method, "kits21", [click], len(values), **changes) for method, values in dice.items()]
+    rows = [row_of(unit, case, click, 1, value) for unit in units for case, value in enumerate(dice[unit["method"]])]
+    return pd.DataFrame(rows), units
+
+
+@pytest.fixture(scope="module")
+def large() -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Twelve methods on three datasets under three protocols, with 12 cases and a few failures."""
+    return study(methods=12, cases=12)
+
+
+def study(methods: int, cases: int, synthetic: bool = False) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    names = ["tags-vit-b", "3dsam-adapter-tiny", "nnunet", "sam-med3d-turbo", "ball"]
+    names += [f"method-{i}" for i in range(methods - len(names))]
+    protocols = (Protocol(kind="none"), Protocol(kind="centre-click"), SEVEN)
+    chance = np.random.default_rng(0)
+    units, rows = [], []
+    for dataset in TARGETS:
+        difficulty = chance.normal(0, 0.1, cases)
+        templates = [
+            row_of(unit_of("m", dataset, protocols, cases), case, protocols[0], 1, 0.5) for case in range(cases)
+        ]
+        for place, name in enumerate(names[:methods]):
+            seen = ("trained-on", "superset", "unseen", "unknown")[place % 4]
+            floor = name in ("ball", "3dsam-adapter-tiny")
+            unit = unit_of(name, dataset, protocols, cases, contamination=seen, floor=floor, synthetic=synthetic)
+            units.append(unit)
+            for case in range(cases):
+                for protocol in protocols:
+                    for step in range(1, protocol.rounds + 1):
+                        dice = 0.8 - 0.03 * place + 0.02 * step + difficulty[case] + chance.normal(0, 0.03)
+                        rows.append(
+                            templates[case]
+                            | {key: unit[key] for key in ("unit", "method", "synthetic")}
+                            | {"protocol": protocol.name, "track": protocol.track, "step": step}
+                            | {"dice": float(np.clip(dice, 0, 1)), "hd95_mm": float(chance.uniform(1, 300))}
+                        )
+    frame = pd.DataFrame(rows)
+    lost = (frame["method"] == "nnunet") & (frame["case"] == "case_03")
+    frame.loc[lost, ["status", "reason", "dice"]] = ["failed", "RuntimeError: out of memory", 0.0]
+    return frame, units
+
+
+def printed(show: Any, *words: Any, width: int = 100) -> str:
+    console = Console(width=width, file=io.StringIO(), record=True)
+    show(*words, console)
+    return console.export_text()
+
+
+# -- the table itself --
+
+
+def test_means_by_hand_with_failures_as_worst() -> None:
+    rows, units = by_hand({"good": [0.9, 0.8, 0.7], "bad": [0.9, None, 0.6]})
+    board = lb.leaderboard_of(rows, units).set_index("method")
+    assert board.index.tolist() == ["good", "bad"]
+    assert board.loc["good", "dice"] == pytest.approx(0.8)
+    assert board.loc["bad", "dice"] == pytest.approx(0.5)  # (0.9 + 0 + 0.6) / 3
+    assert board["cases"].tolist() == [3, 3]
+    assert board["failed"].tolist() == [0, 1]
+    diagonal = math.sqrt(3 * 60.0**2)
+    assert board.loc["bad", "hd95_mm"] == pytest.approx(diagonal / 3)  # the others are perfect masks
+    assert board.loc["bad", "lesion_f1"] == pytest.approx(2 / 3)
+    assert board.loc["bad", "seconds_open"] == 2.0  # a failure has no time
+    interval = st.bootstrap_mean([0.9, 0.0, 0.6], ["a", "b", "c"], lb.CONFIDENCE_SEED)
+    assert board.loc["bad", ["dice_low", "dice_high"]].tolist() == [interval.low, interval.high]
+    assert interval.low == 0.0
+
+
+def test_the_interval_is_one_over_patients() -> None:
+    rows, _ = by_hand({"a": [0.9, 0.9, 0.1, 0.1]})
+    alone = lb.summarise(rows).iloc[0]
+    rows["patient"] = ["p", "p", "q", "q"]
+    together = lb.summarise(rows).iloc[0]
+    assert alone["dice"] == together["dice"]
+    assert (together["dice_low"], together["dice_high"]) == (0.1, 0.9)
+    assert alone["dice_low"] >= 0.1
+    assert alone["dice_high"] - alone["dice_low"] <= 0.8
+    rows["patient"] = "p"
+    assert math.isnan(lb.summarise(rows).iloc[0]["dice_low"])
+
+
+def test_the_last_step_counts_case_by_case() -> None:
+    unit = unit_of("a", "kits21", [SEVEN], 2)
+    rows = pd.DataFrame(
+        [row_of(unit, case, SEVEN, step, 0.1 * step + 0.2 * case) for step in range(7, 0, -1) for case in (0, 1)]
+    )
+    assert lb.summarise(rows)["dice"].tolist() == [pytest.approx(0.8)]
+    assert lb.summarise(rows)["cases"].tolist() == [2]
+
+
+def test_lists_are_apart_and_in_order() -> None:
+    """Datasets as they come, tracks from the least given to the most, best first."""
+    box, none = Protocol(kind="box"), Protocol(kind="none")
+    scores = {"a": 0.5, "b": 0.9, "c": 0.7}
+    units = [unit_of(name, dataset, [box, none], 1) for dataset in ("msd-pancreas", "kits21") for name in scores]
+    rows = pd.DataFrame([row_of(unit, 0, p, 1, scores[unit["method"]]) for unit in units for p in (box, none)])
+    board = lb.leaderboard_of(rows, units)
+    assert list(dict.fromkeys(zip(board["dataset"], board["track"], strict=True))) == [
+        ("msd-pancreas", "automatic"),
+        ("msd-pancreas", "box"),
+        ("kits21", "automatic"),
+        ("kits21", "box"),
+    ]
+    assert board["method"].tolist() == ["b", "c", "a"] * 4
+
+
+def test_what_is_known_of_the_units_is_shown() -> None:
+    rows, units = by_hand({"a": [0.5], "b": [0.4]}, contamination="trained-on", floor=True, checkpoint="c0ffee")
+    board = lb.leaderboard_of(rows, units)
+    assert board["contamination"].tolist() == ["trained-on"] * 2
+    assert board["floor"].all()
+    assert set(board["checkpoint"]) == {"c0ffee"}
+    assert lb.leaderboard_of(rows, [])["contamination"].tolist() == ["unknown"] * 2
+    assert lb.leaderboard_of(pd.DataFrame(), []).empty
+
+
+def test_notes_name_failures_and_protocols_left_out_once() -> None:
+    rows, units = by_hand({"a": [0.5, None]}, skipped_protocols=["text", "box"])
+    assert lb.notes_of(pd.concat([rows, rows]), units) == [
+        "a on kits21: not applicable: text, box",
+        "failed: a on kits21/case_01: ValueError: no",
+    ]
+
+
+def test_a_policy_that_skips_cases_gives_no_mean() -> None:
+    rows, units = by_hand({"a": [0.5, math.nan]})
+    with pytest.raises(UserError, match=r"a on kits21/case_01: no finite Dice \(1 such rows\)"):
+        lb.leaderboard_of(rows, units)
+
+
+def test_the_leaderboard_of_fifty_units_takes_less_than_a_second() -> None:
+    rows, units = study(methods=17, cases=60)
+    assert len(units) == 51
+    fastest = math.inf
+    for _ in range(3):
+        started = time.process_time()
+        board = lb.leaderboard_of(rows, units)
+        fastest = min(fastest, time.process_time() - started)
+    assert len(board) == 51 * 3
+    assert fastest < 1.0
+
+
+# -- over the datasets --
+
+
+def test_overall_means_weigh_datasets_alike_and_need_all_of_them() -> None:
+    click = Protocol(kind="centre-click")
+    scores = {("a", "kits21"): [0.9, 0.9, 0.9], ("b", "kits21"): [0.8, 0.8, 0.8], ("c", "kits21"): [1.0, 1.0, 1.0],
+              ("a", "lits17"): [0.3], ("b", "lits17"): [0.5]}  # fmt: skip
+    units = [unit_of(method, dataset, [click], len(values)) for (method, dataset), values in scores.items()]
+    rows = [
+        row_of(unit, case, click, 1, dice)
+        for unit in units
+        for case, dice in enumerate(scores[unit["method"], unit["dataset"]])
+    ]
+    overall = lb.overall_of(lb.leaderboard_of(pd.DataFrame(rows), units)).set_index("method")
+    assert overall.index.tolist() == ["b", "a", "c"]
+    assert overall["dice"].tolist()[:2] == [pytest.approx(0.65), pytest.approx(0.6)]
+    assert overall["mean_rank"].tolist()[:2] == [1.5, 1.5]  # c is not on both, so it pushes nobody down
+    assert overall.loc["c", ["dice", "mean_rank"]].isna().all()
+    assert overall.loc["c", ["lists", "of"]].tolist() == [1, 2]
+    assert overall.loc["a", ["dice/kits21", "dice/lits17"]].tolist() == [pytest.approx(0.9), pytest.approx(0.3)]
+    assert lb.overall_of(pd.DataFrame()).empty
+
+
+# -- completeness --
+
+
+def test_every_row_is_there_or_it_is_named(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
+    rows, units = large
+    failed = lb.check_complete(rows, units)
+    assert len(failed) == 3 * (1 + 1 + 7)
+    assert set(failed["method"]) == {"nnunet"}
+    hole = (
+        (rows["method"] == "ball") & (rows["dataset"] == "lits17") & (rows["case"] == "case_07") & (rows["step"] == 4)
+    )
+    assert hole.sum() == 1
+    with pytest.raises(
+        UserError, match=r"1 rows are missing .*ball / lits17 / case_07 / liver-tumor / iterative-7 / 4"
+    ):
+        lb.check_complete(rows[~hole], units)
+    with pytest.raises(UserError, match="1 rows come twice"):
+        lb.check_complete(pd.concat([rows, rows[hole]]), units)
+    with pytest.raises(UserError, match=r"108 rows of no known unit, such as tags-vit-b"):
+        lb.check_complete(rows, units[1:])
+    with pytest.raises(UserError, match="108 rows are missing"):
+        lb.check_complete(rows[rows["unit"] != units[0]["unit"]], units)
+    with pytest.raises(UserError, match="9 rows are missing"):
+        lb.details(rows[~((rows["method"] == "ball") & (rows["case"] == "case_07"))], units)
+    assert lb.check_complete(pd.DataFrame(), []).empty
+
+
+# -- within one list --
+
+
+def test_verdicts_follow_the_tests() -> None:
+    chance = np.random.default_rng(1)
+    base = chance.uniform(0.4, 0.8, 30)
+    scores = {
+        "best": base + 0.1,
+        "same": base + 0.1 + chance.normal(0, 0.005, 30),
+        "worse": base,
+        "erratic": base + chance.normal(0.09, 0.3, 30),
+    }
+    rows, _ = by_hand({name: values.clip(0, 1).tolist() for name, values in scores.items()})
+    pairs = lb.comparisons_of(rows).set_index(["a", "b"])
+    assert len(pairs) == 6
+    assert pairs.loc[("best", "worse"), "verdict"] == "best is better"
+    assert pairs.loc[("best", "same"), "verdict"] == "the same within 0.02"
+    assert pairs.loc[("best", "erratic"), "verdict"] == "undecided"
+    assert pairs.loc[("best", "worse"), "difference"] == pytest.approx(0.1)
+    np.testing.assert_allclose(pairs["p_sign_flip_holm"], st.holm(pairs["p_sign_flip"]))
+    alone = st.sign_flip(scores["best"] - scores["worse"], [f"patient_{i:02}" for i in range(30)], lb.CONFIDENCE_SEED)
+    assert pairs.loc[("best", "worse"), "p_sign_flip"] == alone.p_value
+    assert "verdict" in lb.comparisons_of(rows, margin=None)
+    assert lb.comparisons_of(rows[rows["method"] == "best"]).empty
+    assert lb.comparisons_of(pd.DataFrame()).empty
+
+
+def test_a_difference_that_is_sure_and_small_is_called_small() -> None:
+    pair = {"patients": 30, "p_sign_flip_holm": 0.001, "better": "a", "equivalent": True, "margin": 0.02}
+    assert lb.verdict(pair, 1) == "a is better, by less than 0.02"
+
+
+@pytest.mark.parametrize(("patients", "pairs", "enough"), [(5, 1, False), (6, 1, True), (6, 2, False), (7, 3, True)])
+def test_few_patients_allow_no_verdict(patients: int, pairs: int, enough: bool) -> None:
+    """n patients: the least p-value of an exact sign-flip test is 2 / 2ⁿ, times the pairs after Holm."""
+    least = st.sign_flip(np.ones(patients), np.arange(patients), 0).p_value
+    assert (least * pairs <= 0.05) is enough
+    pair = {"patients": patients, "p_sign_flip_holm": min(least * pairs, 1.0), "better": "a"}
+    assert lb.verdict(pair, pairs) == ("a is better" if enough else f"too few patients ({patients}) to tell")
+
+
+def test_ranks_under_three_schemes_and_other_patients() -> None:
+    chance = np.random.default_rng(2)
+    base = chance.uniform(0.4, 0.8, 20)
+    rows, _ = by_hand(
+        {
+            "low": (base - 0.1).tolist(),
+            "top": (base + 0.1).tolist(),
+            "tie": (base + 0.1 + chance.normal(0, 0.01, 20)).tolist(),
+        }
+    )
+    told = lb.rankings_of(rows).set_index("method")
+    assert told.loc["low", ["mean-then-rank", "rank-then-mean", "test-based"]].tolist() == [3, 3, 3]
+    assert told.loc[["top", "tie"], "test-based"].tolist() == [1, 1]
+    assert told.loc["low", "first"] == 0
+    assert told.loc[["top", "tie"], "first"].sum() == pytest.approx(1)
+    assert told.loc["low", ["rank_low", "rank_high"]].tolist() == [3, 3]
+    assert 0 < told["kendall_tau"].iloc[0] < 1
+    assert told["kendall_tau"].nunique() == 1
+
+
+# -- by size, click, policy and noise --
+
+
+def test_size_classes_by_closed_form() -> None:
+    rows, units = by_hand({"a": [0.1, 0.2, 0.3, 0.4, 0.5], "b": [0.5] * 5})
+    diameters = np.array([5.0, 10.0, 19.0, 45.0, 0.0])
+    rows["volume_mm3_reference"] = np.tile(np.pi / 6 * diameters**3 * (1 + 1e-9), 2)
+    told = lb.sizes_of(rows)
+    mine = told[told["method"] == "a"].set_index("size")
+    assert mine["mean"].to_dict() == {
+        "< 10 mm": 0.1,
+        "10 to 20 mm": pytest.approx(0.25),
+        ">= 40 mm": 0.4,
+        "no target": 0.5,
+    }
+    assert mine["n"].sum() == 5
+    assert mine.index.tolist() == ["< 10 mm", "10 to 20 mm", ">= 40 mm", "no target"]
+
+
+def test_a_case_that_one_method_could_not_read_keeps_its_size() -> None:
+    rows, _ = by_hand({"a": [0.1], "b": [None]})
+    rows.loc[1, "volume_mm3_reference"] = 0.0
+    assert lb.sizes_of(rows)["size"].nunique() == 1
+    assert "no target" not in set(lb.sizes_of(rows)["size"])
+
+
+def test_lesions_by_size_are_sums_over_cases() -> None:
+    rows, _ = by_hand({"a": [1.0, None, 1.0]})
+    told = lb.lesions_of(rows).set_index("size")
+    assert told["lesions"].sum() == rows["lesions_reference"].sum() == 3
+    assert told["found"].sum() == 2
+    reached = told[told["lesions"] > 0]
+    np.testing.assert_allclose(reached["sensitivity"], reached["found"] / reached["lesions"])
+    assert told.loc[told["lesions"] == 0, "sensitivity"].isna().all()
+
+
+def test_click_curves_by_hand() -> None:
+    three = Protocol(kind="iterative", rounds=3)
+    unit = unit_of("a", "kits21", [three], 2)
+    curves: list[list[float | None]] = [[0.4, 0.8, 0.9], [0.6, None, None]]
+    rows = pd.DataFrame(
+        [row_of(unit, case, three, step, dice) for case, c in enumerate(curves) for step, dice in enumerate(c, 1)]
+    )
+    told = lb.clicks_of(rows.sample(frac=1, random_state=0)).iloc[0]
+    assert told["curves"] == 2
+    assert told["dice@1"] == pytest.approx(0.5)
+    assert told["dice@3"] == pytest.approx(0.45)  # (0.9 + 0) / 2
+    assert told["auc"] == pytest.approx(((0.4 / 2 + 0.8 + 0.9 / 2) / 2 + (0.6 / 2) / 2) / 2)
+    assert told["noc@0.8"] == pytest.approx((2 + 3) / 2)
+    assert told["failures@0.8"] == 1
+    assert lb.clicks_of(by_hand({"a": [0.5]})[0]).empty
+
+
+def test_ranks_can_turn_when_empty_masks_are_skipped() -> None:
+    """`never` leaves two cases empty; dropping them, as some tools do, would make it the winner."""
+    rows, _ = by_hand({"never": [0.9, 0.9, 0.0, 0.0], "always": [0.7, 0.7, 0.7, 0.7]})
+    assert lb.policies_of(rows).empty
+    rows.loc[[2, 3], "empty"] = "prediction"
+    told = lb.policies_of(rows).set_index(["policy", "method"])
+    assert told.loc[("worst-value/1", "never"), ["mean", "rank", "skipped"]].tolist() == [0.45, 2, 0]
+    assert told.loc[("skip-any-empty/1", "never"), ["mean", "rank", "skipped"]].tolist() == [0.9, 1, 2]
+    assert told.loc[("skip-any-empty/1", "always"), ["mean", "rank"]].tolist() == [0.7, 2]
+
+
+def test_robustness_needs_one_protocol_at_several_errors() -> None:
+    ladder = [Protocol.from_mapping({"kind": "centre-click", "noise": {"displacement_mm": mm}}) for mm in (0, 2, 4)]
+    unit, other = unit_of("a", "kits21", ladder, 1), unit_of("b", "kits21", ladder[:1], 1)
+    rows = [row_of(unit, 0, p, 1, dice) for p, dice in zip(ladder, (0.8, 0.78, 0.7), strict=True)]
+    told = lb.robustness_of(pd.DataFrame([*rows, row_of(other, 0, ladder[0], 1, 0.9)]), [unit, other])
+    assert set(told["method"]) == {"a"}  # b follows one level only: no curve
+    assert told["level"].tolist() == [0, 2, 4]
+    assert told["mean"].tolist() == [0.8, 0.78, 0.7]
+    assert told["tolerated"].tolist() == [pytest.approx(2 + 2 * 0.03 / 0.08)] * 3
+    assert set(told["noise"]) == {"displacement_mm"}
+    assert set(told["protocol"]) == {"centre-click"}
+    assert lb.robustness_of(*by_hand({"a": [0.5]})).empty
+
+
+# -- beside the numbers --
+
+
+def test_contamination_is_a_matrix_and_phantoms_were_seen_by_nobody() -> None:
+    click = [Protocol(kind="centre-click")]
+    units = [
+        unit_of("a", "kits21", click, 1, contamination="trained-on"),
+        unit_of("a", "lits17", click, 1, contamination="superset"),
+        unit_of("b", "lits17", click, 1, contamination="unknown"),
+    ]
+    matrix = lb.contamination_of(units)
+    assert matrix.loc["a"].tolist() == ["trained-on", "superset"]
+    assert pd.isna(matrix.loc["b", "kits21"])
+    assert matrix.loc["b", "lits17"] == "unknown"
+    phantoms = [unit | {"synthetic": True} for unit in units]
+    assert set(lb.contamination_of(phantoms).stack()) == {"unseen"}
+    rows, units = by_hand({"a": [0.5]}, contamination="trained-on", synthetic=True)
+    assert lb.leaderboard_of(rows, units)["contamination"].tolist() == ["unseen"]
+
+
+def test_published_numbers_are_apart_labelled_and_never_beside_phantoms() -> None:
+    rows, units = by_hand({"nnunet": [0.5, 0.6]})
+    published = lb.published_of(units)
+    assert set(published["dataset"]) == {"kits21"}
+    assert set(published["origin"]) == {"published"}
+    assert published["citation"].str.len().min() > 0
+    assert set(published["standing"]) == {"verified", "recalled"}
+    assert set(lb.leaderboard_of(rows, units)["method"]) == {"nnunet"}
+    shown = printed(display.show_details, rows, units)
+    assert "PUBLISHED, not measured here" in shown
+    assert "recalled" in shown
+    assert "claim (published, verified): TAGS surpasses nnU-Net by 46.88 %" in " ".join(shown.split())
+    phantoms, units = by_hand({"nnunet": [0.5, 0.6]}, synthetic=True)
+    assert lb.published_of(units).empty
+    assert lb.claims_of(units) == []
+    shown = printed(display.show_details, phantoms, units)
+    assert "PUBLISHED" not in shown
+    assert "published numbers are not shown beside phantoms" in shown
+    assert display.SYNTHETIC_BANNER[:30] in shown
+
+
+def test_details_are_json(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
+    tables = lb.details(*large)
+    plain = {name: lb.as_json(table) for name, table in tables.items()}
+    again = json.loads(json.dumps(plain, allow_nan=False))
+    assert again == plain
+    assert len(again["comparisons"]) == 3 * 3 * 66
+    assert len(again["rankings"]) == 3 * 3 * 12
+    assert {row["method"] for row in again["clicks"]} == {unit["method"] for unit in large[1]}
+    assert lb.as_json(pd.DataFrame({"x": [math.nan, math.inf, -math.inf, 1.0]})) == [
+        {"x": None},
+        {"x": "inf"},
+        {"x": "-inf"},
+        {"x": 1.0},
+    ]
+
+
+# -- on paper --
+
+
+def test_everything_fits_into_100_columns(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
+    rows, units = large
+    board = lb.leaderboard_of(rows, units)
+    for show, given in ((display.show_leaderboard, (board,)), (display.show_details, (rows, units))):
+        wide = printed(show, *given, width=400)
+        narrow = printed(show, *given, width=100)
+        assert max(map(len, narrow.splitlines())) <= 100
+        assert "…" not in narrow  # nothing is cut off
+        # nothing is lost either: the same signs, whatever the line breaks
+        assert sorted(re.sub(r"[\s─━]", "", narrow)) == sorted(re.sub(r"[\s─━]", "", wide))
+
+
+def test_a_row_of_the_main_table_stays_on_one_line(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
+    board = lb.leaderboard_of(*large)
+    lines = printed(display.show_leaderboard, board).splitlines()
+    assert sum("3dsam-adapter-tiny (floor)" in line and "12/12" in line for line in lines) == 9
+    assert sum(re.search(r"nnunet .* 11/12$", line.rstrip()) is not None for line in lines) == 9
+    board.loc[0, "method"] = "a-method-whose-name-is-longer-than-any-table-can-hold-in-one-line"
+    board.loc[0, "failed"] = 1
+    narrow = printed(display.show_leaderboard, board)
+    assert max(map(len, narrow.splitlines())) <= 100
+
+
+def test_a_summary_over_datasets_comes_first(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
+    rows, units = large
+    shown = printed(display.show_leaderboard, lb.leaderboard_of(rows, units))
+    assert shown.startswith("all datasets · given: automatic (automatic)")
+    assert shown.index("all datasets · given: clicks (iterative-7)") < shown.index("kits21 · kidney-tumor")
+    one = rows[rows["dataset"] == "kits21"]
+    assert "all datasets" not in printed(display.show_leaderboard, lb.leaderboard_of(one, units))
+
+
+def test_marks_are_explained_where_they_are_used() -> None:
+    for seen, mark in display.MARKS.items():
+        rows, units = by_hand({"a": [0.5]}, contamination=seen)
+        shown = printed(display.show_leaderboard, lb.leaderboard_of(rows, units))
+        assert (f"{mark} {display.MEANINGS.get(seen)}" in " ".join(shown.split())) is bool(mark)
+        assert ("seen" in shown.splitlines()[2] if len(shown.splitlines()) > 2 else False) is bool(mark)
+
+
+def test_names_with_brackets_are_no_markup() -> None:
+    rows, units = by_hand({"a[bold]b": [0.5]})
+    assert "a[bold]b" in printed(display.show_leaderboard, lb.leaderboard_of(rows, units))
+
+
+def test_svg_is_a_picture_with_every_method(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
+    picture = display.svg(lb.leaderboard_of(*large), ["a note"])
+    root = ElementTree.fromstring(picture)
+    assert root.tag.endswith("svg")
+    text = "".join(root.itertext()).replace("\xa0", " ")
+    assert "3dsam-adapter-tiny (floor)" in text
+    assert "a note" in text
+
+
+def test_markdown_has_whole_tables() -> None:
+    rows, units = by_hand({"a|b": [0.5, 0.7], "c_d": [0.4, None]}, contamination="superset")
+    text = display.to_markdown(lb.leaderboard_of(rows, units), ["a note"])
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+    assert "a\\|b" in lines[2]
+    assert "| 0.600 [" in lines[2]
+    assert "c\\_d" in lines[3]
+    assert "1/2" in lines[3]
+    assert "- a note" in text
+    assert "SYNTHETIC" not in text
+    phantoms, units = by_hand({"a": [0.5]}, synthetic=True)
+    assert text.count("SYNTHETIC") == 0
+    assert display.to_markdown(lb.leaderboard_of(phantoms, units)).startswith("**SYNTHETIC DATA")
+    assert display.to_markdown(pd.DataFrame()) == "no records yet\n"
+
+
+def test_latex_is_balanced_and_escaped() -> None:
+    rows, units = by_hand({"a_b & c%": [0.5, 0.7]}, synthetic=True)
+    text = display.to_latex(lb.leaderboard_of(rows, units))
+    assert r"a\_b \& c\%" in text
+    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)
+    assert columns is not None
+    for line in body.splitlines():
+        if line.endswith(r"\\"):
+            assert len(re.findall(r"(?<!\\)&", line)) == len(columns[1]) - 1
+    plain = re.sub(r"\\[{}]", "", text)
+    assert plain.count("{") == plain.count("}")
+    assert "SYNTHETIC DATA" in text
