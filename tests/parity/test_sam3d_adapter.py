@@ -102,8 +102,9 @@ def explicit_attention(attention: WindowAttention, x: Tensor, n: int, shifted: b
 
 def test_outputs_do_not_depend_on_the_unused_parts() -> None:
     torch.manual_seed(2)
-    encoder = PromptEncoder(SIZES["tiny"])
-    feature, points = torch.randn(1, 32, 16, 16, 16), torch.randint(0, 64, (1, 3, 3))
+    size = SIZES["tiny"]
+    encoder = PromptEncoder(size)
+    feature, points = torch.randn(1, size.feature, *[size.grid] * 3), torch.randint(0, size.crop, (1, 3, 3))
     before = encoder(feature, points)
     for name, tensor in (*encoder.named_parameters(), *encoder.named_buffers()):
         if "token_to_image" in name or "gaussian" in name:
