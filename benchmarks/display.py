@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +26,16 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.leaderboard import LIST, MARGIN, NO_TARGET, NOT_BESIDE_PHANTOMS, details, overall_of, size_class_names
+from benchmarks.leaderboard import (
+    LESION_NUMBERS,
+    LIST,
+    MARGIN,
+    NO_TARGET,
+    NOT_BESIDE_PHANTOMS,
+    details,
+    overall_of,
+    size_class_names,
+)
 from benchmarks.published import LABEL
 
 if TYPE_CHECKING:
@@ -225,9 +235,22 @@ def show_details(
         _print_sheet(sheet, console)
     if any(unit["synthetic"] for unit in units):
         console.print(Text(NOT_BESIDE_PHANTOMS, style="dim"))
+    for line in _sources(tables["published"]):
+        console.print(Text(line, style="dim"))
     for claim in tables["claims"].to_dict("records"):
         told = f"claim ({LABEL}, {claim['standing']}): {claim['method']} {claim['text']}. {claim['citation']}"
         console.print(Text(told, style="dim"))
+
+
+def _sources(published: pd.DataFrame) -> list[str]:
+    """Where the published numbers shown come from, and what their labels mean."""
+    if published.empty:
+        return []
+    cited = published.drop_duplicates("paper").to_dict("records")
+    meaning = "published: printed in a paper, on other cases and prompts than ours"
+    if (published["standing"] == "recalled").any():
+        meaning += "; recalled: written down from memory, not yet compared with the source"
+    return [meaning + ".", *(f"{row['paper']}: {row['citation']}" for row in cited)]
 
 
 def detail_sheets(tables: Mapping[str, pd.DataFrame], metric: str) -> list[Sheet]:
@@ -238,6 +261,7 @@ def detail_sheets(tables: Mapping[str, pd.DataFrame], metric: str) -> list[Sheet
         ("rankings", _ranking_sheet),
         ("comparisons", _comparison_sheet),
         ("sizes", _size_sheet),
+        ("numbers", _number_sheet),
         ("lesions", _lesion_sheet),
         ("clicks", _click_sheet),
         ("policies", _policy_sheet),
@@ -252,8 +276,8 @@ def detail_sheets(tables: Mapping[str, pd.DataFrame], metric: str) -> list[Sheet
         ):
             sheets.append(_robustness_sheet(f"{dataset} · {target} · {protocol}", str(noise), rows, name))
     if len(tables["published"]):
-        for (dataset, track), rows in tables["published"].groupby(["dataset", "track"], sort=False):
-            sheets.append(_published_sheet(str(dataset), str(track), rows))
+        for key, rows in tables["published"].groupby(["dataset", "track", "paper", "where", "protocol"], sort=False):
+            sheets.append(_published_sheet([str(part) for part in key], rows))
     return sheets
 
 
@@ -264,7 +288,7 @@ def _contamination_sheet(table: pd.DataFrame) -> Sheet:
 
 
 def _ranking_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
-    headings = ("method", "by mean", "by case ranks", "by tests", "first in", "95 % of draws")
+    headings = ("method", "by mean", "by case ranks", "by tests", "first", "95 % of draws")
     cells = tuple(
         (
             row["method"],
@@ -308,22 +332,23 @@ def _best_of(rows: pd.DataFrame) -> str:
 
 
 def _size_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
-    sizes = [size for size in (*size_class_names(), NO_TARGET) if (rows["size"] == size).any()]
-    counts = rows.groupby("size")["n"].max()
-    headings = ("method", *(f"{size} (n={counts[size]})" for size in sizes))
-    cells = tuple(
-        (str(method), *(_mean_at(group, size) for size in sizes))
-        for method, group in rows.groupby("method", sort=False)
-    )
-    return Sheet(f"{title} · {metric} by diameter of the target", headings, cells, headings[1:])
+    return _subgroup_sheet(f"{title} · {metric} by diameter of the target", rows, size_class_names())
 
 
-def _mean_at(rows: pd.DataFrame, size: str) -> str:
-    found = rows[rows["size"] == size]
-    if found.empty:
-        return "–"
-    row = found.iloc[0]
-    return f"{row['mean']:.3f} {_interval(row['low'], row['high'], 2)}"
+def _number_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    return _subgroup_sheet(f"{title} · {metric} by number of lesions", rows, LESION_NUMBERS)
+
+
+def _subgroup_sheet(title: str, rows: pd.DataFrame, names: Sequence[str]) -> Sheet:
+    counts = rows.groupby("group")["n"].max()
+    shown = [name for name in (*names, NO_TARGET) if name in counts]
+    headings = ("method", *(f"{name} (n={counts[name]})" for name in shown))
+    cells = []
+    for method, group in rows.groupby("method", sort=False):
+        lines = group.set_index("group").to_dict("index")
+        means = [f"{lines[name]['mean']:.3f} {_interval(lines[name]['low'], lines[name]['high'], 2)}" for name in shown]
+        cells.append((str(method), *means))
+    return Sheet(title, headings, tuple(cells), headings[1:])
 
 
 def _lesion_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
@@ -387,32 +412,32 @@ def _robustness_sheet(title: str, noise: str, rows: pd.DataFrame, metric: str) -
     return Sheet(f"{title} · {metric} against {noise}; tolerated: until 0.05 is lost", headings, cells, headings[1:])
 
 
-def _published_sheet(dataset: str, track: str, rows: pd.DataFrame) -> Sheet:
-    headings = ("method", "target", "metric", "value", "protocol", "source")
-    cells = tuple(
-        (
-            row["title"],
-            row["target"],
-            row["metric"],
-            f"{row['value']:.3f}",
-            row["protocol"],
-            f"{row['paper']}, {row['where']}",
-        )
-        for row in rows.to_dict("records")
-    )
-    title = f"PUBLISHED, not measured here · {dataset} · given: {track} · other cases, other prompts: no ranking"
-    return Sheet(title, headings, cells, ("value",))
+def _published_sheet(key: Sequence[str], rows: pd.DataFrame) -> Sheet:
+    dataset, track, paper, where, protocol = key
+    metrics = tuple(dict.fromkeys(rows["metric"]))
+    headings = ("method", "target", *metrics)
+    cells = []
+    for (title, target), group in rows.groupby(["title", "target"], sort=False):
+        values = dict(zip(group["metric"], group["value"], strict=True))
+        cells.append((str(title), str(target), *(_number(values.get(metric, math.nan), 3) for metric in metrics)))
+    name = f"PUBLISHED, not measured here · {dataset} · given: {track} · {paper}, {where} · protocol: {protocol}"
+    return Sheet(name, headings, tuple(cells), metrics)
 
 
 def _print_sheet(sheet: Sheet, console: Console) -> None:
     console.print(Text(sheet.title, style="bold"))
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in sheet.headings:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
+    cell_widths = [max(len(row[place]) for row in sheet.rows) for place in range(len(sheet.headings))]
+    whole = sum(max(width, len(name)) + 2 for width, name in zip(cell_widths, sheet.headings, strict=True))
+    for width, heading in zip(cell_widths, sheet.headings, strict=True):
         right = heading in sheet.numeric
-        table.add_column(Text(heading), justify="right" if right else "left", no_wrap=False, overflow="fold")
+        narrowest = max(width, *map(len, heading.split()), 1)
+        lines = textwrap.wrap(heading, narrowest) if right and whole > console.width else [heading]
+        table.add_column(Text("\n".join(lines)), justify="right" if right else "left", overflow="fold")
     for cells, style in zip(sheet.rows, sheet.styles or ("",) * len(sheet.rows), strict=True):
         table.add_row(*map(Text, cells), style=style)
     console.print(table)
+    console.print()
 
 
 def _title_of(row: Mapping[Any, Any]) -> str:

@@ -55,6 +55,7 @@ ALPHA = 0.05
 
 DIAMETERS_MM = (10.0, 20.0, 40.0)
 """Inner edges of the size classes: diameter of the ball that has the volume of the whole target."""
+LESION_NUMBERS = ("1 lesion", "2 to 5", "6 or more")
 NO_TARGET = "no target"
 
 Units = Iterable[Mapping[str, Any]]
@@ -285,6 +286,17 @@ def _per_list(
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
+def _best_first(rows: pd.DataFrame, metric: str) -> list[str]:
+    """The methods of a list by their mean, failures at the worst value."""
+    means = with_failures_as_worst(rows, metric).groupby("method", sort=False)[metric].mean()
+    return [str(method) for method in means.sort_values(ascending=not higher_is_better(metric), kind="stable").index]
+
+
+def _places(names: Sequence[str]) -> Callable[[pd.Series], pd.Series]:
+    """A key that sorts a column into the order of these names."""
+    return lambda column: column.map({name: place for place, name in enumerate(names)})
+
+
 def _lists(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
     """Datasets in the order of the records, tracks from the least given to the most."""
     if rows.empty:
@@ -299,19 +311,22 @@ def _lists(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]
 
 
 def sizes_of(rows: pd.DataFrame, metric: str = "dice", edges: Sequence[float] = DIAMETERS_MM) -> pd.DataFrame:
-    """The metric by the size of the target: LIST, method, size, n, patients, failed, mean, low, high.
+    """The metric by the size of the target: LIST, method, group, n, patients, failed, mean, low, high.
 
     The size is the diameter (mm) of the ball that has the volume of the whole target in a case. A case without
-    a voxel of it, or whose label could not be read, is in the class `NO_TARGET`.
+    a voxel of it, or whose label could not be read, is in the group `NO_TARGET`.
     """
 
-    def by_size(one: pd.DataFrame) -> pd.DataFrame:
-        volumes = one.groupby("case")["volume_mm3_reference"].transform("max").to_numpy(np.float64)
-        table = summary(one.assign(size=_size_classes(volumes, edges)), metric, CONFIDENCE_SEED, ["size"])
-        table["size"] = table["size"].astype(str)
-        return table.drop(columns=["dataset", "target", "protocol", "step"])
+    def by_size(one: pd.DataFrame) -> pd.Categorical:
+        volumes = _of_case(one, "volume_mm3_reference")
+        return _classes(np.cbrt(6 / np.pi * volumes), edges, size_class_names(edges))
 
-    return _per_list(rows, by_size, methods=1)
+    return _subgroups(rows, metric, by_size)
+
+
+def numbers_of(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
+    """The metric by the number of lesions of a case; the columns of `sizes_of`."""
+    return _subgroups(rows, metric, lambda one: _classes(_of_case(one, "lesions_reference"), (2, 6), LESION_NUMBERS))
 
 
 def size_class_names(edges: Sequence[float] = DIAMETERS_MM) -> list[str]:
@@ -319,11 +334,25 @@ def size_class_names(edges: Sequence[float] = DIAMETERS_MM) -> list[str]:
     return [f"< {edges[0]:g} mm", *(f"{a:g} to {b:g} mm" for a, b in pairwise(edges)), f">= {edges[-1]:g} mm"]
 
 
-def _size_classes(volumes_mm3: Values, edges: Sequence[float]) -> pd.Categorical:
-    names = size_class_names(edges)
-    places = np.searchsorted(edges, np.cbrt(6 / np.pi * volumes_mm3), side="right")
-    classes = [names[place] if volume > 0 else NO_TARGET for place, volume in zip(places, volumes_mm3, strict=True)]
-    return pd.Categorical(classes, [*names, NO_TARGET], ordered=True)
+def _of_case(rows: pd.DataFrame, column: str) -> Values:
+    """What the label says of a case, the largest of all rows: one that could not read the label says 0."""
+    return rows.groupby("case")[column].transform("max").to_numpy(np.float64)
+
+
+def _classes(values: Values, edges: Sequence[float], names: Sequence[str]) -> pd.Categorical:
+    places = np.searchsorted(edges, values, side="right")
+    told = [names[place] if value > 0 else NO_TARGET for place, value in zip(places, values, strict=True)]
+    return pd.Categorical(told, [*names, NO_TARGET], ordered=True)
+
+
+def _subgroups(rows: pd.DataFrame, metric: str, classes: Callable[[pd.DataFrame], pd.Categorical]) -> pd.DataFrame:
+    def split(one: pd.DataFrame) -> pd.DataFrame:
+        table = summary(one.assign(group=classes(one)), metric, CONFIDENCE_SEED, ["group"])
+        table = table.sort_values("method", key=_places(_best_first(one, metric)), kind="stable")
+        table["group"] = table["group"].astype(str)
+        return table.drop(columns=["dataset", "target", "protocol", "step"])
+
+    return _per_list(rows, split, methods=1)
 
 
 def lesions_of(rows: pd.DataFrame) -> pd.DataFrame:
@@ -334,7 +363,8 @@ def lesions_of(rows: pd.DataFrame) -> pd.DataFrame:
 
     def counted(one: pd.DataFrame) -> pd.DataFrame:
         told = []
-        for method, group in one.groupby("method", sort=False):
+        for method in _best_first(one, "dice"):
+            group = one[one["method"] == method]
             for name in size_bin_names():
                 lesions, found = (int(group[f"lesions_{what}@{name}"].sum()) for what in ("reference", "found"))
                 share = found / lesions if lesions else math.nan
@@ -372,10 +402,11 @@ def policies_of(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     """
 
     def under_all(one: pd.DataFrame) -> pd.DataFrame:
+        judged = one[["empty", "diagonal_mm", metric]]
         told = [
-            {"method": method} | line
-            for method, group in one.groupby("method", sort=False)
-            for line in mean_under_policies(_records(group[["empty", "diagonal_mm", metric]]), metric)
+            {"method": method, **line}
+            for method in _best_first(one, metric)
+            for line in mean_under_policies(_records(judged[one["method"] == method]), metric)
         ]
         table = pd.DataFrame(told)
         means = table.groupby("policy")["mean"]
@@ -489,6 +520,7 @@ def details(
         "comparisons": comparisons_of(rows, metric, margin),
         "rankings": rankings_of(rows, metric),
         "sizes": sizes_of(rows, metric),
+        "numbers": numbers_of(rows, metric),
         "lesions": lesions_of(rows),
         "clicks": clicks_of(rows),
         "policies": policies_of(rows, metric),

@@ -126,6 +126,23 @@ def test_wilcoxon_is_scipys_on_the_patients() -> None:
     assert st.wilcoxon(np.zeros(5), np.arange(5)).p_value == 1.0
 
 
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+def test_wilcoxon_is_exact_for_few_patients(alternative: str) -> None:
+    """With ties against SciPy's permutation of the signs, without them against its tabulated distribution."""
+    for size in (1, 4, 9):
+        for differences in (RNG.normal(0.3, 1, size), RNG.choice([-0.2, 0.1, 0.1, 0.3], size)):
+            ours = st.wilcoxon(differences, alone(differences), alternative)
+            method = stats.PermutationMethod() if len(set(np.abs(differences))) < size else "exact"
+            theirs = stats.wilcoxon(differences, alternative=alternative, method=method)
+            assert ours.p_value == pytest.approx(theirs.pvalue)
+            assert ours.statistic == theirs.statistic
+    with_zeros = np.array([0.0, 0.0, 0.4, 0.1, -0.2, 0.5])
+    dropped = stats.wilcoxon(with_zeros[2:], alternative=alternative, method="exact")
+    told = st.wilcoxon(with_zeros, alone(with_zeros), alternative)
+    assert told.p_value == pytest.approx(dropped.pvalue)
+    assert told.clusters == 6
+
+
 def test_sign_flip_is_exact_for_few_patients() -> None:
     differences = RNG.normal(0.5, 1, 9)
     theirs = stats.permutation_test(
