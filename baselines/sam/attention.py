@@ -165,18 +165,22 @@ def _attend_masked(q: Tensor, k: Tensor, v: Tensor, extra: Sequence[Tensor], pad
         extra: for each axis the terms (N, H, *inside, inside[axis]).
         padding: logit of the virtual key without its product, (N, H, *inside, 1).
     """
-    inside = q.shape[2:-1]
-    rows = max(1, QUERIES_PER_MASK * inside[0] // math.prod(inside))
+    count, heads, *inside, _ = q.shape
+    last = len(inside) + 1
+    tokens = math.prod(inside)
+    rows = min(inside[0], max(1, QUERIES_PER_MASK * inside[0] // tokens))
+    memory = q.new_empty(count, heads, rows, *inside[1:], k.shape[2])  # written again and again: fresh memory is slow
     parts = []
     for start in range(0, inside[0], rows):
-        chunk = [x[:, :, start : start + rows] for x in (q, *extra)]
-        mask = chunk[1]
-        for terms in chunk[2:]:
-            mask = (mask[..., None] + terms[..., None, :]).flatten(-2)
+        queries, *terms = (x[:, :, start : start + rows] for x in (q, *extra))
+        mask = memory[:, :, : queries.shape[2]]
+        first = terms[0]
+        for term in terms[1:-1]:
+            first = (first[..., None] + term[..., None, :]).flatten(-2)
+        torch.add(first[..., None], terms[-1][..., None, :], out=mask[..., :tokens].unflatten(-1, (-1, inside[-1])))
         if padding is not None:
-            mask = torch.cat([mask, padding[:, :, start : start + rows]], -1)
-        last = len(inside) + 1
-        parts.append(F.scaled_dot_product_attention(chunk[0].flatten(2, last), k, v, attn_mask=mask.flatten(2, last)))
+            mask[..., tokens:] = padding[:, :, start : start + rows]
+        parts.append(F.scaled_dot_product_attention(queries.flatten(2, last), k, v, attn_mask=mask.flatten(2, last)))
     return torch.cat(parts, 2)
 
 
