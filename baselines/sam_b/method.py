@@ -51,7 +51,7 @@ sam_b_tiny = Method(
         paper="the architecture of arXiv 2304.02643 at a small size",
         code_licence="Apache-2.0",
         weights_licence="none released; trained by the bench on the suite's training split",
-        parameters="0.5 M",
+        parameters="0.4 M",
         notes="For the embedded suite and for tests. Says nothing about SAM-B. See docs/methods/sam-b.md.",
     ),
 )

@@ -55,7 +55,7 @@ sam_med2d_tiny = Method(
         paper="the architecture of arXiv 2308.16184 at a small size",
         code_licence="Apache-2.0",
         weights_licence="none released; trained by the bench on the suite's training split",
-        parameters="0.7 M",
+        parameters="0.5 M",
         notes="For the embedded suite and for tests. Says nothing about SAM-Med2D. See docs/methods/sam-med2d.md.",
     ),
 )

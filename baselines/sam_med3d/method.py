@@ -54,7 +54,7 @@ sam_med3d_tiny = Method(
         paper="the architecture of arXiv 2310.15161 at a small size",
         code_licence="Apache-2.0",
         weights_licence="none released; trained by the bench on the suite's training split",
-        parameters="0.7 M",
+        parameters="0.3 M",
         notes="For the embedded suite and for tests. Says nothing about SAM-Med3D. See docs/methods/sam-med3d.md.",
     ),
 )

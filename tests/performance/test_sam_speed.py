@@ -1,7 +1,7 @@
 """Speed of the SAM image encoders against the public arithmetic on the same machine.
 
-Both sides run in turn and the best of each counts, so that a busy machine slows both. CPU seconds of the process
-are compared, not the clock. The bound for bfloat16 holds where the processor multiplies bfloat16 in tiles (AMX);
+Both sides run in turn on one thread and the best of each counts, so that a busy machine slows both. CPU seconds of
+the process are compared, not the clock; with more threads they would count the waiting for a busy core. The bound for bfloat16 holds where the processor multiplies bfloat16 in tiles (AMX);
 elsewhere the test measures, says so, and skips.
 """
 
@@ -28,15 +28,17 @@ ROUNDS = 2
 
 
 def in_turn(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float]:
-    """Best CPU seconds of each; the first call of each is a warm-up."""
+    """Best CPU seconds of each on one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     best = [float("inf")] * 2
     with torch.inference_mode():
-        for turn in range(ROUNDS + 1):
+        for _ in range(ROUNDS):
             for index, call in enumerate((first, second)):
                 started = time.process_time()
                 call()
-                if turn:
-                    best[index] = min(best[index], time.process_time() - started)
+                best[index] = min(best[index], time.process_time() - started)
+    torch.set_num_threads(threads)
     return best[0], best[1]
 
 
