@@ -1,0 +1,307 @@
+"""Synthetic DICOM, oblique and shuffled, becomes the volume and the mask that were put in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.path import Path as Polygon
+
+pydicom = pytest.importorskip("pydicom")
+
+from pydicom.dataset import Dataset as Record  # noqa: E402
+from pydicom.dataset import FileDataset, FileMetaDataset  # noqa: E402
+from pydicom.pixels.utils import pack_bits  # noqa: E402
+from pydicom.sequence import Sequence  # noqa: E402
+from pydicom.uid import ExplicitVRLittleEndian, generate_uid  # noqa: E402
+
+from benchmarks.datasets import dicom  # noqa: E402
+from benchmarks.datasets.catalogue import load_folder  # noqa: E402
+from benchmarks.datasets.dicom import convert, fill_polygon, read_annotation, read_series  # noqa: E402
+from benchmarks.errors import UserError  # noqa: E402
+
+SHAPE = (40, 32, 12)  # columns, rows, slices
+SPACING = (0.9, 1.1, 2.5)
+FRAME = "1.2.826.0.1.3680043.8.498.1"
+STRAIGHT = np.eye(3)
+
+
+def rotation(degrees: float) -> np.ndarray:
+    """A scan lying obliquely: turned about x, then about z."""
+    a, b = np.deg2rad([degrees, degrees / 2])
+    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
+    return about_z @ about_x
+
+
+def to_world(turn: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+    return np.asarray(voxels) * SPACING @ turn.T + (-150.0, 20.0, -310.0)
+
+
+def scan() -> np.ndarray:
+    return np.random.default_rng(0).integers(-1000, 1500, SHAPE).astype(np.int16)
+
+
+def record(path: Path, kind: str, **values: object) -> FileDataset:
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = kind, generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    content = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    content.SOPClassUID, content.SOPInstanceUID = kind, meta.MediaStorageSOPInstanceUID
+    content.PatientID, content.PatientName, content.StudyInstanceUID = "p", "Anonymous", "1.2.3.4"
+    for name, value in values.items():
+        setattr(content, name, value)
+    return content
+
+
+def write_series(folder: Path, hu: np.ndarray, turn: np.ndarray = STRAIGHT, leave_out: tuple[int, ...] = ()) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    names = np.random.default_rng(1).permutation(hu.shape[2])  # file names in no order
+    for index in range(hu.shape[2]):
+        if index in leave_out:
+            continue
+        path = folder / f"IM{names[index]:04d}"
+        content = record(path, dicom.CT_STORAGE, SeriesInstanceUID="1.2.3.5", Modality="CT", FrameOfReferenceUID=FRAME)
+        content.ImagePositionPatient = to_world(turn, [0, 0, index]).round(6).tolist()
+        content.ImageOrientationPatient = [*turn[:, 0].round(9), *turn[:, 1].round(9)]
+        content.PixelSpacing, content.SliceThickness = [SPACING[1], SPACING[0]], SPACING[2]
+        content.Columns, content.Rows, content.SamplesPerPixel = hu.shape[0], hu.shape[1], 1
+        content.PhotometricInterpretation, content.PixelRepresentation = "MONOCHROME2", 0
+        content.BitsAllocated = content.BitsStored = 16
+        content.HighBit, content.RescaleSlope, content.RescaleIntercept = 15, 1, -1024
+        content.InstanceNumber = int(names[index]) + 1
+        content.PixelData = (hu[:, :, index].T.astype(np.int32) + 1024).astype(np.uint16).tobytes()
+        content.save_as(path, enforce_file_format=True)
+
+
+def write_rtstruct(path: Path, contours: dict[str, list[np.ndarray]], turn: np.ndarray, frame: str = FRAME) -> None:
+    content = record(path, dicom.RTSTRUCT_STORAGE, Modality="RTSTRUCT", SeriesInstanceUID="1.2.3.6")
+    content.StructureSetROISequence, content.ROIContourSequence = Sequence(), Sequence()
+    for number, (name, polygons) in enumerate(contours.items(), start=3):
+        roi = Record()
+        roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = number, name, frame
+        content.StructureSetROISequence.append(roi)
+        drawn = Record()
+        drawn.ReferencedROINumber, drawn.ContourSequence = number, Sequence()
+        for polygon in polygons:
+            contour = Record()
+            contour.ContourGeometricType, contour.NumberOfContourPoints = "CLOSED_PLANAR", len(polygon)
+            contour.ContourData = [f"{value:.6f}" for value in to_world(turn, polygon).ravel()]
+            drawn.ContourSequence.append(contour)
+        content.ROIContourSequence.append(drawn)
+    content.save_as(path, enforce_file_format=True)
+
+
+def write_seg(
+    path: Path, masks: dict[str, np.ndarray], turn: np.ndarray, shift: float = 0.0, fractional: bool = False
+) -> None:
+    content = record(path, dicom.SEG_STORAGE, Modality="SEG", SeriesInstanceUID="1.2.3.7", FrameOfReferenceUID=FRAME)
+    content.SegmentSequence, content.PerFrameFunctionalGroupsSequence = Sequence(), Sequence()
+    frames = []
+    for number, (name, mask) in enumerate(masks.items(), start=1):
+        segment = Record()
+        segment.SegmentNumber, segment.SegmentLabel = number, name
+        content.SegmentSequence.append(segment)
+        for index in np.flatnonzero(mask.any(axis=(0, 1)))[::-1]:  # only where there is something, last first
+            frame, position, which = Record(), Record(), Record()
+            position.ImagePositionPatient = to_world(turn, [shift, 0, index]).round(6).tolist()
+            which.ReferencedSegmentNumber = number
+            frame.PlanePositionSequence, frame.SegmentIdentificationSequence = Sequence([position]), Sequence([which])
+            content.PerFrameFunctionalGroupsSequence.append(frame)
+            frames.append(mask[:, :, index].T)
+    shared, orientation, measures = Record(), Record(), Record()
+    orientation.ImageOrientationPatient = [*turn[:, 0].round(9), *turn[:, 1].round(9)]
+    measures.PixelSpacing, measures.SliceThickness = [SPACING[1], SPACING[0]], SPACING[2]
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = Sequence([orientation]), Sequence([measures])
+    content.SharedFunctionalGroupsSequence = Sequence([shared])
+    pixels = np.array(frames, np.uint8)
+    content.NumberOfFrames, content.Rows, content.Columns = pixels.shape
+    content.SamplesPerPixel, content.PhotometricInterpretation, content.PixelRepresentation = 1, "MONOCHROME2", 0
+    content.SegmentationType = "FRACTIONAL" if fractional else "BINARY"
+    content.BitsAllocated = content.BitsStored = 8 if fractional else 1
+    content.HighBit = content.BitsStored - 1
+    if fractional:
+        content.MaximumFractionalValue = 200
+        content.PixelData = (pixels * 140 + 60).tobytes()  # 0.3 outside, 1.0 inside
+    else:
+        content.PixelData = pack_bits(pixels.ravel())
+    content.save_as(path, enforce_file_format=True)
+
+
+def box_mask() -> np.ndarray:
+    mask = np.zeros(SHAPE, bool)
+    mask[10:22, 8:17, 3:8] = True
+    mask[14, 9, 5] = False
+    return mask
+
+
+def outline(low: tuple[float, float], high: tuple[float, float], plane: float) -> np.ndarray:
+    (x0, y0), (x1, y1) = low, high
+    return np.array([(x0, y0, plane), (x1, y0, plane), (x1, y1, plane), (x0, y1, plane)], float)
+
+
+def box_contours() -> list[np.ndarray]:
+    """The same box in contours half a pixel around its pixels, with the hole as a contour within."""
+    boxes = [outline((9.5, 7.5), (21.5, 16.5), plane) for plane in range(3, 8)]
+    return [*boxes, outline((13.5, 8.5), (14.5, 9.5), 5)]
+
+
+@pytest.mark.parametrize("degrees", [0, 17])
+@pytest.mark.parametrize("kind", ["rtstruct", "seg", "fractional seg"])
+def test_what_was_put_in_comes_out(tmp_path, kind, degrees):
+    turn, hu, mask = rotation(degrees), scan(), box_mask()
+    for name in ("patient 1", "Müller", "c", "d"):
+        folder = tmp_path / "dicom" / name
+        write_series(folder / "CT", hu, turn)
+        (folder / "notes.txt").write_text("no DICOM")
+        if kind == "rtstruct":
+            write_rtstruct(folder / "rs.dcm", {"Body": [outline((1, 1), (30, 30), 2)], "GTV-1": box_contours()}, turn)
+        else:
+            masks = {"Body": ~mask, "GTV-1": mask}
+            write_seg(folder / "seg.dcm", masks, turn, fractional=kind.startswith("frac"))
+    assert convert(tmp_path / "dicom", tmp_path / "out", {"gtv-1": 2}) == {}
+    dataset = load_folder(tmp_path / "out")
+    assert list(dataset.cases) == ["Müller", "c", "d", "patient_1"]
+    volume, label = dataset.cases["Müller"].load()
+    # Compared in the world: where a voxel of the DICOM lies is what counts, not how the axes run.
+    voxels = np.argwhere(np.ones(SHAPE, bool))
+    ras = to_world(turn, voxels) * (-1, -1, 1)
+    inverse = np.linalg.inv(volume.affine)
+    there = ras @ inverse[:3, :3].T + inverse[:3, 3]
+    assert np.abs(there - np.rint(there)).max() < 1e-3
+    place = tuple(np.rint(there).astype(int).T)
+    np.testing.assert_array_equal(volume.array[place], hu[tuple(voxels.T)])
+    np.testing.assert_array_equal(label[place] == 2, mask[tuple(voxels.T)])
+    assert set(np.unique(label)) == {0, 2}
+
+
+def test_polygons_against_another_implementation():
+    random = np.random.default_rng(3)
+    for _ in range(60):
+        count = int(random.integers(3, 40))
+        angle = np.sort(random.uniform(0, 2 * np.pi, count))
+        radius = random.uniform(2, 14, count)
+        corners = np.stack([15 + radius * np.cos(angle), 12 + radius * np.sin(angle)], axis=1)
+        mask = fill_polygon(corners, (30, 25))
+        pixels = np.argwhere(np.ones((30, 25), bool))
+        expected = Polygon(corners).contains_points(pixels).reshape(30, 25)
+        np.testing.assert_array_equal(mask, expected)
+
+
+def test_a_disc_has_the_area_of_a_disc():
+    angle = np.linspace(0, 2 * np.pi, 400, endpoint=False)
+    corners = np.stack([100 + 60.3 * np.cos(angle), 90 + 60.3 * np.sin(angle)], axis=1)
+    assert fill_polygon(corners, (200, 200)).sum() == pytest.approx(np.pi * 60.3**2, rel=2e-3)
+    outside = corners - (140, 0)
+    assert 0 < fill_polygon(outside, (200, 200)).sum() < 0.2 * np.pi * 60.3**2  # cut off at the edge
+
+
+def one_case(folder: Path, **series: object) -> Path:
+    write_series(folder / "a", scan(), **series)
+    write_rtstruct(folder / "a" / "rs.dcm", {"GTV": box_contours()}, series.get("turn", STRAIGHT))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("leave_out", "message"), [((4,), "not evenly spaced.*some missing"), ((0, 11), ""), (tuple(range(12)), "one CT")]
+)
+def test_missing_slices(tmp_path, leave_out, message):
+    one_case(tmp_path / "in", leave_out=leave_out)
+    if message:
+        with pytest.raises(UserError, match=message):
+            convert(tmp_path / "in", tmp_path / "out", {"GTV": 1})
+        assert not (tmp_path / "out").exists()
+    else:
+        assert convert(tmp_path / "in", tmp_path / "out", {"GTV": 1}) == {}
+
+
+def change_slices(folder: Path, change) -> None:
+    for number, path in enumerate(sorted(folder.glob("IM*"))):
+        content = pydicom.dcmread(path)
+        change(number, content)
+        content.save_as(path)
+
+
+def test_series_that_are_no_grid(tmp_path):
+    def same_place(number, content):
+        content.ImagePositionPatient = [-150, 20, -310 + 2.5 * (number // 2)]
+
+    def tilted(number, content):
+        x, y, z = content.ImagePositionPatient
+        content.ImagePositionPatient = [x, float(y) + 0.3 * float(z), z]
+
+    def turned(number, content):
+        if number == 2:
+            content.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+
+    def nowhere(number, content):
+        del content.ImagePositionPatient
+
+    def two_series(number, content):
+        content.SeriesInstanceUID = f"1.2.3.{number % 2}"
+
+    def other_scan(number, content):
+        content.FrameOfReferenceUID = "1.9.9"
+
+    for change, message in (
+        (same_place, "two slices at the same place"),
+        (tilted, "gantry tilt"),
+        (turned, "different orientations"),
+        (nowhere, "without position"),
+        (two_series, "one CT series is needed, 2"),
+        (other_scan, "drawn on another scan"),
+    ):
+        root = one_case(tmp_path / change.__name__)
+        change_slices(root / "a", change)
+        with pytest.raises(UserError, match=message):
+            convert(root, tmp_path / "out", {"GTV": 1})
+
+
+def test_annotations_that_do_not_fit(tmp_path):
+    root = one_case(tmp_path / "in")
+    images, annotation = dicom.find(root / "a")
+    series = read_series(images, root)
+    with pytest.raises(UserError, match="no structure 'GTX'; did you mean 'GTV'"):
+        read_annotation(annotation, "GTX", series)
+    for polygons, message in (
+        ([outline((5, 5), (9, 9), 3.4)], "does not lie in a slice"),
+        ([outline((5, 5), (9, 9), 12)], "outside of the series"),
+    ):
+        write_rtstruct(annotation, {"GTV": polygons}, STRAIGHT)
+        with pytest.raises(UserError, match=message):
+            read_annotation(annotation, "GTV", series)
+    write_seg(annotation, {"GTV": box_mask()}, STRAIGHT, shift=0.4)
+    with pytest.raises(UserError, match="between"):
+        read_annotation(annotation, "GTV", series)
+    write_seg(annotation, {"GTV": box_mask()}, STRAIGHT, shift=3)
+    with pytest.raises(UserError, match="outside"):
+        read_annotation(annotation, "GTV", series)
+    write_seg(annotation, {"GTV": box_mask()}, rotation(17))
+    with pytest.raises(UserError, match="not those of the series"):
+        read_annotation(annotation, "GTV", series)
+
+
+def test_bad_cases_are_listed_and_the_others_converted(tmp_path):
+    root = tmp_path / "in"
+    for name in ("a", "b", "c"):
+        write_series(root / name, scan(), leave_out=(4,) if name == "b" else ())
+        write_rtstruct(root / name / "rs.dcm", {"GTV": box_contours()}, STRAIGHT)
+    (root / "c" / "rs.dcm").unlink()
+    seen = []
+    bad = convert(root, tmp_path / "out", {"GTV": 1}, progress=seen.append)
+    assert sorted(bad) == ["b", "c"]
+    assert "RTSTRUCT or SEG is needed, 0" in bad["c"]
+    assert seen == ["a", "b", "c"]
+    assert len(json.loads((tmp_path / "out" / "dataset.json").read_text())["training"]) == 1
+    with pytest.raises(UserError, match="exists already"):
+        convert(root, tmp_path / "out", {"GTV": 1})
+    with pytest.raises(UserError, match="from 1 to 255"):
+        convert(root, tmp_path / "new", {"GTV": 0})
+
+
+def test_without_pydicom_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
+    with pytest.raises(UserError, match=r"tags-bench\[dicom\]"):
+        convert(tmp_path, tmp_path / "out", {"GTV": 1})
