@@ -29,7 +29,6 @@ from rich.text import Text
 from benchmarks.leaderboard import (
     LESION_NUMBERS,
     LIST,
-    MARGIN,
     NO_TARGET,
     NOT_BESIDE_PHANTOMS,
     details,
@@ -221,23 +220,26 @@ def show_details(
     units: Sequence[Mapping[str, Any]],
     console: Console,
     metric: str = "dice",
-    margin: float | None = MARGIN,
+    margin: float | None = None,
+    only: Sequence[str] = (),
 ) -> None:
     """Print the tables of `benchmarks.leaderboard.details`: what stands behind the ranking.
 
+    The comparisons are shown for the best method only; `details` has all pairs.
+
     Raises:
-        UserError: records that are not complete, or an unknown metric.
+        UserError: records that are not complete, an unknown metric or table.
     """
-    tables = details(rows, units, metric, margin)
+    tables = details(rows, units, metric, margin, only)
     if any(unit["synthetic"] for unit in units):
         console.print(f"[bold yellow]{SYNTHETIC_BANNER}[/]")
     for sheet in detail_sheets(tables, metric):
         _print_sheet(sheet, console)
     if any(unit["synthetic"] for unit in units):
         console.print(Text(NOT_BESIDE_PHANTOMS, style="dim"))
-    for line in _sources(tables["published"]):
+    for line in _sources(tables.get("published", pd.DataFrame())):
         console.print(Text(line, style="dim"))
-    for claim in tables["claims"].to_dict("records"):
+    for claim in tables.get("claims", pd.DataFrame()).to_dict("records"):
         told = f"claim ({LABEL}, {claim['standing']}): {claim['method']} {claim['text']}. {claim['citation']}"
         console.print(Text(told, style="dim"))
 
@@ -256,27 +258,18 @@ def _sources(published: pd.DataFrame) -> list[str]:
 def detail_sheets(tables: Mapping[str, pd.DataFrame], metric: str) -> list[Sheet]:
     """The tables of `details` as text, in the order in which they are read."""
     name = METRIC_TITLES.get(metric, metric)
-    sheets = [_contamination_sheet(tables["contamination"])] if len(tables["contamination"]) else []
-    makers: tuple[tuple[str, Callable[[str, pd.DataFrame, str], Sheet]], ...] = (
-        ("rankings", _ranking_sheet),
-        ("comparisons", _comparison_sheet),
-        ("sizes", _size_sheet),
-        ("numbers", _number_sheet),
-        ("lesions", _lesion_sheet),
-        ("clicks", _click_sheet),
-        ("policies", _policy_sheet),
-    )
-    for table, make in makers:
-        if len(tables[table]):
-            for key, rows in tables[table].groupby(LIST, sort=False):
-                sheets.append(make("{} · {} · given: {} ({})".format(*key), rows, name))
-    if len(tables["robustness"]):
-        for (noise, protocol, dataset, target), rows in tables["robustness"].groupby(
-            ["noise", "protocol", "dataset", "target"], sort=False
-        ):
-            sheets.append(_robustness_sheet(f"{dataset} · {target} · {protocol}", str(noise), rows, name))
-    if len(tables["published"]):
-        for key, rows in tables["published"].groupby(["dataset", "track", "paper", "where", "protocol"], sort=False):
+    given = {table: rows for table, rows in tables.items() if len(rows)}
+    sheets = []
+    if "contamination" in given:
+        sheets.append(_contamination_sheet(given["contamination"]))
+    for table, make in _SHEETS.items():
+        for key, rows in given[table].groupby(LIST, sort=False) if table in given else ():
+            sheets.append(make("{} · {} · given: {} ({})".format(*key), rows, name))
+    if "robustness" in given:
+        for key, rows in given["robustness"].groupby(["dataset", "target", "protocol", "noise"], sort=False):
+            sheets.append(_robustness_sheet("{} · {} · {}".format(*key), str(key[3]), rows, name))
+    if "published" in given:
+        for key, rows in given["published"].groupby(["dataset", "track", "paper", "where", "protocol"], sort=False):
             sheets.append(_published_sheet([str(part) for part in key], rows))
     return sheets
 
@@ -396,6 +389,18 @@ def _policy_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
 def _policy_cell(line: Mapping[Any, Any]) -> str:
     skipped = f", {line['skipped']} skipped" if line["skipped"] else ""
     return f"{_number(line['mean'], 3)} ({line['rank']}){skipped}"
+
+
+_SHEETS: dict[str, Callable[[str, pd.DataFrame, str], Sheet]] = {
+    "rankings": _ranking_sheet,
+    "comparisons": _comparison_sheet,
+    "sizes": _size_sheet,
+    "numbers": _number_sheet,
+    "lesions": _lesion_sheet,
+    "clicks": _click_sheet,
+    "policies": _policy_sheet,
+}
+"""The tables that come once for each list."""
 
 
 def _robustness_sheet(title: str, noise: str, rows: pd.DataFrame, metric: str) -> Sheet:

@@ -17,7 +17,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from benchmarks.errors import UserError
+from benchmarks.errors import UserError, nearest_name
 from benchmarks.metrics import mean_under_policies, summarise_curves
 from benchmarks.metrics.lesions import size_bin_names
 from benchmarks.published import as_table, load_published
@@ -222,13 +222,15 @@ def _expected_of(unit: Mapping[str, Any]) -> pd.DataFrame:
 # -- within one list --
 
 
-def comparisons_of(rows: pd.DataFrame, metric: str = "dice", margin: float | None = MARGIN) -> pd.DataFrame:
+def comparisons_of(rows: pd.DataFrame, metric: str = "dice", margin: float | None = None) -> pd.DataFrame:
     """Every pair of methods in every list, at the last step: `statistics.comparisons` and a verdict in words.
 
     Holm's correction runs over the pairs of one list. The verdict follows the sign-flip test of the mean
-    difference and the equivalence test within ± `margin` (None: no such test); see `verdict`.
+    difference and the equivalence test within ± `margin`; see `verdict`. No margin stated means `MARGIN` for a
+    metric between 0 and 1, and no equivalence test for a distance or a time.
     """
-    return _per_list(rows, lambda one: _judged(comparisons(one, metric, CONFIDENCE_SEED, margin)))
+    stated = MARGIN if margin is None and higher_is_better(metric) else margin
+    return _per_list(rows, lambda one: _judged(comparisons(one, metric, CONFIDENCE_SEED, stated)))
 
 
 def _judged(pairs: pd.DataFrame) -> pd.DataFrame:
@@ -505,29 +507,41 @@ NOT_BESIDE_PHANTOMS = (
 
 
 def details(
-    rows: pd.DataFrame, units: Units, metric: str = "dice", margin: float | None = MARGIN
+    rows: pd.DataFrame,
+    units: Units,
+    metric: str = "dice",
+    margin: float | None = None,
+    only: Sequence[str] = (),
 ) -> dict[str, pd.DataFrame]:
-    """All tables beside the leaderboard, by name; takes seconds where the leaderboard takes a moment.
+    """The tables beside the leaderboard, by name; takes seconds where the leaderboard takes a moment.
+
+    Args:
+        margin: the smallest difference that matters, for the equivalence test; see `comparisons_of`.
+        only: names of the tables wanted; all if empty.
 
     Raises:
-        UserError: the records are not complete, so that nothing can be compared; or an unknown metric.
+        UserError: the records are not complete, so that nothing can be compared; an unknown metric or table.
     """
     units = list(units)
     check_complete(rows, units)
-    return {
-        "overall": overall_of(leaderboard_of(rows, units)),
-        "contamination": contamination_of(units).reset_index(),
-        "comparisons": comparisons_of(rows, metric, margin),
-        "rankings": rankings_of(rows, metric),
-        "sizes": sizes_of(rows, metric),
-        "numbers": numbers_of(rows, metric),
-        "lesions": lesions_of(rows),
-        "clicks": clicks_of(rows),
-        "policies": policies_of(rows, metric),
-        "robustness": robustness_of(rows, units, metric),
-        "published": published_of(units),
-        "claims": pd.DataFrame(claims_of(units)),
+    makers: dict[str, Callable[[], pd.DataFrame]] = {
+        "overall": lambda: overall_of(leaderboard_of(rows, units)),
+        "contamination": lambda: contamination_of(units).reset_index(),
+        "rankings": lambda: rankings_of(rows, metric),
+        "comparisons": lambda: comparisons_of(rows, metric, margin),
+        "sizes": lambda: sizes_of(rows, metric),
+        "numbers": lambda: numbers_of(rows, metric),
+        "lesions": lambda: lesions_of(rows),
+        "clicks": lambda: clicks_of(rows),
+        "policies": lambda: policies_of(rows, metric),
+        "robustness": lambda: robustness_of(rows, units, metric),
+        "published": lambda: published_of(units),
+        "claims": lambda: pd.DataFrame(claims_of(units)),
     }
+    for name in only:
+        if name not in makers:
+            raise UserError(f"no table '{name}' beside the leaderboard; {nearest_name(name, makers)}")
+    return {name: make() for name, make in makers.items() if not only or name in only}
 
 
 def as_json(table: pd.DataFrame) -> list[dict[str, Any]]:

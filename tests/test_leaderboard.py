@@ -291,7 +291,7 @@ def test_verdicts_follow_the_tests() -> None:
     np.testing.assert_allclose(pairs["p_sign_flip_holm"], st.holm(pairs["p_sign_flip"]))
     alone = st.sign_flip(scores["best"] - scores["worse"], [f"patient_{i:02}" for i in range(30)], lb.CONFIDENCE_SEED)
     assert pairs.loc[("best", "worse"), "p_sign_flip"] == alone.p_value
-    assert "verdict" in lb.comparisons_of(rows, margin=None)
+    assert lb.comparisons_of(rows, margin=0.001).set_index(["a", "b"]).loc[("best", "same"), "verdict"] == "undecided"
     assert lb.comparisons_of(rows[rows["method"] == "best"]).empty
     assert lb.comparisons_of(pd.DataFrame()).empty
 
@@ -470,6 +470,30 @@ def test_details_are_json(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> N
         {"x": "-inf"},
         {"x": 1.0},
     ]
+
+
+def test_only_the_tables_wanted_are_made() -> None:
+    rows, units = by_hand({"a": [0.5, 0.6], "b": [0.4, 0.7]})
+    assert list(lb.details(rows, units, only=["sizes", "rankings"])) == ["rankings", "sizes"]
+    shown = printed(lambda *given: display.show_details(*given, only=["rankings"]), rows, units)
+    assert "ranks by Dice" in shown
+    assert "PUBLISHED" not in shown
+    with pytest.raises(UserError, match="no table 'rankins' beside the leaderboard; did you mean 'rankings'"):
+        lb.details(rows, units, only=["rankins"])
+    with pytest.raises(UserError, match="no metric 'dise'"):
+        lb.details(rows, units, metric="dise")
+
+
+def test_other_metrics_are_ranked_by_their_own_direction() -> None:
+    rows, units = by_hand({"a": [0.9] * 8, "b": [0.5] * 8})
+    rows["hd95_mm"] = [20.0 + i for i in range(8)] + [5.0 + i for i in range(8)]
+    tables = lb.details(rows, units, metric="hd95_mm")
+    assert "equivalent" not in tables["comparisons"]  # a distance needs a margin in mm
+    assert tables["rankings"]["method"].tolist() == ["b", "a"]
+    assert tables["comparisons"]["verdict"].tolist() == ["b is better"]
+    shown = printed(lambda *given: display.show_details(*given, metric="hd95_mm"), rows, units)
+    assert "ranks by HD95 (mm)" in shown
+    assert re.search(r"b +a +-15\.000 \[-15\.000, -15\.000\]", shown)
 
 
 # -- on paper --
