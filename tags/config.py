@@ -164,7 +164,7 @@ class Settings:
         coarse_weight: weight of the same loss on the decoder's coarse logits.
         threshold: probability above which a voxel is tumour.
         overlap: of neighbouring windows where a volume is searched without clicks.
-        max_crops: most crops that a prompted mask may grow over.
+        max_grown: most crops that a mask may grow over, beyond those at the prompts.
         cached_crops: encodings kept per session.
         mixed_precision: bf16 where the device gains by it (GPU; CPU with AMX tiles).
     """
@@ -190,7 +190,7 @@ class Settings:
     coarse_weight: float = 0.0
     threshold: float = 0.5
     overlap: float = 0.5
-    max_crops: int = 27
+    max_grown: int = 26
     cached_crops: int = 8
     mixed_precision: bool = True
 
@@ -208,15 +208,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "sam_weights": "random",
         "clip_weights": "random",
         "spacing": 2.5,
-        "learning_rate": 2e-3,
-        "final_learning_rate": 2e-5,
+        "learning_rate": 3e-3,
+        "final_learning_rate": 3e-5,
         "warm_up": 0.05,
         "foreground": 0.9,
         "corrections": 0,
         "single_click": 0.6,
-        "zoom": (0.6, 1.3),
+        "zoom": (0.5, 1.3),
         "coarse_weight": 0.25,
         "overlap": 0.25,
+        "threshold": 0.4,
+        "max_grown": 2,
     },
 }
 

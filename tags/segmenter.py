@@ -27,7 +27,7 @@ from tags.config import Settings, TagsConfig
 from tags.losses import segmentation_loss
 from tags.model import TAGS, Encoding
 from tags.prompt_encoder import NEGATIVE, POSITIVE, PromptTensors
-from tags.sampling import Sampling, correct, sample_prompts, zoomed
+from tags.sampling import Sampling, correct, depth_inside, sample_prompts, zoomed
 from tags.weights import (
     RANDOM,
     WeightsError,
@@ -42,7 +42,7 @@ from tags.weights import (
 
 PROMPTS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX, PromptKind.MASK})
 Voxel = tuple[int, int, int]
-BORDER_LOGIT_VOXELS = 1  # a mask within this many voxels of a crop's face is said to touch it
+TOUCHING_SHARE = 0.01  # of a crop's face that a mask must cover for the next crop to be looked at
 
 
 def cpu_has_fast_bf16() -> bool:
@@ -231,37 +231,56 @@ class TagsSession(Session):
                 self._follow(asked, canvas)
             else:
                 for origin in self._windows():
-                    canvas.add(self._crop_probability(origin, asked, keep=False), origin)
+                    canvas.add(self._crop_probability(origin, asked, None, keep=False), origin)
         return canvas.mean()
 
     def _follow(self, asked: _Asked, canvas: _Canvas) -> None:
-        """Crops at the prompts, then their neighbours for as long as the mask touches a face."""
-        waiting = [self._origin(anchor) for anchor in asked.anchors(self.side)]
+        """Crops at the prompts, then their neighbours for as long as the mask touches a face.
+
+        A neighbour without a positive click of its own inherits one: the deepest voxel of the mask that reaches into
+        it. A network that is told nothing would look for any tumour there, not for the rest of this one.
+        """
+        threshold = self.segmenter.settings.threshold
+        waiting: list[tuple[Voxel, NDArray[np.float64] | None]] = [
+            (self._origin(anchor), None) for anchor in asked.anchors(self.side)
+        ]
+        room = len(waiting) + self.segmenter.settings.max_grown
         done: set[Voxel] = set()
-        while waiting and len(done) < self.segmenter.settings.max_crops:
-            origin = waiting.pop(0)
+        while waiting and len(done) < room:
+            origin, inherited = waiting.pop(0)
             if origin in done:
                 continue
-            probability = self._crop_probability(origin, asked, keep=True)
+            probability = self._crop_probability(origin, asked, inherited, keep=True)
             canvas.add(probability, origin)
             done.add(origin)
-            touched = self._touched_neighbours(probability > self.segmenter.settings.threshold, origin)
-            waiting += [o for o in touched if o not in done]
+            mask = probability > threshold
+            for neighbour in self._touched_neighbours(mask, origin):
+                if neighbour not in done:
+                    waiting.append((neighbour, self._reaching_into(mask, origin, neighbour)))
 
     def _touched_neighbours(self, mask: BoolArray, origin: Voxel) -> list[Voxel]:
         """Origins of the crops half a side further, beyond every face that the mask touches inside the volume."""
         neighbours = []
         for axis in range(3):
             for step in (-1, 1):
-                face = [slice(None)] * 3
-                face[axis] = slice(0, BORDER_LOGIT_VOXELS) if step < 0 else slice(-BORDER_LOGIT_VOXELS, None)
+                face = mask.take(0 if step < 0 else -1, axis=axis)
                 outside = origin[axis] <= 0 if step < 0 else origin[axis] + self.side >= self.prepared.shape[axis]
-                if outside or not mask[tuple(face)].any():
+                if outside or face.mean() < TOUCHING_SHARE:
                     continue
                 moved = list(origin)
                 moved[axis] += step * self.side // 2
                 neighbours.append((moved[0], moved[1], moved[2]))
         return neighbours
+
+    def _reaching_into(self, mask: BoolArray, origin: Voxel, neighbour: Voxel) -> NDArray[np.float64]:
+        """The voxel of the model's grid that lies deepest in the part of a mask that a neighbour shares."""
+        shift = [n - o for n, o in zip(neighbour, origin, strict=True)]
+        shared = np.zeros_like(mask)
+        box = tuple(slice(max(0, s), self.side + min(0, s)) for s in shift)
+        shared[box] = mask[box]
+        depth = depth_inside(torch.from_numpy(shared)).numpy()
+        deepest = np.unravel_index(int(depth.argmax()), depth.shape)
+        return np.array(deepest, float) + np.array(origin, float)
 
     def _origin(self, centre: NDArray[np.float64]) -> Voxel:
         x, y, z = (round(float(c)) - self.side // 2 for c in centre)
@@ -280,9 +299,11 @@ class TagsSession(Session):
             axes.append([start + i * stride for i in range(number)])
         return [(x, y, z) for x in axes[0] for y in axes[1] for z in axes[2]]
 
-    def _crop_probability(self, origin: Voxel, asked: _Asked, keep: bool) -> FloatArray:
+    def _crop_probability(
+        self, origin: Voxel, asked: _Asked, inherited: NDArray[np.float64] | None, keep: bool
+    ) -> FloatArray:
         encoding = self._encode(origin, keep)
-        tensors = asked.in_crop(origin, self.side, self.segmenter.device)
+        tensors = asked.in_crop(origin, self.side, self.segmenter.device, inherited)
         logits, _ = self.segmenter.module.decode(encoding, tensors)
         probability: FloatArray = logits[0, 0].float().sigmoid().cpu().numpy()
         return probability
@@ -338,11 +359,17 @@ class _Asked:
                 centres.append(point)
         return centres
 
-    def in_crop(self, origin: Voxel, side: int, device: torch.device) -> PromptTensors:
-        """What of the prompts falls into the crop at `origin`, in its coordinates."""
+    def in_crop(
+        self, origin: Voxel, side: int, device: torch.device, inherited: NDArray[np.float64] | None = None
+    ) -> PromptTensors:
+        """What of the prompts falls into the crop at `origin`, in its coordinates; without a positive click there,
+        `inherited` is one."""
         tensors = PromptTensors.empty(1, device)
         local = self.points - np.array(origin, float)
         inside = ((local > -0.5) & (local < side - 0.5)).all(axis=1)
+        if inherited is not None and not (inside & self.positive).any():
+            here = torch.tensor(inherited - np.array(origin, float), dtype=torch.float32, device=device)
+            tensors = tensors.with_points(here[None, None], torch.full((1, 1), POSITIVE, device=device))
         if inside.any():
             points = torch.tensor(local[inside], dtype=torch.float32, device=device)[None]
             signs = torch.tensor(np.where(self.positive[inside], POSITIVE, NEGATIVE), device=device)[None]

@@ -42,7 +42,7 @@ class Marked:
         self.session, self.paint = session, paint
         session._crop_probability = self.probability
 
-    def probability(self, origin, asked, keep):
+    def probability(self, origin, asked, inherited, keep):
         self.seen.append(origin)
         return self.paint(origin).astype(np.float32)
 
@@ -90,9 +90,9 @@ def test_the_first_crop_is_centred_on_the_click_on_the_models_grid(segmenter):
 
 def test_a_mask_that_touches_the_crops_face_calls_its_neighbours(segmenter):
     """A bar of 100 voxels along x is found whole from one click in its middle, and the growth stops there."""
-    session = segmenter.open(volume_of((140, 40, 40)), TARGET)
+    session = tags_tiny.build({"max_grown": 26}).open(volume_of((140, 40, 40)), TARGET)
     bar = np.zeros((200, 100, 100), bool)  # in voxels of the volume, shifted by 30
-    bar[50:150, 48:52, 48:52] = True
+    bar[50:150, 46:54, 46:54] = True
 
     def paint(origin):
         x, y, z = (o + 30 for o in origin)
@@ -107,7 +107,7 @@ def test_a_mask_that_touches_the_crops_face_calls_its_neighbours(segmenter):
 
 
 def test_growth_is_capped(segmenter):
-    small = tags_tiny.build({"max_crops": 5})
+    small = tags_tiny.build({"max_grown": 4})
     session = small.open(volume_of((200, 200, 200)), TARGET)
     marked = Marked(session, lambda origin: np.ones((32, 32, 32)))
     session.segment(click(100, 100, 100))
@@ -317,7 +317,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 target = Target("t", "kidney", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)
-segmenter = tags_tiny.build({"spacing": 1.0, "max_crops": 60})
+segmenter = tags_tiny.build({"spacing": 1.0, "max_grown": 60})
 warm = Volume(np.zeros((40, 40, 40), np.float32), np.eye(4))
 segmenter.open(warm, target).segment(Prompts(clicks=(Click((9, 9, 9)),)))
 array = np.random.default_rng(0).standard_normal((256, 256, 700), np.float32)
