@@ -11,6 +11,7 @@ import pytest
 from scipy import ndimage
 
 from benchmarks.datasets.catalogue import load_dataset, load_folder
+from benchmarks.datasets.figures import statistics_figure
 from benchmarks.datasets.phantom import synthesise
 from benchmarks.datasets.verify import problems, statistics, verify, without_bad_cases
 from benchmarks.errors import UserError
@@ -125,3 +126,20 @@ def test_sarcoma_folder_is_clean(shared):
     assert len(reports) == 24
     assert all(report.usable for report in reports)
     assert all(report.targets["sarcoma"].voxels > 100 for report in reports)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".svg"])
+def test_figure_of_a_dataset(folder, tmp_path, suffix):
+    change(path_of(folder, "segmentation", 1), lambda a: np.where(a == 2, 1, a).astype(np.uint8))
+    path_of(folder, "volume", 2).write_bytes(b"broken")
+    reports = verify(load_dataset("lits17", folder, strict=False))
+    path = statistics_figure(reports, tmp_path / "figures" / f"lits{suffix}", "LiTS17")
+    content = path.read_bytes()
+    assert len(content) > 5000
+    assert content.startswith(b"\x89PNG" if suffix == ".png" else b"<?xml")
+    if suffix == ".svg":
+        assert all(word in content.decode() for word in ("spacing (mm)", "liver-tumor (ml)", "lesions"))
+    with pytest.raises(UserError, match="nothing to draw"):
+        statistics_figure([], path)
+    with pytest.raises(UserError, match="not supported"):
+        statistics_figure(reports, tmp_path / "figure.xyz")
