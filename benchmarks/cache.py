@@ -31,6 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.datasets.dataset import Case, target_mask
 from benchmarks.datasets.layout import check_case_headers
+from benchmarks.datasets.registry import data_home
 from benchmarks.errors import UserError
 from benchmarks.identity import digest
 from benchmarks.preprocessing import Prepared, Recipe, Shape, bounding_box, crop, prepare
@@ -47,6 +48,10 @@ STALE_SECONDS = 24 * 3600.0  # what a killed writer left behind is removed after
 CODE = ("cache.py", "preprocessing.py", "volume.py")  # an entry made by other code is another entry
 SIDE_CAR = "entry.json"
 HASH_BLOCK = 1 << 20
+
+FOLDER_VARIABLE = "TAGS_BENCH_CACHE"
+LIMIT_VARIABLE = "TAGS_BENCH_CACHE_GB"
+DEFAULT_LIMIT_GB = 100.0
 
 
 @dataclass(frozen=True)
@@ -242,19 +247,37 @@ class Cache:
         return found
 
 
+def default_cache() -> Cache:
+    """The cache of this machine: `TAGS_BENCH_CACHE`, or `cache` in the data home; at most `TAGS_BENCH_CACHE_GB`.
+
+    Raises:
+        UserError: the limit is no positive number.
+    """
+    given = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_LIMIT_GB)
+    try:
+        limit = float(given)
+    except ValueError:
+        limit = 0.0
+    if not 0 < limit < float("inf"):
+        raise UserError(f"{LIMIT_VARIABLE}={given}: a number of gigabytes above 0 is needed")
+    root = os.environ.get(FOLDER_VARIABLE)
+    return Cache(Path(root).expanduser() if root else data_home() / "cache", int(limit * 1e9))
+
+
 def _prepare_image(case: Case, recipe: Recipe) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     volume = read_volume(case.image)
     prepared = prepare(volume, recipe)
+    image = compact(prepared.array, recipe.std)
     facts = {
         "spacing": prepared.spacing,
         "native_shape": prepared.native_shape,
         "native_spacing": prepared.native_spacing,
         "affine": volume.affine.tolist(),
-        "low": float(prepared.array.min()),
+        "low": float(image.min()),
         "recipe": asdict(recipe),
         "image": case.image.name,
     }
-    return {"image": compact(prepared.array, recipe.std)}, facts
+    return {"image": image}, facts
 
 
 def compact(array: FloatArray, hu_per_unit: float) -> NDArray[np.floating[Any]]:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import cache as module
-from benchmarks.cache import Cache, compact
+from benchmarks.cache import Cache, compact, default_cache
 from benchmarks.datasets.dataset import Case, target_mask
 from benchmarks.errors import UserError
 from benchmarks.preprocessing import Recipe, crop, prepare
@@ -70,7 +70,7 @@ def test_what_is_cached_is_what_preparing_gives(cache, case):
         assert (cached.native_shape, cached.native_spacing) == (direct.native_shape, direct.native_spacing)
         assert cached.array.dtype == np.float16
         assert np.abs(cached.array.astype(float) - direct.array).max() * RECIPE.std < 0.1
-        assert cached.low == direct.array.min()
+        assert cached.low == np.float16(direct.array.min())  # as the voxels beside it
         np.testing.assert_allclose(cached.affine, volume.affine)
         points = [(3, 4, 5), (30.5, 20, 11)]
         np.testing.assert_array_equal(cached.to_prepared(points), direct.to_prepared(points))
@@ -338,3 +338,17 @@ def test_what_a_killed_writer_left_goes_after_a_day(cache, case):
     os.utime(old, (1e9, 1e9))
     cache.prepared(case, RECIPE)
     assert leftovers(cache) == [new]
+
+
+def test_where_the_cache_of_this_machine_lies(tmp_path, monkeypatch):
+    monkeypatch.setenv("TAGS_BENCH_DATA", str(tmp_path))
+    monkeypatch.delenv("TAGS_BENCH_CACHE", raising=False)
+    monkeypatch.delenv("TAGS_BENCH_CACHE_GB", raising=False)
+    assert (default_cache().root, default_cache().limit_bytes) == (tmp_path / "cache", 100_000_000_000)
+    monkeypatch.setenv("TAGS_BENCH_CACHE", str(tmp_path / "fast"))
+    monkeypatch.setenv("TAGS_BENCH_CACHE_GB", "0.5")
+    assert (default_cache().root, default_cache().limit_bytes) == (tmp_path / "fast", 500_000_000)
+    for wrong in ("-1", "much", "inf"):
+        monkeypatch.setenv("TAGS_BENCH_CACHE_GB", wrong)
+        with pytest.raises(UserError, match="number of gigabytes"):
+            default_cache()
