@@ -56,6 +56,12 @@ StepsOption = Annotated[int | None, typer.Option("--steps", min=1, help="Trainin
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Ray Train workers per training.")]
 CpusOption = Annotated[int | None, typer.Option("--cpus", min=1, help="Processors per worker.")]
 GpusOption = Annotated[float | None, typer.Option("--gpus", min=0, help="GPUs per worker (0.5: two share one).")]
+CheckpointOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--checkpoint", metavar="METHOD=FILE", help="Official weights of a method, used as they are; repeatable."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -98,6 +104,7 @@ def run(
     workers: WorkersOption = None,
     cpus: CpusOption = None,
     gpus: GpusOption = None,
+    checkpoint: CheckpointOption = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Compute everything again, trained models included.")] = False,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Compute failed cases again.")] = False,
     as_json: JsonOption = False,
@@ -168,6 +175,7 @@ def train(
     workers: WorkersOption = None,
     cpus: CpusOption = None,
     gpus: GpusOption = None,
+    checkpoint: CheckpointOption = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Train again even if the checkpoint exists.")] = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -519,6 +527,25 @@ def _suite(
         budget["minutes"] = None  # a budget in steps replaces one in minutes
     changes["budget"] = BudgetEntry(**budget)
     return suite.model_copy(update=changes)
+
+
+def _checkpoint_files(given: list[str] | None) -> dict[str, Path]:
+    """`METHOD=FILE` words as a mapping. Raises UserError for another form or a missing file."""
+    files = {}
+    for word in given or []:
+        name, separator, path = word.partition("=")
+        if not separator or not path:
+            raise UserError(f"--checkpoint {word}: the form is METHOD=FILE")
+        if not Path(path).expanduser().is_file():
+            raise UserError(f"--checkpoint {word}: no such file")
+        files[name] = Path(path).expanduser().resolve()
+    return files
+
+
+def _fine_tuned(suite: Suite) -> Suite:
+    """Every method trained, those with official weights from these."""
+    entries = tuple(entry.model_copy(update={"fine_tune": True}) for entry in suite.methods)
+    return suite.model_copy(update={"methods": entries})
 
 
 def _plan(suite: Suite, out: Path, console: Console) -> tuple[Any, list[Unit], list[Dataset]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,14 @@ def fingerprint_file(path: Path) -> str:
             stream.seek(max(_SAMPLE, size - _SAMPLE))
             hasher.update(stream.read())
     return hasher.hexdigest()[:16]
+
+
+def fingerprint_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's configuration with the file named `checkpoint` replaced by its content: the path decides nothing."""
+    path = config.get("checkpoint")
+    if not path or not Path(str(path)).expanduser().is_file():
+        return dict(config)
+    return {**config, "checkpoint": fingerprint_file(Path(str(path)).expanduser())}
 
 
 def fingerprint_cases(cases: Iterable[Case]) -> str:

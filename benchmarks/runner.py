@@ -26,7 +26,7 @@ from benchmarks.datasets.phantom import synthesise
 from benchmarks.environment import revision
 from benchmarks.errors import UserError
 from benchmarks.evaluate import Evaluation, applicable, evaluate_case, failed_case, rescore_case
-from benchmarks.identity import digest, fingerprint_cases, fingerprint_file
+from benchmarks.identity import digest, fingerprint_cases, fingerprint_config
 from benchmarks.metrics import METRICS_VERSION
 from benchmarks.prompt_bank import PromptBank
 from benchmarks.results import FAILED, SCHEMA_VERSION, RecordStore, write_json
@@ -238,7 +238,9 @@ def _unit(
     protocols = applicable(suite.protocols, method.prompts)
     budget = suite.budget.budget()
     job = None
-    if method.training != "none" and not config.get("checkpoint"):
+    if config.get("checkpoint") and not Path(str(config["checkpoint"])).expanduser().is_file():
+        raise UserError(f"method '{entry.title}': no checkpoint file at {config['checkpoint']}")
+    if method.training != "none" and (entry.fine_tune or not config.get("checkpoint")):
         training = tuple(dataset.split_cases("train", fold))
         job = TrainingJob(method.name, entry.config, target, training, budget, suite.seed, suite.workers)
     # Two identities: what decides the masks, and what decides the numbers made from them. A run with new metrics
@@ -248,8 +250,7 @@ def _unit(
             "protocol_version": PROTOCOL_VERSION,
             "method": method.name,
             "method_version": method.version,
-            "config": config,
-            "weights": _weights_fingerprint(config),
+            "config": fingerprint_config(config),
             "checkpoint": job.digest() if job else "",
             "target": asdict(target),
             "cases": fingerprint_cases(cases),
@@ -306,14 +307,6 @@ def _unit(
         cpus=budget.cpus,
         gpus=budget.gpus,
     )
-
-
-def _weights_fingerprint(config: dict[str, Any]) -> str:
-    path = config.get("checkpoint")
-    if not path:
-        return ""
-    file = Path(str(path)).expanduser()
-    return fingerprint_file(file) if file.is_file() else ""
 
 
 def start_ray(address: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
@@ -38,11 +39,16 @@ class DatasetEntry(_Strict):
 
 
 class MethodEntry(_Strict):
-    """One method of a suite; `config` overrides single settings, `label` names the variant in the tables."""
+    """One method of a suite.
+
+    `config` overrides single settings and `label` names the variant in the tables. A method with an official
+    `checkpoint` in its configuration is evaluated as released; `fine_tune` trains it on the training split first.
+    """
 
     name: str
     config: dict[str, Any] = Field(default_factory=dict)
     label: str = ""
+    fine_tune: bool = False
 
     @property
     def title(self) -> str:
@@ -99,6 +105,20 @@ class Suite(_Strict):
         """Only these methods; a name that the suite does not list joins with its default configuration."""
         listed = {entry.title: entry for entry in self.methods}
         return self.model_copy(update={"methods": tuple(listed.get(n, MethodEntry(name=n)) for n in names)})
+
+    def with_checkpoints(self, files: Mapping[str, Path]) -> Suite:
+        """The official files of some methods, by the names of the methods; others keep theirs."""
+        titles = [entry.title for entry in self.methods]
+        for name in files:
+            if name not in titles:
+                raise UserError(f"--checkpoint {name}=…: not among the methods; {nearest_name(name, titles)}")
+        changed = [
+            entry.model_copy(update={"config": {**entry.config, "checkpoint": str(files[entry.title])}})
+            if entry.title in files
+            else entry
+            for entry in self.methods
+        ]
+        return self.model_copy(update={"methods": tuple(changed)})
 
     def with_datasets(self, names: list[str]) -> Suite:
         """Only these datasets. Raises UserError with the nearest name."""

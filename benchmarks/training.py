@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.datasets.dataset import Case, target_mask
 from benchmarks.errors import UserError
-from benchmarks.identity import digest, fingerprint_cases
+from benchmarks.identity import digest, fingerprint_cases, fingerprint_config
 from benchmarks.preprocessing import crop, prepare
 from benchmarks.results import write_json
 from benchmarks.seeds import derive_seed, generator
@@ -72,7 +72,7 @@ class TrainingJob:
             {
                 "method": self.method,
                 "version": method.version,
-                "config": method.configured(self.config),
+                "config": fingerprint_config(method.configured(self.config)),
                 "target": asdict(self.target),
                 "cases": fingerprint_cases(self.cases),
                 "budget": asdict(self.budget),
