@@ -104,6 +104,21 @@ def patient_folds(
     return tuple(parts)
 
 
+def split_rows(folds: Iterable[Split]) -> list[dict[str, Any]]:
+    """The folds for a table: how many cases each part has, and a hash of which they are.
+
+    Equal hashes mean equal splits; quote the hash beside results.
+    """
+    return [
+        {
+            "fold": number,
+            **{part: len(ids) for part, ids in vars(fold).items()},
+            "sha256": hashlib.sha256(json.dumps(vars(fold), sort_keys=True).encode()).hexdigest()[:16],
+        }
+        for number, fold in enumerate(folds)
+    ]
+
+
 def _ordered(
     ids: Iterable[str], patients: Mapping[str, str] | None, seed: int
 ) -> tuple[dict[str, list[str]], list[str]]:

@@ -19,6 +19,7 @@ from benchmarks.datasets.splits import (
     predecessor_counts,
     predecessor_excluded,
     predecessor_split,
+    split_rows,
 )
 from benchmarks.errors import UserError
 
@@ -159,3 +160,13 @@ def test_fractions(fractions, counts):
 def test_fractions_must_sum_to_one():
     with pytest.raises(UserError, match="sum to 1"):
         patient_split(["a"], fractions=(0.7, 0.1, 0.1))
+
+
+def test_rows_of_a_table():
+    folds = patient_folds([f"case_{i}" for i in range(20)])
+    rows = split_rows(folds)
+    assert [(row["fold"], row["train"], row["validation"], row["test"]) for row in rows] == [
+        (i, 14, 2, 4) for i in range(5)
+    ]
+    assert len({row["sha256"] for row in rows}) == 5
+    assert split_rows(folds) == rows
