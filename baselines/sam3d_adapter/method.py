@@ -13,6 +13,7 @@ _CONFIG = {
     "orientation": "file",
     "precision": "auto",
     "train": "adapters",
+    "stray_points": 20,
     "learning_rate": 4e-4,
     "seed": 0,
 }
@@ -49,7 +50,8 @@ sam3d_adapter_tiny = Method(
     prompts=_PROMPTS,
     training="bench",
     config={
-        **_CONFIG, "size": "tiny", "spacing": 2.0, "orientation": "ras", "train": "all", "learning_rate": 2e-3,
+        **_CONFIG, "size": "tiny", "spacing": 2.0, "orientation": "ras", "train": "all", "stray_points": 0,
+        "learning_rate": 2e-3,
     },
     search_space=_SEARCH_SPACE,
     card=Card(

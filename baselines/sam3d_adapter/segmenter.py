@@ -33,7 +33,7 @@ from benchmarks.volume import BoolArray, FloatArray, Volume
 
 FILE_NAME = "best.pth.tar or last.pth.tar of the dataset"
 SOURCE = "released by med-air/3DSAM-adapter, one file per dataset"
-TUMOUR_POINTS, CROP_POINTS = 10, 20  # of a training crop: voxels of the tumour, and of the whole crop
+TUMOUR_POINTS = 10  # clicks in the tumour of a training crop
 CHOICES = {
     "size": tuple(SIZES),
     "orientation": ("file", "ras"),
@@ -55,6 +55,7 @@ class Sam3dAdapterSegmenter(Trainable):
             trained by the bench know "ras" only, and `load` switches to it.
         precision: of the image encoder: "float32", "bfloat16", or "auto" (bfloat16 on a GPU).
         train: "adapters" (what the paper trains), or "all".
+        stray_points: clicks anywhere in a training crop, beside those in the tumour; the paper has 20.
         learning_rate: of the bench's training.
         seed: of the weights of an untrained "tiny".
     """
@@ -122,17 +123,18 @@ class Sam3dAdapterSegmenter(Trainable):
             batch_size=1,
             learning_rate=rate,
             final_learning_rate=rate / 100,
-            foreground=0.67,
+            foreground=0.67 if self.config["size"] == "official" else 1.0,
         )
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Half Dice of the tumour, half cross-entropy; prompts as in the paper: tumour voxels and voxels of the crop.
+        """Half Dice of the tumour, half cross-entropy; prompts as in the paper: tumour voxels and stray voxels.
 
         The latter teach that a click is a hint and no truth: clicks carry no sign.
         """
+        stray = int(self.config["stray_points"])
         image = batch.image.transpose(2, 4)  # (x, y, z) → (z, y, x)
         label = batch.label.transpose(2, 4)
-        points = torch.stack([draw_points(one[0].cpu() > 0.5, batch.generator) for one in label])
+        points = torch.stack([draw_points(one[0].cpu() > 0.5, stray, batch.generator) for one in label])
         logits = self.module(image, points.to(image.device)).float()
         entropy = F.cross_entropy(logits, label[:, 0].long())
         probability, truth = logits.softmax(1)[:, 1].flatten(1), label[:, 0].flatten(1)
@@ -153,16 +155,15 @@ class Sam3dAdapterSegmenter(Trainable):
         return {"system": SYSTEM, "size": self.config["size"], "spacing": self.config["spacing"]}
 
 
-def draw_points(inside: Tensor, generator: torch.Generator) -> Tensor:
-    """Training clicks (30, 3) as (d, w, h) for a label (D, H, W); without a tumour all are drawn from the crop."""
-    anywhere = torch.cat(
-        [torch.randint(n, (TUMOUR_POINTS + CROP_POINTS, 1), generator=generator) for n in inside.shape], 1
-    )
+def draw_points(inside: Tensor, stray: int, generator: torch.Generator) -> Tensor:
+    """Training clicks (10 + stray, 3) as (d, w, h) for a label (D, H, W); without a tumour all are stray."""
+    columns = [torch.randint(n, (TUMOUR_POINTS + stray, 1), generator=generator) for n in inside.shape]
+    places = torch.cat(columns, dim=1)
     tumour = inside.nonzero()
     if len(tumour):
         drawn = torch.randint(len(tumour), (TUMOUR_POINTS,), generator=generator)
-        anywhere[:TUMOUR_POINTS] = tumour[drawn]
-    return anywhere[:, [0, 2, 1]]
+        places[:TUMOUR_POINTS] = tumour[drawn]
+    return places[:, [0, 2, 1]]
 
 
 def file_flips(volume: Volume) -> tuple[int, ...]:

@@ -122,6 +122,7 @@ def test_unused_position_encoding(reference: Golden) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @torch.no_grad()
 def test_every_recorded_tensor(reference: Golden, tmp_path: Path) -> None:
     path = tmp_path / "best.pth.tar"

@@ -42,6 +42,7 @@ def test_dense_position(reference: Golden) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @torch.no_grad()
 def test_every_recorded_tensor(reference: Golden, tmp_path: Path) -> None:
     path = tmp_path / "SegVol_v1.pth"

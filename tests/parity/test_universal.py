@@ -58,6 +58,7 @@ def test_running_statistics_have_no_influence() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("backbone", BACKBONES)
 @torch.no_grad()
 def test_every_recorded_tensor(golden: Callable[[str], Golden], backbone: Backbone, tmp_path: Path) -> None:
