@@ -194,10 +194,11 @@ def test_what_is_known_of_the_units_is_shown() -> None:
 
 
 def test_notes_name_failures_and_protocols_left_out_once() -> None:
-    rows, units = by_hand({"a": [0.5, None]}, skipped_protocols=["text", "box"])
+    rows, units = by_hand({"a": [0.5, None, None]}, skipped_protocols=["text", "box"])
     assert lb.notes_of(pd.concat([rows, rows]), units) == [
         "a on kits21: not applicable: text, box",
         "failed: a on kits21/case_01: ValueError: no",
+        "failed: a on kits21/case_02: ValueError: no",
     ]
 
 
@@ -205,6 +206,15 @@ def test_a_policy_that_skips_cases_gives_no_mean() -> None:
     rows, units = by_hand({"a": [0.5, math.nan]})
     with pytest.raises(UserError, match=r"a on kits21/case_01: no finite Dice \(1 such rows\)"):
         lb.leaderboard_of(rows, units)
+
+
+def test_a_gap_in_another_metric_is_shown_as_a_gap() -> None:
+    """It is not averaged away over the cases that have a value."""
+    rows, units = by_hand({"a": [0.5, 0.6]})
+    rows["hd95_mm"] = [3.0, math.nan]
+    board = lb.leaderboard_of(rows, units)
+    assert math.isnan(board.loc[0, "hd95_mm"])
+    assert "–" in printed(display.show_leaderboard, board)
 
 
 def test_the_leaderboard_of_fifty_units_takes_less_than_a_second() -> None:
