@@ -1,8 +1,9 @@
 """Speed of the SAM image encoders against the public arithmetic on the same machine.
 
 Both sides run in turn on one thread and the best of each counts, so that a busy machine slows both. CPU seconds of
-the process are compared, not the clock; with more threads they would count the waiting for a busy core. The bound for bfloat16 holds where the processor multiplies bfloat16 in tiles (AMX);
-elsewhere the test measures, says so, and skips.
+the process are compared, not the clock; with more threads they would count the waiting for a busy core. The bound
+for bfloat16 holds where the processor multiplies bfloat16 in tiles (AMX); elsewhere the test measures, says so,
+and skips.
 """
 
 from __future__ import annotations
