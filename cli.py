@@ -119,7 +119,8 @@ def run(
     * `tags-bench run --data ./Task07_Pancreas --target 2 --organ pancreas --lesion tumour` — your own scans
     * `tags-bench run --suite my.yaml --address auto --gpus 1` — a suite of yours, on a Ray cluster
     """
-    from benchmarks.leaderboard import leaderboard_of, notes_of
+    from benchmarks.leaderboard import as_json as plain_rows
+    from benchmarks.leaderboard import check_complete, leaderboard_of, notes_of
 
     console = _console()
     chosen = _suite(
@@ -143,9 +144,10 @@ def run(
         chosen, units, datasets, folders, tracking_uri, address, fresh, retry_failed, console
     )
     descriptions = [unit.description() for unit in units]
+    check_complete(frame, descriptions)
     board = leaderboard_of(frame, descriptions)
     if as_json:
-        _print_json({"leaderboard": board.to_dict("records"), "computed_cases": computed, "seconds": seconds, **links})
+        _print_json({"leaderboard": plain_rows(board), "computed_cases": computed, "seconds": seconds, **links})
         return
     from benchmarks.display import show_leaderboard, show_mapping
 
@@ -312,6 +314,16 @@ def leaderboard(
     tracking_uri: Annotated[
         str | None, typer.Option("--tracking-uri", help="Read from this MLflow server, not from records.")
     ] = None,
+    show_all: Annotated[bool, typer.Option("--details", help="Ranks, paired tests, subgroups, click curves …")] = False,
+    table: Annotated[
+        list[str] | None, typer.Option("--table", help="Only this table of --details, such as comparisons; repeatable.")
+    ] = None,
+    metric: Annotated[str, typer.Option("--metric", help="What the details compare.")] = "dice",
+    margin: Annotated[float | None, typer.Option("--margin", help="Differences below this are of no interest.")] = None,
+    incomplete: Annotated[bool, typer.Option("--incomplete", help="Show a run that is not finished.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")] = False,
+    latex: Annotated[bool, typer.Option("--latex", help="Print as LaTeX (booktabs).")] = False,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Write a picture of the table to this file.")] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -319,11 +331,12 @@ def leaderboard(
 
     Examples:
 
-    * `tags-bench leaderboard`
+    * `tags-bench leaderboard --details` — with paired tests, ranking stability, subgroups
     * `tags-bench leaderboard --records /data/shared/records --suite paper --json`
     * `tags-bench leaderboard --tracking-uri http://127.0.0.1:5000`
     """
-    from benchmarks.leaderboard import leaderboard_of, notes_of
+    from benchmarks.leaderboard import as_json as plain_rows
+    from benchmarks.leaderboard import check_complete, details, leaderboard_of, notes_of
 
     if tracking_uri is not None:
         from benchmarks.tracking import records_from_mlflow
@@ -333,13 +346,31 @@ def leaderboard(
         from benchmarks.results import RecordStore
 
         frame, units = RecordStore(records or out / "records").read_suite(suite)
-    board = leaderboard_of(frame, units)
+    if not incomplete:
+        check_complete(frame, units)
+    board, notes = leaderboard_of(frame, units), notes_of(frame, units)
+    only, wants_details = tuple(table or ()), show_all or bool(table)
     if as_json:
-        _print_json(board.to_dict("records"))
+        rows = plain_rows(board)
+        if wants_details:
+            tables = details(frame, units, metric, margin, only)
+            _print_json({"leaderboard": rows, **{name: plain_rows(one) for name, one in tables.items()}})
+        else:
+            _print_json(rows)
         return
-    from benchmarks.display import show_leaderboard
+    from benchmarks.display import show_details, show_leaderboard, to_latex, to_markdown
+    from benchmarks.display import svg as as_svg
 
-    show_leaderboard(board, _console(stderr=False), notes_of(frame, units))
+    if markdown or latex:
+        print(to_markdown(board, notes) if markdown else to_latex(board))
+        return
+    if svg is not None:
+        svg.write_text(as_svg(board, notes), encoding="utf-8")
+        return
+    printer = _console(stderr=False)
+    show_leaderboard(board, printer, notes)
+    if wants_details:
+        show_details(frame, units, printer, metric, margin, only)
 
 
 @app.command()
@@ -642,7 +673,7 @@ def _next_steps(suite: Suite, out: Path, links: dict[str, str]) -> dict[str, str
     place = "" if out == DEFAULT_OUT else f" --out {out}"
     name = "" if suite.name == "phantom" else f" --suite {suite.name}"
     return {
-        "see the table again": f"tags-bench leaderboard{place}{name}",
+        "ranks, tests, subgroups": f"tags-bench leaderboard --details{place}{name}",
         "browse the runs": f"mlflow ui --host 127.0.0.1 --backend-store-uri {links['MLflow store']}",
         "try your own scans": f"tags-bench run --data DIR --target LABEL --organ NAME --lesion NAME{place}",
         "search hyper-parameters": f"tags-bench tune --methods tags-tiny{place}",

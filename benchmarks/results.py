@@ -66,7 +66,7 @@ class RecordStore:
         current = _read_json(index) if index.exists() else {}
         for folder in folders:
             unit = _read_json(folder / "unit.json")
-            key = f"{unit['dataset']}|{unit['fold']}|{unit['method']}"
+            key = "|".join(str(unit[part]) for part in ("dataset", "fold", "method")) + f"|{unit['target']['name']}"
             current[key] = str(folder.relative_to(index.parent))
         write_json(index, current)
 

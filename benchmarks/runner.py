@@ -140,8 +140,14 @@ class Unit:
             "tolerances_mm": list(self.evaluation.tolerances_mm),
             "empty_policy": self.evaluation.empty_policy,
             "metrics_version": METRICS_VERSION,
-            "contamination": self.method.card.training_data.get(self.dataset.name, "unknown"),
+            "contamination": self._contamination(),
         }
+
+    def _contamination(self) -> str:
+        """What the released weights have seen of the dataset; weights made here have seen the training split only."""
+        if self.dataset.synthetic or (self.method.training != "bench" and not self.method.card.training_data):
+            return "unseen"
+        return self.method.card.training_data.get(self.dataset.name, "unknown")
 
 
 class Observer(Protocol):

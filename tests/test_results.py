@@ -17,7 +17,9 @@ def row(case: str, status: str = "ok") -> dict[str, object]:
 
 def describe(store: RecordStore, digest: str, method: str = "ball") -> Path:
     folder = store.unit_folder("suite", "kits21", method, digest)
-    store.begin_unit(folder, {"dataset": "kits21", "fold": 0, "method": method, "unit": digest})
+    store.begin_unit(
+        folder, {"dataset": "kits21", "fold": 0, "method": method, "unit": digest, "target": {"name": "t"}}
+    )
     return folder
 
 
