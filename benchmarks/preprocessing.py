@@ -134,23 +134,25 @@ def resize(array: NDArray[Any], shape: Shape) -> FloatArray:
     return result
 
 
-def crop(
-    array: NDArray[Any], centre: ArrayLike, size: Shape, fill: float = 0.0, dtype: Any = None
-) -> tuple[NDArray[Any], Shape]:
+def crop(array: NDArray[Any], centre: ArrayLike, size: Shape, fill: float = 0.0) -> tuple[NDArray[Any], Shape]:
     """A patch of `size` voxels around `centre` (rounded to a voxel), and its origin in the array.
 
     What lies outside the array is `fill`; the origin is negative where the patch begins before the array.
-    An even size has one voxel more before the centre than after it. The patch is a copy, of the array's type
-    or of `dtype`.
+    An even size has one voxel more before the centre than after it.
     """
-    x, y, z = (round(float(c)) - n // 2 for c, n in zip(np.asarray(centre), size, strict=True))
-    origin = (x, y, z)
+    origin = patch_origin(centre, size)
     inside, outside = _overlap(array.shape, size, origin)
     if all(s.stop - s.start == n for s, n in zip(outside, size, strict=True)):
-        return array[inside].astype(dtype or array.dtype), origin
-    patch = np.full(size, fill, dtype or array.dtype)
+        return array[inside].copy(), origin
+    patch = np.full(size, fill, array.dtype)
     patch[outside] = array[inside]
     return patch, origin
+
+
+def patch_origin(centre: ArrayLike, size: Shape) -> Shape:
+    """Where a patch of `size` around `centre` begins."""
+    x, y, z = (round(float(c)) - n // 2 for c, n in zip(np.asarray(centre), size, strict=True))
+    return x, y, z
 
 
 def paste(canvas: NDArray[Any], patch: NDArray[Any], origin: Shape) -> None:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
@@ -212,6 +212,16 @@ def test_rival_writers_and_evictions(tmp_path):
     for case in cases:
         direct = prepare(case.load()[0], RECIPE)
         assert np.abs(cache.prepared(case, RECIPE).array - direct.array).max() < 0.01
+
+
+def test_rival_threads(cache, tmp_path, caplog):
+    cases = [write_case(tmp_path / "data", f"c{i}", i) for i in range(2)] * 8
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda case: cache.prepared(case, RECIPE).label_mask(TARGET).voxels, cases))
+    assert len(set(found)) == 1
+    assert len(entries(cache)) == 4
+    assert caplog.records == []
+    assert leftovers(cache) == list((cache.root / "files").glob(".*")) == []
 
 
 def test_two_writers_of_one_key_leave_one_entry(cache, case, monkeypatch):

@@ -157,7 +157,9 @@ def measure_memory(folder: Path) -> dict[str, float]:
     np.zeros(PATCH, np.float16).astype(np.float32)
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
     before = _resident("VmHWM")
+    entries = len(list(cache.root.iterdir()))
     patch, _ = cache.prepared(case, RECIPE).crop(CENTRE, PATCH)
+    assert len(list(cache.root.iterdir())) == entries, "not warm: the code changed during the measurement"
     return {"peak of a warm crop (MB)": _resident("VmHWM") - before, "the crop itself (MB)": patch.nbytes / MB}
 
 
