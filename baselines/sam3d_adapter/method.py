@@ -51,7 +51,7 @@ sam3d_adapter_tiny = Method(
     training="bench",
     config={
         **_CONFIG, "size": "tiny", "spacing": 2.0, "orientation": "ras", "train": "all", "stray_points": 0,
-        "learning_rate": 2e-3,
+        "learning_rate": 1e-3,
     },
     search_space=_SEARCH_SPACE,
     card=Card(

@@ -61,7 +61,7 @@ SIZES = {
     "official": Size(),
     "tiny": Size(
         crop=48, width=48, heads=3, levels=(1, 2, 3, 4), global_blocks=(), tables=(11, 11), window=6,
-        feature=16, prompt_hidden=64, decoder=8,
+        feature=16, prompt_hidden=64, decoder=16,
     ),
 }  # fmt: skip
 
