@@ -224,7 +224,7 @@ def train(
         if fresh and folder.exists():
             shutil.rmtree(folder)
         with console.status(f"training {unit.title}, log in {unit.log}"):
-            figures = train_now(unit, folder)
+            figures = train_now(unit, folders)
         results.append({**figures, "checkpoint": str(folder)})
     _log_trainings(chosen, units, results, folders, tracking_uri)
     if as_json:

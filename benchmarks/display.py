@@ -8,6 +8,7 @@ import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ from benchmarks.leaderboard import (
 from benchmarks.published import LABEL
 
 if TYPE_CHECKING:
-    from benchmarks.runner import Unit
+    from benchmarks.datasets.dataset import Case
+from benchmarks.runner import Unit
 
 SYNTHETIC_BANNER = (
     "SYNTHETIC DATA: generated phantoms. These numbers rank methods on phantoms; they say nothing about patients."
@@ -77,6 +79,7 @@ class Bars:
             console=console,
             transient=False,
         )
+        self._told: set[tuple[Path, str]] = set()
         self._tasks = {
             unit.folder: self._progress.add_task(unit.title, total=len(unit.cases), stage="waiting", since=None)
             for unit in units
@@ -96,6 +99,11 @@ class Bars:
 
     def advanced(self, unit: Unit, finished_cases: int) -> None:
         self._progress.update(self._tasks[unit.folder], completed=finished_cases)
+
+    def failed(self, unit: Unit, case: Case, reason: str) -> None:
+        if (unit.folder, reason) not in self._told:  # all cases of a unit often fail for one reason
+            self._told.add((unit.folder, reason))
+            self._progress.console.print(Text(f"failed: {unit.title}, {case.case_id}: {reason}", style="red"))
 
     def finished_unit(self, unit: Unit, training: dict[str, Any] | None) -> None:
         self._progress.stop_task(self._tasks[unit.folder])

@@ -136,18 +136,20 @@ def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
 
 def notes_of(rows: pd.DataFrame, units: Units) -> list[str]:
     """What a reader of the leaderboard must know: failures with reasons, protocols left out, test cases."""
-    notes = []
+    skipped: dict[str, dict[str, None]] = {}
     for unit in units:
-        if unit["skipped_protocols"]:
-            skipped = ", ".join(unit["skipped_protocols"])
-            notes.append(f"{unit['method']} on {unit['dataset']}: not applicable: {skipped}")
+        for protocol in unit["skipped_protocols"]:
+            skipped.setdefault(protocol, {})[unit["method"]] = None
+    notes = [f"{protocol}: not applicable to {', '.join(methods)}" for protocol, methods in skipped.items()]
     if not rows.empty:
-        failed = rows[rows["status"] == FAILED].drop_duplicates(["method", "dataset", "case"])
-        notes += [
-            f"failed: {row['method']} on {row['dataset']}/{row['case']}: {row['reason']}"
-            for row in failed.to_dict("records")
-        ]
-    return list(dict.fromkeys(notes))
+        failed = rows[rows["status"] == FAILED].drop_duplicates(["method", "dataset", "case", "reason"])
+        for (method, dataset, reason), group in failed.groupby(["method", "dataset", "reason"], sort=False):
+            cases = list(group["case"])
+            which = (
+                cases[0] if len(cases) == 1 else f"{len(cases)} cases ({', '.join(cases[:3])}{' …' * (len(cases) > 3)})"
+            )
+            notes.append(f"failed: {method} on {dataset}, {which}: {reason}")
+    return notes
 
 
 def overall_of(board: pd.DataFrame) -> pd.DataFrame:

@@ -68,6 +68,10 @@ class Folders:
         return self.out / "predictions"
 
     @property
+    def cache(self) -> Path:
+        return self.out / "cache"
+
+    @property
     def prompts(self) -> Path:
         return self.out / "prompts"
 
@@ -158,6 +162,9 @@ class Observer(Protocol):
 
     def advanced(self, unit: Unit, finished_cases: int) -> None:
         """So many cases of the unit are finished by now."""
+
+    def failed(self, unit: Unit, case: Case, reason: str) -> None:
+        """A case of the unit has become failed rows."""
 
     def finished_unit(self, unit: Unit, training: dict[str, Any] | None) -> None:
         """All rows of the unit are on disk."""
@@ -491,7 +498,7 @@ class _UnitRun:
         job, checkpoint = self.unit.job, self.checkpoint
         assert job is not None
         assert checkpoint is not None
-        self._train_ref = _training_task(job).remote(job, checkpoint, self.unit.log, self.fresh)
+        self._train_ref = _training_task(job).remote(job, checkpoint, self.unit.log, self.folders.cache, self.fresh)
 
     def _take_training(self, reference: Any) -> None:
         self._train_ref = None
@@ -565,10 +572,9 @@ class _UnitRun:
         if len(rows) != self.unit.rows_per_case:
             raise RuntimeError(f"{self.unit.title}, {case.case_id}: {len(rows)} rows, {self.unit.rows_per_case} due")
         self.store.write_case(self.unit.folder, case.case_id, rows)
-        for row in rows:
-            if row["status"] == FAILED:
-                logger.warning("%s, %s failed: %s", self.unit.title, case.case_id, row["reason"])
-                break
+        reason = next((row["reason"] for row in rows if row["status"] == FAILED), None)
+        if reason is not None:
+            self.observer.failed(self.unit, case, reason)
         left = len(self.waiting) + len(self.in_flight) + len(self._scoring)
         self.observer.advanced(self.unit, len(self.unit.cases) - left)
 
@@ -586,10 +592,11 @@ class _UnitRun:
         self.observer.finished_unit(self.unit, self.training)
 
 
-def train_now(unit: Unit, folder: Path) -> dict[str, Any]:
-    """Train one unit on the running Ray, and wait for it; the checkpoint is left in `folder`."""
+def train_now(unit: Unit, folders: Folders) -> dict[str, Any]:
+    """Train one unit on the running Ray, and wait for it; a checkpoint that is there already is not made again."""
     assert unit.job is not None
-    outcome = _outcome(_training_task(unit.job).remote(unit.job, folder, unit.log, False))
+    folder = checkpoint_folder(folders.checkpoints, unit.job)
+    outcome = _outcome(_training_task(unit.job).remote(unit.job, folder, unit.log, folders.cache, False))
     if isinstance(outcome, Exception):
         raise outcome
     return dict(outcome)
@@ -605,7 +612,7 @@ def _training_task(job: TrainingJob) -> Any:
     )(_train_task)
 
 
-def _train_task(job: TrainingJob, folder: Path, log: Path, fresh: bool) -> dict[str, Any]:
+def _train_task(job: TrainingJob, folder: Path, log: Path, cache: Path, fresh: bool) -> dict[str, Any]:
     """Runs in a Ray worker process."""
     import shutil
 
@@ -613,7 +620,7 @@ def _train_task(job: TrainingJob, folder: Path, log: Path, fresh: bool) -> dict[
     redirect_output(log)
     if fresh and folder.exists():
         shutil.rmtree(folder)
-    return run_job(job, folder, log)
+    return run_job(job, folder, log, cache)
 
 
 class _Evaluator:

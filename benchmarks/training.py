@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.datasets.dataset import Case, target_mask
+from benchmarks.cache import Cache, default_cache
+from benchmarks.datasets.dataset import Case
 from benchmarks.errors import UserError
 from benchmarks.identity import digest, fingerprint_cases, fingerprint_config
-from benchmarks.preprocessing import crop, prepare
+from benchmarks.prompts import PromptKind
 from benchmarks.results import write_json
 from benchmarks.seeds import derive_seed, generator
 from benchmarks.segmenter import Batch, Budget, Method, OwnTraining, Target, Trainable, TrainingRecipe
@@ -93,8 +94,12 @@ def finished(folder: Path) -> bool:
     return (folder / "training.json").is_file()
 
 
-def run_job(job: TrainingJob, folder: Path, log: Path | None = None) -> dict[str, Any]:
+def run_job(job: TrainingJob, folder: Path, log: Path | None = None, cache: Path | None = None) -> dict[str, Any]:
     """Train, and leave the checkpoint with its `training.json` in `folder`; the figures are returned.
+
+    Args:
+        log: file for the output of Ray Train workers.
+        cache: folder of the preprocessing cache, absolute; by default the user's own.
 
     Raises:
         UserError: no training case, or a method that does not train.
@@ -108,7 +113,7 @@ def run_job(job: TrainingJob, folder: Path, log: Path | None = None) -> dict[str
     work.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     if method.training == "bench":
-        figures = _train_on_ray(job, work, log)
+        figures = _train_on_ray(job, work, log, cache)
     elif method.training == "own":
         figures = _train_by_own_tool(method, job, work)
     else:
@@ -142,12 +147,12 @@ def _train_by_own_tool(method: Method, job: TrainingJob, work: Path) -> dict[str
     return dict(segmenter.fit(job.cases, job.target, job.budget, fitted, job.seed))
 
 
-def _train_on_ray(job: TrainingJob, work: Path, log: Path | None) -> dict[str, Any]:
+def _train_on_ray(job: TrainingJob, work: Path, log: Path | None, cache: Path | None) -> dict[str, Any]:
     from ray import tune
 
     in_sweep = _in_sweep()
     if in_sweep and job.workers == 1:  # the trial's own process is the worker; Train's local mode refuses a trial
-        _Loop(job, work, rank=0, world_size=1).run(report=tune.report)
+        _Loop(job, work, cache, rank=0, world_size=1).run(report=tune.report)
         return _loop_figures(work)
 
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -158,7 +163,7 @@ def _train_on_ray(job: TrainingJob, work: Path, log: Path | None) -> dict[str, A
     distributed = job.workers > 1
     trainer = TorchTrainer(
         train_loop,
-        train_loop_config={"job": job, "folder": str(work), "log": str(log) if log else ""},
+        train_loop_config={"job": job, "folder": work, "log": log, "cache": cache},
         scaling_config=ScalingConfig(
             num_workers=job.workers if distributed else 0,
             use_gpu=job.budget.gpus > 0,
@@ -200,18 +205,19 @@ def train_loop(config: dict[str, Any]) -> None:
     import ray.train
 
     if config["log"]:
-        redirect_output(Path(config["log"]))
+        redirect_output(config["log"])
     context = ray.train.get_context()
-    loop = _Loop(config["job"], Path(config["folder"]), context.get_world_rank(), context.get_world_size())
-    loop.run(report=ray.train.report)
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    _Loop(config["job"], config["folder"], config["cache"], rank, world_size).run(report=ray.train.report)
 
 
 class _Loop:
     """The state of one worker's training."""
 
-    def __init__(self, job: TrainingJob, folder: Path, rank: int, world_size: int) -> None:
+    def __init__(self, job: TrainingJob, folder: Path, cache: Path | None, rank: int, world_size: int) -> None:
         import torch
 
+        self.cache = Cache(cache) if cache is not None else default_cache()
         self.job, self.folder, self.rank, self.world_size = job, folder, rank, world_size
         torch.set_num_threads(max(1, job.budget.cpus))
         torch.manual_seed(derive_seed(job.seed, "initialisation"))
@@ -233,7 +239,7 @@ class _Loop:
     def run(self, report: Callable[[dict[str, Any]], None]) -> None:
         """Steps until the budget is spent, then the checkpoint."""
         self._resume()
-        data = CropSource(self.job.cases, self.job.target, self.recipe, self.job.seed, self.rank)
+        data = CropSource(self.job.cases, self.job.target, self.recipe, self.job.seed, self.rank, self.cache)
         self.segmenter.module.train()
         saved_at = started = time.perf_counter()
         earlier = self.elapsed
@@ -298,7 +304,10 @@ class _Loop:
             logger.info("step %d, %.0f s: %s", self.step, self.elapsed, losses)
 
     def _validate(self) -> dict[str, Any]:
-        """Mean Dice of one centre click on the validation cases; every worker must come here equally often."""
+        """Mean Dice on the validation cases after one centre click, or without a prompt where a method takes none.
+
+        Every worker must come here equally often.
+        """
         import torch
 
         self.segmenter.module.eval()
@@ -317,9 +326,10 @@ class _Loop:
         from benchmarks.metrics import DEFAULT_POLICY
         from benchmarks.users import Protocol
 
+        takes_clicks = PromptKind.CLICK in self.segmenter.prompts
         asked = Evaluation(
             (self.job.target,),
-            (Protocol("centre-click"),),
+            (Protocol("centre-click" if takes_clicks else "none"),),
             self.job.seed,
             (),
             DEFAULT_POLICY.policy_id,
@@ -388,18 +398,22 @@ class _Loop:
 class CropSource:
     """Training crops, each a function of (seed, step, rank, place in the batch).
 
-    Prepared cases stay in memory as float16 (a normalised CT window needs no more) and bool.
+    Prepared cases lie in the cache on disk and are mapped into memory; a crop touches its own pages only.
     """
 
-    def __init__(self, cases: Sequence[Case], target: Target, recipe: TrainingRecipe, seed: int, rank: int = 0) -> None:
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        target: Target,
+        recipe: TrainingRecipe,
+        seed: int,
+        rank: int = 0,
+        cache: Cache | None = None,
+    ) -> None:
         self.cases, self.target, self.recipe, self.seed, self.rank = tuple(cases), target, recipe, seed, rank
-        self._prepared = [self._load(case) for case in self.cases]
-
-    def _load(self, case: Case) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-        volume, label = case.load()
-        prepared = prepare(volume, self.recipe.preprocessing)
-        mask = prepared.label(target_mask(label, self.target))
-        return prepared.array.astype(np.float16), mask, np.argwhere(mask), float(prepared.array.min())
+        cache = cache or default_cache()
+        self._volumes = [cache.prepared(case, recipe.preprocessing) for case in self.cases]
+        self._masks = [volume.label_mask(target) for volume in self._volumes]
 
     def batch(self, step: int, progress: float, device: str) -> Batch:
         """The crops of one step, augmented: flips of each axis, intensity shift and scale."""
@@ -414,20 +428,17 @@ class CropSource:
         return Batch(image, label, [self.target] * size, torch_generator, progress)
 
     def _crop(self, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        array, mask, foreground, fill = self._prepared[random.integers(len(self._prepared))]
-        patch = self.recipe.patch
+        chosen = random.integers(len(self._volumes))
+        volume, mask = self._volumes[chosen], self._masks[chosen]
+        patch, shape, foreground = self.recipe.patch, np.array(volume.shape), mask.foreground
         if len(foreground) and random.random() < self.recipe.foreground:
             centre = foreground[random.integers(len(foreground))].astype(float)
         else:
             half = np.array(patch) / 2
-            low, high = (
-                np.minimum(half, np.array(array.shape) / 2),
-                np.maximum(half, np.array(array.shape) - half),
-            )
+            low, high = np.minimum(half, shape / 2), np.maximum(half, shape - half)
             centre = random.uniform(low, np.maximum(high, low))
-        image, _ = crop(array, centre, patch, fill)
-        label, _ = crop(mask, centre, patch, False)
-        image = image.astype(np.float32)
+        image, _ = volume.crop(centre, patch)
+        label, _ = mask.crop(centre, patch)
         axes = tuple(axis for axis in range(3) if random.random() < 0.5)
         image, label = np.flip(image, axes), np.flip(label, axes)
         scale = 1 + random.uniform(-INTENSITY_SCALE, INTENSITY_SCALE)

@@ -82,7 +82,7 @@ def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) ->
 
     def trial(config: dict[str, Any]) -> None:
         chosen = replace(varied, config={**varied.config, **config})
-        figures = run_job(chosen, checkpoint_folder(folder / "checkpoints", chosen))
+        figures = run_job(chosen, checkpoint_folder(folder / "checkpoints", chosen), cache=folder / "cache")
         tune.report({**figures["validations"][-1], "rung": len(RUNGS)})
 
     alone = job.workers == 1

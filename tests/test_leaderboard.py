@@ -196,9 +196,9 @@ def test_what_is_known_of_the_units_is_shown() -> None:
 def test_notes_name_failures_and_protocols_left_out_once() -> None:
     rows, units = by_hand({"a": [0.5, None, None]}, skipped_protocols=["text", "box"])
     assert lb.notes_of(pd.concat([rows, rows]), units) == [
-        "a on kits21: not applicable: text, box",
-        "failed: a on kits21/case_01: ValueError: no",
-        "failed: a on kits21/case_02: ValueError: no",
+        "text: not applicable to a",
+        "box: not applicable to a",
+        "failed: a on kits21, 2 cases (case_01, case_02): ValueError: no",
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.datasets.dataset import Dataset
+from benchmarks.datasets.dataset import Case, Dataset
 from benchmarks.errors import UserError
 from benchmarks.leaderboard import leaderboard_of, notes_of
 from benchmarks.results import RecordStore
@@ -35,12 +35,16 @@ class Silent:
     def __init__(self) -> None:
         self.stages: list[tuple[str, str]] = []
         self.units: list[str] = []
+        self.failures: list[tuple[str, str]] = []
 
     def stage(self, unit: Unit, stage: str) -> None:
         self.stages.append((unit.entry.title, stage))
 
     def advanced(self, unit: Unit, finished_cases: int) -> None:
         assert finished_cases <= len(unit.cases)
+
+    def failed(self, unit: Unit, case: Case, reason: str) -> None:
+        self.failures.append((unit.entry.title, reason))
 
     def finished_unit(self, unit: Unit, training: dict[str, Any] | None) -> None:
         self.units.append(unit.entry.title)
@@ -147,7 +151,7 @@ def test_training_is_cached_and_changes_the_weights(local_ray: None, dataset: Da
     assert job is not None
     folder = checkpoint_folder(Folders(tmp_path).checkpoints, job)
     assert finished(folder)
-    figures = train_now(units[0], folder)  # finished: read, not computed
+    figures = train_now(units[0], Folders(tmp_path))  # finished: read, not computed
     assert figures["steps"] == 4
     assert figures["parameters"] == 2
     assert [point["step"] for point in figures["curve"]] == [1, 2, 3, 4]
@@ -160,7 +164,7 @@ def test_one_and_two_workers_train(local_ray: None, dataset: Dataset, tmp_path: 
     text = SUITE.replace("[mock-noop]", "[mock-network]").replace("budget:", "workers: 2\nbudget:")
     unit = units_of(parse_suite(text, "test"), dataset, tmp_path)[0]
     assert unit.job is not None
-    figures = train_now(unit, checkpoint_folder(Folders(tmp_path).checkpoints, unit.job))
+    figures = train_now(unit, Folders(tmp_path))
     assert figures["workers"] == 2
     assert figures["steps"] == 4
 
