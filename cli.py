@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -488,6 +490,204 @@ def data_synth(
             )
         rows.append({"dataset": name, "cases": cases, "folder": str(folder), "synthetic": True})
     _rows("synthetic phantoms", rows, as_json)
+
+
+@data_app.command("fetch")
+def data_fetch(
+    name: Annotated[str, typer.Argument(help="msd-pancreas, msd-colon, lits17 or kits21.")],
+    cases: Annotated[int | None, typer.Option("--cases", min=1, help="Only the first cases (kits21).")] = None,
+    accept: Annotated[bool, typer.Option("--accept-licence", help="Accept the licence without being asked.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Download a public dataset (resumed, checksummed), check it, and add it. The licence is shown and accepted once.
+
+    Example: `tags-bench data fetch msd-pancreas --accept-licence`
+    """
+    from benchmarks.datasets.download import RemoteFile, accept_licence, fetch, fetchable, licence, licence_accepted
+    from benchmarks.errors import nearest_name
+
+    if name not in fetchable():
+        raise UserError(f"'{name}' cannot be fetched; {nearest_name(name, fetchable())}")
+    console = _console()
+    if not licence_accepted(name):
+        console.print(licence(name))
+        if not accept and not (sys.stdin.isatty() and typer.confirm("Do you accept it?")):
+            raise UserError("the licence was not accepted; read it and use --accept-licence")
+        accept_licence(name)
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn(), console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(remote: RemoteFile, done: int, total: int | None) -> None:
+            if remote.path not in tasks:
+                tasks[remote.path] = bars.add_task(remote.path, total=total)
+            bars.update(tasks[remote.path], completed=done, total=total)
+
+        folder = fetch(name, cases=range(cases) if cases else None, progress=advance)
+    _add_dataset(name, folder, console, as_json)
+
+
+@data_app.command("add")
+def data_add(
+    name: Annotated[str, typer.Argument(help="kits21, msd-pancreas, lits17, msd-colon, or a name for your own data.")],
+    source: Annotated[
+        Path, typer.Option("--from", help="Folder with the data as downloaded; nothing is written there.")
+    ],
+    target: TargetOption = None,
+    organ: OrganOption = "",
+    lesion: LesionOption = "",
+    splits: Annotated[str | None, typer.Option("--splits", help="3dsam-adapter or patient; default: its own.")] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check every voxel of a dataset and list it by name; bad cases are left out and listed with reasons.
+
+    Example: `tags-bench data add kits21 --from /data/kits21`
+    """
+    if not source.is_dir():
+        raise UserError(f"--from {source}: no such folder")
+    options = {"target": target, "organ": organ, "lesion": lesion, "splits": splits}
+    _add_dataset(name, source, _console(), as_json, **options)
+
+
+@data_app.command("list")
+def data_list(as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """List the datasets of this machine that have been added."""
+    from benchmarks.datasets.registry import registrations
+
+    rows = [
+        {
+            "name": one.name,
+            "cases": len(one.sizes),
+            "left out": len(one.excluded),
+            "licence": one.licence,
+            "folder": str(one.root),
+        }
+        for one in registrations().values()
+    ]
+    if not rows and not as_json:
+        print("none yet; see `tags-bench data add --help`")
+        return
+    _rows("datasets of this machine", rows, as_json)
+
+
+@data_app.command("verify")
+def data_verify(
+    name: Annotated[str, typer.Argument(help="A dataset of `tags-bench data list`.")],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check an added dataset again, after its files changed."""
+    from benchmarks.datasets.registry import verify_again
+
+    with _case_bar(_console(), name) as (opened, progress):
+        found = verify_again(name, opened=opened, progress=progress)
+    _show_registration(found, as_json)
+
+
+@data_app.command("stats")
+def data_stats(
+    name: Annotated[str, typer.Argument(help="A dataset of `tags-bench data list`.")],
+    figure: Annotated[Path | None, typer.Option("--figure", help="Also draw it: PNG, SVG or PDF.")] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Spacings, sizes, Hounsfield units, volume and number of tumours over the cases of a dataset."""
+    from benchmarks.datasets.figures import statistics_figure
+    from benchmarks.datasets.registry import registration
+    from benchmarks.datasets.verify import statistics
+
+    found = registration(name)
+    _rows(f"{name}, {len(found.sizes)} cases", statistics(found.reports), as_json)
+    if figure is not None:
+        _console().print(f"figure: {statistics_figure(found.reports, figure, name)}")
+
+
+@data_app.command("splits")
+def data_splits(
+    name: Annotated[str, typer.Argument(help="A dataset of `tags-bench data list`.")],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show which case is in which part of every fold, with a hash of each fold."""
+    from benchmarks.datasets.registry import load
+    from benchmarks.datasets.splits import split_rows
+
+    _rows(f"splits of {name}", split_rows(load(name).splits), as_json)
+
+
+@data_app.command("remove")
+def data_remove(
+    name: Annotated[str, typer.Argument(help="A dataset of `tags-bench data list`.")], debug: DebugOption = False
+) -> None:
+    """Forget an added dataset. No file of it is deleted."""
+    from benchmarks.datasets.registry import remove
+
+    print(f"forgotten; the files stay in {remove(name)}")
+
+
+@data_app.command("import-dicom")
+def data_import_dicom(
+    source: Annotated[Path, typer.Argument(help="A folder per case: a CT series with its RTSTRUCT or SEG.")],
+    out: Annotated[Path, typer.Option("--out", help="New folder for the scans in MSD layout.")],
+    label: Annotated[list[str], typer.Option("--label", metavar="NAME=VALUE", help="ROI or segment; repeatable.")],
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Convert DICOM series with contours or segmentations into a folder that `--data` reads.
+
+    Example: `tags-bench data import-dicom DICOM --out scans --label GTV-1=1`
+    """
+    from benchmarks.datasets.dicom import convert
+
+    labels = {}
+    for word in label:
+        roi, separator, value = word.rpartition("=")
+        if not separator or not value.isdigit():
+            raise UserError(f"--label {word}: the form is NAME=VALUE, such as GTV-1=1")
+        labels[roi] = int(value)
+    with _console().status("converting"):
+        failed = convert(source, out, labels)
+    rows = [{"case": case, "not converted": why} for case, why in failed.items()]
+    if as_json:
+        _print_json({"folder": str(out), "failed": failed})
+    elif rows:
+        _rows(f"{out}, without these", rows, as_json=False)
+    else:
+        print(f"all cases converted into {out}")
+
+
+def _add_dataset(name: str, folder: Path, console: Console, as_json: bool, **options: Any) -> None:
+    from benchmarks.datasets.registry import add
+
+    with _case_bar(console, name) as (opened, progress):
+        found = add(name, folder, opened=opened, progress=progress, **options)
+    _show_registration(found, as_json)
+
+
+@contextmanager
+def _case_bar(console: Console, name: str) -> Iterator[tuple[Callable[[Any], None], Callable[[Any], None]]]:
+    """A progress bar over the cases of a dataset: to be told the dataset, then every case."""
+    from rich.progress import MofNCompleteColumn, Progress
+
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as bar:
+        task = bar.add_task(f"checking {name}", total=None)
+        yield (lambda dataset: bar.update(task, total=len(dataset.cases))), (lambda report: bar.advance(task))
+
+
+def _show_registration(found: Any, as_json: bool) -> None:
+    from benchmarks.datasets.registry import problem_rows
+
+    rows = problem_rows(found)
+    if as_json:
+        _print_json({"name": found.name, "root": str(found.root), "cases": len(found.sizes), "problems": rows})
+        return
+    if rows:
+        _rows(f"{found.name}: what is wrong with which case", rows, as_json=False)
+    left = f", {len(found.excluded)} left out" if found.excluded else ", no error found"
+    print(f"{found.name}: {len(found.sizes)} cases{left}; use it as a dataset without `source` in a suite")
 
 
 @app.command()

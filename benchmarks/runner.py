@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from benchmarks.datasets import registry
 from benchmarks.datasets.catalogue import datasets as known_datasets
 from benchmarks.datasets.catalogue import intensity_statistics, load_dataset, load_folder
 from benchmarks.datasets.dataset import Case, Dataset
@@ -179,6 +180,11 @@ def resolve_dataset(entry: DatasetEntry, seed: int, folders: Folders) -> Dataset
     if entry.source == "phantom":
         root = synthesise(entry.name, folders.data / "phantom", seed=seed, cases=entry.cases)
         return load_dataset(entry.name, root, seed=seed)
+    if not entry.source:
+        added = registry.registration(entry.name)
+        dataset = registry.load(entry.name, seed=seed)
+        own = added.target is not None or entry.name not in known_datasets()
+        return _with_measured_intensities(dataset, entry.fold, seed, folders) if own else dataset
     root = Path(entry.source).expanduser().resolve()
     if entry.name in known_datasets() and entry.target is None:
         return load_dataset(entry.name, root, seed=seed)

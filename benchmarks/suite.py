@@ -25,12 +25,13 @@ class _Strict(BaseModel):
 class DatasetEntry(_Strict):
     """One dataset of a suite.
 
-    `source` is "phantom" (synthetic data written in the official layout), or a folder. For a folder in MSD or
+    `source` is "phantom" (synthetic data written in the official layout), a folder, or empty: then the dataset is the
+    one that `tags-bench data add` listed under this name on this machine. For a folder in MSD or
     nnU-Net raw layout that the catalogue does not know, `target`, `organ` and `lesion` name what to segment.
     """
 
     name: str
-    source: str = "phantom"
+    source: str = ""
     cases: int = Field(default=14, ge=3, description="number of phantoms; ignored for real data")
     fold: int = Field(default=0, ge=0)
     target: int | str | None = None

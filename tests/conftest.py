@@ -21,6 +21,13 @@ def shared_folder() -> Path:
     return Path(os.environ.get("TAGS_BENCH_SHARED", ROOT.parent / "shared"))
 
 
+@pytest.fixture(autouse=True)
+def _own_data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test sees or changes the datasets and the cache of whoever runs it."""
+    monkeypatch.setenv("TAGS_BENCH_DATA", str(tmp_path / "data-home"))
+    monkeypatch.setenv("TAGS_BENCH_CACHE", str(tmp_path / "cache"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     folder = shared_folder()

@@ -171,6 +171,43 @@ def test_lists_as_json(call) -> None:
     assert {"kits21", "msd-pancreas", "lits17"} <= {row["name"] for row in datasets}
 
 
+def test_a_dataset_is_added_checked_and_used_by_name(call, tmp_path: Path) -> None:
+    folder = write_msd(tmp_path / "scans", cases=6)
+    label = nib.load(folder / "labelsTr" / "case_3.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), folder / "labelsTr" / "case_3.nii.gz")
+    added = json.loads(call("data", "add", "mine", "--from", str(folder), "--json").out)
+    assert added["cases"] == 6
+    assert any(row["case"] == "case_3" and "target" in row["what"] for row in added["problems"])
+    assert json.loads(call("data", "list", "--json").out)[0]["name"] == "mine"
+    stats = call("data", "stats", "mine", "--figure", "figure.svg")
+    assert stats.code == 0, stats.err
+    assert Path("figure.svg").is_file()
+    rows = json.loads(call("data", "splits", "mine", "--json").out)
+    assert rows
+    assert call("data", "verify", "mine").code == 0
+    assert call("data", "remove", "mine").code == 0
+    outcome = call("data", "verify", "mine")
+    assert outcome.code == 2
+    assert (folder / "imagesTr" / "case_0.nii.gz").is_file()
+
+
+def test_a_dataset_without_source_that_was_not_added(call, tmp_path: Path) -> None:
+    suite = tmp_path / "s.yaml"
+    suite.write_text(
+        "name: s\ndatasets: [{name: kits21}]\nmethods: [ball]\nprotocols: [centre-click]\nbudget: {steps: 1}\n"
+    )
+    outcome = call("run", "--suite", str(suite))
+    assert outcome.code == 2
+    assert "data add" in outcome.err
+
+
+def test_fetching_needs_the_licence(call) -> None:
+    outcome = call("data", "fetch", "msd-pancreas")
+    assert outcome.code == 2
+    assert "licence" in outcome.err
+    assert "did you mean 'kits21'" in call("data", "fetch", "kits").err
+
+
 def test_phantoms_are_written_and_called_synthetic(call) -> None:
     rows = json.loads(call("data", "synth", "--dataset", "lits17", "--cases", "3", "--json").out)
     assert rows[0]["synthetic"] is True
