@@ -27,7 +27,7 @@ class TagsConfig:
         fusion, fusion_layers, fusion_heads, fusion_hidden, queries: multi-prompt fusion.
         dim: channels of features and prompt tokens.
         click_scales: standard deviations in voxels of the dense click maps.
-        decoder_dim, decoder_norm, refine, refine_kernel: mask decoder.
+        decoder_dim, decoder_norm, pyramid, refine, refine_kernel: mask decoder.
     """
 
     patch: int = 128
@@ -63,6 +63,7 @@ class TagsConfig:
     click_scales: tuple[float, ...] = (4.0, 16.0)
     decoder_dim: int = 64
     decoder_norm: str = "instance"
+    pyramid: bool = True
     refine: int = 16
     refine_kernel: int = 3
 
@@ -129,7 +130,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "clip_slices": 4,
         "clip_layers": (-1,),
         "semantic_dim": 32,
-        "context": 2,
+        "context": 0,
         "fusion_layers": 1,
         "fusion_heads": 4,
         "fusion_hidden": 64,
@@ -137,7 +138,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "dim": 32,
         "click_scales": (1.5, 4.0),
         "decoder_dim": 16,
-        "refine_kernel": 1,
+        "refine": 0,
     },
 }
 
@@ -217,8 +218,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "zoom": (0.5, 1.3),
         "coarse_weight": 0.25,
         "overlap": 0.25,
-        "threshold": 0.4,
-        "max_grown": 2,
+        "max_grown": 4,
     },
 }
 

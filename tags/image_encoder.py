@@ -82,12 +82,11 @@ class WindowAttention(nn.Module):
         x = x.view(batch, count[0], window[0], count[1], window[1], count[2], window[2], channels)
         x = x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, *window, channels)
 
-        tables = [
-            relative_table(table, w)
-            for table, w in zip((self.rel_pos_h, self.rel_pos_w, self.rel_pos_d), window, strict=True)
-        ]
-        masks = self._masks(size, window, shift, count, batch, x.device) if any(padding) or any(shift) else None
-        x = self._attend_in_chunks(x, tables, masks)
+        table = self._table(window)
+        mask = None
+        if any(padding) or any(shift):
+            mask = window_mask(tuple(size), tuple(window), tuple(shift)).to(x.device).repeat(batch, 1, 1)
+        x = self._attend_in_chunks(x, table, mask)
 
         x = x.view(batch, *count, *window, channels).permute(0, 1, 4, 2, 5, 3, 6, 7)
         x = x.reshape(batch, count[0] * window[0], count[1] * window[1], count[2] * window[2], channels)
@@ -97,56 +96,54 @@ class WindowAttention(nn.Module):
             x = x[:, : size[0], : size[1], : size[2]]
         return x
 
-    @staticmethod
-    def _masks(
-        size: list[int], window: list[int], shift: list[int], count: list[int], batch: int, device: torch.device
-    ) -> list[Tensor]:
-        """Per axis (B·windows, 1, query coordinate, 1, 1, key coordinate), with the query's axis in its place."""
-        masks = []
-        for axis in range(3):
-            mask = axis_mask(size[axis], window[axis], shift[axis]).to(device)
-            shape = [1, 1, 1, window[axis], window[axis]]
-            shape[axis] = count[axis]
-            mask = mask.view(shape).expand(*count, -1, -1).reshape(1, -1, window[axis], window[axis])
-            mask = mask.expand(batch, -1, -1, -1).reshape(-1, window[axis], window[axis])
-            place = [mask.shape[0], 1, 1, 1, 1, window[axis]]
-            place[2 + axis] = window[axis]
-            masks.append(mask.reshape(place))
-        return masks
+    def _table(self, window: list[int]) -> Tensor:
+        """(tokens, x + y + z, d): for every place in a window, the rows that its query is multiplied with."""
+        x, y, z = window
+        rows_x = relative_table(self.rel_pos_h, x)[:, None, None].expand(-1, y, z, -1, -1)
+        rows_y = relative_table(self.rel_pos_w, y)[None, :, None].expand(x, -1, z, -1, -1)
+        rows_z = relative_table(self.rel_pos_d, z)[None, None, :].expand(x, y, -1, -1, -1)
+        return torch.cat((rows_x, rows_y, rows_z), dim=3).flatten(0, 2)
 
-    def _attend_in_chunks(self, x: Tensor, tables: list[Tensor], masks: list[Tensor] | None) -> Tensor:
-        per_window = x.shape[1] * x.shape[2] * x.shape[3]
-        chunk = max(1, CHUNK_TOKENS // per_window)
+    def _attend_in_chunks(self, x: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
+        chunk = max(1, CHUNK_TOKENS // (x.shape[1] * x.shape[2] * x.shape[3]))
         if torch.is_grad_enabled() or x.shape[0] <= chunk:
-            return self._attend(x, tables, masks)
+            return self._attend(x, table, mask)
         out = torch.empty_like(x)
         for start in range(0, x.shape[0], chunk):
             part = slice(start, start + chunk)
-            out[part] = self._attend(x[part], tables, None if masks is None else [m[part] for m in masks])
+            out[part] = self._attend(x[part], table, None if mask is None else mask[part])
         return out
 
-    def _attend(self, x: Tensor, tables: list[Tensor], masks: list[Tensor] | None) -> Tensor:
+    def _attend(self, x: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
+        """x (windows, X, Y, Z, C), table (tokens, x + y + z, d), mask (windows, tokens, x + y + z)."""
         number, *window, channels = x.shape
         depth = channels // self.heads
         q, k, v = self.qkv(x).view(number, -1, 3, self.heads, depth).permute(2, 0, 3, 1, 4)
-        queries = q.reshape(number, self.heads, *window, depth)
-        biases = [
-            torch.einsum(rule, queries, table.to(queries.dtype))
-            for rule, table in zip(
-                ("nahwdc,hkc->nahwdk", "nahwdc,wkc->nahwdk", "nahwdc,dkc->nahwdk"), tables, strict=True
-            )
-        ]
-        if masks is not None:
-            biases = [bias + mask.to(bias.dtype) for bias, mask in zip(biases, masks, strict=True)]
-        spare = -(depth + sum(window)) % 8  # flash kernels want head dimensions in eights
-        if spare:
-            biases.append(queries.new_zeros(()).expand(*queries.shape[:-1], spare))
+        bias = torch.einsum("nalc,lkc->nalk", q, table.to(q.dtype))
+        if mask is not None:
+            bias = bias + mask[:, None].to(bias.dtype)
+        width = depth + bias.shape[-1]
+        spare = -width % 8  # flash kernels want head dimensions in eights
         coordinates = key_coordinates(window[0], window[1], window[2], spare).to(k)
-        q = torch.cat((q * depth**-0.5, torch.cat(biases, dim=-1).flatten(2, 4)), dim=-1)
+        q = torch.cat((q * depth**-0.5, bias, *([bias.new_zeros(*bias.shape[:-1], spare)] if spare else [])), dim=-1)
         k = torch.cat((k, coordinates.expand(number, self.heads, -1, -1)), dim=-1)
-        v = F.pad(v, (0, q.shape[-1] - depth))
+        v = F.pad(v, (0, width + spare - depth))
         out = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :depth]
         return self.proj(out.transpose(1, 2).reshape(number, *window, channels))
+
+
+@lru_cache(maxsize=64)
+def window_mask(size: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> Tensor:
+    """(windows, tokens, x + y + z): `axis_mask` of every axis, for each window and each query in it."""
+    with torch.inference_mode(False):
+        x, y, z = (axis_mask(n, w, s) for n, w, s in zip(size, window, shift, strict=True))
+        count, side = [len(x), len(y), len(z)], [*window]
+        masks = (
+            x[:, None, None, :, None, None].expand(*count, *side, -1),
+            y[None, :, None, None, :, None].expand(*count, *side, -1),
+            z[None, None, :, None, None, :].expand(*count, *side, -1),
+        )
+        return torch.cat(masks, dim=-1).reshape(count[0] * count[1] * count[2], side[0] * side[1] * side[2], -1)
 
 
 @lru_cache(maxsize=64)

@@ -37,39 +37,64 @@ def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, tuple(size), mode="trilinear", align_corners=False)
 
 
-class MaskDecoder(nn.Module):
-    """Multi-layer aggregation at half the crop's resolution, then a light refinement at the full one.
+def convolution(inputs: int, width: int, kind: str) -> nn.Sequential:
+    """3³ convolution, norm, rectifier."""
+    return nn.Sequential(nn.Conv3d(inputs, width, 3, padding=1, bias=False), norm(kind, width), nn.ReLU(inplace=True))
 
-    Every level is projected on the token grid and the levels are added there, before the one enlargement: enlarging
-    and projecting commute, so this is the projection of the enlarged, concatenated levels at an eighth of the cost.
-    What depends on the image only (`static`) is computed once per crop; a further prompt costs the fused level.
+
+class Pyramid(nn.Module):
+    """Follows the raw crop and the dense prompts down to an eighth of the crop's resolution and back to a quarter.
+
+    The tokens' resolution is a quarter, so the encoder's features meet here what a shallow network sees by itself.
+    """
+
+    def __init__(self, width: int, kind: str) -> None:
+        super().__init__()
+        self.down = convolution(width, 2 * width, kind)
+        self.deep = nn.Sequential(convolution(2 * width, 2 * width, kind), convolution(2 * width, 2 * width, kind))
+        self.back = nn.Conv3d(2 * width, 2 * width, 1)
+        self.merge = convolution(2 * width, 2 * width, kind)
+
+    def forward(self, fine: Tensor, tokens: Tensor) -> Tensor:
+        """fine (B, w, P/2 …), tokens (B, 2w, P/4 …) → (B, 2w, P/4 …)."""
+        coarse = self.down(F.max_pool3d(fine, 2)) + tokens
+        deep = self.back(self.deep(F.max_pool3d(coarse, 2, ceil_mode=True)))
+        return self.merge(coarse + enlarge(deep, coarse.shape[2:]))
+
+
+class MaskDecoder(nn.Module):
+    """Multi-layer aggregation on the token grid, meeting the raw crop and the dense prompts; logits at half resolution.
+
+    What depends on the image only (`static`) is computed once per crop; a further prompt costs the fused level and the
+    path of the dense prompts.
 
     Args:
         dim: channels of the features.
         levels: features before the fused one.
-        width: channels inside.
+        width: channels at half resolution; twice as many on the token grid.
         kind: normalisation.
         prior: (K,), first weight of each dense prompt map in the logits: an untrained model says that tumour is near
             positive clicks, and training takes it from there.
+        pyramid: whether the raw crop and the dense prompts also meet the features on the token grid.
         refine: channels of the full-resolution refinement, more than the dense maps and two; 0 leaves it out.
             Multiples of 16 are fast.
         kernel: side of the refinement's first convolution.
     """
 
-    def __init__(self, dim: int, levels: int, width: int, kind: str, prior: Tensor, refine: int, kernel: int) -> None:
+    def __init__(
+        self, dim: int, levels: int, width: int, kind: str, prior: Tensor, pyramid: bool, refine: int, kernel: int
+    ) -> None:
         super().__init__()
         dense = len(prior)
         self.heads = nn.ModuleList(Head(dim, width, kind) for _ in range(levels + 1))
-        self.project = nn.ModuleList(nn.Conv3d(width, width, 1, bias=False) for _ in range(levels + 1))
+        self.project = nn.ModuleList(nn.Conv3d(width, 2 * width, 1, bias=False) for _ in range(levels + 1))
         self.from_image = nn.Conv3d(1, width, 3, padding=1, bias=False)
         self.from_dense = nn.Conv3d(dense, width, 3, padding=1, bias=False)
-        self.mix = nn.Sequential(
-            norm(kind, width),
-            nn.ReLU(inplace=True),
-            nn.Conv3d(width, width, 3, padding=1, bias=False),
-            norm(kind, width),
-            nn.ReLU(inplace=True),
-        )
+        self.entry = nn.Sequential(norm(kind, width), nn.ReLU(inplace=True))
+        self.pyramid = Pyramid(width, kind) if pyramid else None
+        self.skip = nn.Conv3d(width, width, 1)
+        self.rise = nn.Conv3d(2 * width, width, 1, bias=False)
+        self.mix = convolution(width, width, kind)
         self.classify = nn.Conv3d(width, 1, 1)
         if self.classify.bias is not None:
             nn.init.constant_(self.classify.bias, -2.0)  # tumour is rare
@@ -89,19 +114,25 @@ class MaskDecoder(nn.Module):
                 }
             )
 
-    def static(self, features: Sequence[Tensor], image: Tensor) -> Tensor:
-        """(B, width, X/2, Y/2, Z/2): the share of the shallow features and of the image."""
-        half = [n // 2 for n in image.shape[2:]]
+    def static(self, features: Sequence[Tensor], image: Tensor) -> tuple[Tensor, Tensor]:
+        """The shares of the shallow features (B, 2w, X/4 …) and of the image (B, w, X/2 …)."""
         shares = [
             project(head(feature)) for feature, head, project in zip(features, self.heads, self.project, strict=False)
         ]
-        return enlarge(torch.stack(shares).sum(dim=0), half) + self.from_image(enlarge(image, half))
+        half = [n // 2 for n in image.shape[2:]]
+        return torch.stack(shares).sum(dim=0), self.from_image(enlarge(image, half))
 
-    def forward(self, static: Tensor, fused: Tensor, image: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, static: tuple[Tensor, Tensor], fused: Tensor, image: Tensor, dense: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """Logits (B, 1, X, Y, Z), and the coarse ones at half the resolution."""
-        half, full = static.shape[2:], image.shape[2:]
-        share = enlarge(self.project[-1](self.heads[-1](fused)), half)
-        hidden = self.mix(static + share + self.from_dense(enlarge(dense, half)))
+        shallow, from_image = static
+        half, full = from_image.shape[2:], image.shape[2:]
+        fine = self.entry(from_image + self.from_dense(enlarge(dense, half)))
+        tokens = shallow + self.project[-1](self.heads[-1](fused))
+        if self.pyramid is not None:
+            tokens = self.pyramid(fine, tokens)
+        hidden = self.mix(self.skip(fine) + enlarge(self.rise(tokens), half))
         coarse = self.classify(hidden)
         logits = enlarge(coarse, full) + self.prior(dense)
         if self.refine is None:

@@ -23,14 +23,14 @@ class Encoding:
 
     Attributes:
         image: (B, 1, X, Y, Z), the crop.
-        static: (B, width, X/2, Y/2, Z/2), the decoder's prompt-independent share.
+        static: the decoder's prompt-independent shares, see `MaskDecoder.static`.
         feature: (B, dim, G, G, G), the deepest feature.
         anatomy: (B, 2, dim) organ and lesion tokens, or None.
         clip: (B, E) pooled CLIP image embedding, or None.
     """
 
     image: Tensor
-    static: Tensor
+    static: tuple[Tensor, Tensor]
     feature: Tensor
     anatomy: Tensor | None
     clip: Tensor | None
@@ -92,6 +92,7 @@ class TAGS(nn.Module):
             config.decoder_dim,
             config.decoder_norm,
             self.prompts.dense_prior(),
+            config.pyramid,
             config.refine,
             config.refine_kernel,
         )
@@ -146,7 +147,8 @@ class TAGS(nn.Module):
         seen = self.see(image, bounds) if seen is None else seen
         guide = None
         if self.semantic is not None and seen is not None:
-            semantic, guidance = self.semantic, self.semantic.guidance(seen)
+            x, y, z = (n // STRIDE for n in image.shape[2:])
+            semantic, guidance = self.semantic, self.semantic.guidance(seen, (x, y, z))
 
             def guide(tap: int, tokens: Tensor) -> Tensor:
                 return semantic(tap, tokens, guidance)

@@ -60,8 +60,11 @@ def depth_inside(mask: Tensor, steps: int = 12) -> Tensor:
 
 def deep_voxel(mask: Tensor, generator: torch.Generator) -> Tensor:
     """(1, 3): one of the voxels that lie deepest in the mask."""
-    depth = depth_inside(mask)
-    return random_voxels(depth == depth.max(), 1, generator)
+    voxels = mask.nonzero()
+    low, high = voxels.amin(dim=0), voxels.amax(dim=0) + 1
+    box = mask[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
+    depth = depth_inside(box)
+    return random_voxels(depth == depth.max(), 1, generator) + low
 
 
 def near(mask: Tensor, reach: int = 4) -> Tensor:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from scipy import ndimage
 from torch import Tensor
 
 from benchmarks.errors import UserError
@@ -42,7 +43,7 @@ from tags.weights import (
 
 PROMPTS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX, PromptKind.MASK})
 Voxel = tuple[int, int, int]
-TOUCHING_SHARE = 0.01  # of a crop's face that a mask must cover for the next crop to be looked at
+TOUCHING_SHARE = 0.05  # of a crop's face that a mask must cover for the next crop to be looked at
 
 
 def cpu_has_fast_bf16() -> bool:
@@ -253,7 +254,7 @@ class TagsSession(Session):
             probability = self._crop_probability(origin, asked, inherited, keep=True)
             canvas.add(probability, origin)
             done.add(origin)
-            mask = probability > threshold
+            mask = asked.prompted_part(probability > threshold, origin, inherited)
             for neighbour in self._touched_neighbours(mask, origin):
                 if neighbour not in done:
                     waiting.append((neighbour, self._reaching_into(mask, origin, neighbour)))
@@ -358,6 +359,15 @@ class _Asked:
             if not any(np.abs(point - centre).max() < side / 4 for centre in centres):
                 centres.append(point)
         return centres
+
+    def prompted_part(self, mask: BoolArray, origin: Voxel, inherited: NDArray[np.float64] | None) -> BoolArray:
+        """The connected parts of a crop's mask that hold a positive click; the whole mask if no part does."""
+        points = self.points[self.positive] if inherited is None else inherited[None]
+        local = np.rint(points - np.array(origin, float)).astype(np.intp)
+        local = local[((local >= 0) & (local < mask.shape[0])).all(axis=1)]
+        parts, _ = ndimage.label(mask)
+        wanted = set(parts[tuple(local.T)].tolist()) - {0}
+        return np.isin(parts, list(wanted)) if wanted else mask
 
     def in_crop(
         self, origin: Voxel, side: int, device: torch.device, inherited: NDArray[np.float64] | None = None

@@ -116,10 +116,8 @@ class FilmGate(nn.Module):
         self.gate = nn.Parameter(torch.zeros(dim))
 
     def forward(self, tokens: Tensor, guidance: Tensor) -> Tensor:
-        """tokens (B, X, Y, Z, C), guidance (B, source, g, g, S)."""
-        size = tokens.shape[1:4]
-        resized = F.interpolate(guidance, size, mode="trilinear", align_corners=False).permute(0, 2, 3, 4, 1)
-        scale, shift = self.film(resized).chunk(2, dim=-1)
+        """tokens and guidance (B, X, Y, Z, C)."""
+        scale, shift = self.film(guidance).chunk(2, dim=-1)
         return tokens + torch.tanh(self.gate) * (scale * tokens + shift)
 
 
@@ -138,7 +136,7 @@ class AttentionGate(nn.Module):
     def forward(self, tokens: Tensor, guidance: Tensor) -> Tensor:
         shape = tokens.shape
         q = self._split(self.query(self.norm(tokens)).flatten(1, 3))
-        k, v = self.key_value(guidance.flatten(2).transpose(1, 2)).chunk(2, dim=-1)
+        k, v = self.key_value(guidance.flatten(1, 3)).chunk(2, dim=-1)
         attended = F.scaled_dot_product_attention(q, self._split(k), self._split(v))
         return tokens + torch.tanh(self.gate) * self.out(attended.transpose(1, 2).flatten(2)).view(shape)
 
@@ -162,14 +160,18 @@ class SemanticGuidance(nn.Module):
         forms = {"film": FilmGate, "attention": AttentionGate}
         if form not in forms:
             raise ValueError(f"semantic_gate must be one of {sorted(forms)}, not '{form}'")
+        self.form = form
         self.norm = nn.LayerNorm(width)
         self.project = nn.Linear(width, dim)
         self.gates = nn.ModuleList(forms[form](embed_dim, dim) for _ in range(taps))
 
-    def guidance(self, features: VisualFeatures) -> Tensor:
-        """(B, dim, g, g, S), computed once for all depths."""
-        tokens = features.patches.permute(0, 2, 3, 4, 1)
-        return F.gelu(self.project(self.norm(tokens))).permute(0, 4, 1, 2, 3)
+    def guidance(self, features: VisualFeatures, size: tuple[int, int, int]) -> Tensor:
+        """Computed once for all depths: (B, *size, dim) for FiLM, CLIP's own grid (B, g, g, S, dim) for attention."""
+        tokens = F.gelu(self.project(self.norm(features.patches.permute(0, 2, 3, 4, 1))))
+        if self.form == "attention":
+            return tokens
+        resized = F.interpolate(tokens.permute(0, 4, 1, 2, 3), size, mode="trilinear", align_corners=False)
+        return resized.permute(0, 2, 3, 4, 1)
 
     def forward(self, tap: int, tokens: Tensor, guidance: Tensor) -> Tensor:
         return self.gates[tap](tokens, guidance)

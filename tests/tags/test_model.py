@@ -36,7 +36,7 @@ def test_closed_gates_leave_the_sam_stream_bit_for_bit(build, noise, bounds):
         tokens = model.stem(image)
         for plain, used in zip(model.encoder(tokens), model.encoder(tokens, lambda _, x: x), strict=True):
             assert torch.equal(plain, used)
-        semantic, guidance = model.semantic, model.semantic.guidance(model.see(image, bounds))
+        semantic, guidance = model.semantic, model.semantic.guidance(model.see(image, bounds), (8, 8, 8))
         closed = model.encoder(tokens, lambda tap, x: semantic(tap, x, guidance))
         assert all(torch.equal(a, b) for a, b in zip(model.encoder(tokens), closed, strict=True))
         for gate in model.semantic.gates:
@@ -49,7 +49,7 @@ def test_guidance_acts_at_every_tap(build, noise, bounds, form):
     model, image = build(semantic_gate=form), noise(1, 1, 32, 32, 32)
     with torch.no_grad():
         tokens = model.stem(image)
-        guidance = model.semantic.guidance(model.see(image, bounds))
+        guidance = model.semantic.guidance(model.see(image, bounds), (8, 8, 8))
         for tap in range(4):
             assert torch.equal(model.semantic(tap, tokens, guidance), tokens)
             model.semantic.gates[tap].gate.fill_(0.5)
@@ -98,7 +98,7 @@ def test_pictures_are_upright(build, bounds):
 
 
 def test_only_what_is_declared_trains(build, noise, bounds):
-    model = build(freeze_backbone=True)
+    model = build(freeze_backbone=True, context=2, refine=16)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     frozen = {name for name, _ in model.frozen_parameters()}
     assert {name for name, p in model.named_parameters() if not p.requires_grad} == frozen
@@ -138,12 +138,13 @@ SWITCHES = {
     "anatomy": False,
     "fusion": "none",
     "refine": 0,
+    "pyramid": False,
 }
 
 
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_each_switch_removes_parameters_and_changes_the_output(build, noise, bounds, switch):
-    whole, ablated = opened(build()), opened(build(**{switch: SWITCHES[switch]}))
+    whole, ablated = opened(build(refine=16)), opened(build(**{"refine": 16, switch: SWITCHES[switch]}))
     shared = {k: v for k, v in whole.state_dict().items() if k in ablated.state_dict()}
     ablated.load_state_dict({**ablated.state_dict(), **{
         k: v for k, v in shared.items() if v.shape == ablated.state_dict()[k].shape}})  # fmt: skip
@@ -192,7 +193,7 @@ def test_text_tower_with_context_at_zero_length_is_open_clips(build):
 
 
 def test_context_vectors_train_through_the_frozen_text_tower(build):
-    model = build()
+    model = build(context=2)
     _, text = model.anatomy([("kidney", "tumor"), ("liver", "tumor")])
     text[:, :, 0].sum().backward()
     assert model.anatomy.context.grad.abs().sum() > 0
@@ -200,7 +201,7 @@ def test_context_vectors_train_through_the_frozen_text_tower(build):
 
 
 def test_cached_text_follows_the_context(build):
-    model = build()
+    model = build(context=2)
     with torch.no_grad():
         first = model.anatomy.text(("kidney", "tumor"))
         assert model.anatomy.text(("kidney", "tumor")) is first

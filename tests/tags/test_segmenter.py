@@ -92,7 +92,7 @@ def test_a_mask_that_touches_the_crops_face_calls_its_neighbours(segmenter):
     """A bar of 100 voxels along x is found whole from one click in its middle, and the growth stops there."""
     session = tags_tiny.build({"max_grown": 26}).open(volume_of((140, 40, 40)), TARGET)
     bar = np.zeros((200, 100, 100), bool)  # in voxels of the volume, shifted by 30
-    bar[50:150, 46:54, 46:54] = True
+    bar[50:150, 45:55, 45:55] = True
 
     def paint(origin):
         x, y, z = (o + 30 for o in origin)
