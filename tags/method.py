@@ -19,7 +19,7 @@ SEARCH_SPACE: dict[str, list[Any]] = {
 }
 PAPER = "Li, Peng, Zhang, Durak, Bagci: 3D Tumor-Adaptive Guidance for SAM. arXiv 2505.17096"
 NOTES = (
-    "An independent implementation of the published abstract; no official code is released. "
+    "An independent implementation of the published abstract; nothing of the authors' own repository was used. "
     "What the authors state and what is this project's decision is listed in docs/methods/tags.md."
 )
 
