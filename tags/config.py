@@ -60,7 +60,7 @@ class TagsConfig:
     fusion_hidden: int = 1024
     queries: int = 10
     dim: int = 256
-    click_scales: tuple[float, ...] = (4.0, 16.0)
+    click_scales: tuple[float, ...] = (4.0, 10.0, 25.0)
     decoder_dim: int = 64
     decoder_norm: str = "instance"
     pyramid: bool = True
@@ -117,9 +117,9 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "tiny": {
         "patch": 32,
-        "embed_dim": 48,
+        "embed_dim": 32,
         "depth": 4,
-        "heads": 4,
+        "heads": 2,
         "mlp_ratio": 2.0,
         "sam_grid": 8,
         "sam_window": 4,
@@ -136,7 +136,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "fusion_hidden": 64,
         "queries": 4,
         "dim": 32,
-        "click_scales": (1.5, 4.0),
+        "click_scales": (1.5, 4.0, 10.0),
         "decoder_dim": 16,
         "refine": 0,
     },
@@ -209,14 +209,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "sam_weights": "random",
         "clip_weights": "random",
         "spacing": 2.5,
-        "learning_rate": 3e-3,
-        "final_learning_rate": 3e-5,
+        "learning_rate": 1e-2,
+        "final_learning_rate": 1e-4,
         "warm_up": 0.05,
         "foreground": 0.9,
         "corrections": 0,
-        "single_click": 0.6,
-        "zoom": (0.5, 1.3),
-        "coarse_weight": 0.25,
+        "single_click": 0.7,
+        "zoom": (0.6, 1.3),
         "overlap": 0.25,
         "max_grown": 4,
     },

@@ -54,6 +54,6 @@ tags_tiny = _method(
     "The small SAM-like backbone is trained from scratch and the CLIP towers are random and frozen: "
     "this size shows that the parts work together, not what pre-training brings.",
 )
-tags_vit_b = _method("vit-b", "TAGS on SAM ViT-B and CLIP ViT-B/16", "261 M, of which 22 M trained", TOWERS, "")
-tags_vit_l = _method("vit-l", "TAGS on SAM ViT-L and CLIP ViT-L/14", "764 M, of which 29 M trained", TOWERS, "")
-tags_vit_h = _method("vit-h", "TAGS on SAM ViT-H and CLIP ViT-L/14", "1107 M, of which 44 M trained", TOWERS, "")
+tags_vit_b = _method("vit-b", "TAGS on SAM ViT-B and CLIP ViT-B/16", "262 M, of which 24 M trained", TOWERS, "")
+tags_vit_l = _method("vit-l", "TAGS on SAM ViT-L and CLIP ViT-L/14", "766 M, of which 31 M trained", TOWERS, "")
+tags_vit_h = _method("vit-h", "TAGS on SAM ViT-H and CLIP ViT-L/14", "1109 M, of which 45 M trained", TOWERS, "")

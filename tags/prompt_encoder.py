@@ -147,11 +147,11 @@ class PromptEncoder(nn.Module):
         return 2 * len(self.scales) + DENSE_EXTRA
 
     def dense_prior(self) -> Tensor:
-        """(K,): what each dense map says about the logits before any training; the widest click maps speak."""
+        """(K,): what each dense map says about the logits before any training; the clicks' middle scale speaks."""
         prior = torch.zeros(self.dense_channels)
-        widest = max(range(len(self.scales)), key=lambda i: self.scales[i])
-        prior[widest] = PRIOR
-        prior[len(self.scales) + widest] = -PRIOR
+        middle = len(self.scales) // 2
+        prior[middle] = PRIOR
+        prior[len(self.scales) + middle] = -PRIOR
         prior[2 * len(self.scales) + 1] = PRIOR / 4  # likeness to the clicked tissue
         return prior
 

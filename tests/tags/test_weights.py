@@ -45,8 +45,8 @@ def small_sam_state(window=7, depth=4, dim=32, neck=32):
 
 
 def small_tags(**overrides):
-    small = {"embed_dim": 32, "mlp_ratio": 4.0, "sam_grid": 8, "sam_window": 7, "sam_global": (1, 3), "window": 8,
-             "shift": False, "freeze_backbone": True}  # fmt: skip
+    small = {"embed_dim": 32, "heads": 4, "mlp_ratio": 4.0, "sam_grid": 8, "sam_window": 7, "sam_global": (1, 3),
+             "window": 8, "shift": False, "freeze_backbone": True}  # fmt: skip
     return TAGS(sized("tiny", **{**small, **BARE, **overrides}))
 
 
