@@ -141,6 +141,7 @@ def run(
         cpus,
         gpus,
     )
+    chosen = chosen.with_checkpoints(_checkpoint_files(checkpoint))
     folders, units, datasets = _plan(chosen, out, console)
     frame, computed, seconds, links = _execute(
         chosen, units, datasets, folders, tracking_uri, address, fresh, retry_failed, console
@@ -214,6 +215,7 @@ def train(
         cpus,
         gpus,
     )
+    chosen = _fine_tuned(chosen.with_checkpoints(_checkpoint_files(checkpoint)))
     folders, units, _ = _plan(chosen, out, console)
     units = [unit for unit in units if unit.job is not None]
     if not units:

@@ -71,9 +71,7 @@ class PromptBank:
     cases: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(repr=False)
 
     @classmethod
-    def build(
-        cls, dataset: str, split: str, protocol: Protocol, seed: int, items: Iterable[BankItem]
-    ) -> PromptBank:
+    def build(cls, dataset: str, split: str, protocol: Protocol, seed: int, items: Iterable[BankItem]) -> PromptBank:
         """Make the first prompts of every item; the same as a `SimulatedUser` gives on the spot."""
         cases: dict[str, dict[str, Any]] = {}
         for item in items:
@@ -91,9 +89,7 @@ class PromptBank:
         return cls.build(dataset.name, f"{part}-{fold}", protocol, seed, _items(dataset, part, fold))
 
     @classmethod
-    def frozen(
-        cls, folder: Path, dataset: Dataset, part: str, fold: int, protocol: Protocol, seed: int
-    ) -> PromptBank:
+    def frozen(cls, folder: Path, dataset: Dataset, part: str, fold: int, protocol: Protocol, seed: int) -> PromptBank:
         """The bank that lies in `folder`; built and stored there if there is none yet."""
         path = folder / file_name(dataset.name, f"{part}-{fold}", protocol, seed)
         if path.is_file():
@@ -155,9 +151,7 @@ class PromptBank:
         entry = self._entry(case_id, target)
         stored = StoredGrid(tuple(entry["grid"]["shape"]), np.asarray(entry["grid"]["affine"], np.float64))
         if grid is not None and not _fits(stored, grid):
-            raise UserError(
-                f"{self.dataset}/{case_id}: the prompt bank was made on another grid than this volume's"
-            )
+            raise UserError(f"{self.dataset}/{case_id}: the prompt bank was made on another grid than this volume's")
         if entry.get("no_target"):
             raise NoTarget(f"no voxel of '{target}' in the case")
         return from_json(entry["prompts"], stored)
@@ -167,9 +161,7 @@ class PromptBank:
             raise UserError(f"the prompt bank has no case '{case_id}'; {nearest_name(case_id, self.cases)}")
         targets = self.cases[case_id]
         if target not in targets:
-            raise UserError(
-                f"the prompt bank has no target '{target}' in '{case_id}'; {nearest_name(target, targets)}"
-            )
+            raise UserError(f"the prompt bank has no target '{target}' in '{case_id}'; {nearest_name(target, targets)}")
         return targets[target]
 
     def _content(self) -> dict[str, Any]:

@@ -165,9 +165,7 @@ def _mask(given: Any, volume: Grid) -> BoolArray:
         raise UserError("mask: it belongs to another grid than the volume's; resample it to the volume first")
     runs: Any = content.get("runs")
     if not _is_list(runs) or len(runs) % 2 or not all(isinstance(n, int) and n >= 0 for n in runs):
-        raise UserError(
-            "mask: 'runs' must be an even number of whole numbers: start, length, start, length …"
-        )
+        raise UserError("mask: 'runs' must be an even number of whole numbers: start, length, start, length …")
     starts, lengths = np.array(runs[0::2], np.int64), np.array(runs[1::2], np.int64)
     flat = np.zeros(math.prod(volume.shape), bool)
     if starts.size and (starts + lengths).max() > flat.size:

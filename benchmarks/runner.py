@@ -149,10 +149,11 @@ class Unit:
         }
 
     def _contamination(self) -> str:
-        """What the released weights have seen of the dataset; weights made here have seen the training split only."""
-        if self.dataset.synthetic or (self.method.training != "bench" and not self.method.card.training_data):
+        """What the released weights have seen of the dataset, by the method's card; nobody has seen the phantoms."""
+        if self.dataset.synthetic:
             return "unseen"
-        return self.method.card.training_data.get(self.dataset.name, "unknown")
+        seen = self.method.card.training_data
+        return seen.get(self.dataset.name, seen.get("*", "unknown"))
 
 
 class Observer(Protocol):
@@ -257,6 +258,11 @@ def _unit(
     protocols = applicable(suite.protocols, method.prompts)
     budget = suite.budget.budget()
     job = None
+    if method.needs_checkpoint and not config.get("checkpoint"):
+        raise UserError(
+            f"method '{entry.title}' needs its official file: --checkpoint {entry.title}=FILE, or `checkpoint` in the "
+            f"suite (docs/methods says which file)"
+        )
     if config.get("checkpoint") and not Path(str(config["checkpoint"])).expanduser().is_file():
         raise UserError(f"method '{entry.title}': no checkpoint file at {config['checkpoint']}")
     if method.training != "none" and (entry.fine_tune or not config.get("checkpoint")):

@@ -184,7 +184,8 @@ class Card:
     """What a reader must know before believing a row: origin, licences, size, training data.
 
     Attributes:
-        training_data: dataset name → whether the released weights have seen it; missing names are "unknown".
+        training_data: dataset name → whether the released weights have seen it; "*" stands for any other name, and
+            names without an entry are "unknown".
     """
 
     title: str
@@ -209,6 +210,7 @@ class Method:
         config: default configuration, JSON-like; a suite may override single keys.
         search_space: knob → Tune domain in plain form, e.g. {"learning_rate": ["loguniform", 1e-4, 1e-2]}.
         floor: a reference floor, not a contestant.
+        needs_checkpoint: works only with the official file named by `checkpoint` in its configuration.
         version: raised when the method's results would change; part of every record's identity.
     """
 
@@ -221,6 +223,7 @@ class Method:
     search_space: Mapping[str, Sequence[Any]] = field(default_factory=dict)
     card: Card = field(default_factory=lambda: Card(title=""))
     floor: bool = False
+    needs_checkpoint: bool = False
     version: str = "1"
 
     def build(self, config: Mapping[str, Any] | None = None, device: str = "cpu") -> Segmenter:

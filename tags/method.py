@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from benchmarks.prompts import PromptKind
-from benchmarks.segmenter import Card, Method
+from benchmarks.segmenter import Card, Method, Seen
 from tags.config import defaults
 
 PROMPTS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX, PromptKind.MASK})
@@ -24,7 +24,9 @@ NOTES = (
 )
 
 
-def _method(size: str, summary: str, parameters: str, weights_licence: str, notes: str) -> Method:
+def _method(
+    size: str, summary: str, parameters: str, weights_licence: str, training_data: dict[str, Seen], notes: str
+) -> Method:
     return Method(
         name=f"tags-{size}",
         summary=summary,
@@ -39,21 +41,31 @@ def _method(size: str, summary: str, parameters: str, weights_licence: str, note
             code_licence="Apache-2.0",
             weights_licence=weights_licence,
             parameters=parameters,
+            training_data=training_data,
             notes=f"{NOTES} {notes}",
         ),
     )
 
 
 TOWERS = "SAM: Apache-2.0; CLIP: MIT"
+MADE_HERE: dict[str, Seen] = {"*": "unseen"}
+PHOTOGRAPHS: dict[str, Seen] = dict.fromkeys(("kits21", "msd-pancreas", "lits17", "msd-colon"), "unseen")
 
 tags_tiny = _method(
     "tiny",
     "TAGS at a size for tests and CPUs; small towers of its own, no pre-trained weights",
     "1.2 M, of which 0.4 M trained",
     "none used",
+    MADE_HERE,
     "The small SAM-like backbone is trained from scratch and the CLIP towers are random and frozen: "
     "this size shows that the parts work together, not what pre-training brings.",
 )
-tags_vit_b = _method("vit-b", "TAGS on SAM ViT-B and CLIP ViT-B/16", "262 M, of which 24 M trained", TOWERS, "")
-tags_vit_l = _method("vit-l", "TAGS on SAM ViT-L and CLIP ViT-L/14", "766 M, of which 31 M trained", TOWERS, "")
-tags_vit_h = _method("vit-h", "TAGS on SAM ViT-H and CLIP ViT-L/14", "1109 M, of which 45 M trained", TOWERS, "")
+tags_vit_b = _method(
+    "vit-b", "TAGS on SAM ViT-B and CLIP ViT-B/16", "262 M, of which 24 M trained", TOWERS, PHOTOGRAPHS, ""
+)
+tags_vit_l = _method(
+    "vit-l", "TAGS on SAM ViT-L and CLIP ViT-L/14", "766 M, of which 31 M trained", TOWERS, PHOTOGRAPHS, ""
+)
+tags_vit_h = _method(
+    "vit-h", "TAGS on SAM ViT-H and CLIP ViT-L/14", "1109 M, of which 45 M trained", TOWERS, PHOTOGRAPHS, ""
+)

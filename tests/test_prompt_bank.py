@@ -39,9 +39,7 @@ def mask(case: int) -> np.ndarray:
 
 
 def items() -> list[BankItem]:
-    return [
-        BankItem(f"case_{i}", TARGET, mask(i), Volume(np.zeros(SHAPE, np.float32), AFFINE)) for i in range(4)
-    ]
+    return [BankItem(f"case_{i}", TARGET, mask(i), Volume(np.zeros(SHAPE, np.float32), AFFINE)) for i in range(4)]
 
 
 @pytest.fixture

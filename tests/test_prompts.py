@@ -69,9 +69,7 @@ def test_mm_are_those_of_nibabel_and_belong_to_the_scan_not_to_the_file(tmp_path
     one, other = read_volume(tmp_path / "a.nii.gz"), read_volume(tmp_path / "b.nii.gz")
     prompts = Prompts(clicks=(Click((3, 16, 8)),), box=Box((1, 2, 3), (5, 17, 9)))
     written = to_json(prompts, one)
-    np.testing.assert_allclose(
-        written["clicks"][0]["mm"], nib.affines.apply_affine(affine, (3, 16, 8)), atol=1e-3
-    )
+    np.testing.assert_allclose(written["clicks"][0]["mm"], nib.affines.apply_affine(affine, (3, 16, 8)), atol=1e-3)
     assert_same(from_json(written, other), prompts)
 
 

@@ -16,6 +16,7 @@ ball = Method(
         code_licence="Apache-2.0",
         weights_licence="none: one number measured on the training split",
         parameters="1",
+        training_data={"*": "unseen"},
         notes="Reference floor that looks at no voxel of the image. See docs/methods/floors.md.",
     ),
     floor=True,

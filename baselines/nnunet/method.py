@@ -20,6 +20,7 @@ CARD = Card(
     code_licence="Apache-2.0 (package nnunetv2)",
     weights_licence="none: trained here from scratch",
     parameters="about 31 M with default plans, 0.16 M with small plans; the fit reports the true number",
+    training_data={"*": "unseen"},
     notes="Planned, trained and predicted by the nnunetv2 package. See docs/methods/nnunet.md.",
 )
 

@@ -24,6 +24,7 @@ region_growing = Method(
         code_licence="Apache-2.0 (SimpleITK: Apache-2.0)",
         weights_licence="none",
         parameters="0",
+        training_data={"*": "unseen"},
         notes="Reference floor; its settings were fixed beforehand. See docs/methods/floors.md.",
     ),
     floor=True,

@@ -25,6 +25,7 @@ sam3d_adapter = Method(
     factory="baselines.sam3d_adapter.segmenter:Sam3dAdapterSegmenter",
     prompts=_PROMPTS,
     training="bench",
+    needs_checkpoint=True,
     config=_CONFIG,
     search_space=_SEARCH_SPACE,
     card=Card(
@@ -60,6 +61,7 @@ sam3d_adapter_tiny = Method(
         code_licence="Apache-2.0",
         weights_licence="none released; trained by the bench on the suite's training split",
         parameters="0.3 M",
+        training_data={"*": "unseen"},
         notes=(
             "For the embedded suite and for tests. Says nothing about 3DSAM-adapter. "
             "See docs/methods/3dsam-adapter.md."

@@ -25,6 +25,7 @@ sam_b = Method(
     factory="baselines.sam_b.segmenter:SamB",
     prompts=_PROMPTS,
     training="bench",
+    needs_checkpoint=True,
     config=_CONFIG,
     search_space=_SEARCH_SPACE,
     card=Card(
@@ -52,6 +53,7 @@ sam_b_tiny = Method(
         code_licence="Apache-2.0",
         weights_licence="none released; trained by the bench on the suite's training split",
         parameters="0.4 M",
+        training_data={"*": "unseen"},
         notes="For the embedded suite and for tests. Says nothing about SAM-B. See docs/methods/sam-b.md.",
     ),
 )

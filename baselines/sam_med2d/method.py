@@ -25,6 +25,7 @@ sam_med2d = Method(
     factory="baselines.sam_med2d.segmenter:SamMed2D",
     prompts=_PROMPTS,
     training="bench",
+    needs_checkpoint=True,
     config=_CONFIG,
     search_space=_SEARCH_SPACE,
     card=Card(
@@ -56,6 +57,7 @@ sam_med2d_tiny = Method(
         code_licence="Apache-2.0",
         weights_licence="none released; trained by the bench on the suite's training split",
         parameters="0.5 M",
+        training_data={"*": "unseen"},
         notes="For the embedded suite and for tests. Says nothing about SAM-Med2D. See docs/methods/sam-med2d.md.",
     ),
 )

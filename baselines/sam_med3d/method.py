@@ -24,6 +24,7 @@ sam_med3d = Method(
     factory="baselines.sam_med3d.segmenter:SamMed3D",
     prompts=_PROMPTS,
     training="bench",
+    needs_checkpoint=True,
     config=_CONFIG,
     search_space=_SEARCH_SPACE,
     card=Card(
@@ -55,6 +56,7 @@ sam_med3d_tiny = Method(
         code_licence="Apache-2.0",
         weights_licence="none released; trained by the bench on the suite's training split",
         parameters="0.3 M",
+        training_data={"*": "unseen"},
         notes="For the embedded suite and for tests. Says nothing about SAM-Med3D. See docs/methods/sam-med3d.md.",
     ),
 )

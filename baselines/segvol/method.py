@@ -24,6 +24,7 @@ segvol = Method(
     factory="baselines.segvol.segmenter:SegVolSegmenter",
     prompts=_PROMPTS,
     training="bench",
+    needs_checkpoint=True,
     config=_CONFIG,
     search_space=_SEARCH_SPACE,
     card=Card(
@@ -54,6 +55,7 @@ segvol_tiny = Method(
         code_licence="Apache-2.0",
         weights_licence="none released; trained by the bench on the suite's training split",
         parameters="1.0 M, of which 0.8 M frozen random text features",
+        training_data={"*": "unseen"},
         notes="For the embedded suite and for tests. Says nothing about SegVol. See docs/methods/segvol.md.",
     ),
 )

@@ -35,6 +35,7 @@ universal_swin = Method(
     factory="baselines.universal.segmenter:UniversalSegmenter",
     prompts=_PROMPTS,
     training="bench",
+    needs_checkpoint=True,
     config=_CONFIG,
     search_space=_SEARCH_SPACE,
     card=Card(
@@ -54,6 +55,7 @@ universal_unet = Method(
     factory="baselines.universal.segmenter:UniversalSegmenter",
     prompts=_PROMPTS,
     training="bench",
+    needs_checkpoint=True,
     config={**_CONFIG, "backbone": "unet"},
     search_space=_SEARCH_SPACE,
     card=Card(
@@ -83,6 +85,7 @@ universal_tiny = Method(
         code_licence="Apache-2.0",
         weights_licence="none released; trained by the bench on the suite's training split",
         parameters="0.3 M",
+        training_data={"*": "unseen"},
         notes=(
             "For the embedded suite and for tests; random class embeddings in place of CLIP's. Says nothing about the "
             "Universal Model. See docs/methods/universal.md."

@@ -42,9 +42,7 @@ def network() -> torch.nn.Module:
 
 
 def same(a: torch.nn.Module, b: torch.nn.Module) -> bool:
-    return all(
-        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    )
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
 
 
 @pytest.mark.parametrize("container", ["bare", "model", "model_state_dict", "net"])
@@ -171,9 +169,7 @@ def test_keys_that_do_not_fit_are_named(tmp_path: Path) -> None:
 
     assert "1 missing: 1.bias" in message({k: v for k, v in state.items() if k != "1.bias"})
     assert "1 unexpected: extra" in message({**state, "extra": torch.zeros(1)})
-    assert "1 wrong shape: 0.weight (3, 2) instead of (2, 3)" in message(
-        {**state, "0.weight": torch.zeros(3, 2)}
-    )
+    assert "1 wrong shape: 0.weight (3, 2) instead of (2, 3)" in message({**state, "0.weight": torch.zeros(3, 2)})
     assert "4 missing" in message({f"prefix.{k}": v for k, v in state.items()})
     assert "and 6 more" in message({**state, **{f"extra{i}": torch.zeros(1) for i in range(10)}})
     assert "holds no state dict" in message({})
