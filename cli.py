@@ -829,15 +829,16 @@ def _execute(
         sink.begin(suite, plan_digest, synthetic, suite_as_dict(suite))
     with console.status("starting Ray"):
         start_ray(address)
-    frames: list[pd.DataFrame] = []
+    frames: dict[str, pd.DataFrame] = {}
 
     def on_unit(unit: Unit, rows: pd.DataFrame, training: dict[str, Any] | None) -> None:
         sink.log_unit(unit.description(), rows, training)
-        frames.append(rows)
+        frames[unit.digest] = rows
 
     with Bars(units, console) as bars:
         computed = run_units(units, folders, bars, fresh=fresh, retry_failed=retry_failed, on_unit=on_unit)
-    rows = pd.concat([frame for frame in frames if not frame.empty], ignore_index=True)
+    in_order = [frames[unit.digest] for unit in units]  # not in the order in which they happened to finish
+    rows = pd.concat([frame for frame in in_order if not frame.empty], ignore_index=True)
     failed = int((rows["status"] == "failed").sum())
     sink.end(leaderboard_of(rows, [unit.description() for unit in units]), failed)
     links = {
