@@ -85,11 +85,13 @@ def _mlflow(tracking_uri: str | None, out: Path) -> str:
 def _checkpoints(out: Path) -> dict[str, Any]:
     from benchmarks.segmenter import methods
 
-    found: dict[str, Any] = {}
+    weights = Path(os.environ.get("TAGS_BENCH_WEIGHTS") or "~/.cache/tags-bench/weights").expanduser()
+    official = sorted(path.name for path in weights.glob("*")) if weights.is_dir() else []
+    found: dict[str, Any] = {f"official files in {weights}": ", ".join(official) or "none"}
     for method in methods().values():
         trained = sorted(
             p.name for p in (out / "checkpoints").glob(f"{method.name}-*") if (p / "training.json").exists()
         )
-        if method.training != "none":
+        if trained:
             found[method.name] = f"{len(trained)} trained here"
     return found

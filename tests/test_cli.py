@@ -270,3 +270,11 @@ def test_results_of_phantoms_say_that_they_are_synthetic(call, local_ray: None) 
     assert "SYNTHETIC" in outcome.out
     assert "SYNTHETIC" in outcome.err
     assert "SYNTHETIC" in call("leaderboard", "--out", "out").out
+
+
+@pytest.mark.ray
+def test_doctor_says_what_is_there(call, local_ray: None) -> None:
+    findings = json.loads(call("doctor", "--json").out)
+    assert findings["software"]["ray"] != "missing"
+    assert "CPU" in findings["services"]["Ray"]
+    assert "no store yet" in findings["services"]["MLflow"]
