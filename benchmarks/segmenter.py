@@ -208,7 +208,8 @@ class Method:
         prompts: the prompt kinds it understands.
         training: "none", "bench" (the factory gives a `Trainable`) or "own" (an `OwnTraining`).
         config: default configuration, JSON-like; a suite may override single keys.
-        search_space: knob → Tune domain in plain form, e.g. {"learning_rate": ["loguniform", 1e-4, 1e-2]}.
+        search_space: knob → Tune domain in plain form: ["uniform", low, high], ["loguniform", low, high],
+            ["randint", low, high] or ["choice", [one, other]].
         floor: a reference floor, not a contestant.
         needs_checkpoint: works only with the official file named by `checkpoint` in its configuration.
         version: raised when the method's results would change; part of every record's identity.

@@ -49,7 +49,7 @@ def search_space(method: Method) -> dict[str, Any]:
         "uniform": tune.uniform,
         "loguniform": tune.loguniform,
         "randint": tune.randint,
-        "choice": lambda *options: tune.choice(list(options)),
+        "choice": tune.choice,  # of one list
     }
     space = {}
     for knob, (kind, *arguments) in method.search_space.items():
@@ -69,7 +69,7 @@ def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) ->
         folder: for checkpoints and Tune's own files, absolute.
 
     Raises:
-        UserError: no validation case, or nothing to tune.
+        UserError: no validation case, nothing to tune, or no trial that did not fail.
     """
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
@@ -107,6 +107,8 @@ def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) ->
     found = [_trial(number, result, varied, folder) for number, result in enumerate(grid)]
     for leftover in (folder / "checkpoints").glob(".*.partial"):
         shutil.rmtree(leftover)  # of trials that were stopped early
+    if all(one.status.startswith("failed") for one in found):
+        raise UserError(f"every trial of the sweep failed; the first one: {found[0].status}")
     return sorted(found, key=lambda one: -one.validation_dice)
 
 
@@ -116,7 +118,7 @@ def _trial(number: int, result: Any, job: TrainingJob, folder: Path) -> Trial:
     checkpoint = checkpoint_folder(folder / "checkpoints", replace(job, config={**job.config, **config}))
     finished = (checkpoint / "training.json").is_file()
     if result.error is not None:
-        status = f"failed: {' '.join(str(result.error).split())[-200:]}"
+        status = f"failed: {str(result.error).strip().splitlines()[-1]}"
     else:
         status = "finished" if finished else "stopped early"
     return Trial(

@@ -1,0 +1,45 @@
+"""The registry, and what every announced method promises."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.errors import UserError
+from benchmarks.segmenter import Method, method, methods
+from benchmarks.tuning import search_space
+
+ROOT = Path(__file__).resolve().parents[1]
+OURS = [one for name, one in methods().items() if not name.startswith("mock-")]
+
+
+def test_methods_are_found_by_entry_point_floors_last() -> None:
+    names = list(methods())
+    assert {"tags-tiny", "nnunet", "ball", "region-growing", "mock-noop"} <= set(names)
+    assert names[-2:] == ["ball", "region-growing"]
+
+
+def test_an_unknown_method_or_setting_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UserError, match="did you mean 'region-growing'"):
+        method("region-growin")
+    with pytest.raises(UserError, match="did you mean 'learning_rate'"):
+        method("mock-network").configured({"learning_rat": 1})
+
+
+@pytest.mark.parametrize("one", OURS, ids=lambda one: one.name)
+def test_every_knob_is_a_setting_and_gives_plain_values(one: Method) -> None:
+    assert set(one.search_space) <= set(one.config)
+    for knob, domain in (search_space(one) if one.search_space else {}).items():
+        value = domain.sample()
+        assert isinstance(value, (int, float, str, bool)), knob
+        assert type(value) in (type(one.config[knob]), int, float, str), knob
+
+
+@pytest.mark.parametrize("one", OURS, ids=lambda one: one.name)
+def test_every_method_has_a_card_and_a_page(one: Method) -> None:
+    assert one.summary
+    assert one.card.title
+    assert one.card.code_licence
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "methods").glob("*.md"))
+    assert one.name.removesuffix("-tiny") in pages or f"tags-{one.name.split('-')[1]}" in pages
