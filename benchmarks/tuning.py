@@ -6,6 +6,7 @@ click is reported at several shares of the budget, and ASHA stops the trials tha
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -60,7 +61,7 @@ def search_space(method: Method) -> dict[str, Any]:
 
 
 def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) -> list[Trial]:
-    """Run a sweep on the running Ray; the trials come back best first.
+    """Run a sweep on the running Ray; the trials come back best first, those that went further before all others.
 
     Args:
         job: the training to vary; its `validation` cases decide.
@@ -71,6 +72,7 @@ def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) ->
     Raises:
         UserError: no validation case, nothing to tune, or no trial that did not fail.
     """
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its tables go to standard output whatever the verbosity
     from ray import tune
     from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.optuna import OptunaSearch
@@ -109,7 +111,7 @@ def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) ->
         shutil.rmtree(leftover)  # of trials that were stopped early
     if all(one.status.startswith("failed") for one in found):
         raise UserError(f"every trial of the sweep failed; the first one: {found[0].status}")
-    return sorted(found, key=lambda one: -one.validation_dice)
+    return sorted(found, key=lambda one: (-one.rungs, -one.validation_dice))
 
 
 def _trial(number: int, result: Any, job: TrainingJob, folder: Path) -> Trial:
@@ -141,7 +143,9 @@ def as_rows(trials: Sequence[Trial]) -> list[dict[str, Any]]:
             "rungs": one.rungs,
             "seconds": round(one.seconds, 1),
             "status": one.status,
-            **one.config,
+            **{
+                knob: float(f"{value:.3g}") if isinstance(value, float) else value for knob, value in one.config.items()
+            },
         }
         for one in trials
     ]

@@ -10,7 +10,7 @@ from tags.config import defaults
 
 PROMPTS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX, PromptKind.MASK})
 SEARCH_SPACE: dict[str, list[Any]] = {
-    "learning_rate": ["loguniform", 2e-4, 5e-3],
+    "learning_rate": ["loguniform", 2e-4, 2e-2],
     "adapter_ratio": ["choice", [0.125, 0.25, 0.5]],
     "adapter_kernel": ["choice", [3, 5]],
     "fusion": ["choice", ["gated", "concat"]],

@@ -179,7 +179,8 @@ def test_a_sweep_comes_back_best_first(local_ray: None, dataset: Dataset, tmp_pa
     job = replace(unit.job, validation=tuple(dataset.split_cases("validation")))
     trials = tune_method(job, trials=3, concurrent=2, folder=tmp_path / "sweep")
     assert len(trials) == 3
-    assert [one.validation_dice for one in trials] == sorted((one.validation_dice for one in trials), reverse=True)
+    order = [(one.rungs, one.validation_dice) for one in trials]
+    assert order == sorted(order, reverse=True)
     assert len({one.config["learning_rate"] for one in trials}) == 3
     assert all(one.status in ("finished", "stopped early") for one in trials)
     assert any(one.status == "finished" and one.rungs == 4 and one.checkpoint for one in trials)
