@@ -7,6 +7,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import nibabel as nib
@@ -278,3 +279,26 @@ def test_doctor_says_what_is_there(call, local_ray: None) -> None:
     assert findings["software"]["ray"] != "missing"
     assert "CPU" in findings["services"]["Ray"]
     assert "no store yet" in findings["services"]["MLflow"]
+
+
+@pytest.mark.slow
+@pytest.mark.ray
+def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "cli", "run", "--methods", "ball,region-growing", "--json", "--out", str(tmp_path)]
+    records = tmp_path / "records"
+
+    def finished() -> dict[str, int]:
+        return {str(path): path.stat().st_mtime_ns for path in records.rglob("[!.]*.parquet")}
+
+    driver = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(finished()) < 2 and driver.poll() is None:
+        time.sleep(0.05)
+    driver.kill()
+    driver.wait()
+    before = finished()
+    assert before
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    after = finished()
+    assert json.loads(done.stdout)["computed_cases"] == len(after) - len(before)
+    assert {path: after[path] for path in before} == before
+    assert len(after) == 16
