@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from benchmarks.errors import UserError
+from benchmarks.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
     from benchmarks.datasets.dataset import Dataset
-    from benchmarks.runner import Unit
+    from benchmarks.runner import Folders, Unit
     from benchmarks.suite import Suite
+    from benchmarks.tracking import MlflowSink
 
 app = typer.Typer(
     name="tags-bench",
@@ -230,7 +231,9 @@ def train(
         with console.status(f"training {unit.title}, log in {unit.log}"):
             figures = train_now(unit, folders)
         results.append({**figures, "checkpoint": str(folder)})
-    _log_trainings(chosen, units, results, folders, tracking_uri)
+    sink = _sink(folders, tracking_uri)
+    for unit, figures in zip(units, results, strict=True):
+        sink.log_training(unit.description(), figures)
     if as_json:
         _print_json(results)
         return
@@ -298,7 +301,7 @@ def tune(
     best_file.write_text(
         yaml.safe_dump({"name": unit.method.name, "label": f"{unit.method.name}-tuned", "config": best.config})
     )
-    _log_sweep(chosen, unit, found, folders, tracking_uri)
+    _sink(folders, tracking_uri).log_sweep(unit.description(), found)
     if as_json:
         _print_json({"trials": rows, "best": best.config, "best_file": str(best_file)})
         return
@@ -781,7 +784,7 @@ def _fine_tuned(suite: Suite) -> Suite:
     return suite.model_copy(update={"methods": entries})
 
 
-def _plan(suite: Suite, out: Path, console: Console) -> tuple[Any, list[Unit], list[Dataset]]:
+def _plan(suite: Suite, out: Path, console: Console) -> tuple[Folders, list[Unit], list[Dataset]]:
     """Output folder, units and datasets; phantoms are written on the way. Bad input ends here, before any work."""
     from benchmarks.runner import Folders, plan, resolve_dataset
     from benchmarks.segmenter import method
@@ -800,7 +803,7 @@ def _execute(
     suite: Suite,
     units: list[Unit],
     datasets: list[Dataset],
-    folders: Any,
+    folders: Folders,
     tracking_uri: str | None,
     address: str | None,
     fresh: bool,
@@ -817,14 +820,12 @@ def _execute(
     from benchmarks.leaderboard import leaderboard_of
     from benchmarks.runner import run as run_units
     from benchmarks.runner import start_ray
-    from benchmarks.tracking import MlflowSink, default_uri
 
     started = time.perf_counter()
     synthetic = any(dataset.synthetic for dataset in datasets)
     _say_synthetic(synthetic, console)
-    uri = tracking_uri or default_uri(folders.out)
     with console.status("opening the MLflow store"):
-        sink = MlflowSink(uri, "tags-bench", None if tracking_uri else folders.out / "mlflow-artifacts")
+        sink = _sink(folders, tracking_uri)
         plan_digest = digest([unit.digest for unit in units])
         sink.begin(suite, plan_digest, synthetic, suite_as_dict(suite))
     with console.status("starting Ray"):
@@ -842,7 +843,7 @@ def _execute(
     failed = int((rows["status"] == "failed").sum())
     sink.end(leaderboard_of(rows, [unit.description() for unit in units]), failed)
     links = {
-        "MLflow store": uri,
+        "MLflow store": sink.uri,
         "records": str(folders.records / suite.name),
         "masks and prompts of each case": str(folders.predictions / suite.name),
         "trained models": str(folders.checkpoints),
@@ -857,19 +858,12 @@ def suite_as_dict(suite: Suite) -> dict[str, Any]:
     return plain | {"protocols": [protocol.to_mapping() for protocol in suite.protocols]}
 
 
-def _log_trainings(suite: Suite, units: list[Unit], results: list[Any], folders: Any, uri: str | None) -> None:
+def _sink(folders: Folders, tracking_uri: str | None) -> MlflowSink:
+    """The MLflow side of this call: the server that was named, or the store of the output folder."""
     from benchmarks.tracking import MlflowSink, default_uri
 
-    sink = MlflowSink(uri or default_uri(folders.out), "tags-bench", None if uri else folders.out / "mlflow-artifacts")
-    for unit, figures in zip(units, results, strict=True):
-        sink.log_training(unit.description(), figures)
-
-
-def _log_sweep(suite: Suite, unit: Unit, trials: list[Any], folders: Any, uri: str | None) -> None:
-    from benchmarks.tracking import MlflowSink, default_uri
-
-    sink = MlflowSink(uri or default_uri(folders.out), "tags-bench", None if uri else folders.out / "mlflow-artifacts")
-    sink.log_sweep(unit.description(), trials)
+    artifacts = None if tracking_uri else folders.out / "mlflow-artifacts"
+    return MlflowSink(tracking_uri or default_uri(folders.out), "tags-bench", artifacts)
 
 
 def _next_steps(suite: Suite, out: Path, links: dict[str, str]) -> dict[str, str]:
@@ -942,8 +936,7 @@ def main() -> None:
     except Exception as error:
         if "--debug" in sys.argv:
             raise
-        line = " ".join(f"{type(error).__name__}: {error}".split())
-        print(f"internal error: {line} (run again with --debug for the traceback)", file=sys.stderr)
+        print(f"internal error: {one_line(error)} (run again with --debug for the traceback)", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -10,6 +10,11 @@ class UserError(Exception):
     """Wrong input. The command line prints the message as one line and exits with code 2."""
 
 
+def one_line(error: BaseException) -> str:
+    """An exception's kind and message without line breaks."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
+
+
 def nearest_name(given: str, known: Iterable[str]) -> str:
     """A hint that offers the known name closest to `given`, or lists the known ones."""
     names = sorted(known)

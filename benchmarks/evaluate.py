@@ -20,6 +20,7 @@ import numpy as np
 
 from benchmarks.datasets.dataset import Case, target_mask
 from benchmarks.environment import revision
+from benchmarks.errors import one_line
 from benchmarks.metrics import POLICIES, Reference, evaluate_mask, failed_values
 from benchmarks.prompt_bank import PromptBank
 from benchmarks.prompts import Prompts, to_json
@@ -260,7 +261,7 @@ def _identity(case: Case, target: Target, protocol: Protocol, step: int, evaluat
 def _failure(error: BaseException) -> dict[str, Any]:
     return {
         "status": FAILED,
-        "reason": " ".join(f"{type(error).__name__}: {error}".split())[:500],
+        "reason": one_line(error)[:500],
         "carried": False,
         "clicks": 0,
         "seconds_open": float("nan"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ class PromptBank:
         """Write the bank atomically."""
         write_json(path, {**self._content(), "sha256": self.digest})
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """SHA-256 (hex) of the canonical JSON of the bank: identity and every prompt."""
         return digest(self._content(), length=64)

@@ -25,7 +25,7 @@ from benchmarks.datasets.catalogue import intensity_statistics, load_dataset, lo
 from benchmarks.datasets.dataset import Case, Dataset
 from benchmarks.datasets.phantom import synthesise
 from benchmarks.environment import revision
-from benchmarks.errors import UserError
+from benchmarks.errors import UserError, one_line
 from benchmarks.evaluate import Evaluation, applicable, evaluate_case, failed_case, rescore_case
 from benchmarks.identity import digest, fingerprint_cases, fingerprint_config
 from benchmarks.metrics import METRICS_VERSION
@@ -44,8 +44,6 @@ from benchmarks.training import (
     run_job,
 )
 from benchmarks.users import PROTOCOL_VERSION
-
-logger = logging.getLogger(__name__)
 
 IN_FLIGHT = 2  # cases handed to one actor: it loads the next while the driver writes the last
 
@@ -224,9 +222,12 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
             raise UserError(f"dataset '{dataset.name}' has folds 0 to {len(dataset.splits) - 1}, not {entry.fold}")
         if not dataset.split_cases(suite.part, entry.fold):
             raise UserError(f"dataset '{dataset.name}', fold {entry.fold}: no case in its {suite.part} split")
-        banks = _frozen_prompts(suite, dataset, entry.fold, folders)
+        files = fingerprint_cases(dataset.split_cases(suite.part, entry.fold))
+        banks = _frozen_prompts(suite, dataset, entry.fold, folders.prompts / files)
         for target in dataset.targets:
-            units += [_unit(suite, member, dataset, entry.fold, target, banks, folders) for member in suite.methods]
+            units += [
+                _unit(suite, member, dataset, entry.fold, target, files, banks, folders) for member in suite.methods
+            ]
     titles = [(unit.entry.title, unit.dataset.name, unit.fold, unit.target.name) for unit in units]
     for title in titles:
         if titles.count(title) > 1:
@@ -234,9 +235,8 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
     return units
 
 
-def _frozen_prompts(suite: Suite, dataset: Dataset, fold: int, folders: Folders) -> dict[str, PromptBank]:
+def _frozen_prompts(suite: Suite, dataset: Dataset, fold: int, folder: Path) -> dict[str, PromptBank]:
     """The first prompts of every protocol, by its name; made once for these very files, the same for every method."""
-    folder = folders.prompts / fingerprint_cases(dataset.split_cases(suite.part, fold))
     return {
         protocol.name: PromptBank.frozen(folder, dataset, suite.part, fold, protocol, suite.seed)
         for protocol in suite.protocols
@@ -249,6 +249,7 @@ def _unit(
     dataset: Dataset,
     fold: int,
     target: Target,
+    files: str,
     banks: dict[str, PromptBank],
     folders: Folders,
 ) -> Unit:
@@ -278,7 +279,7 @@ def _unit(
             "config": fingerprint_config(config),
             "checkpoint": job.digest() if job else "",
             "target": asdict(target),
-            "cases": fingerprint_cases(cases),
+            "cases": files,
             "protocols": [protocol.to_mapping() for protocol in protocols],
             "prompts": [banks[protocol.name].digest for protocol in protocols],
             "seed": suite.seed,
@@ -516,7 +517,7 @@ class _UnitRun:
         self._train_ref = None
         outcome = _outcome(reference)
         if isinstance(outcome, Exception):
-            self._fail_waiting(RuntimeError(f"training failed: {_one_line(outcome)}"))
+            self._fail_waiting(RuntimeError(f"training failed: {one_line(outcome)[:400]}"))
         else:
             self.training = outcome
             self._load()
@@ -537,7 +538,7 @@ class _UnitRun:
         outcome = _outcome(reference)
         if isinstance(outcome, Exception):
             self._release()
-            self._fail_waiting(RuntimeError(f"cannot be loaded: {_one_line(outcome)}"))
+            self._fail_waiting(RuntimeError(f"cannot be loaded: {one_line(outcome)[:400]}"))
             return
         self.observer.stage(self.unit, "evaluating")
         self._last_sign_of_life = time.monotonic()
@@ -688,7 +689,3 @@ def _outcome(reference: Any) -> Any:
         return error.cause if isinstance(error.cause, Exception) else error
     except ray.exceptions.RayError as error:
         return error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:400]

@@ -17,7 +17,8 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,10 @@ class TrainingJob:
 
     def digest(self) -> str:
         """The identity of the checkpoint that comes of this job."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:  # once: it reads every training file
         method = find_method(self.method)
         return digest(
             {
@@ -515,8 +520,3 @@ def load_trained(method: Method, config: dict[str, Any], device: str, folder: Pa
     if isinstance(segmenter, Trainable):
         segmenter.module.eval()
     return segmenter
-
-
-def without_validation(job: TrainingJob) -> TrainingJob:
-    """The same training with no look at validation cases; its checkpoint has the same identity."""
-    return replace(job, validation=(), validate_at=())
