@@ -34,9 +34,9 @@ from benchmarks.datasets.dataset import Case, target_mask
 from benchmarks.datasets.layout import check_case_headers
 from benchmarks.datasets.registry import data_home
 from benchmarks.errors import UserError
+from benchmarks.files import write_json
 from benchmarks.identity import digest
 from benchmarks.preprocessing import Prepared, Recipe, Shape, bounding_box, crop, patch_origin, prepare
-from benchmarks.results import write_json
 from benchmarks.seeds import generator
 from benchmarks.segmenter import Target
 from benchmarks.volume import BoolArray, FloatArray, read_label, read_volume
@@ -256,7 +256,7 @@ class Cache:
             return str(remembered["sha256"])
         found = _sha256(path)
         try:
-            _write_note(note, {"known_as": known_as, "sha256": found, "file": path.name})
+            write_json(note, {"known_as": known_as, "sha256": found, "file": path.name})
         except OSError as error:
             self._warn(str(error.strerror or error))
         return found
@@ -333,20 +333,6 @@ def _write_entry(folder: Path, arrays: Mapping[str, NDArray[Any]], facts: Mappin
             os.fsync(file.fileno())
         sizes[name] = path.stat().st_size
     write_json(folder / SIDE_CAR, {**facts, "files": sizes})
-
-
-def _write_note(path: Path, content: Mapping[str, Any]) -> None:
-    """A small JSON file, atomically, also with several threads writing the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=".", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(content, file)
-        os.chmod(partial, 0o644)  # mkstemp makes it private
-        os.replace(partial, path)
-    except OSError:
-        os.unlink(partial)
-        raise
 
 
 def _open_entry(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:

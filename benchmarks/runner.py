@@ -181,7 +181,7 @@ def resolve_dataset(entry: DatasetEntry, seed: int, folders: Folders) -> Dataset
         return load_dataset(entry.name, root, seed=seed)
     if not entry.source:
         added = registry.registration(entry.name)
-        dataset = registry.load(entry.name, seed=seed)
+        dataset = registry.load(entry.name)
         own = added.target is not None or entry.name not in known_datasets()
         return _with_measured_intensities(dataset, entry.fold, seed, folders) if own else dataset
     root = Path(entry.source).expanduser().resolve()

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.errors import UserError
+from benchmarks.files import atomically
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
@@ -152,13 +153,8 @@ def write_nifti(
     if orientation is not None:
         canonical = nib.orientations.axcodes2ornt("RAS")
         image = image.as_reoriented(nib.orientations.ornt_transform(canonical, orientation))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
+    with atomically(path) as partial:
         nib.save(image, partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read_canonical(

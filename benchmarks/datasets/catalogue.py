@@ -40,7 +40,7 @@ def load_dataset(name: str, root: Path, *, splits: str | None = None, seed: int 
     Args:
         splits: "3dsam-adapter" or "patient"; by default the dataset's own (`DatasetInfo.split_source`), and
             "patient" for phantoms.
-        seed: of the patient split.
+        seed: of the patient split of phantoms; the folds of the real data are stored.
         strict: the first bad case raises; otherwise bad cases are listed in `Dataset.excluded`.
 
     Raises:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.errors import UserError, nearest_name
-from benchmarks.results import write_json
+from benchmarks.files import write_json
 from benchmarks.volume import BoolArray
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"

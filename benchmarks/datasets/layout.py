@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +16,13 @@ from benchmarks.datasets.splits import (
     PHANTOM_FRACTIONS,
     PREDECESSOR,
     STORED_SPLITS,
+    official_cases,
     patient_folds,
     patient_split,
     predecessor_counts,
     predecessor_excluded,
     predecessor_split,
+    stored_folds,
 )
 from benchmarks.errors import UserError, nearest_name
 from benchmarks.volume import ITK_SUFFIXES, read_grid, same_grid
@@ -125,7 +128,9 @@ def assemble(
     Args:
         root: where the data lie; phantoms are known by the notice in it.
         splits: "3dsam-adapter", "patient", or None: the former for an official dataset, else the latter.
-            By patient, phantoms have one split with `PHANTOM_FRACTIONS`, other data have `FOLDS` folds.
+            By patient, phantoms have one split with `PHANTOM_FRACTIONS`, an official dataset its stored folds
+            (whatever the seed), other data `FOLDS` folds.
+        seed: of the rule, for phantoms and for data without a stored split.
         strict: the first bad case raises; otherwise bad cases are listed in `Dataset.excluded`.
         expected: how many cases a complete download has.
 
@@ -133,17 +138,23 @@ def assemble(
         UserError: no case, a bad case (strict), or a split without training or test cases.
     """
     cases, problems = _check_pairs(info.name, sorted(pairs, key=lambda found: found.case_id))
+    synthetic = is_synthetic(root)
+    stored = info.name in STORED_SPLITS and not synthetic
+    strangers = _strangers(info, cases) if stored else {}
+    cases = {case_id: case for case_id, case in cases.items() if case_id not in strangers}
     if problems and (strict or not cases):
         first = next(iter(problems))
         more = f" (and {len(problems) - 1} more bad cases)" if len(problems) > 1 else ""
         raise UserError(f"{info.name}, case {first}: {problems[first]}{more}")
+    if strangers and not cases:
+        first = next(iter(strangers))
+        raise UserError(f"{root}: {first} is {strangers[first]}")
     if not cases:
         raise UserError(f"{root}: no case found; expected layout: {info.layout}")
-    synthetic = is_synthetic(root)
     notes = []
     if expected is not None and not synthetic and len(cases) + len(problems) < expected:
         notes.append(f"partial download: {len(cases) + len(problems)} of {expected} cases")
-    chosen = splits or (PREDECESSOR if info.name in STORED_SPLITS and not synthetic else PATIENT)
+    chosen = splits or (PREDECESSOR if stored else PATIENT)
     folds, source, left_out = _splits(info.name, cases, chosen, seed, synthetic)
     if chosen == PREDECESSOR and sum(map(len, vars(folds[0]).values())) < sum(predecessor_counts(info.name)):
         notes.append(f"{source} cut down to the cases that are present")
@@ -156,7 +167,7 @@ def assemble(
         synthetic=synthetic,
         licence="synthetic, no restriction" if synthetic else info.licence,
         source="synthetic phantoms" if synthetic else info.url,
-        excluded={**problems, **left_out},
+        excluded={**problems, **strangers, **left_out},
         split_source=source,
         notes=tuple(notes),
         label_values=info.label_values,
@@ -189,7 +200,8 @@ def _check_pairs(name: str, pairs: list[Pair]) -> tuple[dict[str, Case], dict[st
         elif found.label is None:
             problems[found.case_id] = f"image without label ({found.image})"
         else:
-            case = Case(name, found.case_id, found.image, found.label, found.patient or found.case_id)
+            patient = found.patient or _patient(found.case_id)
+            case = Case(name, found.case_id, found.image, found.label, patient)
             try:
                 check_case_headers(case)
             except UserError as error:
@@ -197,6 +209,19 @@ def _check_pairs(name: str, pairs: list[Pair]) -> tuple[dict[str, Case], dict[st
             else:
                 cases[found.case_id] = case
     return cases, problems
+
+
+def _patient(case_id: str) -> str:
+    """Whose scan it is if nobody says: its own, but the Decathlon's liver_N is LiTS17's volume-N."""
+    match = re.fullmatch(r"liver_(\d+)", case_id)
+    return f"volume-{int(match[1])}" if match else case_id
+
+
+def _strangers(info: DatasetInfo, cases: Iterable[str]) -> dict[str, str]:
+    """Cases that no stored split knows: put anywhere, they would change what a result on this dataset means."""
+    official = official_cases(info.name)
+    reason = f"not one of the {len(official)} official cases of {info.name}; data of your own need another name"
+    return {case_id: reason for case_id in cases if case_id not in official}
 
 
 def _splits(
@@ -207,6 +232,12 @@ def _splits(
         shares = "/".join(f"{100 * fraction:g}" for fraction in PHANTOM_FRACTIONS)
         split = patient_split(cases, patients, seed, PHANTOM_FRACTIONS)
         return (split,), f"by phantom, {shares} %, seed {seed}", {}
+    if chosen == PATIENT and name in STORED_SPLITS:
+        folds = stored_folds(name, cases)
+        if all(fold.train and fold.test for fold in folds):
+            return folds, f"by patient, {FOLDS} stored folds", {}
+        few = f"by patient among the {len(cases)} cases present, too few for the stored folds"
+        return patient_folds(cases, patients), few, {}
     if chosen == PATIENT:
         return patient_folds(cases, patients, seed), f"by patient, {FOLDS} folds, seed {seed}", {}
     if chosen != PREDECESSOR:

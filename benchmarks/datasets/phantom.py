@@ -29,6 +29,7 @@ from scipy import ndimage
 
 from benchmarks.datasets.layout import SYNTHETIC_MANIFEST, SYNTHETIC_NOTICE
 from benchmarks.errors import UserError, nearest_name
+from benchmarks.files import write_json
 from benchmarks.preprocessing import bounding_box
 from benchmarks.seeds import generator
 from benchmarks.volume import write_nifti
@@ -615,14 +616,10 @@ def _write_descriptions(name: str, folder: Path, parameters: dict[str, Any], tru
             "training": pairs,
             "test": [],
         }
-        _write_json(folder / "Task07_Pancreas" / "dataset.json", description)
+        write_json(folder / "Task07_Pancreas" / "dataset.json", description)
     notice = NOTICE.format(title=kind.title, version=GENERATOR_VERSION, seed=parameters["seed"])
     (folder / SYNTHETIC_NOTICE).write_text(notice, "utf-8")
-    _write_json(folder / SYNTHETIC_MANIFEST, {**parameters, "kind": asdict(kind), "truth": truths})
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+    write_json(folder / SYNTHETIC_MANIFEST, {**parameters, "kind": asdict(kind), "truth": truths})
 
 
 def _parameters(folder: Path) -> dict[str, Any] | None:

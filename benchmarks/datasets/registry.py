@@ -19,7 +19,7 @@ from benchmarks.datasets.catalogue import datasets, load_dataset, load_folder
 from benchmarks.datasets.dataset import Dataset
 from benchmarks.datasets.verify import CaseReport, Problem, TargetSize, verify, without_bad_cases
 from benchmarks.errors import UserError, nearest_name
-from benchmarks.results import write_json
+from benchmarks.files import write_json
 
 HOME_VARIABLE = "TAGS_BENCH_DATA"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -152,15 +152,17 @@ def resolve(name: str, home: Path | None = None) -> Path | None:
     return root
 
 
-def load(name: str, seed: int = 0, home: Path | None = None) -> Dataset:
+def load(name: str, home: Path | None = None) -> Dataset:
     """A listed dataset with its bad cases left out.
+
+    Its splits do not depend on the seed of a run: what `data splits` shows is what every run uses.
 
     Raises:
         UserError: not listed, gone, or a file has another size than when it was checked.
     """
     known = registration(name, home)
     resolve(name, home)
-    dataset = _open(known, seed)
+    dataset = _open(known)
     for case_id in known.sizes:
         if case_id not in dataset.cases:
             reason = dataset.excluded.get(case_id, "missing")
@@ -189,15 +191,14 @@ def problem_rows(found: Registration) -> list[dict[str, str]]:
     return rows + [{"case": one.case_id, "severity": one.severity, "what": one.text} for one in found.warnings]
 
 
-def _open(wanted: Registration, seed: int = 0) -> Dataset:
+def _open(wanted: Registration) -> Dataset:
     if wanted.name in datasets() and wanted.target is None:
-        return load_dataset(wanted.name, wanted.root, splits=wanted.splits, seed=seed, strict=False)
+        return load_dataset(wanted.name, wanted.root, splits=wanted.splits, strict=False)
     return load_folder(
         wanted.root,
         wanted.target,
         organ=wanted.organ,
         lesion=wanted.lesion,
-        seed=seed,
         name=wanted.name,
         strict=False,
     )

@@ -1,8 +1,14 @@
 """Training, validation and test cases: the predecessor's published fold, and ours by a rule.
 
-Our rule: patients are ordered by SHA-256 of (seed, patient id), and the order is cut into consecutive parts.
-It does not depend on the order of files, on the machine, or on Python's hash. All cases of a patient stay
-together.
+Our rule: patients are ordered by SHA-256 of the text `<seed>\\x1f<patient id>`, and the order is cut into
+consecutive parts. It does not depend on the order of files, on the machine, or on Python's hash. All cases of a
+patient stay together.
+
+For the datasets known by name both are stored in `splits/`, with a SHA-256 that is checked on loading: NAME.json is
+the predecessor's fold 0, NAME.patient.json the five folds of our rule (fold 0 is 70 / 10 / 20 %) over all official
+cases. A partial download gets the intersection, so a patient who tests one copy of a dataset never trains another.
+The case ids of the Decathlon's tasks are those that its dataset.json lists (281 of pancreas_001 to 421, 126 of
+colon_001 to 219), as in the 3DSAM-adapter's datafile.
 """
 
 from __future__ import annotations
@@ -12,18 +18,28 @@ import json
 from collections.abc import Iterable, Mapping
 from importlib.resources import files
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from benchmarks.datasets.dataset import Split
 from benchmarks.errors import UserError, nearest_name
+from benchmarks.files import atomically
 
 PREDECESSOR = "3dsam-adapter"
+PARTS = ("train", "validation", "test")
 PATIENT = "patient"
 FOLDS = 5
+STORED_SEED = 0  # of the folds in NAME.patient.json
 FRACTIONS = (0.7, 0.1, 0.2)
 PHANTOM_FRACTIONS = (0.5, 0.1, 0.4)  # phantoms are cheap to make; a ranking needs test cases
 
 # SHA-256 of the stored files' text; a changed file would change what every result means.
+STORED_PATIENT_SPLITS = {
+    "kits21": "0793ff3f17789c7041e557c2e01b6a8c359c6741382a042145ab8d41a7cf863f",
+    "msd-pancreas": "00d932048327267bbafd07990dd1c3aa14c2e71ff97f1ef967647fbc75e494c4",
+    "lits17": "87b1ebd480a010a861e4bc139c7d09807e1cd6e5a6063a4b44073e2ce91a4037",
+    "msd-colon": "f14a1af7eb1dc7f775dae0dacdea4c4e7d42836365046877ef1e4bd8828f7165",
+}
 STORED_SPLITS = {
     "kits21": "de73ac44640da5e8ccbdf72fdfad0bcf8303b4d72a9012ac364c63d39a860348",
     "msd-pancreas": "0e7f8a1b53089a1817264dac5240bc3b309c65995f047e0baed00008ced15538",
@@ -35,13 +51,13 @@ STORED_SPLITS = {
 def predecessor_split(name: str, ids: Iterable[str]) -> Split:
     """Fold 0 of the 3DSAM-adapter line, cut down to the case ids that are present.
 
-    Validation, test and left-out ids are stored; training is every other case, as in the source.
+    Validation, test and left-out ids are stored; training is every other official case, as in the source.
 
     Raises:
         UserError: that line of work has no split of this dataset, or the stored file is damaged.
     """
-    stored = _stored(name)
-    present = sorted(set(ids))
+    stored = _predecessor(name)
+    present = sorted(set(ids) & official_cases(name))
     validation = [case_id for case_id in present if case_id in stored["validation"]]
     test = [case_id for case_id in present if case_id in stored["test"]]
     elsewhere = {*validation, *test, *stored["excluded"]}
@@ -50,13 +66,38 @@ def predecessor_split(name: str, ids: Iterable[str]) -> Split:
 
 def predecessor_excluded(name: str) -> frozenset[str]:
     """Case ids that the 3DSAM-adapter line leaves out: the tumour-free scans of LiTS17."""
-    return frozenset(_stored(name)["excluded"])
+    return frozenset(_predecessor(name)["excluded"])
 
 
 def predecessor_counts(name: str) -> tuple[int, int, int]:
     """Training, validation and test cases of a complete download."""
-    counts: Mapping[str, int] = _stored(name)["counts"]
+    counts: Mapping[str, int] = _predecessor(name)["counts"]
     return counts["train"], counts["validation"], counts["test"]
+
+
+def stored_folds(name: str, ids: Iterable[str]) -> tuple[Split, ...]:
+    """The stored folds by patient of a dataset known by name, cut down to the case ids that are present.
+
+    Raises:
+        UserError: none are stored, or the stored file is damaged.
+    """
+    present = set(ids)
+    return tuple(
+        Split(**{part: tuple(case_id for case_id in fold[part] if case_id in present) for part in PARTS})
+        for fold in _by_patient(name)["folds"]
+    )
+
+
+def stored_document(name: str, ids: Iterable[str]) -> dict[str, Any]:
+    """What NAME.patient.json holds: the rule over all official case ids, each its own patient."""
+    source = f"by patient, {FOLDS} folds, seed {STORED_SEED}: the rule in benchmarks/datasets/splits.py"
+    return split_document(name, source, patient_folds(ids, seed=STORED_SEED))
+
+
+def official_cases(name: str) -> frozenset[str]:
+    """The ids of all cases with public labels of a dataset known by name."""
+    first = _by_patient(name)["folds"][0]
+    return frozenset(case_id for part in PARTS for case_id in first[part])
 
 
 def patient_split(
@@ -102,6 +143,40 @@ def patient_folds(
         validating = min(max(1, round(len(order) * validation)), rest - 1)
         parts.append(_cut(by_patient, order, low, high - low, validating))
     return tuple(parts)
+
+
+def split_document(dataset: str, source: str, folds: Iterable[Split]) -> dict[str, Any]:
+    """The folds in full, case id by case id, each with the hash of `split_rows`."""
+    kept = list(folds)
+    return {
+        "dataset": dataset,
+        "source": source,
+        "folds": [
+            {"sha256": row["sha256"], **{part: list(getattr(fold, part)) for part in PARTS}}
+            for fold, row in zip(kept, split_rows(kept), strict=True)
+        ],
+    }
+
+
+def split_text(document: Mapping[str, Any]) -> str:
+    """A document as JSON with a line per part, so that two files can be compared line by line."""
+    folds = [
+        ",\n".join(f"   {json.dumps(key)}: {json.dumps(value)}" for key, value in fold.items())
+        for fold in document["folds"]
+    ]
+    head = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in document.items() if key != "folds"]
+    body = ",\n".join(f"  {{\n{fold}\n  }}" for fold in folds)
+    return ",\n".join(["{\n" + head[0], *head[1:], f' "folds": [\n{body}\n ]\n}}\n'])
+
+
+def write_splits(path: Path, dataset: str, source: str, folds: Iterable[Split]) -> Path:
+    """Write the folds in full to a JSON file, atomically, and return its path. Raises UserError if it cannot be."""
+    try:
+        with atomically(path) as partial:
+            partial.write_text(split_text(split_document(dataset, source, folds)), "utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    return path
 
 
 def split_rows(folds: Iterable[Split]) -> list[dict[str, Any]]:
@@ -161,12 +236,22 @@ def _cut(by_patient: dict[str, list[str]], order: list[str], start: int, test: i
     )
 
 
-def _stored(name: str) -> dict[str, Any]:
+def _predecessor(name: str) -> dict[str, Any]:
     if name not in STORED_SPLITS:
         hint = nearest_name(name, STORED_SPLITS)
         raise UserError(f"the {PREDECESSOR} split does not cover '{name}'; {hint}")
-    text = (files("benchmarks.datasets") / "splits" / f"{name}.json").read_text("utf-8")
-    if hashlib.sha256(text.encode()).hexdigest() != STORED_SPLITS[name]:
-        raise UserError(f"the stored split of '{name}' was changed (SHA-256 differs); install the package again")
+    return _stored(f"{name}.json", STORED_SPLITS[name])
+
+
+def _by_patient(name: str) -> dict[str, Any]:
+    if name not in STORED_PATIENT_SPLITS:
+        raise UserError(f"no stored folds of '{name}'; {nearest_name(name, STORED_PATIENT_SPLITS)}")
+    return _stored(f"{name}.patient.json", STORED_PATIENT_SPLITS[name])
+
+
+def _stored(file_name: str, sha256: str) -> dict[str, Any]:
+    text = (files("benchmarks.datasets") / "splits" / file_name).read_text("utf-8")
+    if hashlib.sha256(text.encode()).hexdigest() != sha256:
+        raise UserError(f"the stored split {file_name} was changed (SHA-256 differs); install the package again")
     loaded: dict[str, Any] = json.loads(text)
     return loaded

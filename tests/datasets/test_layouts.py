@@ -12,6 +12,7 @@ import SimpleITK
 
 from benchmarks.datasets.catalogue import datasets, intensity_statistics, load_dataset, load_folder
 from benchmarks.datasets.dataset import target_mask
+from benchmarks.datasets.splits import patient_folds, stored_folds
 from benchmarks.errors import UserError
 
 SHAPE = (8, 7, 6)
@@ -86,10 +87,10 @@ def test_split_without_test_cases_is_refused(tmp_path):
 @pytest.mark.parametrize("inner", ["", "Task07_Pancreas"])
 def test_msd_pancreas(tmp_path, inner):
     (tmp_path / inner).mkdir(exist_ok=True)
-    msd(tmp_path / inner, "pancreas", range(1, 5), PANCREAS, range(1, 9))
-    (tmp_path / inner / "imagesTr" / "._pancreas_001.nii.gz").write_bytes(b"macOS")
+    msd(tmp_path / inner, "pancreas", range(4, 7), PANCREAS, range(4, 9))
+    (tmp_path / inner / "imagesTr" / "._pancreas_004.nii.gz").write_bytes(b"macOS")
     dataset = load_dataset("msd-pancreas", tmp_path, splits="patient")
-    assert len(dataset.cases) == 4  # the listed cases 5 to 8 were not downloaded
+    assert len(dataset.cases) == 3  # the listed cases 7 and 8 were not downloaded
     assert dataset.target("pancreas-tumor").labels == (2,)
     assert not dataset.excluded
 
@@ -128,6 +129,50 @@ def test_lits17_and_task03_give_the_same_cases(tmp_path):
     assert list(a.cases) == list(b.cases)
     assert a.splits == load_dataset("lits17", decathlon, splits="patient").splits
     assert b.splits[0].test == ("volume-0", "volume-5")
+
+
+def test_task03_as_data_of_ones_own_has_the_patients_of_lits17(tmp_path):
+    """Whatever reads them, the scans of LiTS17 and of Task03 fall on the same side of a split."""
+    for folder, names in (("lits", "volume-{}"), ("task", "liver_{}")):
+        lines = ["image,label"]
+        for i in range(12):
+            image = save(tmp_path / folder / f"{names.format(i)}.nii.gz")
+            mask = save(tmp_path / folder / f"label-{i}.nii.gz", label(1, 2))
+            lines.append(f"{image},{mask}")
+        (tmp_path / f"{folder}.csv").write_text("\n".join(lines))
+    own, decathlon = (load_folder(tmp_path / f"{name}.csv", 2) for name in ("lits", "task"))
+    for a, b in zip(own.splits, decathlon.splits, strict=True):
+        assert {i.replace("volume-", "liver_") for i in a.test} == set(b.test)
+    both = tmp_path / "both.csv"
+    both.write_text((tmp_path / "lits.csv").read_text() + "\n" + (tmp_path / "task.csv").read_text().split("\n", 1)[1])
+    dataset = load_folder(both, 2)
+    assert len(dataset.cases) == 24
+    for split in dataset.splits:
+        sides = [{dataset.cases[i].patient for i in part} for part in vars(split).values()]
+        assert sum(map(len, sides)) == 12
+
+
+def test_cases_that_no_stored_split_knows_are_listed(tmp_path):
+    kits(tmp_path, range(10))
+    kits(tmp_path, range(300, 302))
+    for splits in (None, "patient"):
+        dataset = load_dataset("kits21", tmp_path, splits=splits)
+        assert len(dataset.cases) == 10
+        assert "not one of the 300 official cases" in dataset.excluded["case_00301"]
+        assert not {"case_00300", "case_00301"} & {i for s in dataset.splits for part in vars(s).values() for i in part}
+    strangers = kits(tmp_path / "other", range(300, 305))
+    with pytest.raises(UserError, match="case_00300 is not one of the 300 official cases of kits21"):
+        load_dataset("kits21", strangers)
+
+
+def test_stored_folds_of_a_partial_download(tmp_path):
+    dataset = load_dataset("kits21", kits(tmp_path / "a", range(40)), splits="patient")
+    assert dataset.split_source == "by patient, 5 stored folds"
+    assert dataset.splits == stored_folds("kits21", dataset.cases)
+    assert dataset.splits == load_dataset("kits21", tmp_path / "a", splits="patient", seed=7).splits
+    few = load_dataset("kits21", kits(tmp_path / "b", range(3)), splits="patient")
+    assert few.split_source == "by patient among the 3 cases present, too few for the stored folds"
+    assert few.splits == patient_folds(few.cases)
 
 
 def test_tumour_free_lits_scans_are_listed_as_left_out(tmp_path):

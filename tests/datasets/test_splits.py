@@ -2,40 +2,44 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.datasets import splits
+from benchmarks.datasets.catalogue import dataset_info
 from benchmarks.datasets.splits import (
+    STORED_PATIENT_SPLITS,
     STORED_SPLITS,
+    official_cases,
     patient_folds,
     patient_split,
     predecessor_counts,
     predecessor_excluded,
     predecessor_split,
     split_rows,
+    split_text,
+    stored_document,
+    stored_folds,
+    write_splits,
 )
 from benchmarks.errors import UserError
 
 
 def complete_ids(name: str) -> list[str]:
-    """As many case ids as a complete download has; MSD's numbering has gaps, anywhere."""
+    """The case ids of a complete download; those of the Decathlon have gaps, and are only known as a list."""
     if name == "kits21":
         return [f"case_{i:05d}" for i in range(300)]
     if name == "lits17":
         return [f"volume-{i}" for i in range(131)]
-    prefix, total = {"msd-pancreas": ("pancreas", 281), "msd-colon": ("colon", 126)}[name]
-    named = {*splits._stored(name)["validation"], *splits._stored(name)["test"]}
-    others = (f"{prefix}_{i:03d}" for i in range(1, 1000))
-    while len(named) < total:
-        named.add(next(others))
-    return sorted(named)
+    return sorted(official_cases(name))
 
 
 @pytest.mark.parametrize(
@@ -75,15 +79,83 @@ def test_unknown_dataset_has_no_predecessor_split():
         predecessor_split("kits2", [])
 
 
-@pytest.mark.parametrize("name", STORED_SPLITS)
-def test_a_changed_split_is_refused(name, monkeypatch, tmp_path):
-    stored = dict(splits._stored(name))
-    stored["test"] = stored["test"][1:]
+@pytest.mark.parametrize("file_name", [f"{name}{kind}.json" for name in STORED_SPLITS for kind in ("", ".patient")])
+def test_a_changed_split_is_refused(file_name, monkeypatch, tmp_path):
     (tmp_path / "splits").mkdir()
-    (tmp_path / "splits" / f"{name}.json").write_text(json.dumps(stored))
+    for stored in Path(splits.__file__).with_name("splits").iterdir():
+        (tmp_path / "splits" / stored.name).write_bytes(stored.read_bytes())
     monkeypatch.setattr(splits, "files", lambda package: tmp_path)
-    with pytest.raises(UserError, match="SHA-256"):
-        predecessor_split(name, [])
+    name, by_patient = file_name.split(".")[0], ".patient" in file_name
+    read = stored_folds if by_patient else predecessor_split
+    assert read(name, complete_ids(name))
+    path = tmp_path / "splits" / file_name
+    path.write_text(path.read_text().replace('"test"', '"test "', 1))
+    with pytest.raises(UserError, match=f"{file_name} was changed .SHA-256"):
+        read(name, ["case_00000"])
+
+
+@pytest.mark.parametrize("name", STORED_PATIENT_SPLITS)
+def test_stored_folds_are_those_of_the_rule(name):
+    """Each file made again from the case ids, by the rule as the documentation states it, written out once more."""
+    ids = complete_ids(name)
+    path = Path(splits.__file__).with_name("splits") / f"{name}.patient.json"
+    assert path.read_text("utf-8") == split_text(stored_document(name, ids))
+    assert len(ids) == dataset_info(name).cases
+    order = sorted(ids, key=lambda i: hashlib.sha256(b"0\x1f" + i.encode()).hexdigest())
+    edges = [round(len(order) * k / 5) for k in range(6)]
+    for k, fold in enumerate(stored_folds(name, ids)):
+        around = order[edges[k + 1] :] + order[: edges[k]]
+        tenth = round(0.1 * len(order))
+        assert set(fold.test) == set(order[edges[k] : edges[k + 1]])
+        assert set(fold.validation) == set(around[:tenth])
+        assert set(fold.train) == set(around[tenth:])
+        shares = [len(part) / len(ids) for part in (fold.train, fold.validation, fold.test)]
+        assert shares == pytest.approx([0.7, 0.1, 0.2], abs=0.01)
+
+
+def test_official_case_ids():
+    """Numbers of cases and highest numbers are published; the predecessor's ids are among them."""
+    assert official_cases("kits21") == set(complete_ids("kits21"))
+    assert official_cases("lits17") == set(complete_ids("lits17"))
+    for name, highest in (("msd-pancreas", "pancreas_421"), ("msd-colon", "colon_219")):
+        assert max(official_cases(name)) == highest
+        split = predecessor_split(name, official_cases(name))
+        assert sum(map(len, vars(split).values())) == dataset_info(name).cases
+
+
+def test_lesions_of_another_group_come_from_official_cases(shared):
+    """Independent of the lists: file names of annotations that others made on the training cases."""
+    names = [path.name.split("_lesion")[0] for path in (shared / "lesion_masks").glob("*/*.nii.gz")]
+    if not names:
+        pytest.skip("no lesion masks")
+    for name in names:
+        dataset = {"kidney21": "kits21", "liver": "lits17", "pancreas": "msd-pancreas", "colon": "msd-colon"}
+        known = official_cases(dataset[name.split("_")[0]])
+        assert name.removeprefix("kidney21_").replace("liver_", "volume-") in known
+
+
+def test_a_partial_download_keeps_the_parts_of_the_whole():
+    ids = complete_ids("lits17")
+    for whole, part in zip(stored_folds("lits17", ids), stored_folds("lits17", ids[::2]), strict=True):
+        for name in ("train", "validation", "test"):
+            assert set(getattr(part, name)) == set(getattr(whole, name)) & set(ids[::2])
+
+
+def test_no_stored_folds_of_other_data():
+    with pytest.raises(UserError, match="no stored folds of 'lits71'; did you mean 'lits17'"):
+        stored_folds("lits71", [])
+
+
+def test_splits_written_to_a_file(tmp_path):
+    folds = patient_folds([f"käse_{i}" for i in range(20)])
+    path = write_splits(tmp_path / "a" / "mine.json", "mine", "by patient", folds)
+    content = json.loads(path.read_text("utf-8"))
+    assert (content["dataset"], content["source"], len(content["folds"])) == ("mine", "by patient", 5)
+    for fold, row, written in zip(folds, split_rows(folds), content["folds"], strict=True):
+        assert written == {"sha256": row["sha256"], **{part: list(ids) for part, ids in vars(fold).items()}}
+    assert [p.name for p in path.parent.iterdir()] == ["mine.json"]
+    with pytest.raises(UserError, match="cannot be written"):
+        write_splits(path / "inside.json", "mine", "", folds)
 
 
 patients_of = st.dictionaries(
