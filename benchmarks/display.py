@@ -29,13 +29,17 @@ from rich.table import Table
 from rich.text import Text
 
 from benchmarks.leaderboard import (
+    DIAMETERS_MM,
+    IN_PLANE_MM,
     LESION_NUMBERS,
     LIST,
     NO_TARGET,
     NOT_BESIDE_PHANTOMS,
+    SLICE_MM,
+    UNKNOWN,
+    class_names,
     details,
     overall_of,
-    size_class_names,
 )
 from benchmarks.published import LABEL
 
@@ -194,7 +198,7 @@ def board_sheets(board: pd.DataFrame) -> list[Sheet]:
             (
                 _title_of(row),
                 *((MARKS[row["contamination"]],) if marked else ()),
-                f"{row['dice']:.3f} {_interval(row['dice_low'], row['dice_high'], 3)}",
+                f"{_number(row['dice'], 3)} {_interval(row['dice_low'], row['dice_high'], 3)}",
                 *((_number(row[surface], 3),) if surface else ()),
                 _number(row["hd95_mm"], 1),
                 _number(row["lesion_f1"], 2),
@@ -334,16 +338,29 @@ def _best_of(rows: pd.DataFrame) -> str:
 
 
 def _size_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
-    return _subgroup_sheet(f"{title} · {metric} by diameter of the target", rows, size_class_names())
+    return _subgroup_sheet(f"{title} · {metric} by diameter of the target", rows, class_names(DIAMETERS_MM))
 
 
 def _number_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
     return _subgroup_sheet(f"{title} · {metric} by number of lesions", rows, LESION_NUMBERS)
 
 
+def _in_plane_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    return _subgroup_sheet(f"{title} · {metric} by pixel size in the plane", rows, class_names(IN_PLANE_MM))
+
+
+def _slice_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    return _subgroup_sheet(f"{title} · {metric} by distance between slices", rows, class_names(SLICE_MM))
+
+
+def _each_lesion_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    name = f"{title} · Dice of each lesion as a task of its own, by its diameter"
+    return _subgroup_sheet(name, rows, ["all", *class_names(DIAMETERS_MM)])
+
+
 def _subgroup_sheet(title: str, rows: pd.DataFrame, names: Sequence[str]) -> Sheet:
     counts = rows.groupby("group")["n"].max()
-    shown = [name for name in (*names, NO_TARGET) if name in counts]
+    shown = [name for name in (*names, NO_TARGET, UNKNOWN) if name in counts]
     headings = ("method", *(f"{name} (n={counts[name]})" for name in shown))
     cells = []
     for method, group in rows.groupby("method", sort=False):
@@ -405,6 +422,9 @@ _SHEETS: dict[str, Callable[[str, pd.DataFrame, str], Sheet]] = {
     "comparisons": _comparison_sheet,
     "sizes": _size_sheet,
     "numbers": _number_sheet,
+    "in-plane": _in_plane_sheet,
+    "slices": _slice_sheet,
+    "each-lesion": _each_lesion_sheet,
     "lesions": _lesion_sheet,
     "clicks": _click_sheet,
     "policies": _policy_sheet,

@@ -1,18 +1,19 @@
 """One case × one segmenter × simulated users → records. Pure: no Ray, no MLflow, nothing written but masks.
 
 The segmenter sees the volume, the target's name and the prompts. The label stays on this side: the simulated
-user and the metrics look at it, the segmenter cannot.
+user and the metrics look at it, the segmenter must not; `benchmarks.label_guard` watches over every call of it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ import numpy as np
 from benchmarks.datasets.dataset import Case, target_mask
 from benchmarks.environment import revision
 from benchmarks.errors import one_line
-from benchmarks.metrics import POLICIES, Reference, evaluate_mask, failed_values
+from benchmarks.files import write_json
+from benchmarks.label_guard import Guard
+from benchmarks.metrics import POLICIES, Reference, evaluate_mask, failed_values, is_metric
 from benchmarks.prompt_bank import PromptBank
 from benchmarks.prompts import Prompts, to_json
-from benchmarks.results import FAILED, OK, SCHEMA_VERSION, write_json
+from benchmarks.results import FAILED, NO_TARGET, OK, SCHEMA_VERSION, SIMULATED, SPACINGS
 from benchmarks.segmenter import Segmenter, Session, Target
-from benchmarks.users import Protocol, SimulatedUser
+from benchmarks.users import Protocol, Task, tasks_of
 from benchmarks.volume import BoolArray, Volume, read_label, write_mask
 
 logger = logging.getLogger(__name__)
@@ -61,7 +64,8 @@ def evaluate_case(case: Case, segmenter: Segmenter, evaluation: Evaluation) -> l
     """All rows of one case: targets × protocols × steps, failed ones included.
 
     A failure of the method, of the file or of the prompts becomes rows with `status` "failed", the reason in one
-    line and the worst values; it never raises and never drops a row.
+    line and the worst values; it never raises and never drops a row. Where a protocol has nothing to click on,
+    because no voxel of the target is there, the method is not asked, and its rows say "no-target".
     """
     try:
         volume, label = case.load()
@@ -69,18 +73,23 @@ def evaluate_case(case: Case, segmenter: Segmenter, evaluation: Evaluation) -> l
         logger.exception("%s/%s cannot be loaded", case.dataset, case.case_id)
         return failed_case(case, evaluation, error)
     volume.array.setflags(write=False)
+    guard = Guard(case, label)
     rows: list[dict[str, Any]] = []
     for target in evaluation.targets:
         truth = _Truth(target_mask(label, target), volume.spacing, evaluation)
         for protocol in evaluation.protocols:
-            rows += _follow_protocol(case, volume, target, protocol, truth, segmenter, evaluation)
+            asked = _Asked(case, target, protocol, evaluation, truth)
+            if asked.has_target():
+                rows += _Run(asked, volume, segmenter, guard).rows()
+            else:
+                rows += asked.not_asked()
     return rows
 
 
 def rescore_case(case: Case, evaluation: Evaluation) -> list[dict[str, Any]] | None:
     """All rows of one case from the masks that an earlier run kept: no segmenter, no GPU; None if one is missing.
 
-    Timings and memory are those of the run that made the masks.
+    Timings, memory and the Dice of each lesion are those of the run that made the masks.
     """
     folder = evaluation.predictions
     if folder is None or not (folder / case.case_id).is_dir():
@@ -90,27 +99,20 @@ def rescore_case(case: Case, evaluation: Evaluation) -> list[dict[str, Any]] | N
     for target in evaluation.targets:
         truth = _Truth(target_mask(label, target), volume.spacing, evaluation)
         for protocol in evaluation.protocols:
-            for step in range(1, protocol.rounds + 1):
-                stem = folder / case.case_id / _stem(target, protocol, step)
-                facts = _kept_facts(stem)
+            asked = _Asked(case, target, protocol, evaluation, truth)
+            if not asked.has_target():
+                rows += asked.not_asked()
+                continue
+            for step in asked.steps:
+                facts = _kept_facts(asked.stem(step))
                 if facts is None:
                     return None
                 if facts["carried"]:
                     rows.append({**rows[-1], "step": step} | facts)
                     continue
-                mask = read_label(_mask_file(stem), like=volume) > 0
-                identity = _identity(case, target, protocol, step, evaluation)
-                rows.append({**identity, **evaluate_mask(mask, truth.reference), "status": OK, "reason": ""} | facts)
+                mask = read_label(_mask_file(asked.stem(step)), like=volume) > 0
+                rows.append({**asked.identity(step), **evaluate_mask(mask, truth.reference), **_WELL} | facts)
     return rows
-
-
-class _Truth:
-    """What the label says of a target: for the simulated user and the metrics, never for the segmenter."""
-
-    def __init__(self, mask: BoolArray, spacing: tuple[float, float, float], evaluation: Evaluation) -> None:
-        self.mask, self.spacing = mask, spacing
-        policy = POLICIES[evaluation.empty_policy]
-        self.reference = Reference(mask, spacing, evaluation.tolerances_mm, policy)
 
 
 def failed_case(case: Case, evaluation: Evaluation, error: BaseException) -> list[dict[str, Any]]:
@@ -122,77 +124,265 @@ def failed_case(case: Case, evaluation: Evaluation, error: BaseException) -> lis
     rows = []
     for target in evaluation.targets:
         if volume is None or label is None:
-            edge = UNKNOWN_DIAGONAL_MM / 3**0.5
-            truth = _Truth(np.zeros((1, 1, 1), bool), (edge, edge, edge), evaluation)
+            truth = _Truth.unknown(evaluation)
         else:
             truth = _Truth(target_mask(label, target), volume.spacing, evaluation)
-        worst = failed_values(truth.reference) | _failure(error)
-        rows += [
-            {**_identity(case, target, protocol, step, evaluation), **worst}
-            for protocol in evaluation.protocols
-            for step in range(1, protocol.rounds + 1)
-        ]
+        for protocol in evaluation.protocols:
+            asked = _Asked(case, target, protocol, evaluation, truth)
+            rows += asked.failed(error, since=1) if asked.has_target() else asked.not_asked()
     return rows
 
 
-def _follow_protocol(
-    case: Case,
-    volume: Volume,
-    target: Target,
-    protocol: Protocol,
-    truth: _Truth,
-    segmenter: Segmenter,
-    evaluation: Evaluation,
-) -> list[dict[str, Any]]:
-    """Open, then prompt step by step. A session is never shared by protocols: each pays its own `open`."""
-    user = SimulatedUser(protocol, (evaluation.seed, case.dataset, case.case_id, target.name))
-    bank = evaluation.banks.get(protocol.name)
-    rows: list[dict[str, Any]] = []
-    mask: BoolArray | None = None
-    prompts: Prompts | None = None
-    session: Session | None = None
-    seconds_open = 0.0
-    for step in range(1, protocol.rounds + 1):
-        identity = _identity(case, target, protocol, step, evaluation)
+_WELL = {"status": OK, "reason": ""}
+
+
+class _Truth:
+    """What the label says of a target: for the simulated user and the metrics, never for the segmenter."""
+
+    def __init__(
+        self, mask: BoolArray, spacing: tuple[float, float, float], evaluation: Evaluation, known: bool = True
+    ) -> None:
+        self.mask, self.spacing, self.known = mask, spacing, known
+        policy = POLICIES[evaluation.empty_policy]
+        self.reference = Reference(mask, spacing, evaluation.tolerances_mm, policy)
+
+    @classmethod
+    def unknown(cls, evaluation: Evaluation) -> _Truth:
+        """Of a case whose image or label cannot be read."""
+        edge = UNKNOWN_DIAGONAL_MM / 3**0.5
+        return cls(np.zeros((1, 1, 1), bool), (edge, edge, edge), evaluation, known=False)
+
+    @property
+    def told_spacing(self) -> dict[str, float]:
+        return dict(zip(SPACINGS, self.spacing if self.known else (math.nan,) * 3, strict=True))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One target of one case under one protocol: what its rows have in common."""
+
+    case: Case
+    target: Target
+    protocol: Protocol
+    evaluation: Evaluation
+    truth: _Truth
+
+    @property
+    def bank(self) -> PromptBank | None:
+        return self.evaluation.banks.get(self.protocol.name)
+
+    @property
+    def steps(self) -> range:
+        return range(1, self.protocol.rounds + 1)
+
+    def has_target(self) -> bool:
+        """Whether the protocol can ask anything; a frozen bank decides, as it does for every other method."""
+        if not self.protocol.looks_at_label:
+            return True
+        if self.bank is not None:
+            return self.bank.has_target(self.case.case_id, self.target.name)
+        return not self.truth.known or self.truth.reference.voxels > 0
+
+    def stem(self, step: int) -> Path:
+        """Where the mask and the facts of a step are kept, without suffix."""
+        assert self.evaluation.predictions is not None
+        return self.evaluation.predictions / self.case.case_id / f"{self.target.name}.{self.protocol.name}.{step}"
+
+    def identity(self, step: int) -> dict[str, Any]:
+        return {
+            **self.evaluation.provenance,
+            "schema_version": SCHEMA_VERSION,
+            "seed": self.evaluation.seed,
+            "dataset": self.case.dataset,
+            "case": self.case.case_id,
+            "patient": self.case.patient or self.case.case_id,
+            "target": self.target.name,
+            "protocol": self.protocol.name,
+            "prompt_bank": self.bank.digest[:16] if self.bank is not None else "",
+            "prompt_origin": self.bank.origin if self.bank is not None else SIMULATED,
+            "track": self.protocol.track,
+            "step": step,
+            **self.truth.told_spacing,
+        }
+
+    def failed(self, error: BaseException, since: int, lesions: Sequence[Task] = ()) -> list[dict[str, Any]]:
+        """The rows from a step on, with the worst values and the reason."""
+        told = failed_values(self.truth.reference) | _nothing_done(FAILED, one_line(error)[:500])
+        told |= _lesion_figures(self, lesions, [0.0] * len(lesions))
+        return [{**self.identity(step), **told} for step in self.steps if step >= since]
+
+    def not_asked(self) -> list[dict[str, Any]]:
+        """The rows of a case without the target: no metric, for the method did nothing well or badly."""
+        nothing = {
+            key: math.nan if is_metric(key) else value for key, value in failed_values(self.truth.reference).items()
+        }
+        told = nothing | _nothing_done(NO_TARGET, f"no voxel of '{self.target.name}' in the case")
+        told |= _lesion_figures(self, (), ())
+        return [{**self.identity(step), **told} for step in self.steps]
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """What a session gave at one step."""
+
+    mask: BoolArray
+    prompts: Prompts
+    seconds_open: float
+    seconds_segment: float
+    carried: bool = False
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One segmenter under one protocol: open, then prompt step by step.
+
+    A session is never shared, neither by protocols nor by lesions: each pays its own `open`.
+    """
+
+    asked: _Asked
+    volume: Volume
+    segmenter: Segmenter
+    guard: Guard
+
+    def rows(self) -> list[dict[str, Any]]:
+        asked = self.asked
         try:
-            if prompts is None or mask is None or session is None:
-                if bank is None:
-                    prompts = user.first(truth.mask, volume.spacing, target)
-                else:
-                    prompts = bank.prompts(case.case_id, target.name, volume)
-                started = time.perf_counter()
-                session = segmenter.open(volume, target)
-                seconds_open = time.perf_counter() - started
-            else:
-                following = user.next(truth.mask, mask, prompts, volume.spacing)
-                if following is None:  # satisfied: the remaining steps keep the last result
-                    facts: dict[str, Any] = {"carried": True, "seconds_segment": 0.0}
-                    rows.append({**rows[-1], "step": step} | facts)
-                    _keep(evaluation, case, target, protocol, step, facts)
-                    continue
-                prompts = following
-            started = time.perf_counter()
-            mask = _checked(session.segment(prompts), volume)
-            seconds = time.perf_counter() - started
-            values = evaluate_mask(mask, truth.reference)
+            seed_parts = (asked.evaluation.seed, asked.case.dataset, asked.case.case_id, asked.target.name)
+            tasks = tasks_of(asked.protocol, seed_parts, asked.truth.mask)
         except Exception as error:
-            logger.exception("%s/%s, %s, step %d failed", case.dataset, case.case_id, protocol.name, step)
-            worst = failed_values(truth.reference)
-            return rows + [
-                {**_identity(case, target, protocol, late, evaluation), **worst, **_failure(error)}
-                for late in range(step, protocol.rounds + 1)
-            ]
+            logger.exception("%s/%s, %s: no prompts", asked.case.dataset, asked.case.case_id, asked.protocol.name)
+            return asked.failed(error, since=1)
+        return self._whole(tasks[0]) if asked.protocol.per != "each-lesion" else self._lesion_by_lesion(tasks)
+
+    def _whole(self, task: Task) -> list[dict[str, Any]]:
+        """One session for the target; each answer is scored before the next prompt."""
+        rows: list[dict[str, Any]] = []
+        answers = self._answers(task)
+        for step in self.asked.steps:
+            try:
+                answer = next(answers)
+                row = self._row(step, [answer], answer.mask, rows[-1] if rows else None)
+            except Exception as error:
+                self._log(step)
+                return rows + self.asked.failed(error, since=step)
+            rows.append(row)
+        return rows
+
+    def _lesion_by_lesion(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+        """A session for each lesion; the union of their answers at a step is the answer for the target.
+
+        If a lesion fails at a step, the target's rows from there on have failed; the steps before are whole.
+        """
+        asked = self.asked
+        steps = list(asked.steps)
+        unions = {step: np.zeros(self.volume.shape, bool) for step in steps}
+        answers: dict[int, list[_Answer]] = {step: [] for step in steps}
+        dices: dict[int, list[float]] = {step: [] for step in steps}
+        failure: Exception | None = None
+        for task in tasks:
+            given, lesion = self._answers(task), task.mask()
+            for step in steps:
+                try:
+                    answer = next(given)
+                except Exception as error:
+                    self._log(step)
+                    failure, steps = error, steps[: step - 1]
+                    break
+                unions[step] |= answer.mask
+                dices[step].append(_dice(answer.mask, lesion))
+                answers[step].append(replace(answer, mask=_NO_MASK))
+        rows: list[dict[str, Any]] = []
+        for step in steps:
+            figures = _lesion_figures(asked, tasks, dices[step])
+            try:
+                rows.append(self._row(step, answers[step], unions[step], rows[-1] if rows else None, figures))
+            except Exception as error:
+                self._log(step)
+                return rows + asked.failed(error, step, tasks)
+        return rows if failure is None else rows + asked.failed(failure, len(rows) + 1, tasks)
+
+    def _answers(self, task: Task) -> Iterator[_Answer]:
+        """The answers of one session, one for each step; raises what the segmenter raises."""
+        asked, volume = self.asked, self.volume
+        truth = task.mask()
+        if asked.bank is None:
+            prompts = task.user.first(truth, volume.spacing, asked.target)
+        else:
+            prompts = asked.bank.prompts(asked.case.case_id, asked.target.name, volume, task.lesion)
+        started = time.perf_counter()
+        with self.guard.watch(volume, asked.target):
+            session = self.segmenter.open(volume, asked.target)
+        answer = self._answer(session, prompts, time.perf_counter() - started)
+        yield answer
+        for _ in asked.steps[1:]:
+            following = task.user.next(truth, answer.mask, answer.prompts, volume.spacing)
+            if following is None:  # satisfied: the remaining steps keep the last answer
+                answer = replace(answer, carried=True, seconds_segment=0.0)
+            else:
+                answer = self._answer(session, following, answer.seconds_open)
+            yield answer
+
+    def _answer(self, session: Session, prompts: Prompts, seconds_open: float) -> _Answer:
+        started = time.perf_counter()
+        with self.guard.watch(self.volume, self.asked.target, prompts):
+            mask = session.segment(prompts)
+        return _Answer(_checked(mask, self.volume), prompts, seconds_open, time.perf_counter() - started)
+
+    def _row(
+        self,
+        step: int,
+        answers: Sequence[_Answer],
+        mask: BoolArray,
+        before: dict[str, Any] | None,
+        figures: Mapping[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """The record of a step, kept on disk if masks are kept."""
+        asked = self.asked
+        if before is not None and all(answer.carried for answer in answers):
+            carried: dict[str, Any] = {"carried": True, "seconds_segment": 0.0}
+            self._keep(step, {"facts": carried})
+            return {**before, "step": step} | carried
         facts = {
             "carried": False,
-            "clicks": len(prompts.clicks),
-            "seconds_open": seconds_open,
-            "seconds_segment": seconds,
+            "clicks": sum(len(answer.prompts.clicks) for answer in answers),
+            "seconds_open": sum(answer.seconds_open for answer in answers),
+            "seconds_segment": sum(answer.seconds_segment for answer in answers),
             "peak_memory_mb": peak_memory_mb(),
             "predicted_commit": revision()[0],
-        }
-        rows.append({**identity, **values, "status": OK, "reason": ""} | facts)
-        _keep(evaluation, case, target, protocol, step, facts, volume, mask, prompts)
-    return rows
+        } | dict(figures or {})
+        row = {**asked.identity(step), **evaluate_mask(mask, asked.truth.reference), **_WELL} | facts
+        told = [to_json(answer.prompts, self.volume) for answer in answers]
+        self._keep(step, {"facts": facts, "prompts": told[0] if figures is None else told}, mask)
+        return row
+
+    def _keep(self, step: int, told: dict[str, Any], mask: BoolArray | None = None) -> None:
+        """Keep the mask of a step, then its side-car: whoever finds the side-car finds the whole mask."""
+        if self.asked.evaluation.predictions is None:
+            return
+        stem = self.asked.stem(step)
+        if mask is not None:
+            write_mask(mask, self.volume, _mask_file(stem))
+        write_json(_facts_file(stem), told)
+
+    def _log(self, step: int) -> None:
+        case, protocol = self.asked.case, self.asked.protocol
+        logger.exception("%s/%s, %s, step %d failed", case.dataset, case.case_id, protocol.name, step)
+
+
+_NO_MASK = np.zeros((0, 0, 0), bool)
+
+
+def _lesion_figures(asked: _Asked, lesions: Sequence[Task], dices: Sequence[float]) -> dict[str, Any]:
+    """The Dice of each lesion that was a task of its own, and its diameter (mm, of the ball of its volume)."""
+    if asked.protocol.per != "each-lesion":
+        return {}
+    voxel_mm3 = asked.truth.reference.voxel_mm3
+    diameters = [float(np.cbrt(6 / np.pi * lesion.voxels * voxel_mm3)) for lesion in lesions]
+    return {"each_lesion_dice": list(dices), "each_lesion_diameter_mm": diameters}
+
+
+def _dice(mask: BoolArray, lesion: BoolArray) -> float:
+    return float(2 * np.count_nonzero(mask & lesion) / (np.count_nonzero(mask) + np.count_nonzero(lesion)))
 
 
 def _checked(mask: Any, volume: Volume) -> BoolArray:
@@ -203,35 +393,9 @@ def _checked(mask: Any, volume: Volume) -> BoolArray:
     return mask
 
 
-def _keep(
-    evaluation: Evaluation,
-    case: Case,
-    target: Target,
-    protocol: Protocol,
-    step: int,
-    facts: dict[str, Any],
-    volume: Volume | None = None,
-    mask: BoolArray | None = None,
-    prompts: Prompts | None = None,
-) -> None:
-    """Keep the mask of a step, then its side-car: whoever finds the side-car finds the whole mask."""
-    if evaluation.predictions is None:
-        return
-    stem = evaluation.predictions / case.case_id / _stem(target, protocol, step)
-    told: dict[str, Any] = {"facts": facts}
-    if volume is not None and mask is not None and prompts is not None:
-        write_mask(mask, volume, _mask_file(stem))
-        told["prompts"] = to_json(prompts, volume)
-    write_json(_facts_file(stem), told)
-
-
 def _kept_facts(stem: Path) -> dict[str, Any] | None:
     path = _facts_file(stem)
     return dict(json.loads(path.read_text(encoding="utf-8"))["facts"]) if path.is_file() else None
-
-
-def _stem(target: Target, protocol: Protocol, step: int) -> str:
-    return f"{target.name}.{protocol.name}.{step}"
 
 
 def _mask_file(stem: Path) -> Path:
@@ -242,30 +406,15 @@ def _facts_file(stem: Path) -> Path:
     return stem.with_name(f"{stem.name}.json")
 
 
-def _identity(case: Case, target: Target, protocol: Protocol, step: int, evaluation: Evaluation) -> dict[str, Any]:
+def _nothing_done(status: str, reason: str) -> dict[str, Any]:
+    """What a row without an answer says of how it came about."""
     return {
-        **evaluation.provenance,
-        "schema_version": SCHEMA_VERSION,
-        "seed": evaluation.seed,
-        "dataset": case.dataset,
-        "case": case.case_id,
-        "patient": case.patient or case.case_id,
-        "target": target.name,
-        "protocol": protocol.name,
-        "prompt_bank": evaluation.banks[protocol.name].digest[:16] if protocol.name in evaluation.banks else "",
-        "track": protocol.track,
-        "step": step,
-    }
-
-
-def _failure(error: BaseException) -> dict[str, Any]:
-    return {
-        "status": FAILED,
-        "reason": one_line(error)[:500],
+        "status": status,
+        "reason": reason,
         "carried": False,
         "clicks": 0,
-        "seconds_open": float("nan"),
-        "seconds_segment": float("nan"),
+        "seconds_open": math.nan,
+        "seconds_segment": math.nan,
         "peak_memory_mb": peak_memory_mb(),
         "predicted_commit": revision()[0],
     }

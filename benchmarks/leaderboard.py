@@ -21,7 +21,8 @@ from benchmarks.errors import UserError, nearest_name
 from benchmarks.metrics import mean_under_policies, summarise_curves
 from benchmarks.metrics.lesions import size_bin_names
 from benchmarks.published import as_table, load_published
-from benchmarks.results import FAILED
+from benchmarks.results import FAILED, GIVEN, SPACINGS
+from benchmarks.results import NO_TARGET as NOT_ASKED
 from benchmarks.statistics import (
     Scheme,
     Values,
@@ -31,13 +32,14 @@ from benchmarks.statistics import (
     comparisons,
     expected_rows,
     higher_is_better,
+    judged,
     ranking,
     ranking_stability,
     robustness_curve,
     summary,
     with_failures_as_worst,
 )
-from benchmarks.users import TRACKS, Protocol
+from benchmarks.users import NOISE_SIZES, TRACKS, Protocol
 
 METRIC_COLUMNS = (
     "dice", "iou", "nsd@1mm", "nsd@2mm", "nsd@5mm", "hd95_mm", "lesion_f1",
@@ -56,7 +58,11 @@ ALPHA = 0.05
 DIAMETERS_MM = (10.0, 20.0, 40.0)
 """Inner edges of the size classes: diameter of the ball that has the volume of the whole target."""
 LESION_NUMBERS = ("1 lesion", "2 to 5", "6 or more")
+IN_PLANE_MM = (0.7, 0.9)
+SLICE_MM = (1.5, 3.0, 5.0)
+"""Inner edges of the spacing classes: pixel size in the plane of the slices, and distance between slices."""
 NO_TARGET = "no target"
+UNKNOWN = "unknown"
 
 Units = Iterable[Mapping[str, Any]]
 
@@ -68,7 +74,9 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over cases at the last step of each protocol, one row per dataset, target, track, protocol, method.
 
     `dice_low` and `dice_high` bound the mean Dice with 95 % (bootstrap over patients). Failed rows count with
-    their worst values; only the timings leave them out, because a failure has none.
+    their worst values; only the timings leave them out, because a failure has none. `cases` are those in which
+    there was something to ask; `no_target` counts the others, which are the same for every method of a list. Where
+    there is no other, the means are NaN.
 
     Raises:
         UserError: a Dice that is not finite, as an empty-mask policy that skips cases gives: a mean over the
@@ -77,21 +85,29 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     if rows.empty:
         return pd.DataFrame()
     final = last_steps(rows)
-    _refuse_skipped(final)
+    counted = judged(final)
+    _refuse_skipped(counted)
     metrics = [column for column in METRIC_COLUMNS if column in final]
+    in_means = set(counted.index)
     summaries = []
-    for key, group in final.groupby(GROUP, sort=False):
-        interval = bootstrap_mean(group["dice"].to_numpy(), group["patient"].to_numpy(), seed=CONFIDENCE_SEED)
+    for key, everything in final.groupby(GROUP, sort=False):
+        group = everything[everything.index.isin(in_means)]
+        means = {column: float(group[column].mean(skipna=column in TIMINGS)) for column in metrics}
+        low = high = math.nan
+        if len(group):
+            interval = bootstrap_mean(group["dice"].to_numpy(), group["patient"].to_numpy(), seed=CONFIDENCE_SEED)
+            low, high = interval.low, interval.high
         summaries.append(
             dict(zip(GROUP, key, strict=True))
             | {
-                "unit": group["unit"].iloc[0],
-                "synthetic": bool(group["synthetic"].any()),
+                "unit": everything["unit"].iloc[0],
+                "synthetic": bool(everything["synthetic"].any()),
                 "cases": group["case"].nunique(),
                 "failed": int((group["status"] == FAILED).sum()),
+                "no_target": len(everything) - len(group),
             }
-            | {column: float(group[column].mean(skipna=column in TIMINGS)) for column in metrics}
-            | {"dice_low": interval.low, "dice_high": interval.high}
+            | means
+            | {"dice_low": low, "dice_high": high}
         )
     return pd.DataFrame(summaries)
 
@@ -142,14 +158,38 @@ def notes_of(rows: pd.DataFrame, units: Units) -> list[str]:
             skipped.setdefault(protocol, {})[unit["method"]] = None
     notes = [f"{protocol}: not applicable to {', '.join(methods)}" for protocol, methods in skipped.items()]
     if not rows.empty:
+        notes += [*_notes_of_empty_cases(rows), *_notes_of_given_prompts(rows)]
         failed = rows[rows["status"] == FAILED].drop_duplicates(["method", "dataset", "case", "reason"])
         for (method, dataset, reason), group in failed.groupby(["method", "dataset", "reason"], sort=False):
-            cases = list(group["case"])
-            which = (
-                cases[0] if len(cases) == 1 else f"{len(cases)} cases ({', '.join(cases[:3])}{' …' * (len(cases) > 3)})"
-            )
-            notes.append(f"failed: {method} on {dataset}, {which}: {reason}")
+            notes.append(f"failed: {method} on {dataset}, {_cases(group)}: {reason}")
     return notes
+
+
+def _cases(rows: pd.DataFrame) -> str:
+    """A few case ids, and how many there are."""
+    cases = list(dict.fromkeys(rows["case"]))
+    return cases[0] if len(cases) == 1 else f"{len(cases)} cases ({', '.join(cases[:3])}{' …' * (len(cases) > 3)})"
+
+
+def _notes_of_empty_cases(rows: pd.DataFrame) -> list[str]:
+    """Per dataset and target the cases that are in no mean of a protocol which looks for the target."""
+    empty = rows[rows["status"] == NOT_ASKED]
+    return [
+        f"no target: {dataset}, {target}, {_cases(group)}: nothing to prompt, so not asked of any method and in no "
+        f"mean of {', '.join(dict.fromkeys(group['protocol']))}"
+        for (dataset, target), group in empty.groupby(["dataset", "target"], sort=False)
+    ]
+
+
+def _notes_of_given_prompts(rows: pd.DataFrame) -> list[str]:
+    """Protocols whose first prompts were made by people and not by the simulated user."""
+    if "prompt_origin" not in rows:
+        return []
+    given = rows[rows["prompt_origin"] == GIVEN]
+    return [
+        f"given prompts: {protocol} on {dataset} was prompted by people (bank {bank}), not by the simulated user"
+        for dataset, protocol, bank in given[["dataset", "protocol", "prompt_bank"]].drop_duplicates().to_numpy()
+    ]
 
 
 def overall_of(board: pd.DataFrame) -> pd.DataFrame:
@@ -281,7 +321,7 @@ def _per_list(
 ) -> pd.DataFrame:
     """The tables of all lists with at least so many methods, one below the other, led by the columns `LIST`."""
     tables = []
-    for key, one in _lists(last_steps(rows) if last and len(rows) else rows):
+    for key, one in _lists(judged(last_steps(rows) if last and len(rows) else rows)):
         if one["method"].nunique() >= methods:
             table = table_of(one)
             for place, (column, value) in enumerate(zip(LIST, key, strict=True)):
@@ -318,35 +358,75 @@ def sizes_of(rows: pd.DataFrame, metric: str = "dice", edges: Sequence[float] = 
     """The metric by the size of the target: LIST, method, group, n, patients, failed, mean, low, high.
 
     The size is the diameter (mm) of the ball that has the volume of the whole target in a case. A case without
-    a voxel of it, or whose label could not be read, is in the group `NO_TARGET`.
+    a voxel of it is in the group `NO_TARGET`.
     """
 
     def by_size(one: pd.DataFrame) -> pd.Categorical:
         volumes = _of_case(one, "volume_mm3_reference")
-        return _classes(np.cbrt(6 / np.pi * volumes), edges, size_class_names(edges))
+        return _classes(np.cbrt(6 / np.pi * volumes), edges, class_names(edges), NO_TARGET)
 
     return _subgroups(rows, metric, by_size)
 
 
 def numbers_of(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     """The metric by the number of lesions of a case; the columns of `sizes_of`."""
-    return _subgroups(rows, metric, lambda one: _classes(_of_case(one, "lesions_reference"), (2, 6), LESION_NUMBERS))
+
+    def by_number(one: pd.DataFrame) -> pd.Categorical:
+        return _classes(_of_case(one, "lesions_reference"), (2, 6), LESION_NUMBERS, NO_TARGET)
+
+    return _subgroups(rows, metric, by_number)
 
 
-def size_class_names(edges: Sequence[float] = DIAMETERS_MM) -> list[str]:
-    """The size classes in rising order, `NO_TARGET` not among them."""
+def in_plane_of(rows: pd.DataFrame, metric: str = "dice", edges: Sequence[float] = IN_PLANE_MM) -> pd.DataFrame:
+    """The metric by the pixel size (mm) in the plane of the slices; the columns of `sizes_of`.
+
+    A case whose spacing is not in the records is in the group `UNKNOWN`.
+    """
+
+    def by_pixel(one: pd.DataFrame) -> pd.Categorical:
+        return _classes(_grid_of_case(one)[0], edges, class_names(edges), UNKNOWN)
+
+    return _subgroups(rows, metric, by_pixel)
+
+
+def slices_of(rows: pd.DataFrame, metric: str = "dice", edges: Sequence[float] = SLICE_MM) -> pd.DataFrame:
+    """The metric by the distance (mm) between slices; the columns of `sizes_of`, groups as in `in_plane_of`."""
+
+    def by_distance(one: pd.DataFrame) -> pd.Categorical:
+        return _classes(_grid_of_case(one)[1], edges, class_names(edges), UNKNOWN)
+
+    return _subgroups(rows, metric, by_distance)
+
+
+def class_names(edges: Sequence[float]) -> list[str]:
+    """The classes in mm between inner edges, in rising order, the lower edge inclusive."""
     return [f"< {edges[0]:g} mm", *(f"{a:g} to {b:g} mm" for a, b in pairwise(edges)), f">= {edges[-1]:g} mm"]
 
 
 def _of_case(rows: pd.DataFrame, column: str) -> Values:
-    """What the label says of a case, the largest of all rows: one that could not read the label says 0."""
+    """What is known of a case, the largest of all rows: one that could not read the label says 0, or nothing."""
+    if column not in rows:
+        return np.full(len(rows), math.nan)
     return rows.groupby("case")[column].transform("max").to_numpy(np.float64)
 
 
-def _classes(values: Values, edges: Sequence[float], names: Sequence[str]) -> pd.Categorical:
-    places = np.searchsorted(edges, values, side="right")
-    told = [names[place] if value > 0 else NO_TARGET for place, value in zip(places, values, strict=True)]
-    return pd.Categorical(told, [*names, NO_TARGET], ordered=True)
+def _grid_of_case(rows: pd.DataFrame) -> tuple[Values, Values]:
+    """Pixel size in the plane, and distance between slices, in mm.
+
+    The slices are stacked along the axis whose spacing is the odd one out; which one it is differs between
+    scanners and files, so the order of the axes does not tell.
+    """
+    spacing = np.sort(np.stack([_of_case(rows, column) for column in SPACINGS], axis=1), axis=1)
+    fine, middle, coarse = spacing.T
+    with np.errstate(invalid="ignore"):
+        thick = coarse * fine >= middle**2  # the coarse one is farther from the middle one than the fine one is
+    return np.where(thick, np.sqrt(fine * middle), np.sqrt(middle * coarse)), np.where(thick, coarse, fine)
+
+
+def _classes(values: Values, edges: Sequence[float], names: Sequence[str], rest: str) -> pd.Categorical:
+    places = np.searchsorted(np.asarray(edges) - 1e-6, values, side="right")
+    told = [names[place] if value > 0 else rest for place, value in zip(places, values, strict=True)]
+    return pd.Categorical(told, [*names, rest], ordered=True)
 
 
 def _subgroups(rows: pd.DataFrame, metric: str, classes: Callable[[pd.DataFrame], pd.Categorical]) -> pd.DataFrame:
@@ -357,6 +437,51 @@ def _subgroups(rows: pd.DataFrame, metric: str, classes: Callable[[pd.DataFrame]
         return table.drop(columns=["dataset", "target", "protocol", "step"])
 
     return _per_list(rows, split, methods=1)
+
+
+def each_lesion_of(rows: pd.DataFrame, edges: Sequence[float] = DIAMETERS_MM) -> pd.DataFrame:
+    """Dice of lesions that were tasks of their own (`per: each-lesion`), by the lesion's own diameter.
+
+    Returns:
+        LIST, method, group ("all" and the size classes), n (lesions), patients, failed (lesions of failed rows,
+        at Dice 0), mean, low, high; at the last step, the interval over patients.
+    """
+
+    def lesions(one: pd.DataFrame) -> pd.DataFrame:
+        sizes = {
+            str(case): max(map(list, group), key=len) for case, group in one.groupby("case")["each_lesion_diameter_mm"]
+        }
+        told = []
+        for method in _best_first(one, "dice"):
+            single = _lesion_rows(one[one["method"] == method], sizes)
+            classes = _classes(single["diameter"].to_numpy(), edges, class_names(edges), UNKNOWN)
+            for name in ["all", *class_names(edges)]:
+                group = single if name == "all" else single[np.asarray(classes) == name]
+                if len(group):
+                    interval = bootstrap_mean(group["dice"], group["patient"].astype(str), CONFIDENCE_SEED)
+                    told.append(
+                        {"method": method, "group": name, "n": interval.values, "patients": interval.clusters,
+                         "failed": int(group["failed"].sum()), "mean": interval.mean,
+                         "low": interval.low, "high": interval.high}
+                    )  # fmt: skip
+        return pd.DataFrame(told)
+
+    if rows.empty or "each_lesion_dice" not in rows:
+        return pd.DataFrame()
+    return _per_list(judged(rows[rows["each_lesion_dice"].notna()]), lesions, methods=1)
+
+
+def _lesion_rows(rows: pd.DataFrame, sizes: Mapping[str, Sequence[float]]) -> pd.DataFrame:
+    """One line for each lesion; those of a failed row, which may not even know how many there are, at Dice 0."""
+    told = []
+    for row in _records(rows):
+        diameters, failed = sizes[row["case"]], row["status"] == FAILED
+        dices = [0.0] * len(diameters) if failed else row["each_lesion_dice"]
+        told += [
+            {"patient": row["patient"], "diameter": float(mm), "dice": float(dice), "failed": failed}
+            for mm, dice in zip(diameters, dices, strict=True)
+        ]
+    return pd.DataFrame(told, columns=["patient", "diameter", "dice", "failed"])
 
 
 def lesions_of(rows: pd.DataFrame) -> pd.DataFrame:
@@ -417,12 +542,10 @@ def policies_of(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
         ranks = means.rank(ascending=not higher_is_better(metric), method="min", na_option="bottom")
         return table.assign(rank=ranks.astype(int))
 
+    rows = judged(rows)
     touched = rows.assign(_empty=rows["empty"] != "none") if len(rows) else rows
     affected = touched.groupby(LIST)["_empty"].transform("any") if len(rows) else rows
     return _per_list(rows[affected] if len(rows) else rows, under_all, methods=1)
-
-
-NOISE = ("displacement_mm", "wrong_sign", "late_stop", "box_jitter_mm")
 
 
 def robustness_of(rows: pd.DataFrame, units: Units, metric: str = "dice") -> pd.DataFrame:
@@ -435,7 +558,7 @@ def robustness_of(rows: pd.DataFrame, units: Units, metric: str = "dice") -> pd.
     """
     given = {p.name: p for unit in units for p in map(Protocol.from_mapping, unit["protocols"])}
     tables = []
-    for noise in NOISE:
+    for noise in NOISE_SIZES:
         ladders: dict[str, dict[str, float]] = {}
         for name, protocol in given.items():
             level, calm = _without(protocol, noise)
@@ -459,6 +582,9 @@ def _without(protocol: Protocol, noise: str) -> tuple[float, Protocol]:
     """The size of one error in a protocol, and the protocol free of it."""
     if noise == "box_jitter_mm":
         return protocol.box_jitter_mm, replace(protocol, box_jitter_mm=0.0)
+    if noise == "mask_error_mm":
+        made = protocol.kind == "mask"
+        return (protocol.mask_error_mm, replace(protocol, mask_error_mm=0.0)) if made else (0.0, protocol)
     level = float(getattr(protocol.noise, noise))
     return level, replace(protocol, noise=replace(protocol.noise, **{noise: type(getattr(protocol.noise, noise))(0)}))
 
@@ -526,6 +652,7 @@ def details(
     """
     units = list(units)
     check_complete(rows, units)
+    judged(rows)
     makers: dict[str, Callable[[], pd.DataFrame]] = {
         "overall": lambda: overall_of(leaderboard_of(rows, units)),
         "contamination": lambda: contamination_of(units).reset_index(),
@@ -533,6 +660,9 @@ def details(
         "comparisons": lambda: comparisons_of(rows, metric, margin),
         "sizes": lambda: sizes_of(rows, metric),
         "numbers": lambda: numbers_of(rows, metric),
+        "in-plane": lambda: in_plane_of(rows, metric),
+        "slices": lambda: slices_of(rows, metric),
+        "each-lesion": lambda: each_lesion_of(rows),
         "lesions": lambda: lesions_of(rows),
         "clicks": lambda: clicks_of(rows),
         "policies": lambda: policies_of(rows, metric),

@@ -19,16 +19,18 @@ from numpy.typing import NDArray
 
 from benchmarks.datasets.dataset import Dataset, target_mask
 from benchmarks.errors import UserError, nearest_name
+from benchmarks.files import write_json
 from benchmarks.identity import digest
 from benchmarks.prompts import Grid, Prompts, from_json, to_json
-from benchmarks.results import write_json
+from benchmarks.results import SIMULATED
 from benchmarks.segmenter import Target
-from benchmarks.users import PROTOCOL_VERSION, NoTarget, Protocol, SimulatedUser
+from benchmarks.users import PROTOCOL_VERSION, NoTarget, Protocol, tasks_of
 from benchmarks.volume import BoolArray, read_grid, read_label, same_grid
 
 BANK_VERSION = 1
 
 _KEYS = frozenset({"version", "protocol_version", "dataset", "split", "protocol", "seed", "cases", "sha256"})
+_OPTIONAL_KEYS = frozenset({"origin"})
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,9 @@ class PromptBank:
     Attributes:
         dataset, split, protocol, seed: what the prompts were made for; `split` tells the part and the fold,
             such as "test-0".
-        cases: case id → target name → {"grid", "voxels", "prompts"}, or {"grid", "no_target": true}.
+        cases: case id → target name → {"grid", "voxels", "prompts"}; or {"grid", "lesions"}, a list of
+            {"voxels", "prompts"}, if each lesion is a task of its own; or {"grid", "no_target": true}.
+        origin: "simulated", or "given": people made the prompts, see `benchmarks.prompt_files`.
     """
 
     dataset: str
@@ -70,14 +74,15 @@ class PromptBank:
     protocol: Protocol
     seed: int
     cases: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(repr=False)
+    origin: str = SIMULATED
 
     @classmethod
     def build(cls, dataset: str, split: str, protocol: Protocol, seed: int, items: Iterable[BankItem]) -> PromptBank:
         """Make the first prompts of every item; the same as a `SimulatedUser` gives on the spot."""
         cases: dict[str, dict[str, Any]] = {}
         for item in items:
-            user = SimulatedUser(protocol, (seed, dataset, item.case_id, item.target.name))
-            cases.setdefault(item.case_id, {})[item.target.name] = _entry(user, item)
+            seed_parts = (seed, dataset, item.case_id, item.target.name)
+            cases.setdefault(item.case_id, {})[item.target.name] = _entry(protocol, seed_parts, item)
         return cls(dataset, split, protocol, seed, cases)
 
     @classmethod
@@ -116,7 +121,8 @@ class PromptBank:
             if content[key] != version:
                 raise UserError(f"{path}: {key} {content[key]!r} is not {version!r}; rebuild the bank")
         protocol = Protocol.from_mapping(content["protocol"])
-        return cls(content["dataset"], content["split"], protocol, content["seed"], content["cases"])
+        origin = content.get("origin", SIMULATED)
+        return cls(content["dataset"], content["split"], protocol, content["seed"], content["cases"], origin)
 
     def save(self, path: Path) -> None:
         """Write the bank atomically."""
@@ -139,14 +145,23 @@ class PromptBank:
                 told = [value.name if isinstance(value, Protocol) else value for value in (found, due)]
                 raise UserError(f"this prompt bank was made for {name} '{told[0]}', not for '{told[1]}'")
 
-    def prompts(self, case_id: str, target: str, grid: Grid | None = None) -> Prompts:
+    def has_target(self, case_id: str, target: str) -> bool:
+        """Whether there is a voxel of the target to prompt; always, for a protocol that does not look at the label.
+
+        Raises:
+            UserError: the bank does not know the case or the target.
+        """
+        return not self._entry(case_id, target).get("no_target", False)
+
+    def prompts(self, case_id: str, target: str, grid: Grid | None = None, lesion: int | None = None) -> Prompts:
         """The first prompts of a target of a case.
 
         Args:
             grid: the volume on which they are used, to make sure that it is the one they were made on.
+            lesion: which lesion (0 the largest), if each is a task of its own.
 
         Raises:
-            UserError: the bank does not know the case or the target, or the volume has another grid.
+            UserError: the bank does not know the case, the target or the lesion, or the volume has another grid.
             NoTarget: the case holds nothing of the target.
         """
         entry = self._entry(case_id, target)
@@ -155,7 +170,12 @@ class PromptBank:
             raise UserError(f"{self.dataset}/{case_id}: the prompt bank was made on another grid than this volume's")
         if entry.get("no_target"):
             raise NoTarget(f"no voxel of '{target}' in the case")
-        return from_json(entry["prompts"], stored)
+        if lesion is None:
+            return from_json(entry["prompts"], stored)
+        lesions = entry.get("lesions", [])
+        if lesion >= len(lesions):
+            raise UserError(f"{self.dataset}/{case_id}: the prompt bank has {len(lesions)} lesions, the label has more")
+        return from_json(lesions[lesion]["prompts"], stored)
 
     def _entry(self, case_id: str, target: str) -> Mapping[str, Any]:
         if case_id not in self.cases:
@@ -174,7 +194,7 @@ class PromptBank:
             "protocol": self.protocol.to_mapping(),
             "seed": self.seed,
             "cases": self.cases,
-        }
+        } | ({"origin": self.origin} if self.origin != SIMULATED else {})
 
 
 def file_name(dataset: str, split: str, protocol: Protocol, seed: int) -> str:
@@ -193,14 +213,25 @@ def _items(dataset: Dataset, part: str, fold: int) -> Iterable[BankItem]:
             yield BankItem(case.case_id, target, target_mask(label, target), grid)
 
 
-def _entry(user: SimulatedUser, item: BankItem) -> dict[str, Any]:
+def _entry(protocol: Protocol, seed_parts: tuple[object, ...], item: BankItem) -> dict[str, Any]:
     grid = StoredGrid(item.grid.shape, np.asarray(item.grid.affine, np.float64))
-    stored: dict[str, Any] = {"grid": {"shape": list(grid.shape), "affine": grid.affine.tolist()}}
-    try:
-        prompts = user.first(item.mask, grid.spacing, item.target)
-    except NoTarget:
+    stored = _stored_grid(grid)
+    if protocol.looks_at_label and not item.mask.any():
         return {**stored, "no_target": True}
-    return {**stored, "voxels": _voxels(prompts), "prompts": to_json(prompts, grid)}
+    told = [
+        told_prompts(task.user.first(task.mask(), grid.spacing, item.target), grid)
+        for task in tasks_of(protocol, seed_parts, item.mask)
+    ]
+    return {**stored, "lesions": told} if protocol.per == "each-lesion" else stored | told[0]
+
+
+def _stored_grid(grid: Grid) -> dict[str, Any]:
+    return {"grid": {"shape": list(grid.shape), "affine": np.asarray(grid.affine, np.float64).tolist()}}
+
+
+def told_prompts(prompts: Prompts, grid: Grid) -> dict[str, Any]:
+    """Prompts as a bank keeps them: world mm, and the voxels."""
+    return {"voxels": _voxels(prompts), "prompts": to_json(prompts, grid)}
 
 
 def _voxels(prompts: Prompts) -> dict[str, Any]:
@@ -224,6 +255,6 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not a prompt bank ({error})") from error
-    if not isinstance(content, dict) or set(content) != _KEYS:
+    if not isinstance(content, dict) or set(content) - _OPTIONAL_KEYS != _KEYS:
         raise UserError(f"{path}: not a prompt bank (it needs exactly the keys {', '.join(sorted(_KEYS))})")
     return content

@@ -11,7 +11,7 @@ and the next run sees exactly what is missing.
 from __future__ import annotations
 
 import json
-import os
+import math
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,8 +21,11 @@ from urllib.parse import quote
 import pandas as pd
 
 from benchmarks.errors import UserError
+from benchmarks.files import atomically, write_json
+from benchmarks.metrics import is_metric
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""Of the rows. 2 adds the spacing, the status "no-target" and the origin of the prompts; see `upgraded`."""
 
 IDENTITY = [
     "suite",
@@ -38,7 +41,14 @@ IDENTITY = [
     "step",
 ]
 
-OK, FAILED = "ok", "failed"
+OK, FAILED, NO_TARGET = "ok", "failed", "no-target"
+"""Whether a row is a measurement; a failure, which counts as the worst value; or a case in which the protocol has
+nothing to ask, because no voxel of the target is there to be clicked on: the same for every method, and in no mean."""
+
+SIMULATED, GIVEN = "simulated", "given"
+"""Who made the first prompts of a row: the simulated user, or people whose prompts were imported."""
+
+SPACINGS = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
 
 
 class RecordStore:
@@ -73,12 +83,8 @@ class RecordStore:
     def write_case(self, folder: Path, case_id: str, rows: list[dict[str, Any]]) -> Path:
         """Write all rows of one case of one unit, atomically."""
         path = folder / f"{_file_name(case_id)}.parquet"
-        partial = path.with_name(f".{os.getpid()}.{path.name}")
-        try:
+        with atomically(path) as partial:
             pd.DataFrame(rows).to_parquet(partial, index=False)
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
         return path
 
     def finished(self, folder: Path, case_ids: Iterable[str], retry_failed: bool = False) -> set[str]:
@@ -96,7 +102,8 @@ class RecordStore:
     def read_unit(self, folder: Path) -> pd.DataFrame:
         """All rows of a unit; an empty frame if there are none."""
         files = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
-        return pd.concat([pd.read_parquet(path) for path in files], ignore_index=True) if files else pd.DataFrame()
+        rows = [pd.read_parquet(path) for path in files]
+        return upgraded(pd.concat(rows, ignore_index=True), str(folder)) if rows else pd.DataFrame()
 
     def suites(self) -> list[str]:
         """Names of the suites that have records here."""
@@ -119,12 +126,32 @@ class RecordStore:
         return rows, [_read_json(folder / "unit.json") for folder in folders]
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON atomically, creating the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.{path.name}")
-    partial.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, path)
+def upgraded(rows: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Rows of an older schema in the form of this one; what was not recorded then is missing, not guessed.
+
+    Schema 1 knows no spacing, and wrote a case without the target down as a failure of the method.
+
+    Raises:
+        UserError: rows of a newer schema.
+    """
+    if rows.empty or "schema_version" not in rows:
+        return rows
+    newest = int(rows["schema_version"].max())
+    if newest > SCHEMA_VERSION:
+        raise UserError(
+            f"{where}: records of schema {newest}, this tags-bench reads up to {SCHEMA_VERSION}; use the newer one"
+        )
+    old = rows["schema_version"] < SCHEMA_VERSION
+    if not old.any():
+        return rows
+    rows = rows.copy()
+    for column in SPACINGS:
+        rows[column] = rows.get(column, math.nan)
+    rows["prompt_origin"] = rows.get("prompt_origin", SIMULATED)
+    nothing_there = old & (rows["status"] == FAILED) & rows["reason"].str.startswith("NoTarget:")
+    rows.loc[nothing_there, "status"] = NO_TARGET
+    rows.loc[nothing_there, [column for column in rows if is_metric(str(column))]] = math.nan
+    return rows
 
 
 def _read_json(path: Path) -> Any:

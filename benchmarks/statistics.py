@@ -2,7 +2,8 @@
 
 Lesions and targets of one patient are not independent, so the unit of resampling, flipping and testing is
 the patient ("cluster"). Nothing is dropped in silence: a missing row is an error, a failed one counts as the
-worst value and is listed, a value that is not finite is refused.
+worst value and is listed, a value that is not finite is refused. The one thing that is left out is a case in which
+a protocol has nothing to ask ("no-target"): it must be so for every method alike, and it is counted (`judged`).
 
 Records are long tables with the columns method, dataset, case, patient, target, protocol, step, status, and
 one column for each metric.
@@ -24,7 +25,7 @@ from scipy import stats
 
 from benchmarks import metrics
 from benchmarks.errors import UserError, nearest_name
-from benchmarks.results import FAILED
+from benchmarks.results import FAILED, NO_TARGET
 from benchmarks.seeds import derive_seed, generator
 
 Values = NDArray[np.float64]
@@ -323,8 +324,27 @@ def assert_complete(records: pd.DataFrame, expected: pd.DataFrame) -> pd.DataFra
     return records[records["status"] == FAILED] if len(records) else records
 
 
+def judged(records: pd.DataFrame) -> pd.DataFrame:
+    """The rows of cases in which there was something to ask: all but those with status "no-target".
+
+    Raises:
+        UserError: a case that counts for one method and not for another, so that their means are not comparable.
+    """
+    if records.empty or not (records["status"] == NO_TARGET).any():
+        return records
+    absent = records["status"] == NO_TARGET
+    shares = absent.groupby([records[key] for key in (*UNIT, "protocol")]).transform("mean")
+    torn = records[(shares > 0) & (shares < 1)]
+    if len(torn):
+        row = torn.iloc[0]
+        told = " / ".join(str(row[key]) for key in (*UNIT, "protocol"))
+        counted = ", ".join(sorted(set(torn[(torn["status"] != NO_TARGET)]["method"].astype(str)))[:3])
+        raise UserError(f"records: {told} has no target for some methods but counts for {counted}; run the suite again")
+    return records[~absent]
+
+
 def with_failures_as_worst(records: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The records with every failed row at the worst value of the metric.
+    """The records with every failed row at the worst value of the metric; those of `judged` only.
 
     The worst is 0 for a bounded metric. For a distance, an error or a time it is the largest finite value in
     the same dataset, those that the empty-mask policy gave to failed rows (the image diagonal) included.
@@ -335,7 +355,7 @@ def with_failures_as_worst(records: pd.DataFrame, metric: str) -> pd.DataFrame:
     """
     if metric not in records.columns:
         raise UserError(f"the records have no metric '{metric}'")
-    filled = records.copy()
+    filled = judged(records).copy()
     filled[metric] = filled[metric].astype(np.float64)
     failed = filled["status"] == FAILED
     _refuse_gaps(filled[~failed], metric, "did not fail and has no finite value")

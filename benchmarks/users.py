@@ -9,7 +9,7 @@ every method, on any number of workers, in any order.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -31,6 +31,7 @@ Position = tuple[int, int, int]
 
 Kind = Literal["none", "text", "centre-click", "random-click", "clicks", "box", "mask", "iterative"]
 Start = Literal["centre-click", "random-click", "box", "text", "none"]
+Per = Literal["target", "lesion", "each-lesion"]
 Track = Literal["automatic", "text", "clicks", "box", "mask"]
 
 TRACKS: tuple[Track, ...] = get_args(Track)
@@ -115,7 +116,9 @@ class Protocol:
         mask_error_mm: standard deviation of the error of a rough mask's boundary.
         noise: the operator's noise on clicks and on stopping.
         per: "target" gives one prompt for the whole target (centre click: its largest lesion); "lesion" gives
-            the first click (or clicks) on every lesion of the target.
+            the first click (or clicks) on every lesion of the target, all in one prompt; "each-lesion" makes every
+            lesion a task of its own: one session, first prompt and corrections for it alone, and the union of
+            the answers is the answer for the target.
         text: adds the target's text to any other prompt.
     """
 
@@ -124,7 +127,7 @@ class Protocol:
     rounds: int = 1
     box_jitter_mm: float = 0.0
     noise: OperatorNoise = field(default_factory=OperatorNoise)
-    per: Literal["target", "lesion"] = "target"
+    per: Per = "target"
     start: Start = "centre-click"
     stop_dice: float = 1.0
     previous_mask: bool = False
@@ -134,7 +137,7 @@ class Protocol:
     def __post_init__(self) -> None:
         _one_of("kind", self.kind, get_args(Kind))
         _one_of("start", self.start, get_args(Start))
-        _one_of("per", self.per, ("target", "lesion"))
+        _one_of("per", self.per, get_args(Per))
         _need(_whole(self.clicks) and self.clicks >= 1, "clicks", "a whole number, 1 or more")
         _need(_whole(self.rounds) and self.rounds >= 1, "rounds", "a whole number, 1 or more")
         _need(_finite(self.box_jitter_mm) and self.box_jitter_mm >= 0, "box_jitter_mm", "0 or more mm")
@@ -157,6 +160,7 @@ class Protocol:
             ("box_jitter_mm", self.box_jitter_mm != 0, first == "box"),
             ("mask_error_mm", self.mask_error_mm != 2.0, first == "mask"),
             ("per: lesion", self.per == "lesion", first in _FIRST_CLICKS),
+            ("per: each-lesion", self.per == "each-lesion", self.looks_at_label),
             ("text", self.text, first not in ("none", "text")),
             ("noise.displacement_mm", self.noise.displacement_mm != 0, iterative or first in _FIRST_CLICKS),
             ("noise.wrong_sign", self.noise.wrong_sign != 0, iterative or self.kind == "clicks"),
@@ -181,6 +185,28 @@ class Protocol:
             _check_keys(noise, OperatorNoise, "noise")
             settings["noise"] = OperatorNoise(**noise)
         return cls(**settings)
+
+    @classmethod
+    def ladder_from_mapping(cls, given: Mapping[str, Any] | str) -> tuple[Protocol, ...]:
+        """Read one protocol, or a ladder of them: one size of an error may be a list, such as [0, 2, 4, 8] mm.
+
+        Raises:
+            UserError: as `from_mapping`; two lists; a list of anything but numbers.
+        """
+        if isinstance(given, str):
+            return (cls.from_mapping(given),)
+        noise = given.get("noise", {}) if isinstance(given, Mapping) else {}
+        where: dict[str, Any] = {**_mapping(given, "protocol"), **(noise if isinstance(noise, Mapping) else {})}
+        lists = [name for name in NOISE_SIZES if isinstance(where.get(name), list | tuple)]
+        if not lists:
+            return (cls.from_mapping(given),)
+        if len(lists) > 1:
+            raise UserError(f"protocol: '{lists[0]}' and '{lists[1]}' are lists; a ladder has one kind of error")
+        if len(set(where[lists[0]])) < 2:
+            raise UserError(f"protocol: '{lists[0]}' needs two sizes or more to be a ladder")
+        rest = {key: value for key, value in given.items() if key not in ("noise", lists[0])}
+        calm = {key: value for key, value in dict(noise).items() if key != lists[0]}
+        return noise_ladder(cls.from_mapping(rest | ({"noise": calm} if calm else {})), lists[0], where[lists[0]])
 
     def to_mapping(self) -> dict[str, Any]:
         """The settings that differ from the default, as `from_mapping` reads them."""
@@ -218,7 +244,7 @@ class Protocol:
         parts += [f"-until-{self.stop_dice:g}"] if self.stop_dice < 1 else []
         parts += ["-mask-back"] if self.previous_mask else []
         parts += ["-text"] if self.text else []
-        parts += ["-per-lesion"] if self.per == "lesion" else []
+        parts += {"target": [], "lesion": ["-per-lesion"], "each-lesion": ["-each-lesion"]}[self.per]
         return "".join(parts)
 
     @property
@@ -253,6 +279,10 @@ class Protocol:
         return self._first_kind not in ("none", "text")
 
 
+NOISE_SIZES = ("displacement_mm", "wrong_sign", "late_stop", "box_jitter_mm", "mask_error_mm")
+"""The settings that tell how large an error of the operator is, those of `OperatorNoise` first."""
+
+
 def noise_ladder(protocol: Protocol, setting: str, values: Sequence[float]) -> tuple[Protocol, ...]:
     """The same protocol at rising noise, for a robustness curve.
 
@@ -261,13 +291,11 @@ def noise_ladder(protocol: Protocol, setting: str, values: Sequence[float]) -> t
     Args:
         setting: "box_jitter_mm", "mask_error_mm", or a setting of `OperatorNoise`.
     """
+    if setting not in NOISE_SIZES:
+        raise UserError(f"unknown noise '{setting}'; {nearest_name(setting, NOISE_SIZES)}")
     steps: list[dict[str, Any]] = [{setting: value} for value in values]
     if setting in ("box_jitter_mm", "mask_error_mm"):
         return tuple(replace(protocol, **step) for step in steps)
-    known = [spec.name for spec in fields(OperatorNoise)]
-    if setting not in known:
-        names = [*known, "box_jitter_mm", "mask_error_mm"]
-        raise UserError(f"unknown noise '{setting}'; {nearest_name(setting, names)}")
     return tuple(replace(protocol, noise=replace(protocol.noise, **step)) for step in steps)
 
 
@@ -427,6 +455,37 @@ class SimulatedUser:
         return rough
 
 
+@dataclass(frozen=True)
+class Task:
+    """What one session is for: the whole target, or one lesion of it, and the user who prompts for it.
+
+    Attributes:
+        lesion: None for the whole target, otherwise 0 for the largest lesion, and so on.
+        voxels: how many the task's mask has.
+    """
+
+    user: SimulatedUser
+    lesion: int | None
+    voxels: int
+    mask: Callable[[], BoolArray] = field(repr=False)
+
+
+def tasks_of(protocol: Protocol, seed_parts: tuple[object, ...], target_mask: BoolArray) -> list[Task]:
+    """The tasks that a protocol makes of a target: one, or one for each lesion; none if there is no lesion then.
+
+    Args:
+        seed_parts: (suite seed, dataset, case, target). Each lesion's user draws from (…, "lesion", number, round),
+            so its clicks do not depend on how the method fared at another lesion.
+    """
+    if protocol.per != "each-lesion":
+        whole = SimulatedUser(protocol, seed_parts)
+        return [Task(whole, None, int(np.count_nonzero(target_mask)), lambda: target_mask)]
+    return [
+        Task(SimulatedUser(protocol, (*seed_parts, "lesion", number)), number, lesion.voxels, lesion.mask)
+        for number, lesion in enumerate(lesions_of(target_mask))
+    ]
+
+
 def target_text(target: Target) -> str:
     """The target in plain words, such as "kidney tumor"; its name if it has none."""
     return f"{target.organ} {target.lesion}".strip() or target.name
@@ -451,6 +510,35 @@ class _Component:
     mask: BoolArray
     low: Position
     size: int
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One lesion of a target, kept as a crop: a hundred whole volumes would not fit into memory."""
+
+    part: BoolArray
+    low: Position
+    shape: tuple[int, int, int]
+
+    @property
+    def voxels(self) -> int:
+        return int(np.count_nonzero(self.part))
+
+    def mask(self) -> BoolArray:
+        """The lesion in the whole volume."""
+        whole = np.zeros(self.shape, bool)
+        whole[tuple(slice(a, a + n) for a, n in zip(self.low, self.part.shape, strict=True))] = self.part
+        return whole
+
+
+def lesions_of(target_mask: BoolArray) -> list[Lesion]:
+    """The lesions (26-connected components) of a target, in the order of `components`: the largest first."""
+    box = bounding_box(target_mask)
+    if box is None:
+        return []
+    x, y, z = target_mask.shape
+    regions = components(target_mask[_slices(box)])
+    return [Lesion(region.mask, _shift(region.low, box.low), (x, y, z)) for region in regions]
 
 
 def components(mask: BoolArray) -> list[_Component]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,20 @@ import numpy as np
 import pytest
 
 from benchmarks.datasets.dataset import Case
-from benchmarks.evaluate import UNKNOWN_DIAGONAL_MM, Evaluation, applicable, evaluate_case, rescore_case
+from benchmarks.evaluate import (
+    UNKNOWN_DIAGONAL_MM,
+    Evaluation,
+    applicable,
+    evaluate_case,
+    failed_case,
+    rescore_case,
+)
 from benchmarks.metrics import DEFAULT_POLICY
+from benchmarks.prompt_bank import BankItem, PromptBank
 from benchmarks.prompts import PromptKind, Prompts
+from benchmarks.results import SPACINGS
 from benchmarks.segmenter import Segmenter, Session, Target, method
-from benchmarks.users import Protocol
+from benchmarks.users import OperatorNoise, Protocol
 from benchmarks.volume import BoolArray, Volume
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", labels=(2,))
@@ -129,14 +140,178 @@ def test_an_unreadable_file_gives_failed_rows(case: Case) -> None:
     assert rows[0]["hd95_mm"] == pytest.approx(UNKNOWN_DIAGONAL_MM)
 
 
-def test_an_absent_target_fails_for_clicks_and_counts_for_automatic(case: Case) -> None:
+ASKED = (Protocol("iterative", rounds=2), Protocol("centre-click", per="each-lesion"), Protocol("none"))
+
+
+def without_target(case: Case) -> Case:
     image = nib.load(case.label)
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), case.label)
-    rows = evaluate_case(case, Fixed(cube(8)), evaluation(Protocol("centre-click"), Protocol("none")))
-    assert [row["status"] for row in rows] == ["failed", "ok"]
-    assert "NoTarget" in rows[0]["reason"]
-    assert rows[1]["dice"] == 0.0
-    assert rows[1]["empty"] == "reference"
+    return case
+
+
+def test_where_no_target_is_a_clicked_method_is_not_asked_and_an_automatic_one_is(case: Case) -> None:
+    segmenter = Fixed(cube(8))
+    rows = evaluate_case(without_target(case), segmenter, evaluation(*ASKED))
+    assert [row["status"] for row in rows] == ["no-target", "no-target", "no-target", "ok"]
+    assert [row["step"] for row in rows] == [1, 2, 1, 1]
+    assert len(segmenter.opened) == 1  # for the automatic protocol only
+    assert all(math.isnan(row["dice"]) and math.isnan(row["hd95_mm"]) for row in rows[:3])
+    assert rows[0]["reason"] == "no voxel of 'kidney-tumor' in the case"
+    assert rows[3]["dice"] == 0.0
+    assert rows[3]["empty"] == "reference"
+
+
+def test_no_target_is_the_same_for_a_method_that_fails(case: Case) -> None:
+    """Otherwise one method would be blamed for a case that no other was asked about."""
+    asked = evaluation(*ASKED)
+    crashed = evaluate_case(without_target(case), method("mock-crash").build(), asked)
+    ended = failed_case(case, asked, TimeoutError("no result within 30 minutes"))
+    for rows in (crashed, ended):
+        assert [row["status"] for row in rows] == ["no-target", "no-target", "no-target", "failed"]
+    case.label.unlink()  # even then, if a frozen bank tells
+    bank = PromptBank("made-up", "test-0", ASKED[0], 1, {"one": {TARGET.name: {"grid": {}, "no_target": True}}})
+    ended = failed_case(case, replace(asked, banks={ASKED[0].name: bank}), FileNotFoundError("gone"))
+    assert [row["status"] for row in ended] == ["no-target", "no-target", "failed", "failed"]
+
+
+def test_rows_tell_the_spacing_and_who_made_the_prompts(case: Case) -> None:
+    rows = evaluate_case(case, Fixed(cube(8)), evaluation(Protocol("centre-click")))
+    assert [rows[0][name] for name in SPACINGS] == [1.0, 1.0, 2.0]
+    assert rows[0]["prompt_origin"] == "simulated"
+    assert rows[0]["schema_version"] == 2
+    case.image.unlink()
+    unreadable = evaluate_case(case, Fixed(cube(8)), evaluation(Protocol("centre-click")))
+    assert all(math.isnan(unreadable[0][name]) for name in SPACINGS)
+
+
+# -- each lesion a task of its own --
+
+
+@pytest.fixture
+def two_lesions(tmp_path: Path) -> Case:
+    """Blocks of 6 × 6 × 4 and 4 × 4 × 4 voxels of 1 × 1 × 2 mm."""
+    label = np.zeros((24, 20, 12), np.uint8)
+    label[2:8, 2:8, 2:6] = 2
+    label[14:18, 10:14, 4:8] = 2
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    nib.save(nib.Nifti1Image((label * 50).astype(np.int16), affine), tmp_path / "image.nii.gz")
+    nib.save(nib.Nifti1Image(label, affine), tmp_path / "label.nii.gz")
+    return Case("made-up", "two", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
+
+
+class Brush(Segmenter):
+    """Paints a cube around every positive click, of a half-width that grows with the clicks of the session."""
+
+    prompts = Fixed.prompts
+
+    def __init__(self, fail_at: tuple[int, int] | None = None) -> None:
+        self.sessions: list[list[Prompts]] = []
+        self.fail_at = fail_at
+
+    def open(self, volume: Volume, target: Target) -> Session:
+        self.sessions.append([])
+        outer, number = self, len(self.sessions)
+
+        class Answer(Session):
+            def segment(self, prompts: Prompts) -> BoolArray:
+                outer.sessions[number - 1].append(prompts)
+                if outer.fail_at == (number, len(prompts.clicks)):
+                    raise RuntimeError("out of memory")
+                mask = np.zeros(volume.shape, bool)
+                for click in prompts.clicks:
+                    if click.positive:
+                        x, y, z = click.position
+                        mask[max(x - 1, 0) : x + 2, max(y - 1, 0) : y + 2, max(z - 1, 0) : z + 2] = True
+                return mask
+
+        return Answer()
+
+
+LESION_BY_LESION = Protocol("iterative", rounds=3, per="each-lesion")
+
+
+def test_each_lesion_is_a_session_of_its_own_and_the_union_is_scored(two_lesions: Case) -> None:
+    _, label = two_lesions.load()
+    brush = Brush()
+    rows = evaluate_case(two_lesions, brush, evaluation(LESION_BY_LESION))
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert [len(session) for session in brush.sessions] == [3, 3]
+    large, small = (np.zeros(label.shape, bool) for _ in range(2))
+    large[2:8, 2:8, 2:6], small[14:18, 10:14, 4:8] = True, True
+    for lesion, session in zip((large, small), brush.sessions, strict=True):
+        assert all(lesion[click.position] for prompts in session for click in prompts.clicks if click.positive)
+        assert [len(prompts.clicks) for prompts in session] == [1, 2, 3]
+    first = [np.zeros(label.shape, bool) for _ in range(2)]
+    for mask, session in zip(first, brush.sessions, strict=True):
+        x, y, z = session[0].clicks[0].position
+        mask[x - 1 : x + 2, y - 1 : y + 2, z - 1 : z + 2] = True
+    assert rows[0]["voxels_prediction"] == 54
+    assert rows[0]["dice"] == pytest.approx(2 * 54 / (54 + 144 + 64))
+    assert rows[0]["each_lesion_dice"] == pytest.approx([2 * 27 / (27 + 144), 2 * 27 / (27 + 64)])
+    assert rows[0]["each_lesion_diameter_mm"] == pytest.approx([np.cbrt(6 * 288 / np.pi), np.cbrt(6 * 128 / np.pi)])
+    assert [row["clicks"] for row in rows] == [2, 4, 6]
+    assert rows[0]["dice"] < rows[1]["dice"] < rows[2]["dice"]
+
+
+def test_a_lesion_is_prompted_alike_whatever_happens_at_the_other(two_lesions: Case) -> None:
+    """Seeds are those of (case, target, lesion, round): the second lesion's clicks are its own."""
+    noisy = replace(LESION_BY_LESION, start="random-click", noise=OperatorNoise(displacement_mm=1.0))
+    apart = Brush()
+    evaluate_case(two_lesions, apart, evaluation(noisy))
+
+    class Flood(Brush):
+        """Perfect at the first lesion, so that its user stops there."""
+
+        def open(self, volume: Volume, target: Target) -> Session:
+            session = super().open(volume, target)
+            if len(self.sessions) == 1:
+                block = np.zeros(volume.shape, bool)
+                block[2:8, 2:8, 2:6] = True
+                session.segment = lambda prompts: block  # type: ignore[method-assign]
+            return session
+
+    other = Flood()
+    rows = evaluate_case(two_lesions, other, evaluation(noisy))
+    assert other.sessions[1] == apart.sessions[1]
+    assert [row["carried"] for row in rows] == [False, False, False]  # the second lesion went on
+    assert [row["clicks"] for row in rows] == [2, 3, 4]
+    again = Brush()
+    evaluate_case(two_lesions, again, evaluation(noisy))
+    assert again.sessions == apart.sessions
+    elsewhere = Brush()
+    evaluate_case(replace(two_lesions, case_id="other"), elsewhere, evaluation(noisy))
+    assert elsewhere.sessions != apart.sessions
+
+
+def test_a_lesion_that_fails_late_fails_the_later_steps_of_the_target(two_lesions: Case) -> None:
+    rows = evaluate_case(two_lesions, Brush(fail_at=(1, 3)), evaluation(LESION_BY_LESION))
+    assert [row["status"] for row in rows] == ["ok", "ok", "failed"]
+    assert rows[1]["clicks"] == 4  # the other lesion was still done for the first two steps
+    assert rows[2]["each_lesion_dice"] == [0.0, 0.0]
+    assert len(rows[2]["each_lesion_diameter_mm"]) == 2
+    rows = evaluate_case(two_lesions, Brush(fail_at=(2, 1)), evaluation(LESION_BY_LESION))
+    assert [row["status"] for row in rows] == ["failed"] * 3
+    assert [row["step"] for row in rows] == [1, 2, 3]
+
+
+def test_lesion_by_lesion_replays_a_bank_and_scores_kept_masks_again(two_lesions: Case, tmp_path: Path) -> None:
+    volume, label = two_lesions.load()
+    item = BankItem("two", TARGET, label == 2, volume)
+    box = Protocol("box", per="each-lesion", box_jitter_mm=2.0)
+    banks = {
+        protocol.name: PromptBank.build("made-up", "test-0", protocol, 1, [item])
+        for protocol in (box, LESION_BY_LESION)
+    }
+    with_banks, without = Brush(), Brush()
+    asked = replace(evaluation(LESION_BY_LESION, predictions=tmp_path / "kept"), banks=banks)
+    rows = evaluate_case(two_lesions, with_banks, asked)
+    evaluate_case(two_lesions, without, evaluation(LESION_BY_LESION))
+    assert with_banks.sessions == without.sessions
+    assert rescore_case(two_lesions, asked) == rows
+    boxes = Brush()
+    evaluate_case(two_lesions, boxes, replace(evaluation(box), banks=banks))
+    assert [session[0].box is not None for session in boxes.sessions] == [True, True]
+    assert boxes.sessions[0][0].box != boxes.sessions[1][0].box
 
 
 def test_masks_are_kept_on_the_grid_of_the_file(case: Case, tmp_path: Path) -> None:
@@ -157,8 +332,6 @@ def test_a_protocol_runs_only_where_all_its_prompts_are_understood() -> None:
 
 
 def test_frozen_prompts_are_replayed_and_named_in_the_rows(case: Case) -> None:
-    from benchmarks.prompt_bank import BankItem, PromptBank
-
     protocol = Protocol("random-click")
     volume, label = case.load()
     item = BankItem(case.case_id, TARGET, label == 2, volume)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.errors import UserError
-from benchmarks.results import RecordStore
+from benchmarks.results import SCHEMA_VERSION, SPACINGS, RecordStore, upgraded
 
 
 def row(case: str, status: str = "ok") -> dict[str, object]:
@@ -78,3 +78,44 @@ def test_an_unknown_suite_says_which_there_are(tmp_path: Path) -> None:
     store.set_current("suite", [describe(store, "a")])
     with pytest.raises(UserError, match="have: suite"):
         store.read_suite("other")
+
+
+def old_rows() -> pd.DataFrame:
+    """As schema 1 wrote them: a measurement, a case without the target, and a method that failed."""
+    return pd.DataFrame(
+        {
+            "schema_version": 1,
+            "case": ["one", "two", "three"],
+            "status": ["ok", "failed", "failed"],
+            "reason": ["", "NoTarget: no voxel of 'liver-tumor' in the case", "RuntimeError: out of memory"],
+            "dice": [0.7, 0.0, 0.0],
+            "nsd@1mm": [0.6, 0.0, 0.0],
+            "hd95_mm": [3.0, 500.0, 500.0],
+            "diagonal_mm": [500.0, 500.0, 500.0],
+        }
+    )
+
+
+def test_records_of_schema_1_are_read_in_the_form_of_today(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    folder = describe(store, "a")
+    for row_ in old_rows().to_dict("records"):
+        store.write_case(folder, str(row_["case"]), [{str(key): value for key, value in row_.items()}])
+    rows = store.read_unit(folder).set_index("case")
+    assert rows["status"].to_dict() == {"one": "ok", "two": "no-target", "three": "failed"}
+    assert rows.loc["two", ["dice", "nsd@1mm", "hd95_mm"]].isna().all()
+    assert rows.loc["three", ["dice", "hd95_mm"]].tolist() == [0.0, 500.0]
+    assert rows.loc["two", "diagonal_mm"] == 500.0
+    assert rows[list(SPACINGS)].isna().all(axis=None)
+    assert set(rows["prompt_origin"]) == {"simulated"}
+
+
+def test_records_of_a_later_schema_are_refused_in_one_line() -> None:
+    later = old_rows().assign(schema_version=SCHEMA_VERSION + 1)
+    with pytest.raises(UserError, match=rf"here: records of schema {SCHEMA_VERSION + 1}, this tags-bench reads up to"):
+        upgraded(later, "here")
+
+
+def test_records_of_today_are_left_as_they_are() -> None:
+    rows = old_rows().assign(schema_version=SCHEMA_VERSION)
+    assert upgraded(rows, "here") is rows
