@@ -35,6 +35,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Make and inspect data sets.")
 app.add_typer(data_app, name="data")
+weights_app = typer.Typer(no_args_is_help=True, help="Official weights files: what there is, fetch, verify.")
+app.add_typer(weights_app, name="weights")
 
 SuiteOption = Annotated[str, typer.Option("--suite", help="Embedded suite by name, or a YAML file.")]
 DatasetOption = Annotated[list[str] | None, typer.Option("--dataset", help="Only this dataset; repeatable.")]
@@ -65,6 +67,7 @@ CheckpointOption = Annotated[
         "--checkpoint", metavar="METHOD=FILE", help="Official weights of a method, used as they are; repeatable."
     ),
 ]
+AcceptOption = Annotated[bool, typer.Option("--accept-licence", help="Accept the licence without being asked.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -501,7 +504,7 @@ def data_synth(
 def data_fetch(
     name: Annotated[str, typer.Argument(help="msd-pancreas, msd-colon, lits17 or kits21.")],
     cases: Annotated[int | None, typer.Option("--cases", min=1, help="Only the first cases (kits21).")] = None,
-    accept: Annotated[bool, typer.Option("--accept-licence", help="Accept the licence without being asked.")] = False,
+    accept: AcceptOption = False,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -509,27 +512,16 @@ def data_fetch(
 
     Example: `tags-bench data fetch msd-pancreas --accept-licence`
     """
-    from benchmarks.datasets.download import RemoteFile, accept_licence, fetch, fetchable, licence, licence_accepted
+    from benchmarks.datasets.download import accept_licence, fetch, fetchable, licence, licence_accepted
     from benchmarks.errors import nearest_name
 
     if name not in fetchable():
         raise UserError(f"'{name}' cannot be fetched; {nearest_name(name, fetchable())}")
     console = _console()
     if not licence_accepted(name):
-        console.print(licence(name))
-        if not accept and not (sys.stdin.isatty() and typer.confirm("Do you accept it?")):
-            raise UserError("the licence was not accepted; read it and use --accept-licence")
+        _show_licence(licence(name), accept, console)
         accept_licence(name)
-    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
-
-    with Progress(*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn(), console=console) as bars:
-        tasks: dict[str, Any] = {}
-
-        def advance(remote: RemoteFile, done: int, total: int | None) -> None:
-            if remote.path not in tasks:
-                tasks[remote.path] = bars.add_task(remote.path, total=total)
-            bars.update(tasks[remote.path], completed=done, total=total)
-
+    with _download_bars(console) as advance:
         folder = fetch(name, cases=range(cases) if cases else None, progress=advance)
     _add_dataset(name, folder, console, as_json)
 
@@ -662,6 +654,135 @@ def data_import_dicom(
         _rows(f"{out}, without these", rows, as_json=False)
     else:
         print(f"all cases converted into {out}")
+
+
+def _show_licence(terms: str, accept: bool, console: Console) -> None:
+    """Show it, and go on only if it is accepted, by option or by answer."""
+    console.print(terms, soft_wrap=True, markup=False)
+    if not accept and not (sys.stdin.isatty() and typer.confirm("Do you accept it?", err=True)):
+        raise UserError("the licence was not accepted; read it and use --accept-licence")
+
+
+@contextmanager
+def _download_bars(console: Console) -> Iterator[Callable[[Any, int, int | None], None]]:
+    """A bar for every file that is being fetched."""
+    from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
+
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn(), console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def advance(remote: Any, done: int, total: int | None) -> None:
+            if remote.path not in tasks:
+                tasks[remote.path] = bars.add_task(remote.path, total=total)
+            bars.update(tasks[remote.path], completed=done, total=total)
+
+        yield advance
+
+
+@weights_app.command("list")
+def weights_list(
+    method: Annotated[str | None, typer.Option("--method", help="Only the files of this method.")] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the official files of all installed methods: size, licence, whether it is here, how to come by it.
+
+    No file is read: "verified" and "wrong …" tell what the last check of these very bytes found.
+    """
+    from benchmarks.official_files import as_rows, official_files, readable, wanted
+    from benchmarks.weights import weights_folder
+
+    rows = as_rows(wanted([method]) if method else official_files().values())
+    if as_json:
+        _print_json(rows)
+        return
+    shown = [
+        {
+            "file": row["file"],
+            "methods": ", ".join(row["methods"]),
+            "size": readable(row["bytes"]),
+            "licence": row["licence"],
+            "state": row["state"],
+            "how": row["how"],
+        }
+        for row in rows
+    ]
+    _rows(f"official files, in {weights_folder()}", shown, as_json)
+
+
+@weights_app.command("fetch")
+def weights_fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Files or methods of `tags-bench weights list`.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="Every file that a program can fetch.")] = False,
+    accept: AcceptOption = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Download official files (resumed, checked) into the weights folder. The licence is shown and accepted once.
+
+    Examples:
+
+    * `tags-bench weights fetch sam-b` — the file of a method
+    * `tags-bench weights fetch sam_vit_h_4b8939.pth --accept-licence` — a file by name
+    """
+    from benchmarks.official_files import (
+        accept_licence,
+        fetch_all,
+        licence_accepted,
+        official_files,
+        terms,
+        wanted,
+    )
+
+    if bool(names) == every:
+        raise UserError("name files or methods of `tags-bench weights list`, or use --all")
+    chosen = [one for one in official_files().values() if one.file.url] if every else wanted(names or [])
+    console = _console()
+    for one in chosen:
+        if one.file.url and not one.file.path.is_file() and not licence_accepted(one.file):
+            _show_licence(terms(one.file), accept, console)
+            accept_licence(one.file)
+    with _download_bars(console) as advance:
+        rows, problems = fetch_all(chosen, advance)
+    if rows or as_json:
+        _rows("in the weights folder", rows, as_json)
+    if problems:
+        raise UserError("; ".join(problems))
+
+
+@weights_app.command("verify")
+def weights_verify(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Files or methods; default: every file that is here."),
+    ] = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Read official files: size, checksum where one is published, and whether they hold what their name says.
+
+    Where no checksum is published, the computed SHA-256 is shown. Exit code 2 if a file is not what it should be.
+    """
+    from benchmarks.official_files import official_files, problems_of, verify, wanted
+
+    chosen = wanted(names) if names else [one for one in official_files().values() if one.file.path.is_file()]
+    with _console().status("reading the files"):
+        rows = [verify(one) for one in chosen]
+    if not rows and not as_json:
+        print("no official file is here; see `tags-bench weights list`")
+        return
+    if as_json:
+        _print_json(rows)
+    else:
+        shown = [{key: row[key] for key in ("file", "state", "sha256", "published", "problem")} for row in rows]
+        for row in shown:
+            row["published"] = row["published"].partition(":")[0]
+        _rows("official files, read just now", shown, as_json)
+    problems = problems_of(rows)
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 def _add_dataset(name: str, folder: Path, console: Console, as_json: bool, **options: Any) -> None:

@@ -13,6 +13,7 @@ import hashlib
 import json
 import pickle
 import re
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from benchmarks.errors import UserError
+from benchmarks.weights import locate
 
 State = dict[str, torch.Tensor]
 
@@ -77,8 +79,11 @@ _STAND_INS: dict[str, Callable[..., Any]] = {
 }
 
 
-def read_checkpoint(path: Path | str) -> Any:
+def read_checkpoint(path: Path | str, mmap: bool = False) -> Any:
     """Read an official checkpoint file onto the CPU; whatever is not a tensor or plain data becomes `Inert`.
+
+    Args:
+        mmap: leave the tensors in the file, where its format allows: enough to look at names and shapes.
 
     Raises:
         UserError: no such file, truncated, not a torch checkpoint, or one that asks for code to be run.
@@ -86,10 +91,11 @@ def read_checkpoint(path: Path | str) -> Any:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
+    mmap = mmap and zipfile.is_zipfile(path)  # the format of torch before 1.6 cannot be mapped
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        return _read_with_stand_ins(path, error)
+        return _read_with_stand_ins(path, error, mmap)
     except (
         RuntimeError,
         EOFError,
@@ -103,7 +109,7 @@ def read_checkpoint(path: Path | str) -> Any:
         raise UserError(_unreadable(path, error)) from error
 
 
-def _read_with_stand_ins(path: Path, refusal: Exception) -> Any:
+def _read_with_stand_ins(path: Path, refusal: Exception, mmap: bool) -> Any:
     try:
         foreign = sorted(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
     except (RuntimeError, ValueError, EOFError, KeyError, IndexError, pickle.UnpicklingError) as error:
@@ -116,7 +122,7 @@ def _read_with_stand_ins(path: Path, refusal: Exception) -> Any:
     stand_ins: list[Callable | tuple[Callable, str]] = [(_STAND_INS.get(name, Inert), name) for name in foreign]
     try:
         with torch.serialization.safe_globals(stand_ins):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except (RuntimeError, ValueError, EOFError, KeyError, TypeError, pickle.UnpicklingError) as error:
         raise UserError(_unreadable(path, error)) from error
 
@@ -278,26 +284,40 @@ def load_official(
     load_strictly(module, kept, path, system)
 
 
+def official_file_problem(path: Path, system: str) -> str:
+    """What is wrong with a file that should be the official one of `system`, in a line; "" if nothing is.
+
+    Names and shapes are looked at, no value is read and nothing of the file is run.
+    """
+    try:
+        seen = recognise(read_checkpoint(path, mmap=True))
+    except UserError as error:
+        return str(error).removeprefix(f"{path}: ")
+    if seen is None:
+        return f"not recognised as any known system, expected {system}"
+    return "" if seen == system else f"this looks like {seen}, expected {system}"
+
+
 def required_file(checkpoint: Path | str | None, method: str, file_name: str, source: str) -> Path:
     """The path of an official file that a method cannot do without.
 
     Args:
-        checkpoint: the method's setting `checkpoint`.
+        checkpoint: the method's setting `checkpoint`: a path, or a name in the weights folder; None for `file_name`.
         file_name: the official name, such as "sam_vit_b_01ec64.pth".
         source: in words, where it is released.
 
     Raises:
         UserError: not given or not there; says which file, where it is released and how to name it.
     """
+    path = locate(file_name if checkpoint is None else checkpoint)
+    if path is not None:
+        return path
     if checkpoint is None:
         raise UserError(
-            f"method '{method}' needs the official file {file_name} ({source}); "
-            f"download it and set the method's 'checkpoint' to its path"
+            f"method '{method}' needs the official file {file_name} ({source}): "
+            f"see `tags-bench weights fetch {method}`, or set the method's 'checkpoint' to its path"
         )
-    path = Path(checkpoint).expanduser()
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file; method '{method}' needs {file_name} ({source})")
-    return path
+    raise UserError(f"{checkpoint}: no such checkpoint file; method '{method}' needs {file_name} ({source})")
 
 
 def _named(names: Sequence[str]) -> str:

@@ -83,11 +83,16 @@ def _mlflow(tracking_uri: str | None, out: Path) -> str:
 
 
 def _checkpoints(out: Path) -> dict[str, Any]:
+    from benchmarks.official_files import official_files, state_of
     from benchmarks.segmenter import methods
+    from benchmarks.weights import weights_folder
 
-    weights = Path(os.environ.get("TAGS_BENCH_WEIGHTS") or "~/.cache/tags-bench/weights").expanduser()
-    official = sorted(path.name for path in weights.glob("*")) if weights.is_dir() else []
-    found: dict[str, Any] = {f"official files in {weights}": ", ".join(official) or "none"}
+    known = official_files()
+    official = [f"{name} ({state_of(one.file)})" for name, one in known.items() if one.file.path.is_file()]
+    others = sorted(p.name for p in weights_folder().glob("*") if p.name not in known and not p.name.startswith("."))
+    found: dict[str, Any] = {f"official files in {weights_folder()}": ", ".join(official) or "none"}
+    if others:
+        found["other files there"] = ", ".join(others)
     for method in methods().values():
         trained = sorted(
             p.name for p in (out / "checkpoints").glob(f"{method.name}-*") if (p / "training.json").exists()

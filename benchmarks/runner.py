@@ -29,6 +29,7 @@ from benchmarks.errors import UserError, one_line
 from benchmarks.evaluate import Evaluation, applicable, evaluate_case, failed_case, rescore_case
 from benchmarks.identity import digest, fingerprint_cases, fingerprint_config
 from benchmarks.metrics import METRICS_VERSION
+from benchmarks.official_files import settings_from_files
 from benchmarks.prompt_bank import PromptBank
 from benchmarks.results import FAILED, SCHEMA_VERSION, RecordStore, write_json
 from benchmarks.segmenter import Method, Target
@@ -255,15 +256,13 @@ def _unit(
 ) -> Unit:
     method = find_method(entry.name)
     config = method.configured(entry.config)
+    official = settings_from_files(method, entry.title, config, dataset.name)
+    entry = entry.model_copy(update={"config": {**entry.config, **official}})
+    config |= official
     cases = tuple(dataset.split_cases(suite.part, fold))
     protocols = applicable(suite.protocols, method.prompts)
     budget = suite.budget.budget()
     job = None
-    if method.needs_checkpoint and not config.get("checkpoint"):
-        raise UserError(
-            f"method '{entry.title}' needs its official file: --checkpoint {entry.title}=FILE, or `checkpoint` in the "
-            f"suite (docs/methods says which file)"
-        )
     if config.get("checkpoint") and not Path(str(config["checkpoint"])).expanduser().is_file():
         raise UserError(f"method '{entry.title}': no checkpoint file at {config['checkpoint']}")
     if method.training != "none" and (entry.fine_tune or not config.get("checkpoint")):

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from benchmarks.errors import UserError, nearest_name
 from benchmarks.prompts import PromptKind, Prompts
 from benchmarks.volume import BoolArray, FloatArray, Volume
+from benchmarks.weights import WeightFile
 
 if TYPE_CHECKING:
     import torch
@@ -211,7 +212,9 @@ class Method:
         search_space: knob → Tune domain in plain form: ["uniform", low, high], ["loguniform", low, high],
             ["randint", low, high] or ["choice", [one, other]].
         floor: a reference floor, not a contestant.
-        needs_checkpoint: works only with the official file named by `checkpoint` in its configuration.
+        needs_checkpoint: works only with the official file named by `checkpoint` in its configuration; where that is
+            empty, a run takes the file of the weights folder.
+        files: the official files that it uses, for `tags-bench weights` and for a run.
         version: raised when the method's results would change; part of every record's identity.
     """
 
@@ -225,6 +228,7 @@ class Method:
     card: Card = field(default_factory=lambda: Card(title=""))
     floor: bool = False
     needs_checkpoint: bool = False
+    files: tuple[WeightFile, ...] = ()
     version: str = "1"
 
     def build(self, config: Mapping[str, Any] | None = None, device: str = "cpu") -> Segmenter:

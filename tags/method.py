@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.prompts import PromptKind
 from benchmarks.segmenter import Card, Method, Seen
 from tags.config import defaults
+from tags.official import files_of
 
 PROMPTS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX, PromptKind.MASK})
 SEARCH_SPACE: dict[str, list[Any]] = {
@@ -27,13 +28,15 @@ NOTES = (
 def _method(
     size: str, summary: str, parameters: str, weights_licence: str, training_data: dict[str, Seen], notes: str
 ) -> Method:
+    config = defaults(size)
     return Method(
         name=f"tags-{size}",
         summary=summary,
         factory="tags.segmenter:TagsSegmenter",
         prompts=PROMPTS,
         training="bench",
-        config=defaults(size),
+        config=config,
+        files=files_of(size, str(config["clip"]), str(config["clip_weights"])),
         search_space=SEARCH_SPACE,
         card=Card(
             title=f"TAGS ({size})",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +10,17 @@ from pathlib import Path
 import numpy as np
 import open_clip
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from benchmarks.weights import locate, weights_folder
 from tags.model import TAGS
+from tags.official import CLIP_FILES, SAM_FILES
 
 RANDOM = "random"  # weights from a fixed seed: no download, no knowledge
 UNUSED_PREFIXES = ("prompt_encoder.", "mask_decoder.")  # SAM's own prompt and mask heads are 2D
-FOLDER_VARIABLE = "TAGS_BENCH_WEIGHTS"
+SAM_WIDTHS = {"SAM-B": 768, "SAM-L": 1024, "SAM-H": 1280}  # channels of the encoder
 
 
 class WeightsError(Exception):
@@ -32,28 +35,23 @@ class Loaded:
     unused: tuple[str, ...]
 
 
-def weights_folder() -> Path:
-    """Where weights are looked for: `$TAGS_BENCH_WEIGHTS`, else `~/.cache/tags-bench/weights`."""
-    given = os.environ.get(FOLDER_VARIABLE)
-    return Path(given) if given else Path.home() / ".cache" / "tags-bench" / "weights"
-
-
 def find_file(name: str) -> Path:
     """A weights file by path, or by name in the weights folder."""
-    for path in (Path(name).expanduser(), weights_folder() / name):
-        if path.is_file():
-            return path
-    raise WeightsError(
-        f"no weights file '{name}': put it at {weights_folder() / name}, give its path, or set {FOLDER_VARIABLE}"
-    )
+    path = locate(name)
+    if path is not None:
+        return path
+    official = name in {file.name for file in SAM_FILES.values()}
+    fetch = f"fetch it (`tags-bench weights fetch {name}`), " if official else ""
+    raise WeightsError(f"no weights file '{name}': {fetch}put it at {weights_folder() / name}, or give its path")
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
     """A flat state dict from a .pth or .safetensors file; nothing but tensors is ever unpickled."""
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise WeightsError(f"{path}: not a readable weights file ({error})") from error
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for broken files
@@ -61,6 +59,35 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: not a flat state dict of tensors; the official SAM file is needed")
     return dict(state)
+
+
+def sam_file_problem(path: Path, system: str) -> str:
+    """What is wrong with a file that should be an official SAM file ("SAM-B", "SAM-L", "SAM-H"); "" if nothing is."""
+    try:
+        state = read_state(path)
+    except WeightsError as error:
+        return str(error).removeprefix(f"{path}: ")
+    foreign = [key for key in state if not key.startswith(("image_encoder.", *UNUSED_PREFIXES))]
+    position = state.get("image_encoder.pos_embed")
+    if foreign or position is None:
+        found = foreign[0] if foreign else min(state, default="nothing")
+        return f"not a SAM file, expected {system} (it holds '{found}')"
+    seen = {width: name for name, width in SAM_WIDTHS.items()}.get(position.shape[-1], "a SAM of another size")
+    if any(".Adapter." in key for key in state):
+        seen = "SAM with adapters"
+    return "" if seen == system else f"this looks like {seen}, expected {system}"
+
+
+def clip_file_problem(path: Path, system: str) -> str:
+    """What is wrong with a file that should hold the CLIP of that open_clip name; "" if nothing is."""
+    try:
+        state = read_clip_file(path)
+    except WeightsError as error:
+        return str(error).removeprefix(f"{path}: ")
+    with torch.device("meta"):
+        own = open_clip.create_model(system, pretrained=None, device="meta").state_dict()
+    odd = sorted(own.keys() ^ state.keys()) or [key for key in own if own[key].shape != state[key].shape]
+    return f"does not fit the CLIP {system}, the first difference is '{odd[0]}'" if odd else ""
 
 
 def sam_key(key: str) -> str | None:
@@ -159,6 +186,8 @@ def seed_tower(module: nn.Module, seed: int) -> None:
 def load_clip(model: TAGS, weights: str) -> None:
     """Put weights under the CLIP tower: "random" (seeded), a local file, or an open_clip pre-trained tag.
 
+    A tag whose file lies in the weights folder is read from there; otherwise open_clip fetches it into its own cache.
+
     Raises:
         WeightsError: the file or tag is not there, or does not fit the architecture.
     """
@@ -168,7 +197,10 @@ def load_clip(model: TAGS, weights: str) -> None:
         seed_tower(model.clip, seed=2025)
         return
     name = model.config.clip
-    if weights in open_clip.list_pretrained_tags_by_model(name):
+    official = CLIP_FILES.get((name, weights))
+    if official is not None and official.path.is_file():
+        state = read_clip_file(official.path)
+    elif weights in open_clip.list_pretrained_tags_by_model(name):
         state = _download_clip(name, weights)
     else:
         state = read_clip_file(find_file(weights))
@@ -183,7 +215,10 @@ def read_clip_file(path: Path) -> dict[str, Tensor]:
     """An open_clip state dict; a wrapping `state_dict` and a `module.` prefix are taken off."""
     if path.suffix == ".safetensors":
         return read_state(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for broken files
+        raise WeightsError(f"{path}: not a readable weights file ({str(error).splitlines()[0]})") from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: not a CLIP state dict")
@@ -194,9 +229,11 @@ def _download_clip(name: str, tag: str) -> dict[str, Tensor]:
     try:
         pretrained = open_clip.create_model(name, pretrained=tag)
     except Exception as error:  # network, disk and hub errors of many kinds
+        official = CLIP_FILES.get((name, tag))
+        other = f"`tags-bench weights fetch {official.name}` says where to put it, or " if official else ""
         raise WeightsError(
             f"CLIP '{name}' with weights '{tag}' could not be fetched ({str(error).splitlines()[0]}); without a "
-            f"network save its open_clip state dict as a file and give that as clip_weights"
+            f"network {other}save its open_clip state dict as a file and give that as clip_weights"
         ) from error
     return pretrained.state_dict()
 

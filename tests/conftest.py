@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.file_server import Server, serving
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # Worker processes and subprocesses find the mock methods the way they find a third party's: on the path.
@@ -23,9 +25,23 @@ def shared_folder() -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test sees or changes the datasets and the cache of whoever runs it."""
+    """No test sees or changes the datasets, the cache and the weights of whoever runs it."""
     monkeypatch.setenv("TAGS_BENCH_DATA", str(tmp_path / "data-home"))
     monkeypatch.setenv("TAGS_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("TAGS_BENCH_WEIGHTS", str(tmp_path / "weights"))
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A file server on this machine, and downloads that do not wait long for it."""
+    from benchmarks import download
+
+    monkeypatch.setattr(download, "PAUSE_SECONDS", 0.001)
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("no_proxy", "*")
+    with serving() as one:
+        yield one
 
 
 @pytest.fixture(scope="session")

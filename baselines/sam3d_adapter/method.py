@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.prompts import PromptKind
 from benchmarks.segmenter import Card, Method
+from benchmarks.weights import WeightFile
 
 _PROMPTS = frozenset({PromptKind.CLICK})
 _CONFIG = {
@@ -19,6 +20,24 @@ _CONFIG = {
 }
 _SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-2]}
 
+_FOLDERS = {"kits21": "kits", "msd-pancreas": "pancreas", "lits17": "lits", "msd-colon": "colon"}
+_FILES = tuple(
+    WeightFile(
+        name=f"3dsam-adapter_{dataset}.pth.tar",
+        page="https://github.com/med-air/3DSAM-adapter",
+        licence="none given",
+        upstream=f"last.pth.tar (or best.pth.tar) of the folder {folder}",
+        note=(
+            "3DSAM-adapter: a OneDrive folder linked in the README, which asks for a click; one file per dataset. "
+            "Without a licence all rights are reserved."
+        ),
+        datasets=(dataset,),
+        system="3DSAM-adapter",
+        check="baselines.checkpoints:official_file_problem",
+    )
+    for dataset, folder in _FOLDERS.items()
+)
+
 sam3d_adapter = Method(
     name="3dsam-adapter",
     summary="3DSAM-adapter on a crop around positive clicks; needs the official file of the dataset",
@@ -26,6 +45,7 @@ sam3d_adapter = Method(
     prompts=_PROMPTS,
     training="bench",
     needs_checkpoint=True,
+    files=_FILES,
     config=_CONFIG,
     search_space=_SEARCH_SPACE,
     card=Card(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.prompts import PromptKind
 from benchmarks.segmenter import Card, Method
+from benchmarks.weights import WeightFile
 
 _PROMPTS = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
 _CONFIG = {
@@ -19,6 +20,19 @@ _CONFIG = {
 }
 _SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-3], "reach": ["uniform", 0.5, 2.0]}
 
+# Size and SHA-256: Git LFS pointer in huggingface.co/mashb1t/misc (commit 78e1813); the same SHA-256 stands in
+# micro-sam's `util.py` (github.com/computational-cell-analytics/micro-sam).
+_FILE = WeightFile(
+    name="sam_vit_b_01ec64.pth",
+    page="https://github.com/facebookresearch/segment-anything#model-checkpoints",
+    licence="Apache-2.0",
+    url="https://dl.fbaipublicfiles.com/segment_anything/sam_vit_b_01ec64.pth",
+    bytes=375_042_383,
+    checksum="sha256:ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912",
+    system="SAM-B",
+    check="baselines.checkpoints:official_file_problem",
+)
+
 sam_b = Method(
     name="sam-b",
     summary="SAM ViT-B on axial slices, following the lesion from the clicked slice; needs the official file",
@@ -26,6 +40,7 @@ sam_b = Method(
     prompts=_PROMPTS,
     training="bench",
     needs_checkpoint=True,
+    files=(_FILE,),
     config=_CONFIG,
     search_space=_SEARCH_SPACE,
     card=Card(

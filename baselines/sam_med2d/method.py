@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.prompts import PromptKind
 from benchmarks.segmenter import Card, Method
+from benchmarks.weights import WeightFile
 
 _PROMPTS = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
 _CONFIG = {
@@ -19,6 +20,19 @@ _CONFIG = {
 }
 _SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-3], "reach": ["uniform", 0.5, 2.0]}
 
+_FILE = WeightFile(
+    name="sam-med2d_b.pth",
+    page="https://drive.google.com/file/d/1ARiB5RkSsWmAB_8mqWnwDF8ZKTtFwsjl/view",  # linked in the authors' README
+    licence="Apache-2.0",
+    note=(
+        "SAM-Med2D: the authors release it on Google Drive (and Baidu) only, which asks for a click; the page is "
+        "linked in github.com/OpenGVLab/SAM-Med2D. A contributor's copy is at huggingface.co/schengal1/SAM-Med2D_model "
+        "(2.56 GB); whether it is the same file was not checked here."
+    ),
+    system="SAM-Med2D",
+    check="baselines.checkpoints:official_file_problem",
+)
+
 sam_med2d = Method(
     name="sam-med2d",
     summary="SAM-Med2D on axial slices, following the lesion from the clicked slice; needs the official file",
@@ -26,6 +40,7 @@ sam_med2d = Method(
     prompts=_PROMPTS,
     training="bench",
     needs_checkpoint=True,
+    files=(_FILE,),
     config=_CONFIG,
     search_space=_SEARCH_SPACE,
     card=Card(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.prompts import PromptKind
 from benchmarks.segmenter import Card, Method
+from benchmarks.weights import WeightFile
 
 _PROMPTS = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK})
 _CONFIG = {
@@ -18,6 +19,18 @@ _CONFIG = {
 }
 _SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-3]}
 
+# SHA-256: the file's page on Hugging Face (version of September 2024); size: public records that give both.
+_FILE = WeightFile(
+    name="sam_med3d_turbo.pth",
+    page="https://huggingface.co/blueyo0/SAM-Med3D/blob/main/sam_med3d_turbo.pth",
+    licence="Apache-2.0",
+    url="https://huggingface.co/blueyo0/SAM-Med3D/resolve/main/sam_med3d_turbo.pth",
+    bytes=402_163_626,
+    checksum="sha256:899a46d04d3b70f723282ceb489149373558bf0aaba389a346f5ab57da5cdd3c",
+    system="SAM-Med3D",
+    check="baselines.checkpoints:official_file_problem",
+)
+
 sam_med3d = Method(
     name="sam-med3d",
     summary="SAM-Med3D (turbo) on a crop around the click; needs the official file",
@@ -25,6 +38,7 @@ sam_med3d = Method(
     prompts=_PROMPTS,
     training="bench",
     needs_checkpoint=True,
+    files=(_FILE,),
     config=_CONFIG,
     search_space=_SEARCH_SPACE,
     card=Card(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.prompts import PromptKind
 from benchmarks.segmenter import Card, Method
+from benchmarks.weights import WeightFile
 
 _PROMPTS = frozenset({PromptKind.TEXT, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
 _CONFIG = {
@@ -18,6 +19,20 @@ _CONFIG = {
 }
 _SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-2]}
 
+# Size and SHA-256: Git LFS pointer in commit f015217 of huggingface.co/BAAI/SegVol. Later versions of that
+# repository hold the weights in another layout (pytorch_model.bin), so the address names the version.
+_FILE = WeightFile(
+    name="SegVol_v1.pth",
+    page="https://huggingface.co/BAAI/SegVol/tree/f7b86a9d7abb4c8a0d5069ce7af81357b7ab1acc",
+    licence="MIT",
+    url="https://huggingface.co/BAAI/SegVol/resolve/f7b86a9d7abb4c8a0d5069ce7af81357b7ab1acc/SegVol_v1.pth",
+    bytes=1_660_308_695,
+    note="SegVol: MIT is the licence of the code; the page of the weights names none.",
+    checksum="sha256:b751dc95f1a0c0c6086c1e6fa7f8a17bbb87635e5226e15f5d156fbd364dbb85",
+    system="SegVol",
+    check="baselines.checkpoints:official_file_problem",
+)
+
 segvol = Method(
     name="segvol",
     summary="SegVol with text, clicks and box, zoom-out then zoom-in; needs the official file",
@@ -25,6 +40,7 @@ segvol = Method(
     prompts=_PROMPTS,
     training="bench",
     needs_checkpoint=True,
+    files=(_FILE,),
     config=_CONFIG,
     search_space=_SEARCH_SPACE,
     card=Card(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.prompts import PromptKind
 from benchmarks.segmenter import Card, Method, Seen
+from benchmarks.weights import WeightFile
 
 _PROMPTS = frozenset({PromptKind.NONE})
 _CONFIG = {
@@ -29,6 +30,28 @@ _NOTES = (
     "paper and from tensor shapes; the weights' licence forbids commercial use. See docs/methods/universal.md."
 )
 
+_NOTE = "Universal Model: the word embeddings (txt_encoding.pth) are inside the file; nothing else is needed."
+
+
+def _file(name: str, system: str, checksum: str = "") -> WeightFile:
+    return WeightFile(
+        name=name,
+        page="https://huggingface.co/ljwztc/CLIP-Driven-Universal-Model",
+        licence=_LICENCE,
+        url=f"https://huggingface.co/ljwztc/CLIP-Driven-Universal-Model/resolve/main/{name}",
+        checksum=checksum,
+        note=_NOTE,
+        system=system,
+        check="baselines.checkpoints:official_file_problem",
+    )
+
+
+# MD5: the one that kaiko-ai/eva checks when it downloads this address; nothing is published for the U-Net.
+_SWIN_FILE = _file(
+    "clip_driven_universal_swin_unetr.pth", "Universal Model (Swin UNETR)", "md5:1ad7a68e904cee85141b05c6bf646ace"
+)
+_UNET_FILE = _file("clip_driven_universal_unet.pth", "Universal Model (U-Net)")
+
 universal_swin = Method(
     name="universal-swinunetr",
     summary="CLIP-driven Universal Model with Swin UNETR, automatic; needs the official file",
@@ -36,6 +59,7 @@ universal_swin = Method(
     prompts=_PROMPTS,
     training="bench",
     needs_checkpoint=True,
+    files=(_SWIN_FILE,),
     config=_CONFIG,
     search_space=_SEARCH_SPACE,
     card=Card(
@@ -56,6 +80,7 @@ universal_unet = Method(
     prompts=_PROMPTS,
     training="bench",
     needs_checkpoint=True,
+    files=(_UNET_FILE,),
     config={**_CONFIG, "backbone": "unet"},
     search_space=_SEARCH_SPACE,
     card=Card(
