@@ -30,7 +30,10 @@ IntArray = NDArray[np.integer]
 
 AFFINE_TOLERANCE_MM = 1e-2
 MAX_VOXELS = 2**32  # five times the largest whole-body CT
-ITK_SUFFIXES = (".nrrd", ".mha")  # read through SimpleITK
+ITK_READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}  # read through SimpleITK
+ITK_SUFFIXES = tuple(ITK_READERS)
+MAX_TAIL = 1 << 20  # bytes after the voxels; some writers pad
+MIN_ANGLE = 0.1  # sine of the least angle between axes; a gantry tilts by 30 degrees, a scan of one plane is no scan
 # A header must not make us read some other file of the machine
 DETACHED = re.compile(rb"^\s*(data ?file\s*:|ElementDataFile\s*=(?!\s*LOCAL\b))", re.IGNORECASE | re.MULTILINE)
 DEFLATE_LIMIT = 1032  # no gzip stream expands more than this
@@ -114,7 +117,7 @@ def read_grid(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
     Raises:
         UserError: the file is missing, unreadable, truncated, or not 3D.
     """
-    if path.name.endswith(ITK_SUFFIXES):
+    if path.name.lower().endswith(ITK_SUFFIXES):
         shape, file_affine, orientation = _open_itk(path)
     else:
         image, orientation = _open(path)
@@ -161,7 +164,7 @@ def _read_canonical(
     path: Path,
 ) -> tuple[NDArray[Any], float, float, NDArray[np.float64], NDArray[np.float64]]:
     """Stored values in RAS+, slope and intercept still to be applied, affine, orientation of the file."""
-    if path.name.endswith(ITK_SUFFIXES):
+    if path.name.lower().endswith(ITK_SUFFIXES):
         return _read_itk(path)
     image, orientation = _open(path)
     proxy = image.dataobj
@@ -194,7 +197,57 @@ def _open(path: Path) -> tuple[Any, NDArray[np.float64]]:
     if dtype.kind not in "iuf":
         raise UserError(f"{path}: voxels of type {dtype} are not intensities or labels")
     _check_size(path, image)
+    if image.header["sform_code"] == 0:
+        _check_voxel_size(path, image)
     return image, _orientation(image.affine, path)
+
+
+def _check_voxel_size(path: Path, image: Any) -> None:
+    """Without an affine in the header its voxel sizes count; nibabel would take 1 mm for a missing one."""
+    holder = image.file_map.get("header", image.file_map["image"])
+    with nib.openers.ImageOpener(holder.filename) as file:
+        sizes = image.header.from_fileobj(file, check=False)["pixdim"][1:4]
+    if not np.isfinite(sizes).all() or (sizes == 0).any():
+        words = " × ".join(f"{size:g}" for size in sizes)
+        raise UserError(f"{path}: its header gives no size of the voxels ({words} mm)")
+
+
+def file_doubts(path: Path) -> list[str]:
+    """What is odd about a NIfTI file that can be read, in a line each; nothing for other formats.
+
+    A compressed file is read to its end: its checksum stands there, and no reader of the voxels gets so far.
+
+    Raises:
+        UserError: the checksum is wrong, or as `read_grid`.
+    """
+    if path.name.lower().endswith(ITK_SUFFIXES):
+        return []
+    image, _ = _open(path)
+    return _affine_doubts(image) + _stream_doubts(image, path)
+
+
+def _stream_doubts(image: Any, path: Path) -> list[str]:
+    """Whether the checksum of a gzip file is right, and whether the file ends where its voxels end."""
+    if not _gzipped(path):
+        return []
+    left = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize + MAX_TAIL
+    try:
+        with gzip.open(path) as stream:
+            while left > 0 and (block := stream.read(min(1 << 20, left))):
+                left -= len(block)
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: damaged ({_one_line(error)})") from error
+    return [] if left > 0 else [f"the file goes on after the voxels, by more than {MAX_TAIL:,} bytes"]
+
+
+def _affine_doubts(image: Any) -> list[str]:
+    header = image.header
+    sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
+    if sform is None and qform is None:
+        return ["the header does not say how the patient lies; left and right are a guess"]
+    if sform is not None and qform is not None and not same_grid(qform, sform, image.shape[:3]):
+        return ["the two affines of the header (sform and qform) disagree; the sform is used"]
+    return []
 
 
 def _orientation(affine: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
@@ -203,6 +256,9 @@ def _orientation(affine: NDArray[np.float64], path: Path) -> NDArray[np.float64]
     orientation: NDArray[np.float64] = nib.orientations.io_orientation(affine)
     if np.isnan(orientation).any():
         raise UserError(f"{path}: the affine is degenerate (a zero or repeated axis)")
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if abs(np.linalg.det(axes)) < MIN_ANGLE:
+        raise UserError(f"{path}: the affine is degenerate (its axes lie in a plane)")
     return orientation
 
 
@@ -214,7 +270,7 @@ def _read_itk(
 
     shape, file_affine, orientation = _open_itk(path)
     try:
-        stored = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))
+        stored = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path), imageIO=_itk_reader(path)))
     except RuntimeError as error:
         raise UserError(f"{path}: unreadable or truncated ({_last_line(error)})") from error
     stored = nib.orientations.apply_orientation(stored.T, orientation)  # ITK's arrays are (z, y, x)
@@ -233,6 +289,7 @@ def _open_itk(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64], NDArray
             raise UserError(f"{path}: its voxels lie in another file; save it as one file")
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
+    reader.SetImageIO(_itk_reader(path))  # by the suffix alone ITK does not know scan.MHA
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
@@ -249,6 +306,14 @@ def _open_itk(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64], NDArray
     return shape, affine, _orientation(affine, path)
 
 
+def _itk_reader(path: Path) -> str:
+    return ITK_READERS[path.suffix.lower()]
+
+
+def _gzipped(path: Path) -> bool:
+    return path.name.lower().endswith(".gz")
+
+
 def _last_line(error: RuntimeError) -> str:
     """The message proper; ITK puts the place in its own source before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -258,7 +323,7 @@ def _last_line(error: RuntimeError) -> str:
 def _check_size(path: Path, image: Any) -> None:
     voxels = math.prod(image.shape)
     claimed = voxels * image.get_data_dtype().itemsize + int(image.dataobj.offset)
-    _check_claim(path, claimed, voxels, compressed=path.name.endswith(".gz"))
+    _check_claim(path, claimed, voxels, compressed=_gzipped(path))
 
 
 def _check_claim(path: Path, claimed: int, voxels: int, compressed: bool) -> None:
@@ -277,7 +342,7 @@ def _check_complete(image: Any, path: Path) -> None:
     The last four bytes of a gzip file are its uncompressed size; only where they do not agree with the header
     (truncated, or several gzip members) is the stream itself read, up to the size that the header announces.
     """
-    if not path.name.endswith(".gz"):
+    if not _gzipped(path):
         return
     expected = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
     with path.open("rb") as file:

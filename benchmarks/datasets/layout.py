@@ -61,7 +61,7 @@ def visible(folder: Path) -> list[Path]:
 def volume_stem(path: Path) -> str | None:
     """The file name without .nii, .nii.gz, .nrrd or .mha; None if it is something else."""
     for suffix in VOLUME_SUFFIXES:
-        if path.name.endswith(suffix):
+        if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return None
 

@@ -53,7 +53,7 @@ def load(root: Path, *, splits: str | None = None, seed: int = 0, strict: bool =
 def find_pairs(root: Path) -> list[Pair]:
     """volume-N beside segmentation-N, anywhere below `root`."""
     found: dict[str, dict[str, list[Path]]] = {}
-    for path in sorted(root.rglob("*.nii*")):
+    for path in sorted(root.rglob("*")):
         match = re.fullmatch(r"(volume|segmentation)-(\d+)", volume_stem(path) or "")
         if match and path.is_file():
             files = found.setdefault(f"volume-{int(match[2])}", {"volume": [], "segmentation": []})

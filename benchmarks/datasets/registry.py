@@ -59,7 +59,8 @@ class Registration:
     @property
     def warnings(self) -> list[Problem]:
         """What is odd about cases that are used."""
-        return [one for report in self.reports for one in report.problems if one.severity == "warning"]
+        used = (report for report in self.reports if report.usable)
+        return [one for report in used for one in report.problems if one.severity == "warning"]
 
 
 def data_home() -> Path:

@@ -16,7 +16,7 @@ from benchmarks.datasets.dataset import Case, Dataset, Split, target_mask
 from benchmarks.errors import UserError
 from benchmarks.preprocessing import bounding_box
 from benchmarks.segmenter import Target
-from benchmarks.volume import BoolArray, FloatArray, read_label, read_volume
+from benchmarks.volume import BoolArray, FloatArray, file_doubts, read_label, read_volume
 
 Severity = Literal["error", "warning"]
 
@@ -70,11 +70,13 @@ class CaseReport:
 def verify_case(case: Case, targets: Sequence[Target] = (), label_values: Sequence[int] = ()) -> CaseReport:
     """Read one pair and check it. Whatever is wrong with the files becomes a problem, never an exception."""
     try:
+        doubts = [*file_doubts(case.image), *(f"label map: {doubt}" for doubt in file_doubts(case.label))]
         volume = read_volume(case.image)
         label = read_label(case.label, like=volume)
     except UserError as error:
         return CaseReport(case.case_id, problems=(Problem(case.case_id, "error", str(error)),))
     found: list[tuple[Severity, str]] = []
+    found += [("warning", doubt) for doubt in doubts]
     found += _intensity_problems(volume.array)
     found += _spacing_problems(volume.spacing)
     found += _label_problems(label, targets, label_values)
