@@ -222,9 +222,10 @@ def verify(one: Announced) -> dict[str, Any]:
         return {**row, "problem": f"`tags-bench weights fetch {file.name}`" if file.url else by_hand(file)}
     row["sha256"] = file_digest(file.path, "sha256")
     state, problem = _content_state(file, row["sha256"])
-    if not problem:
-        problem = next(filter(None, (_layout_problem(use) for use in one.uses)), "")
-        state = "wrong content" if problem else state
+    inside = next(filter(None, (_layout_problem(use) for use in one.uses)), "")
+    if inside and not problem:
+        state = "wrong content"
+    problem = "; ".join(filter(None, (problem, inside)))  # what it is instead says what went wrong
     _remember(file, state, problem)
     return {**row, "state": state, "problem": problem}
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from benchmarks.weights import locate, weights_folder
 from tags.model import TAGS
 from tags.official import CLIP_FILES, SAM_FILES
+from tags.semantic import build_clip
 
 RANDOM = "random"  # weights from a fixed seed: no download, no knowledge
 UNUSED_PREFIXES = ("prompt_encoder.", "mask_decoder.")  # SAM's own prompt and mask heads are 2D
@@ -85,7 +86,7 @@ def clip_file_problem(path: Path, system: str) -> str:
     except WeightsError as error:
         return str(error).removeprefix(f"{path}: ")
     with torch.device("meta"):
-        own = open_clip.create_model(system, pretrained=None, device="meta").state_dict()
+        own = build_clip(system).state_dict()
     odd = sorted(own.keys() ^ state.keys()) or [key for key in own if own[key].shape != state[key].shape]
     return f"does not fit the CLIP {system}, the first difference is '{odd[0]}'" if odd else ""
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import email.message
 import fcntl
 import gzip
 import hashlib
 import random
+from types import SimpleNamespace
 
 import pytest
 
@@ -175,6 +177,15 @@ def test_a_web_page_in_place_of_the_file_is_refused(server, tmp_path):
     with pytest.raises(UserError, match="a web page and not the file"):
         download.download(RemoteFile(f"{server.url}/w.pth", "w.pth"), tmp_path / "w.pth")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_way_that_is_no_longer_encrypted_is_refused():
+    headers = email.message.Message()
+    headers["Content-Type"] = "application/octet-stream"
+    one = RemoteFile("https://example.org/w.pth", "w.pth")
+    download._refuse_another_file(one, SimpleNamespace(url="https://mirror.example.org/w.pth", headers=headers), 5)
+    with pytest.raises(UserError, match="not encrypted"):
+        download._refuse_another_file(one, SimpleNamespace(url="http://mirror.example.org/w.pth", headers=headers), 5)
 
 
 def test_a_redirection_is_followed_and_resumed(server, tmp_path):

@@ -18,6 +18,7 @@ from baselines.checkpoints import (
     Inert,
     file_digest,
     load_official,
+    official_file_problem,
     read_checkpoint,
     recognise,
     required_file,
@@ -209,6 +210,37 @@ def test_required_file_says_what_and_where(tmp_path: Path) -> None:
         required_file(tmp_path / "sam.pth", "sam-b", "sam.pth", "the release page")
     (tmp_path / "sam.pth").touch()
     assert required_file(str(tmp_path / "sam.pth"), "sam-b", "sam.pth", "") == tmp_path / "sam.pth"
+
+
+def test_required_file_is_looked_for_in_the_weights_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAGS_BENCH_WEIGHTS", str(tmp_path))
+    with pytest.raises(UserError, match=r"see `tags-bench weights fetch sam-b`"):
+        required_file(None, "sam-b", "sam.pth", "the release page")
+    (tmp_path / "sam.pth").touch()
+    assert required_file(None, "sam-b", "sam.pth", "") == tmp_path / "sam.pth"
+    assert required_file("sam.pth", "sam-b", "other.pth", "") == tmp_path / "sam.pth"
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_a_file_is_looked_into_before_it_is_loaded(tmp_path: Path, old_format: bool) -> None:
+    path = tmp_path / "file.pth"
+
+    def problem(content: object) -> str:
+        torch.save(content, path, _use_new_zipfile_serialization=not old_format)
+        return official_file_problem(path, "SAM-Med2D")
+
+    right = {"image_encoder.blocks.0.Adapter.spatial.0.weight": torch.zeros(1)}
+    assert problem({"model": right}) == ""
+    if not old_format:  # with objects inside, a file from before torch 1.6 is refused
+        assert problem({"model": right, "optimizer": torch.optim.Adam(network().parameters())}) == ""
+    segvol = {"model": {"module.text_encoder.dim_align.weight": torch.zeros(1)}}
+    assert problem(segvol) == "this looks like SegVol, expected SAM-Med2D"
+    assert problem({"model": {"a": torch.zeros(1)}}) == "not recognised as any known system, expected SAM-Med2D"
+    refusal = "not a torch checkpoint" if old_format else "refused, the file asks for"
+    assert refusal in problem({"model": right, "x": Call(os.system, f"touch {tmp_path / 'x'}")})
+    assert not (tmp_path / "x").exists()
+    path.write_bytes(path.read_bytes()[:50])
+    assert official_file_problem(path, "SAM-Med2D").startswith("truncated, or not a torch checkpoint")
 
 
 def test_digest(tmp_path: Path) -> None:

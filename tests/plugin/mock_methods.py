@@ -25,6 +25,7 @@ from benchmarks.segmenter import (
     TrainingRecipe,
 )
 from benchmarks.volume import BoolArray, Volume
+from benchmarks.weights import WeightFile
 
 CLICKS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK})
 
@@ -133,6 +134,12 @@ def build(config: dict[str, Any], device: str) -> MockSegmenter:
     return MockSegmenter(config["behaviour"])
 
 
+def weights_problem(path: Path, system: str) -> str:
+    """A third party's own look into its file."""
+    content = path.read_bytes()
+    return "" if content.startswith(system.encode()) else f"begins with {content[:4]!r}, expected {system}"
+
+
 def _mock(behaviour: str) -> Method:
     return Method(f"mock-{behaviour}", "for tests", "mock_methods:build", CLICKS, config={"behaviour": behaviour})
 
@@ -149,3 +156,21 @@ network = Method(
     search_space={"learning_rate": ["loguniform", 1e-3, 1e-1]},
 )
 bad_fit = Method("mock-bad-fit", "for tests", "mock_methods:build_bad_fit", CLICKS, training="own")
+official = Method(
+    "mock-official",
+    "for tests",
+    "mock_methods:build",
+    CLICKS,
+    config={"behaviour": "noop", "checkpoint": None},
+    needs_checkpoint=True,
+    files=(
+        WeightFile(
+            name="mock-official.bin",
+            page="https://example.org/mock",
+            licence="CC0-1.0",
+            url="http://127.0.0.1:9/mock-official.bin",
+            system="MOCK",
+            check="mock_methods:weights_problem",
+        ),
+    ),
+)

@@ -6,17 +6,24 @@ import csv
 import dataclasses
 from pathlib import Path
 
+import open_clip
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from tags.config import sized
+from benchmarks.weights import WeightFile
+from tags import weights
+from tags.config import defaults, sized
 from tags.model import TAGS
+from tags.official import files_of
 from tags.weights import (
     WeightsError,
+    clip_file_problem,
     find_file,
     load_clip,
     load_sam,
     read_state,
+    sam_file_problem,
     sam_key,
     seed_tower,
     tower_digests,
@@ -174,6 +181,73 @@ def test_files_are_found_read_and_refused(tmp_path, monkeypatch):
     torch.save({"model": state}, tmp_path / "wrapped.pth")
     with pytest.raises(WeightsError, match="not a flat state dict"):
         read_state(tmp_path / "wrapped.pth")
+
+
+def test_a_missing_sam_file_says_how_to_fetch_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("TAGS_BENCH_WEIGHTS", str(tmp_path))
+    with pytest.raises(WeightsError, match=r"tags-bench weights fetch sam_vit_l_0b3195\.pth"):
+        find_file("sam_vit_l_0b3195.pth")
+    with pytest.raises(WeightsError) as caught:
+        find_file("mine.pth")
+    assert "weights fetch" not in str(caught.value)
+
+
+def test_sam_files_are_told_apart_by_their_width(tmp_path):
+    path = tmp_path / "sam.pth"
+
+    def problem(state, system="SAM-B"):
+        torch.save(state, path)
+        return sam_file_problem(path, system)
+
+    sam = {f"image_encoder.{key}": torch.zeros(1) for key in ("a", "b")} | {"mask_decoder.c": torch.zeros(1)}
+    for width, system in ((768, "SAM-B"), (1024, "SAM-L"), (1280, "SAM-H")):
+        state = {**sam, "image_encoder.pos_embed": torch.zeros(1, 2, 2, width)}
+        assert problem(state, system) == ""
+        assert problem(state, "another") == f"this looks like {system}, expected another"
+    base = {**sam, "image_encoder.pos_embed": torch.zeros(1, 2, 2, 768)}
+    assert "SAM with adapters" in problem({**base, "image_encoder.blocks.0.Adapter.x": torch.zeros(1)})
+    assert "not a SAM file" in problem(sam)
+    assert "it holds 'text.x'" in problem({**base, "text.x": torch.zeros(1)})
+    assert "not a flat state dict" in problem({"model": base})
+    path.write_bytes(path.read_bytes()[:100])
+    assert "not a readable weights file" in sam_file_problem(path, "SAM-B")
+
+
+def test_clip_files_must_fit_their_architecture(tmp_path, build):
+    state = build().clip.state_dict()
+    save_file(state, tmp_path / "clip.safetensors")
+    assert clip_file_problem(tmp_path / "clip.safetensors", "tiny") == ""
+    assert "does not fit the CLIP ViT-B-16-quickgelu" in clip_file_problem(
+        tmp_path / "clip.safetensors", "ViT-B-16-quickgelu"
+    )
+    state.pop("ln_final.weight")
+    save_file(state, tmp_path / "clip.safetensors")
+    assert "the first difference is 'ln_final.weight'" in clip_file_problem(tmp_path / "clip.safetensors", "tiny")
+    (tmp_path / "clip.safetensors").write_bytes(b"broken")
+    assert "not a readable weights file" in clip_file_problem(tmp_path / "clip.safetensors", "tiny")
+
+
+def test_a_tag_is_read_from_the_weights_folder_where_its_file_is(tmp_path, monkeypatch, build):
+    monkeypatch.setenv("TAGS_BENCH_WEIGHTS", str(tmp_path))
+    file = WeightFile("clip_tiny.safetensors", "https://example.org", "MIT")
+    monkeypatch.setitem(weights.CLIP_FILES, ("tiny", "openai"), file)
+    model = build()
+    save_file({key: value + 1 for key, value in model.clip.state_dict().items()}, file.path)
+    before = model.clip.ln_final.weight.clone()
+    load_clip(model, "openai")
+    assert torch.equal(model.clip.ln_final.weight, before + 1)
+
+
+def test_the_towers_of_every_size_are_announced():
+    for size in ("vit-b", "vit-l", "vit-h"):
+        config = defaults(size)
+        sam, clip = files_of(size, config["clip"], config["clip_weights"])
+        assert sam.name == config["sam_weights"]
+        assert clip.system == config["clip"]
+        assert config["clip_weights"] in open_clip.list_pretrained_tags_by_model(config["clip"])
+        known = open_clip.get_pretrained_cfg(config["clip"], config["clip_weights"])["hf_hub"].strip("/")
+        assert f"huggingface.co/{known}/resolve/" in clip.url
+    assert files_of("tiny", "tiny", "random") == ()
 
 
 def test_clip_from_a_local_file(tmp_path, build):

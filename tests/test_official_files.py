@@ -1,0 +1,406 @@
+"""Official files of all methods, a third party's included, against a server on this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import mock_methods
+import pytest
+
+import cli
+from benchmarks import download, official_files
+from benchmarks.errors import UserError
+from benchmarks.official_files import (
+    Announced,
+    as_rows,
+    markdown_table,
+    readable,
+    settings_from_files,
+    state_of,
+    verify,
+    wanted,
+)
+from benchmarks.segmenter import Method, methods
+from benchmarks.weights import WeightFile, weights_folder
+from tests.file_server import Server
+
+ROOT = Path(__file__).parents[1]
+CONTENT = b"MOCK" + bytes(range(256)) * 400
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+OURS = [one for one in methods().values() if one.factory.startswith(("tags.", "baselines."))]
+
+
+class Outcome:
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.err.splitlines() if line.startswith("error:")]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Run `tags-bench weights …` in this process."""
+
+    def run(*words: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["tags-bench", "weights", *words])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        captured = capsys.readouterr()
+        return Outcome(code, captured.out, captured.err)
+
+    return run
+
+
+def announce(monkeypatch: pytest.MonkeyPatch, **facts: object) -> WeightFile:
+    """Only the third party's method is installed, its file with other facts."""
+    file = replace(mock_methods.official.files[0], **facts)
+    method = replace(mock_methods.official, files=(file,))
+    monkeypatch.setattr(official_files, "methods", lambda: {method.name: method})
+    return file
+
+
+@pytest.fixture
+def hosted(server: Server, monkeypatch: pytest.MonkeyPatch) -> WeightFile:
+    """The file on the server, with its published size and checksum."""
+    server.files["/mock-official.bin"] = CONTENT
+    return announce(monkeypatch, url=f"{server.url}/mock-official.bin", bytes=len(CONTENT), checksum=f"sha256:{SHA256}")
+
+
+# -- list --
+
+
+def test_a_third_party_is_listed_beside_ours(call) -> None:
+    rows = {row["file"]: row for row in json.loads(call("list", "--json").out)}
+    assert rows["mock-official.bin"]["methods"] == ["mock-official"]
+    assert rows["sam_vit_b_01ec64.pth"]["methods"] == ["sam-b", "tags-vit-b"]
+    assert rows["sam_vit_b_01ec64.pth"]["path"] == str(weights_folder() / "sam_vit_b_01ec64.pth")
+    assert {row["state"] for row in rows.values()} == {"absent"}
+    text = call("list", "--method", "sam-med2d").out
+    for part in ("sam-med2d_b.pth", "unknown", "Apache-2.0", "absent", "by hand", str(weights_folder())):
+        assert part in text
+    assert "segvol" not in text
+    for words, message in ((["sam-med2"], "did you mean 'sam-med2d'"), (["nnunet"], "has no official file")):
+        outcome = call("list", "--method", *words)
+        assert outcome.code == 2
+        assert message in outcome.err
+
+
+def test_the_states_of_a_file(hosted: WeightFile) -> None:
+    one = Announced(hosted, ("mock-official",), (hosted,))
+    assert state_of(hosted) == "absent"
+    weights_folder().mkdir(parents=True)
+    hosted.path.write_bytes(CONTENT[:-1])
+    assert state_of(hosted) == "wrong size"
+    hosted.path.write_bytes(CONTENT[:-1] + b"x")
+    assert state_of(hosted) == "present"
+    assert verify(one)["state"] == state_of(hosted) == "wrong checksum"
+    hosted.path.write_bytes(CONTENT)
+    os.utime(hosted.path, ns=(1, 1))  # another file by now: the last check says nothing of it
+    assert state_of(hosted) == "present"
+    assert verify(one)["state"] == state_of(hosted) == "verified"
+    assert state_of(replace(hosted, checksum=f"sha256:{'0' * 64}")) == "present"
+    next(weights_folder().glob(".records/*.check.json")).write_text("{broken")
+    assert state_of(hosted) == "present"
+
+
+def test_methods_that_disagree_about_a_file_are_a_mistake() -> None:
+    one, other = (
+        replace(mock_methods.official, name=name, files=(WeightFile("a.pth", "https://example.org", licence),))
+        for name, licence in (("one", "MIT"), ("other", "GPL"))
+    )
+    with pytest.raises(ValueError, match=r"one and other disagree about 'a\.pth'"):
+        official_files.official_files([one, other])
+    assert official_files.official_files([one, replace(one, name="two")])["a.pth"].methods == ("one", "two")
+
+
+def test_sizes_for_people() -> None:
+    assert [readable(size) for size in (None, 375_042_383, 2_564_550_879)] == ["unknown", "375 MB", "2.56 GB"]
+
+
+# -- fetch --
+
+
+def test_a_whole_file(call, hosted: WeightFile) -> None:
+    outcome = call("fetch", "mock-official", "--accept-licence", "--json")
+    assert outcome.code == 0
+    assert json.loads(outcome.out) == [{"file": hosted.name, "state": "verified", "path": str(hosted.path)}]
+    assert hosted.path.read_bytes() == CONTENT
+    assert "CC0-1.0 (https://example.org/mock)" in outcome.err
+    assert [path.name for path in weights_folder().iterdir() if path.name != ".records"] == [hosted.name]
+    assert state_of(hosted) == "verified"
+
+
+def test_the_licence_is_asked_once(call, hosted: WeightFile, server: Server) -> None:
+    refused = call("fetch", "mock-official")
+    assert refused.code == 2
+    assert "--accept-licence" in refused.errors[0]
+    assert server.asked == []
+    with pytest.raises(UserError, match=r"CC0-1\.0.*--accept-licence"):
+        official_files.fetch(hosted)
+    assert call("fetch", "mock-official", "--accept-licence").code == 0
+    hosted.path.unlink()
+    again = call("fetch", "mock-official.bin")
+    assert again.code == 0
+    assert "CC0" not in again.err
+    assert hosted.path.read_bytes() == CONTENT
+
+
+def test_what_is_there_is_checked_and_not_fetched_again(call, hosted: WeightFile, server: Server) -> None:
+    weights_folder().mkdir(parents=True)
+    hosted.path.write_bytes(CONTENT)
+    assert call("fetch", "mock-official").code == 0
+    assert server.asked == []
+    hosted.path.write_bytes(b"mine")
+    outcome = call("fetch", "mock-official")
+    assert outcome.code == 2
+    assert "wrong size" in outcome.errors[0]
+    assert "remove it and run this again" in outcome.errors[0]
+    assert hosted.path.read_bytes() == b"mine"
+
+
+def test_a_broken_transfer_goes_on_where_it_stopped(call, hosted: WeightFile, server: Server, monkeypatch) -> None:
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    server.cut, server.answers = 30_000, 1
+    outcome = call("fetch", "mock-official", "--accept-licence")
+    assert outcome.code == 2
+    assert not hosted.path.exists()
+    assert state_of(hosted) == "absent"
+    server.cut = server.answers = None
+    assert call("fetch", "mock-official").code == 0
+    assert hosted.path.read_bytes() == CONTENT
+    assert server.asked[-1] == "bytes=30000-"
+
+
+def test_a_server_without_ranges(call, hosted: WeightFile, server: Server, monkeypatch) -> None:
+    monkeypatch.setattr(download, "ATTEMPTS", 1)
+    server.ranges, server.cut, server.answers = False, 30_000, 1
+    assert call("fetch", "mock-official", "--accept-licence").code == 2
+    server.cut = server.answers = None
+    assert call("fetch", "mock-official").code == 0
+    assert hosted.path.read_bytes() == CONTENT
+
+
+def test_a_wrong_checksum_is_refused_and_not_left_in_place(call, hosted: WeightFile, server: Server) -> None:
+    server.files["/mock-official.bin"] = CONTENT[:-1] + b"x"
+    outcome = call("fetch", "mock-official", "--accept-licence")
+    assert outcome.code == 2
+    assert re.search(f"wrong checksum .*expected {SHA256}", outcome.errors[0])
+    assert [path.name for path in weights_folder().iterdir()] == [".records"]
+
+
+def test_not_found(call, hosted: WeightFile, server: Server) -> None:
+    server.files.clear()
+    outcome = call("fetch", "mock-official", "--accept-licence")
+    assert outcome.code == 2
+    assert len(outcome.errors) == 1
+    assert "refused by the server (404" in outcome.errors[0]
+
+
+def test_offline_it_says_what_to_put_where(call) -> None:
+    outcome = call("fetch", "mock-official", "--accept-licence")  # port 9: nobody listens
+    assert outcome.code == 2
+    assert len(outcome.errors) == 1
+    for part in (
+        "http://127.0.0.1:9/mock-official.bin",
+        "https://example.org/mock",
+        f"save it as {weights_folder() / 'mock-official.bin'}",
+    ):
+        assert part in outcome.errors[0]
+
+
+def test_what_no_program_can_fetch_is_told_and_not_pretended(call) -> None:
+    outcome = call("fetch", "sam-med2d", "--accept-licence")
+    assert outcome.code == 2
+    assert len(outcome.errors) == 1
+    for part in ("no program can fetch", "drive.google.com", f"save it as {weights_folder() / 'sam-med2d_b.pth'}"):
+        assert part in outcome.errors[0]
+    assert not weights_folder().exists()
+
+
+def test_several_files_each_have_their_line(call) -> None:
+    outcome = call("fetch", "3dsam-adapter", "mock-official", "--accept-licence")
+    assert outcome.code == 2
+    assert "no program can fetch 3dsam-adapter_kits21.pth.tar" in outcome.errors[0]
+    assert "last.pth.tar (or best.pth.tar) of the folder lits" in outcome.errors[0]
+    assert "127.0.0.1:9" in outcome.errors[0]
+
+
+def test_a_file_without_checksum_is_looked_into(call, server: Server, monkeypatch) -> None:
+    server.files["/f"] = b"FAKE and more"
+    file = announce(monkeypatch, url=f"{server.url}/f")
+    outcome = call("fetch", "mock-official", "--accept-licence")
+    assert outcome.code == 2
+    assert "begins with b'FAKE', expected MOCK" in outcome.errors[0]
+    assert state_of(file) == "wrong content"
+
+
+@pytest.mark.parametrize(
+    "words", [[], ["mock-official", "--all"], ["mock-oficial"], ["../../etc/passwd"], ["tags-tiny"]]
+)
+def test_words_that_name_no_file(call, words: list[str]) -> None:
+    outcome = call("fetch", *words)
+    assert outcome.code == 2
+    assert len(outcome.errors) == 1
+    assert not weights_folder().exists()
+
+
+def test_all_means_all_that_a_program_can_fetch(call, hosted: WeightFile) -> None:
+    outcome = call("fetch", "--all", "--accept-licence")
+    assert outcome.code == 0
+    assert hosted.path.is_file()
+
+
+# -- verify --
+
+
+def test_verify_shows_the_digest_where_none_is_published(call, monkeypatch) -> None:
+    file = announce(monkeypatch)
+    assert "no official file is here" in call("verify").out
+    weights_folder().mkdir(parents=True)
+    file.path.write_bytes(CONTENT)
+    outcome = call("verify", "--json")
+    assert outcome.code == 0
+    (row,) = json.loads(outcome.out)
+    assert (row["state"], row["sha256"], row["published"]) == ("present", SHA256, "none published")
+    assert "none published" in call("verify").out
+
+
+def test_verify_knows_a_published_md5(monkeypatch) -> None:
+    file = announce(monkeypatch, checksum=f"md5:{hashlib.md5(CONTENT).hexdigest()}")
+    weights_folder().mkdir(parents=True)
+    file.path.write_bytes(CONTENT)
+    (one,) = wanted(["mock-official"])
+    assert verify(one)["state"] == "verified"
+    file.path.write_bytes(CONTENT + b"x")
+    row = verify(one)
+    assert row["state"] == "wrong checksum"
+    assert "md5" in row["problem"]
+
+
+@pytest.mark.parametrize(
+    ("content", "state", "message"),
+    [
+        (CONTENT[:-5], "wrong size", "wrong size"),
+        (CONTENT[:-1] + b"x", "wrong checksum", "wrong checksum"),
+        (b"FAKE" + CONTENT[4:], "wrong checksum", "begins with b'FAKE', expected MOCK"),
+    ],
+)
+def test_verify_ends_with_code_2_if_something_is_wrong(
+    call, hosted: WeightFile, content: bytes, state: str, message: str
+) -> None:
+    weights_folder().mkdir(parents=True)
+    hosted.path.write_bytes(content)
+    outcome = call("verify", "--json")
+    assert outcome.code == 2
+    assert json.loads(outcome.out)[0]["state"] == state
+    assert str(hosted.path) in outcome.errors[0]
+    assert message in outcome.errors[0]
+    assert hosted.path.read_bytes() == content
+
+
+def test_verify_of_a_file_that_is_not_here(call) -> None:
+    outcome = call("verify", "sam-b")
+    assert outcome.code == 2
+    assert "sam_vit_b_01ec64.pth is absent: `tags-bench weights fetch sam_vit_b_01ec64.pth`" in outcome.errors[0]
+    assert "drive.google.com" in call("verify", "sam-med2d").errors[0]
+
+
+@pytest.mark.parametrize("method", [one for one in OURS if one.needs_checkpoint], ids=lambda one: one.name)
+def test_a_file_of_something_else_is_told_by_its_keys(method: Method) -> None:
+    """No checksum helps where none is published: the names inside do."""
+    import torch
+
+    weights_folder().mkdir(parents=True)
+    file = method.files[0]
+    one = Announced(replace(file, bytes=None, checksum=""), (method.name,), (file,))
+    other = "text_encoder.dim_align.weight" if method.name != "segvol" else "swinViT.layers1.0.x"
+    torch.save({"model": {other: torch.zeros(1)}}, file.path)
+    row = verify(one)
+    assert row["state"] == "wrong content"
+    assert re.search(rf"this looks like .*, expected {re.escape(file.system)}", row["problem"])
+    file.path.write_bytes(file.path.read_bytes()[:200])
+    assert "truncated, or not a torch checkpoint" in verify(one)["problem"]
+
+
+# -- for a run --
+
+
+def test_a_run_takes_the_file_of_the_weights_folder() -> None:
+    sam = methods()["sam-b"]
+    with pytest.raises(UserError, match=r"`tags-bench weights fetch sam_vit_b_01ec64\.pth` \(375 MB; Apache-2\.0\)"):
+        settings_from_files(sam, "mine", sam.config, "kits21")
+    weights_folder().mkdir(parents=True)
+    sam.files[0].path.touch()
+    path = str(sam.files[0].path)
+    assert settings_from_files(sam, "mine", sam.config, "kits21") == {"checkpoint": path}
+    assert settings_from_files(sam, "mine", {**sam.config, "checkpoint": sam.files[0].name}, "x") == {
+        "checkpoint": path
+    }
+    assert settings_from_files(sam, "mine", {**sam.config, "checkpoint": "/my/own.pth"}, "kits21") == {}
+
+
+def test_a_file_for_each_dataset() -> None:
+    adapter = methods()["3dsam-adapter"]
+    with pytest.raises(UserError, match=r"weights fetch 3dsam-adapter_lits17\.pth\.tar` \(by hand, from https"):
+        settings_from_files(adapter, "3dsam-adapter", adapter.config, "lits17")
+    weights_folder().mkdir(parents=True)
+    for file in adapter.files:
+        file.path.touch()
+    found = settings_from_files(adapter, "3dsam-adapter", adapter.config, "lits17")
+    assert found == {"checkpoint": str(weights_folder() / "3dsam-adapter_lits17.pth.tar")}
+    with pytest.raises(UserError, match=r"none was released for 'mine'.*--checkpoint"):
+        settings_from_files(adapter, "3dsam-adapter", adapter.config, "mine")
+
+
+def test_towers_are_asked_for_before_any_work() -> None:
+    tags = methods()["tags-vit-b"]
+    with pytest.raises(UserError, match=r"weights fetch sam_vit_b_01ec64\.pth`.*its path as setting `sam_weights`"):
+        settings_from_files(tags, "tags-vit-b", tags.config, "kits21")
+    assert settings_from_files(tags, "tags-vit-b", {**tags.config, "sam_weights": "random"}, "kits21") == {}
+    weights_folder().mkdir(parents=True)
+    tags.files[0].path.touch()
+    assert settings_from_files(tags, "tags-vit-b", tags.config, "kits21") == {}  # CLIP: open_clip can fetch it
+
+
+def test_a_method_that_announces_nothing_still_says_what_it_needs() -> None:
+    bare = replace(mock_methods.official, files=())
+    with pytest.raises(UserError, match="needs its official file: --checkpoint mine=FILE"):
+        settings_from_files(bare, "mine", bare.config, "kits21")
+    assert settings_from_files(bare, "mine", {**bare.config, "checkpoint": "x"}, "kits21") == {}
+
+
+# -- what is announced --
+
+
+@pytest.mark.parametrize("method", OURS, ids=lambda one: one.name)
+def test_what_our_methods_announce_holds_together(method: Method) -> None:
+    assert bool(method.files) == (method.needs_checkpoint or ("clip_weights" in method.config and "vit" in method.name))
+    for file in method.files:
+        assert file.setting in method.config
+        assert file.page.startswith("https://")
+        assert file.url.startswith("https://") or not file.url
+        assert file.licence
+        assert file.system
+        assert not file.url or file.bytes is None or file.bytes > 10_000_000
+        module, _, name = file.check.partition(":")
+        assert module.split(".")[0] == method.factory.split(".")[0]
+        assert name
+
+
+def test_the_document_says_what_the_code_says() -> None:
+    text = (ROOT / "docs" / "weights.md").read_text("utf-8")
+    table = markdown_table(official_files.official_files(OURS).values())
+    assert table in text, f"docs/weights.md needs this table:\n\n{table}"
+    assert len(as_rows(official_files.official_files(OURS).values())) == table.count("\n| `")
