@@ -19,6 +19,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from benchmarks.errors import UserError
@@ -205,7 +206,7 @@ def _open(path: Path) -> tuple[Any, NDArray[np.float64]]:
 def _check_voxel_size(path: Path, image: Any) -> None:
     """Without an affine in the header its voxel sizes count; nibabel would take 1 mm for a missing one."""
     holder = image.file_map.get("header", image.file_map["image"])
-    with nib.openers.ImageOpener(holder.filename) as file:
+    with ImageOpener(holder.filename) as file:
         sizes = image.header.from_fileobj(file, check=False)["pixdim"][1:4]
     if not np.isfinite(sizes).all() or (sizes == 0).any():
         words = " × ".join(f"{size:g}" for size in sizes)

@@ -14,6 +14,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +24,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.errors import UserError, nearest_name
+from benchmarks.errors import UserError, nearest_name, one_line
 from benchmarks.files import write_json
 from benchmarks.volume import BoolArray
 
@@ -122,14 +123,17 @@ def _convert_case(folder: Path, out: Path, case_id: str, labels: Mapping[str, in
 
 
 def find(folder: Path) -> tuple[list[Path], Path]:
-    """The files of the one CT series below a folder, and its one annotation.
+    """The files of a CT series below a folder, and its one annotation.
+
+    Of several series the one that the annotation refers to is taken.
 
     Raises:
-        UserError: none or several of either.
+        UserError: none, or several of either between which nothing decides.
     """
     pydicom = _pydicom()
     series: dict[str, list[Path]] = {}
     annotations = []
+    others: set[str] = set()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
         try:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID"])
@@ -142,11 +146,27 @@ def find(folder: Path) -> tuple[list[Path], Path]:
             raise UserError(f"{path}: an enhanced (multi-frame) CT; convert it to a series of slices first")
         elif kind in (RTSTRUCT_STORAGE, SEG_STORAGE):
             annotations.append(path)
-    if len(series) != 1:
-        raise UserError(f"{folder}: one CT series is needed, {len(series)} were found")
+        elif kind:
+            others.add(pydicom.uid.UID(kind).name)
+    also = f"; there is also: {', '.join(sorted(others))}" if others else ""
     if len(annotations) != 1:
-        raise UserError(f"{folder}: one RTSTRUCT or SEG is needed, {len(annotations)} were found")
+        raise UserError(f"{folder}: one RTSTRUCT or SEG is needed, {len(annotations)} were found{also}")
+    if len(series) > 1:
+        with _reading(annotations[0]):
+            referred = _referred_series(pydicom.dcmread(annotations[0]))
+        series = {uid: paths for uid, paths in series.items() if uid in referred} or series
+    if len(series) != 1:
+        raise UserError(f"{folder}: one CT series is needed, {len(series)} were found{also}")
     return next(iter(series.values())), annotations[0]
+
+
+def _referred_series(annotation: Any) -> set[str]:
+    """UIDs of the series that an RTSTRUCT (C.8.8.5) or a SEG (C.12.4) says it was drawn on."""
+    entries = list(annotation.get("ReferencedSeriesSequence", []))
+    for frame in annotation.get("ReferencedFrameOfReferenceSequence", []):
+        for study in frame.get("RTReferencedStudySequence", []):
+            entries += study.get("RTReferencedSeriesSequence", [])
+    return {str(entry.get("SeriesInstanceUID", "")) for entry in entries}
 
 
 def read_series(paths: Sequence[Path], folder: Path) -> Series:
@@ -157,7 +177,8 @@ def read_series(paths: Sequence[Path], folder: Path) -> Series:
     """
     import SimpleITK
 
-    ordered, step, frame = _in_order(paths, folder)
+    with _reading(folder):
+        ordered, step, frame = _in_order(paths, folder)
     reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames([str(path) for path in ordered])
     try:
@@ -214,6 +235,11 @@ def read_annotation(path: Path, name: str, series: Series) -> BoolArray:
     Raises:
         UserError: unreadable, no such name, or it does not fit the series.
     """
+    with _reading(path):
+        return _annotation_mask(path, name, series)
+
+
+def _annotation_mask(path: Path, name: str, series: Series) -> BoolArray:
     content = _pydicom().dcmread(path)
     structures = content.get("StructureSetROISequence", [content])
     frames = {str(one.get("ReferencedFrameOfReferenceUID", one.get("FrameOfReferenceUID", ""))) for one in structures}
@@ -325,10 +351,22 @@ def _frame_affine(content: Any, frame: Any, path: Path) -> NDArray[np.float64]:
     return affine
 
 
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Files that lack what the standard requires, or end early, fail in as many ways as there are attributes."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{path}: incomplete or damaged DICOM ({one_line(error)})") from error
+
+
 def _pydicom() -> ModuleType:
     try:
         import pydicom
         import pydicom.errors
+        import pydicom.uid
     except ImportError as error:
         raise UserError("reading DICOM needs pydicom; install it with `pip install 'tags-bench[dicom]'`") from error
     return pydicom

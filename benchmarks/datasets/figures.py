@@ -12,6 +12,7 @@ from benchmarks.datasets.verify import CaseReport
 from benchmarks.errors import UserError
 
 COLUMNS = 3
+BINS = 20
 
 
 def statistics_figure(reports: Iterable[CaseReport], path: Path, title: str = "") -> Path:
@@ -23,6 +24,7 @@ def statistics_figure(reports: Iterable[CaseReport], path: Path, title: str = ""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
     except ImportError as error:
         raise UserError("the figure needs matplotlib; install it with `pip install matplotlib`") from error
     panels = _panels([report for report in reports if report.shape is not None])
@@ -38,6 +40,7 @@ def statistics_figure(reports: Iterable[CaseReport], path: Path, title: str = ""
         axes.set_xscale("log" if logarithmic else "linear")
         axes.set_xlabel(name)
         axes.set_ylabel("cases")
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         if len(series) > 1:
             axes.legend(frameon=False)
     figure.suptitle(title)
@@ -71,6 +74,8 @@ def _panels(reports: list[CaseReport]) -> list[tuple[str, list[tuple[str, Any]],
 
 def _edges(values: Any, logarithmic: bool) -> Any:
     low, high = float(values.min()), float(values.max())
+    if not logarithmic and high - low <= BINS and not (values % 1).any():
+        return np.arange(low - 0.5, high + 1)  # a bar for each whole number
     if low == high:
         low, high = (low / 1.1, high * 1.1) if logarithmic else (low - 0.5, high + 0.5)
-    return np.geomspace(low, high, 21) if logarithmic else np.linspace(low, high, 21)
+    return np.geomspace(low, high, BINS + 1) if logarithmic else np.linspace(low, high, BINS + 1)

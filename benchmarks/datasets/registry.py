@@ -37,6 +37,7 @@ class Registration:
         licence: as stated by the dataset.
         sizes: case id → bytes of image and label when they were checked.
         excluded: case id → why it is left out.
+        notes: what concerns the whole dataset, such as a download that is only partial.
         reports: of the full check, one per case that could be opened.
     """
 
@@ -49,6 +50,7 @@ class Registration:
     licence: str = ""
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     reports: tuple[CaseReport, ...] = ()
 
     @property
@@ -105,6 +107,7 @@ def add(
         licence=usable.licence,
         sizes={case_id: _sizes(usable, case_id) for case_id in usable.cases},
         excluded=dict(usable.excluded),
+        notes=usable.notes,
         reports=tuple(reports),
     )
     _write(found, home)
@@ -187,8 +190,9 @@ def remove(name: str, home: Path | None = None) -> Path:
 
 
 def problem_rows(found: Registration) -> list[dict[str, str]]:
-    """What is wrong with which case, for a table: the cases left out first, then the warnings."""
-    rows = [{"case": case_id, "severity": "left out", "what": why} for case_id, why in sorted(found.excluded.items())]
+    """What is wrong with which case, for a table: notes on the whole, the cases left out, then the warnings."""
+    rows = [{"case": "(all)", "severity": "note", "what": note} for note in found.notes]
+    rows += [{"case": case_id, "severity": "left out", "what": why} for case_id, why in sorted(found.excluded.items())]
     return rows + [{"case": one.case_id, "severity": one.severity, "what": one.text} for one in found.warnings]
 
 
@@ -228,7 +232,8 @@ def _read(path: Path) -> Registration:
         content = json.loads(path.read_text(encoding="utf-8"))
         reports = tuple(_report(one) for one in content.pop("reports"))
         sizes = {case_id: (image, label) for case_id, (image, label) in content.pop("sizes").items()}
-        return Registration(**{**content, "root": Path(content["root"])}, sizes=sizes, reports=reports)
+        known = {**content, "root": Path(content["root"]), "notes": tuple(content.get("notes", ()))}
+        return Registration(**known, sizes=sizes, reports=reports)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not readable ({error}); remove it and add the dataset again") from error
 

@@ -122,6 +122,7 @@ def problems(reports: Iterable[CaseReport]) -> list[Problem]:
 def statistics(reports: Iterable[CaseReport]) -> list[dict[str, Any]]:
     """The dataset in numbers: one row per quantity with its count, minimum, quartiles and maximum over the cases.
 
+    Five digits: headers carry spacings as float32, and what comes after is noise.
     Lesion counts and volumes leave out the cases without the target.
     """
     columns: dict[str, list[float]] = {}
@@ -131,7 +132,7 @@ def statistics(reports: Iterable[CaseReport]) -> list[dict[str, Any]]:
     points = {"min": 0, "q25": 25, "median": 50, "q75": 75, "max": 100}
     return [
         {"quantity": quantity, "cases": len(values)}
-        | {name: float(np.percentile(values, point)) for name, point in points.items()}
+        | {name: float(f"{np.percentile(values, point):.5g}") for name, point in points.items()}
         for quantity, values in columns.items()
     ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 from matplotlib.path import Path as Polygon
@@ -281,6 +282,71 @@ def test_annotations_that_do_not_fit(tmp_path):
     write_seg(annotation, {"GTV": box_mask()}, rotation(17))
     with pytest.raises(UserError, match="not those of the series"):
         read_annotation(annotation, "GTV", series)
+
+
+@pytest.mark.parametrize("kind", ["rtstruct", "seg"])
+def test_of_several_series_the_annotation_chooses(tmp_path, kind):
+    """A scout, a second reconstruction: the annotation says on which series it was drawn."""
+    root = one_case(tmp_path / "in")
+    write_series(root / "a" / "lung", scan()[::2])
+    for path in (root / "a" / "lung").iterdir():
+        content = pydicom.dcmread(path)
+        content.SeriesInstanceUID = "1.2.3.99"
+        content.save_as(path)
+    with pytest.raises(UserError, match="one CT series is needed, 2"):
+        convert(root, tmp_path / "out", {"GTV": 1})
+    annotation = root / "a" / "rs.dcm"
+    if kind == "seg":
+        write_seg(annotation, {"GTV": box_mask()}, STRAIGHT)
+    content, referred, study, frame = pydicom.dcmread(annotation), Record(), Record(), Record()
+    referred.SeriesInstanceUID = "1.2.3.5"
+    if kind == "seg":
+        content.ReferencedSeriesSequence = Sequence([referred])
+    else:
+        study.RTReferencedSeriesSequence = Sequence([referred])
+        frame.RTReferencedStudySequence = Sequence([study])
+        content.ReferencedFrameOfReferenceSequence = Sequence([frame])
+    content.save_as(annotation)
+    assert convert(root, tmp_path / "out", {"GTV": 1}) == {}
+    assert nib.load(tmp_path / "out" / "imagesTr" / "a.nii.gz").shape == SHAPE
+
+
+def test_other_kinds_of_files_are_named(tmp_path):
+    root = one_case(tmp_path / "in")
+    for path in (root / "a").glob("IM*"):
+        content = pydicom.dcmread(path)
+        content.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+        content.save_as(path)
+    with pytest.raises(UserError, match="one CT series is needed, 0 were found; there is also: MR Image Storage"):
+        convert(root, tmp_path / "out", {"GTV": 1})
+    path = root / "a" / "enhanced.dcm"
+    record(path, dicom.ENHANCED_CT_STORAGE, Modality="CT").save_as(path, enforce_file_format=True)
+    with pytest.raises(UserError, match=r"enhanced \(multi-frame\) CT; convert it"):
+        convert(root, tmp_path / "out", {"GTV": 1})
+
+
+def test_broken_annotations_are_one_line(tmp_path):
+    """Files that lack what the standard requires, or are cut off: the case is listed, nothing is raised raw."""
+    for number, damage in enumerate(("no structures", "no orientation", "cut off", "odd contour", "no pixels")):
+        root = one_case(tmp_path / f"in{number}")
+        path = root / "a" / "rs.dcm"
+        if damage in ("no orientation", "no pixels"):
+            write_seg(path, {"GTV": box_mask()}, STRAIGHT)
+        content = pydicom.dcmread(path)
+        if damage == "no structures":
+            del content.StructureSetROISequence
+        elif damage == "no orientation":
+            del content.SharedFunctionalGroupsSequence
+        elif damage == "no pixels":
+            del content.PixelData
+        elif damage == "odd contour":
+            content.ROIContourSequence[0].ContourSequence[0].ContourData = ["1", "2"]
+        content.save_as(path)
+        if damage == "cut off":
+            path.write_bytes(path.read_bytes()[:-200])
+        with pytest.raises(UserError, match=r"rs\.dcm: ") as caught:
+            convert(root, tmp_path / f"out{number}", {"GTV": 1})
+        assert "\n" not in str(caught.value)
 
 
 def test_bad_cases_are_listed_and_the_others_converted(tmp_path):
