@@ -56,6 +56,12 @@ MARKS = {"trained-on": "*", "superset": "+", "unseen": "", "unknown": "?"}
 
 MEANINGS = {"trained-on": "trained on it", "superset": "trained on a collection that holds it", "unknown": "not known"}
 
+NO_EMPTY_MASK = "empty masks: there was none, neither in a label nor predicted, so every policy gives these ranks"
+COMPARISON_LEGEND = (
+    "d: Cohen's d, r: rank-biserial correlation, both on patients; p flip: sign-flip permutation test of the mean "
+    "difference (it decides the verdict); p same: two one-sided tests of equivalence within the margin, uncorrected."
+)
+
 METRIC_TITLES = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95 (mm)", "lesion_f1": "lesion F1"}
 
 
@@ -248,6 +254,10 @@ def show_details(
         console.print(f"[bold yellow]{SYNTHETIC_BANNER}[/]")
     for sheet in detail_sheets(tables, metric):
         _print_sheet(sheet, console)
+    if "policies" in tables and tables["policies"].empty:
+        console.print(Text(NO_EMPTY_MASK, style="dim"))
+    if "comparisons" in tables and len(tables["comparisons"]):
+        console.print(Text(COMPARISON_LEGEND, style="dim"))
     if any(unit["synthetic"] for unit in units):
         console.print(Text(NOT_BESIDE_PHANTOMS, style="dim"))
     for line in _sources(tables.get("published", pd.DataFrame())):
@@ -294,38 +304,66 @@ def _contamination_sheet(table: pd.DataFrame) -> Sheet:
 
 
 def _ranking_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
-    headings = ("method", "by mean", "by case ranks", "by tests", "first", "95 % of draws")
+    headings = ("method", "by mean", "by case ranks", "by tests", "95 % of draws", "rank in the draws")
     cells = tuple(
         (
             row["method"],
             str(row["mean-then-rank"]),
             str(row["rank-then-mean"]),
             str(row["test-based"]),
-            f"{100 * row['first']:.0f} %",
             f"{row['rank_low']}" if row["rank_low"] == row["rank_high"] else f"{row['rank_low']} to {row['rank_high']}",
+            _shares_of_ranks(row),
         )
         for row in rows.to_dict("records")
     )
-    tau = f"Kendall's τ {rows['kendall_tau'].iloc[0]:.2f} when patients are drawn again"
-    return Sheet(f"{title} · ranks by {metric}, {tau}", headings, cells, headings[1:])
+    by_mean, by_case = (rows[name].iloc[0] for name in ("kendall_tau", "kendall_tau_case_ranks"))
+    tau = f"Kendall's τ {by_mean:.2f} (by mean), {by_case:.2f} (by case ranks)"
+    return Sheet(f"{title} · ranks by {metric}; when patients are drawn again: {tau}", headings, cells, headings[1:5])
+
+
+def _shares_of_ranks(row: Mapping[Any, Any]) -> str:
+    """How often a method has which rank when patients are drawn again, such as "1st 66 %, 2nd 34 %"; from 5 % on."""
+    names = {1: "1st", 2: "2nd", 3: "3rd"}
+    shares = {int(str(key).rsplit("_", 1)[1]): row[key] for key in row if str(key).startswith("share_of_rank_")}
+    told = [
+        f"{names.get(rank, f'{rank}th')} {100 * share:.0f} %"
+        for rank, share in sorted(shares.items())
+        if share == share and share >= 0.05
+    ]
+    return ", ".join(told)
 
 
 def _comparison_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
     """The best method by mean against each other one; `details` has all pairs."""
     best = _best_of(rows)
-    headings = ("method", "against", "difference [95 % CI]", "d", "p (Holm)", "verdict")
+    margin = rows["margin"].iloc[0] if "margin" in rows else None
+    same = () if margin is None else (f"p same ±{margin:g}",)
+    headings = ("against", "difference [95 % CI]", "d", "r", "p flip", "p Wilcoxon", *same, "verdict")
     cells = []
     for row in rows.to_dict("records"):
         if best not in (row["a"], row["b"]):
             continue
         sign = 1 if row["a"] == best else -1
         low, high = sorted((sign * row["low"], sign * row["high"]))
-        difference = f"{sign * row['difference']:+.3f} {_interval(low, high, 3, signed=True)}"
-        effect, p_value = f"{sign * row['cohen_d']:+.1f}", row["p_sign_flip_holm"]
-        shown_p = "< 0.001" if p_value < 0.001 else f"{p_value:.3f}"
-        cells.append((best, row["b"] if row["a"] == best else row["a"], difference, effect, shown_p, row["verdict"]))
-    corrected = f"corrected over {len(rows)} pair{'s' if len(rows) > 1 else ''}"
-    return Sheet(f"{title} · {metric}, {corrected}", headings, tuple(cells), headings[2:5])
+        cells.append(
+            (
+                row["b"] if row["a"] == best else row["a"],
+                f"{sign * row['difference']:+.3f} {_interval(low, high, 3, signed=True)}",
+                f"{sign * row['cohen_d']:+.1f}",
+                f"{sign * row['rank_biserial']:+.2f}",
+                _p_value(row["p_sign_flip_holm"]),
+                _p_value(row["p_wilcoxon_holm"]),
+                *(() if margin is None else (_p_value(row["p_equivalence"]),)),
+                row["verdict"],
+            )
+        )
+    pairs = f"{len(rows)} pair{'s' if len(rows) > 1 else ''}"
+    corrected = f"p flip and p Wilcoxon Holm-corrected over {pairs}" + (" (all: --json)" if len(rows) > 1 else "")
+    return Sheet(f"{title} · {metric} of {best} minus the others; {corrected}", headings, tuple(cells), headings[1:-1])
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _best_of(rows: pd.DataFrame) -> str:
@@ -400,6 +438,18 @@ def _click_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
     return Sheet(f"{title} · click curves", headings, cells, headings[1:])
 
 
+def _round_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    steps = sorted(rows["step"].unique())
+    headings = ("method", *(f"round {step}" for step in steps))
+    cells = []
+    for method, group in rows.groupby("method", sort=False):
+        lines = group.set_index("step").to_dict("index")
+        cells.append(
+            (str(method), *(f"{lines[s]['mean']:.3f} {_interval(lines[s]['low'], lines[s]['high'], 2)}" for s in steps))
+        )
+    return Sheet(f"{title} · {metric} after each round", headings, tuple(cells), headings[1:])
+
+
 def _policy_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
     policies = list(dict.fromkeys(rows["policy"]))
     headings = ("method", *policies)
@@ -427,6 +477,7 @@ _SHEETS: dict[str, Callable[[str, pd.DataFrame, str], Sheet]] = {
     "each-lesion": _each_lesion_sheet,
     "lesions": _lesion_sheet,
     "clicks": _click_sheet,
+    "rounds": _round_sheet,
     "policies": _policy_sheet,
 }
 """The tables that come once for each list."""
@@ -435,15 +486,15 @@ _SHEETS: dict[str, Callable[[str, pd.DataFrame, str], Sheet]] = {
 def _robustness_sheet(title: str, noise: str, rows: pd.DataFrame, metric: str) -> Sheet:
     levels = sorted(rows["level"].unique())
     headings = ("method", *(f"{level:g}" for level in levels), "tolerated")
-    cells = tuple(
-        (
-            str(method),
-            *(f"{value:.3f}" for value in group.sort_values("level")["mean"]),
-            f"{group['tolerated'].iloc[0]:.2g}" if math.isfinite(group["tolerated"].iloc[0]) else f"> {levels[-1]:g}",
-        )
-        for method, group in rows.groupby("method", sort=False)
-    )
-    return Sheet(f"{title} · {metric} against {noise}; tolerated: until 0.05 is lost", headings, cells, headings[1:])
+    cells = []
+    for method, group in rows.groupby("method", sort=False):
+        curve = group.sort_values("level")
+        tolerated = curve["tolerated"].iloc[0]
+        means = (f"{row['mean']:.3f} {_interval(row['low'], row['high'], 2)}" for row in curve.to_dict("records"))
+        cells.append((str(method), *means, f"{tolerated:.2g}" if math.isfinite(tolerated) else f"> {levels[-1]:g}"))
+    counted = f"n={rows['n'].max()}"
+    told = f"{title} · {metric} against {noise} ({counted}); tolerated: until 0.05 is lost"
+    return Sheet(told, headings, tuple(cells), headings[1:])
 
 
 def _published_sheet(key: Sequence[str], rows: pd.DataFrame) -> Sheet:

@@ -297,9 +297,10 @@ def rankings_of(rows: pd.DataFrame, metric: str = "dice", draws: int = 1000) -> 
     """The rank of each method in its list under three schemes, and how it fares when patients are drawn again.
 
     Returns:
-        LIST, method, one column per scheme ("mean-then-rank" …), first (share of the draws in which the method
-        has rank 1), rank_low and rank_high (95 % of the draws), kendall_tau (mean over the draws, one value
-        for the list; of mean-then-rank, as `first`).
+        LIST, method, one column per scheme ("mean-then-rank" …); of mean-then-rank first (share of the draws in
+        which the method has rank 1), rank_low and rank_high (95 % of the draws) and the share of each rank
+        ("share_of_rank_1" …); kendall_tau and kendall_tau_case_ranks, means over the draws, one value for the list,
+        of mean-then-rank and rank-then-mean.
     """
     schemes: tuple[Scheme, ...] = get_args(Scheme)
 
@@ -308,9 +309,15 @@ def rankings_of(rows: pd.DataFrame, metric: str = "dice", draws: int = 1000) -> 
         larger = higher_is_better(metric)
         told = pd.DataFrame({scheme: ranking(table, patients, larger, scheme) for scheme in schemes})
         drawn = ranking_stability(table, patients, larger, seed=CONFIDENCE_SEED, n=draws)
+        by_case = ranking_stability(table, patients, larger, "rank-then-mean", CONFIDENCE_SEED, draws)
         told = told.assign(
-            first=drawn.frequency[1], rank_low=drawn.low, rank_high=drawn.high, kendall_tau=drawn.kendall_tau.mean()
+            first=drawn.frequency[1],
+            rank_low=drawn.low,
+            rank_high=drawn.high,
+            kendall_tau=drawn.kendall_tau.mean(),
+            kendall_tau_case_ranks=by_case.kendall_tau.mean(),
         )
+        told = told.join(drawn.frequency.add_prefix("share_of_rank_"))
         return told.sort_values("mean-then-rank", kind="stable").reset_index(names="method")
 
     return _per_list(rows, ranked)
@@ -522,6 +529,18 @@ def clicks_of(rows: pd.DataFrame) -> pd.DataFrame:
     return _per_list(rows[last > 1] if len(rows) else rows, curves, methods=1, last=False)
 
 
+def rounds_of(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
+    """The metric after each round of iterative protocols: LIST, method, step, n, patients, failed, mean, low, high."""
+
+    def by_round(one: pd.DataFrame) -> pd.DataFrame:
+        table = summary(one, metric, CONFIDENCE_SEED)
+        table = table.sort_values("method", key=_places(_best_first(last_steps(one), metric)), kind="stable")
+        return table.drop(columns=["dataset", "target", "protocol"])
+
+    last = rows.groupby(LIST)["step"].transform("max") if len(rows) else rows
+    return _per_list(rows[last > 1] if len(rows) else rows, by_round, methods=1, last=False)
+
+
 def policies_of(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     """Mean and rank of each method if empty masks were counted otherwise, from the stored rows alone.
 
@@ -665,6 +684,7 @@ def details(
         "each-lesion": lambda: each_lesion_of(rows),
         "lesions": lambda: lesions_of(rows),
         "clicks": lambda: clicks_of(rows),
+        "rounds": lambda: rounds_of(rows, metric),
         "policies": lambda: policies_of(rows, metric),
         "robustness": lambda: robustness_of(rows, units, metric),
         "published": lambda: published_of(units),

@@ -92,7 +92,7 @@ class PromptBank:
         Raises:
             UserError: a label is unusable or lies on another grid than its image.
         """
-        return cls.build(dataset.name, f"{part}-{fold}", protocol, seed, _items(dataset, part, fold))
+        return cls.build(dataset.name, f"{part}-{fold}", protocol, seed, bank_items(dataset, part, fold))
 
     @classmethod
     def frozen(cls, folder: Path, dataset: Dataset, part: str, fold: int, protocol: Protocol, seed: int) -> PromptBank:
@@ -202,7 +202,8 @@ def file_name(dataset: str, split: str, protocol: Protocol, seed: int) -> str:
     return f"{dataset}.{split}.{protocol.name}.{seed}.json"
 
 
-def _items(dataset: Dataset, part: str, fold: int) -> Iterable[BankItem]:
+def bank_items(dataset: Dataset, part: str, fold: int) -> Iterable[BankItem]:
+    """What a bank of one part of a fold needs to know; reads labels, and of images the header only."""
     for case in dataset.split_cases(part, fold):
         shape, affine = read_grid(case.image)
         grid = StoredGrid(shape, affine)
@@ -215,9 +216,9 @@ def _items(dataset: Dataset, part: str, fold: int) -> Iterable[BankItem]:
 
 def _entry(protocol: Protocol, seed_parts: tuple[object, ...], item: BankItem) -> dict[str, Any]:
     grid = StoredGrid(item.grid.shape, np.asarray(item.grid.affine, np.float64))
-    stored = _stored_grid(grid)
+    stored = stored_grid(grid)
     if protocol.looks_at_label and not item.mask.any():
-        return {**stored, "no_target": True}
+        return no_target(grid)
     told = [
         told_prompts(task.user.first(task.mask(), grid.spacing, item.target), grid)
         for task in tasks_of(protocol, seed_parts, item.mask)
@@ -225,7 +226,13 @@ def _entry(protocol: Protocol, seed_parts: tuple[object, ...], item: BankItem) -
     return {**stored, "lesions": told} if protocol.per == "each-lesion" else stored | told[0]
 
 
-def _stored_grid(grid: Grid) -> dict[str, Any]:
+def no_target(grid: Grid) -> dict[str, Any]:
+    """The entry of a case without a voxel of the target."""
+    return {**stored_grid(grid), "no_target": True}
+
+
+def stored_grid(grid: Grid) -> dict[str, Any]:
+    """The part of an entry that tells the volume for which the prompts are."""
     return {"grid": {"shape": list(grid.shape), "affine": np.asarray(grid.affine, np.float64).tolist()}}
 
 

@@ -147,7 +147,8 @@ def upgraded(rows: pd.DataFrame, where: str) -> pd.DataFrame:
     rows = rows.copy()
     for column in SPACINGS:
         rows[column] = rows.get(column, math.nan)
-    rows["prompt_origin"] = rows.get("prompt_origin", SIMULATED)
+    for column, unsaid in (("prompt_origin", SIMULATED), ("prompt_bank", "")):
+        rows[column] = rows.get(column, unsaid)
     nothing_there = old & (rows["status"] == FAILED) & rows["reason"].str.startswith("NoTarget:")
     rows.loc[nothing_there, "status"] = NO_TARGET
     rows.loc[nothing_there, [column for column in rows if is_metric(str(column))]] = math.nan

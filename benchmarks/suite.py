@@ -93,7 +93,8 @@ class Suite(_Strict):
     @field_validator("protocols", mode="before")
     @classmethod
     def _kinds_are_protocols(cls, value: Any) -> Any:
-        return [item if isinstance(item, Protocol) else Protocol.from_mapping(item) for item in value]
+        ladders = [(item,) if isinstance(item, Protocol) else Protocol.ladder_from_mapping(item) for item in value]
+        return tuple(dict.fromkeys(protocol for ladder in ladders for protocol in ladder))  # two names, one protocol
 
     @field_validator("empty_policy")
     @classmethod

@@ -274,6 +274,12 @@ class Protocol:
         return frozenset(kinds)
 
     @property
+    def first_needs(self) -> frozenset[PromptKind]:
+        """The prompt kinds of the first round, from a user who makes no mistake."""
+        kinds = {_KINDS_OF_START[self._first_kind]} | ({PromptKind.TEXT} if self.text else set())
+        return frozenset(kinds)
+
+    @property
     def looks_at_label(self) -> bool:
         """Whether the first prompt is made from the label map; if not, it exists for an empty target too."""
         return self._first_kind not in ("none", "text")

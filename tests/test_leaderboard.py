@@ -9,18 +9,22 @@ import re
 import time
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from scipy import stats
 
 from benchmarks import display
 from benchmarks import leaderboard as lb
 from benchmarks import statistics as st
 from benchmarks.errors import UserError
-from benchmarks.metrics import Reference, evaluate_mask, failed_values
+from benchmarks.figures import curves_figure
+from benchmarks.metrics import Reference, evaluate_mask, failed_values, is_metric
+from benchmarks.results import SPACINGS
 from benchmarks.users import Protocol
 
 SPACING = (10.0, 10.0, 10.0)  # so that a voxel is a small lesion and a mask costs nothing
@@ -306,6 +310,44 @@ def test_verdicts_follow_the_tests() -> None:
     assert lb.comparisons_of(pd.DataFrame()).empty
 
 
+def test_the_terminal_shows_both_tests_both_effects_and_equivalence() -> None:
+    chance = np.random.default_rng(4)
+    base = chance.uniform(0.4, 0.8, 12)
+    rows, units = by_hand({"a": base.tolist(), "b": (base - 0.1 + chance.normal(0, 0.02, 12)).tolist()})
+    pair = lb.comparisons_of(rows).iloc[0]
+    shown = printed(lambda *given: display.show_details(*given, only=["comparisons"]), rows, units, width=140)
+    line = next(line for line in shown.splitlines() if line.startswith("b "))
+    for value in (
+        f"{pair['cohen_d']:+.1f}",
+        f"{pair['rank_biserial']:+.2f}",
+        "< 0.001" if pair["p_sign_flip_holm"] < 0.001 else f"{pair['p_sign_flip_holm']:.3f}",
+        "< 0.001" if pair["p_wilcoxon_holm"] < 0.001 else f"{pair['p_wilcoxon_holm']:.3f}",
+        f"{pair['p_equivalence']:.3f}",
+        "a is better",
+    ):
+        assert value in line
+    assert "p same ±0.02" in shown
+    ranks = printed(lambda *given: display.show_details(*given, only=["rankings"]), rows, units, width=140)
+    assert "1st 100 %" in ranks
+    assert "2nd 100 %" in ranks
+
+
+def test_verdicts_on_no_difference_come_as_seldom_as_stated() -> None:
+    """From records to words: four equal methods, two cases of each of 16 patients; any "is better" is false."""
+    trials = 150
+    false = 0
+    for trial in range(trials):
+        chance = np.random.default_rng(trial)
+        patients = np.repeat(chance.beta(4, 2, 16), 2)
+        rows = pd.DataFrame(
+            {"method": name, "case": f"case_{i:02}", "patient": f"p{i // 2}", "dice": score}
+            for name in "abcd"
+            for i, score in enumerate(np.clip(patients + np.repeat(chance.normal(0, 0.05, 16), 2), 0, 1).round(3))
+        ).assign(dataset="kits21", target="t", track="clicks", protocol="centre-click", step=1, status="ok", unit="u")
+        false += lb.comparisons_of(rows)["verdict"].str.contains("is better").any()
+    assert stats.binom.cdf(false, trials, 0.05) < 0.9995  # not more often than the family-wise level
+
+
 def test_a_difference_that_is_sure_and_small_is_called_small() -> None:
     pair = {"patients": 30, "p_sign_flip_holm": 0.001, "better": "a", "equivalent": True, "margin": 0.02}
     assert lb.verdict(pair, 1) == "a is better, by less than 0.02"
@@ -338,6 +380,10 @@ def test_ranks_under_three_schemes_and_other_patients() -> None:
     assert told.loc["low", ["rank_low", "rank_high"]].tolist() == [3, 3]
     assert 0 < told["kendall_tau"].iloc[0] < 1
     assert told["kendall_tau"].nunique() == 1
+    shares = told[["share_of_rank_1", "share_of_rank_2", "share_of_rank_3"]]
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    assert told["share_of_rank_1"].equals(told["first"])
+    assert shares.loc["low"].tolist() == [0, 0, 1]
 
 
 # -- by size, click, policy and noise --
@@ -373,6 +419,143 @@ def test_number_classes() -> None:
     assert told.to_dict() == {"1 lesion": 0.1, "2 to 5": pytest.approx(0.25), "6 or more": 0.4, "no target": 0.5}
 
 
+def test_spacing_classes_by_hand() -> None:
+    """The slices are stacked along the axis that differs; the order of the axes tells nothing."""
+    rows, _ = by_hand({"a": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "b": [0.5] * 6})
+    grids = [(0.5, 0.5, 5.0), (0.8, 4.0, 0.8), (0.9, 0.9, 0.5), (1.0, 1.0, 1.0), (0.7, 0.7, 3.0), (math.nan,) * 3]
+    for column, values in zip(SPACINGS, zip(*grids, strict=True), strict=True):
+        rows[column] = np.tile(values, 2)
+    rows.loc[6, list(SPACINGS)] = math.nan  # b could not read case 0; a could
+    flat = lb.in_plane_of(rows)
+    mine = flat[flat["method"] == "a"].set_index("group")
+    assert mine["mean"].to_dict() == {
+        "< 0.7 mm": 0.1,
+        "0.7 to 0.9 mm": pytest.approx(0.35),  # 0.8 and 0.7: the lower edge belongs to the class
+        ">= 0.9 mm": pytest.approx(0.35),  # 0.9 and 1.0
+        "unknown": 0.6,
+    }
+    thick = lb.slices_of(rows)
+    assert thick[thick["method"] == "a"].set_index("group")["mean"].to_dict() == {
+        "< 1.5 mm": pytest.approx(0.35),  # 0.5 and 1.0
+        "3 to 5 mm": pytest.approx(0.35),  # 4.0 and 3.0
+        ">= 5 mm": 0.1,
+        "unknown": 0.6,
+    }
+    for table in (flat, thick):
+        assert table.groupby("method")["n"].sum().tolist() == [6, 6]
+        assert table.groupby("group")["n"].nunique().eq(1).all()  # the same cases for both methods
+    shown = printed(lambda *given: display.show_details(*given, only=["slices", "in-plane"]), *with_units(rows))
+    assert "Dice by distance between slices" in shown
+    assert "3 to 5 mm (n=2)" in " ".join(shown.split())
+
+
+def with_units(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    cases = rows["case"].nunique()
+    return rows, [unit_of(name, "kits21", [Protocol("centre-click")], cases) for name in pd.unique(rows["method"])]
+
+
+def test_records_without_spacing_have_one_group() -> None:
+    rows, units = by_hand({"a": [0.1, 0.2]})
+    assert lb.slices_of(rows)["group"].tolist() == ["unknown"]
+    assert len(lb.details(rows, units)["in-plane"]) == 1
+
+
+def test_each_lesion_counts_once_and_those_of_a_failure_at_zero() -> None:
+    rows, _ = by_hand({"a": [0.5, 0.5], "b": [None, 0.5]})
+    assert lb.each_lesion_of(rows).empty
+    rows["each_lesion_dice"] = [[0.8, 0.4], [0.6], [], [0.9]]
+    rows["each_lesion_diameter_mm"] = [[30.0, 5.0], [15.0], [], [15.0]]
+    told = lb.each_lesion_of(rows).set_index(["method", "group"])
+    assert told.loc[("a", "all"), ["n", "mean", "failed"]].tolist() == [3, pytest.approx(0.6), 0]
+    assert told.loc[("b", "all"), ["n", "mean", "failed"]].tolist() == [3, pytest.approx(0.3), 2]
+    assert told.loc[("a", "< 10 mm"), "mean"] == 0.4
+    assert told.loc[("b", "20 to 40 mm"), "mean"] == 0.0
+    interval = st.bootstrap_mean([0.8, 0.4, 0.6], ["patient_00", "patient_00", "patient_01"], lb.CONFIDENCE_SEED)
+    assert told.loc[("a", "all"), ["low", "high"]].tolist() == [interval.low, interval.high]
+
+
+# -- cases without the target --
+
+
+def with_empty_case(rows: pd.DataFrame, case: str, methods: Sequence[str]) -> pd.DataFrame:
+    """As evaluation writes it: the same rows, no metric, status "no-target"."""
+    rows = rows.copy()
+    mine = (rows["case"] == case) & rows["method"].isin(list(methods))
+    rows.loc[mine, ["status", "reason"]] = ["no-target", "no voxel of 'kidney-tumor' in the case"]
+    rows.loc[mine, [column for column in rows if is_metric(str(column))]] = math.nan
+    rows.loc[mine, ["seconds_open", "seconds_segment"]] = math.nan
+    return rows
+
+
+def test_a_case_without_the_target_is_in_no_mean_and_is_told() -> None:
+    rows, units = by_hand({"good": [0.9, 0.0, 0.7, 0.8], "bad": [0.5, 0.0, None, 0.6]})
+    rows = with_empty_case(rows, "case_01", ["good", "bad"])
+    board = lb.leaderboard_of(rows, units).set_index("method")
+    assert board["dice"].tolist() == [pytest.approx(0.8), pytest.approx(1.1 / 3)]
+    assert board["cases"].tolist() == [3, 3]
+    assert board["failed"].tolist() == [0, 1]
+    assert board["no_target"].tolist() == [1, 1]
+    assert np.isfinite(board["hd95_mm"]).all()
+    notes = lb.notes_of(rows, units)
+    assert notes[0].startswith("no target: kits21, kidney-tumor, case_01: nothing to prompt")
+    assert notes[0].endswith("in no mean of centre-click")
+    assert notes[1] == "failed: bad on kits21, case_02: ValueError: no"
+    shown = printed(display.show_leaderboard, lb.leaderboard_of(rows, units))
+    assert re.search(r"good .* 3/3", shown)
+    assert re.search(r"bad .* 2/3", shown)
+
+
+def test_completeness_still_asks_for_the_row_of_a_case_without_the_target() -> None:
+    rows, units = by_hand({"a": [0.9, 0.0], "b": [0.5, 0.0]})
+    rows = with_empty_case(rows, "case_01", ["a", "b"])
+    assert lb.check_complete(rows, units).empty  # it is no failure
+    with pytest.raises(UserError, match=r"1 rows are missing .*b / kits21 / case_01"):
+        lb.check_complete(rows.iloc[:-1], units)
+
+
+def test_no_target_for_one_method_only_is_an_error() -> None:
+    """Else a method could be spared its hardest case."""
+    rows, units = by_hand({"a": [0.9, 0.1], "b": [0.5, 0.6]})
+    torn = with_empty_case(rows, "case_01", ["a"])
+    for use in (lambda: lb.leaderboard_of(torn, units), lambda: lb.details(torn, units)):
+        with pytest.raises(UserError, match=r"kits21 / case_01 .* has no target for some methods but counts for b"):
+            use()
+
+
+def test_every_table_is_that_of_the_other_cases() -> None:
+    """Where nothing was asked nothing is counted: all tables equal those without the case."""
+    chance = np.random.default_rng(3)
+    scores = {name: chance.uniform(0.3, 0.9, 12).tolist() for name in ("a", "b", "c")}
+    rows, units = by_hand(scores)
+    rows = rows.assign(**dict.fromkeys(SPACINGS, 1.0))
+    without = rows[rows["case"] != "case_05"]
+    shorter = [unit | {"cases": [case for case in unit["cases"] if case != "case_05"]} for unit in units]
+    empty = with_empty_case(rows, "case_05", ["a", "b", "c"])
+    tables, due = lb.details(empty, units), lb.details(without, shorter)
+    for name, table in tables.items():
+        pd.testing.assert_frame_equal(table, due[name])
+    board, expected = lb.leaderboard_of(empty, units), lb.leaderboard_of(without, shorter)
+    pd.testing.assert_frame_equal(board.drop(columns="no_target"), expected.drop(columns="no_target"))
+
+
+def test_a_list_with_no_case_to_ask_has_no_mean() -> None:
+    rows, units = by_hand({"a": [0.0, 0.0]})
+    rows = with_empty_case(with_empty_case(rows, "case_00", ["a"]), "case_01", ["a"])
+    board = lb.leaderboard_of(rows, units)
+    assert board["cases"].tolist() == [0]
+    assert board["dice"].isna().all()
+    assert "0/0" in printed(display.show_leaderboard, board)
+    assert all(len(table) == 0 for name, table in lb.details(rows, units, only=["rankings", "sizes"]).items())
+
+
+def test_prompts_that_people_gave_are_told() -> None:
+    rows, units = by_hand({"a": [0.5], "b": [0.4]})
+    rows = rows.assign(prompt_origin="given", prompt_bank="c0ffee")
+    assert lb.notes_of(rows, units) == [
+        "given prompts: centre-click on kits21 was prompted by people (bank c0ffee), not by the simulated user"
+    ]
+
+
 def test_lesions_by_size_are_sums_over_cases() -> None:
     rows, _ = by_hand({"a": [1.0, None, 1.0]})
     told = lb.lesions_of(rows).set_index("size")
@@ -381,6 +564,43 @@ def test_lesions_by_size_are_sums_over_cases() -> None:
     reached = told[told["lesions"] > 0]
     np.testing.assert_allclose(reached["sensitivity"], reached["found"] / reached["lesions"])
     assert told.loc[told["lesions"] == 0, "sensitivity"].isna().all()
+
+
+def test_rounds_are_means_per_step(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
+    rows, _ = large
+    told = lb.rounds_of(rows)
+    assert set(told["protocol"]) == {"iterative-7"}
+    mine = told[(told["dataset"] == "kits21") & (told["method"] == "nnunet")]
+    assert mine["step"].tolist() == [1, 2, 3, 4, 5, 6, 7]
+    kits = rows[(rows["dataset"] == "kits21") & (rows["method"] == "nnunet") & (rows["protocol"] == "iterative-7")]
+    np.testing.assert_allclose(mine["mean"], kits.groupby("step")["dice"].mean())
+
+
+def test_curves_are_drawn_with_every_method(tmp_path: Path) -> None:
+    ladder = Protocol.ladder_from_mapping({"kind": "centre-click", "noise": {"displacement_mm": [0, 2, 4]}})
+    three = Protocol("iterative", rounds=3)
+    units = [unit_of(name, "kits21", [*ladder, three], 2) for name in ("first-method", "second-method")]
+    rows = pd.DataFrame(
+        [
+            row_of(unit, case, p, 1, 0.8 - p.noise.displacement_mm / 20)
+            for unit in units
+            for case in (0, 1)
+            for p in ladder
+        ]
+        + [row_of(unit, case, three, step, step / 4) for unit in units for case in (0, 1) for step in (1, 2, 3)]
+    )
+    tables = lb.details(rows, units)
+    path = curves_figure(tables, tmp_path / "new" / "curves.svg", note="SYNTHETIC")
+    text = "".join(ElementTree.parse(path).getroot().itertext())
+    assert text.count("first-method") == text.count("second-method") == 2  # two panels
+    assert "displacement of the click" in text
+    assert "SYNTHETIC" in text
+    again = curves_figure(tables, tmp_path / "again.svg", note="SYNTHETIC")
+    assert path.read_bytes() == again.read_bytes()
+    with pytest.raises(UserError, match=r"a figure is a \.png, \.svg or \.pdf file"):
+        curves_figure(tables, tmp_path / "curves.docx")
+    with pytest.raises(UserError, match="no curve to draw"):
+        curves_figure(lb.details(*by_hand({"a": [0.5]})), tmp_path / "none.svg")
 
 
 def test_click_curves_by_hand() -> None:
@@ -503,14 +723,19 @@ def test_other_metrics_are_ranked_by_their_own_direction() -> None:
     assert tables["comparisons"]["verdict"].tolist() == ["b is better"]
     shown = printed(lambda *given: display.show_details(*given, metric="hd95_mm"), rows, units)
     assert "ranks by HD95 (mm)" in shown
-    assert re.search(r"b +a +-15\.000 \[-15\.000, -15\.000\]", shown)
+    assert "HD95 (mm) of b minus the others" in shown
+    assert re.search(r"a +-15\.000 \[-15\.000, -15\.000\]", shown)
 
 
 # -- on paper --
 
 
-def test_everything_fits_into_100_columns(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
+def test_everything_fits_into_100_columns(
+    large: tuple[pd.DataFrame, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows, units = large
+    tables = lb.details(rows, units)
+    monkeypatch.setattr(display, "details", lambda *given: tables)
     board = lb.leaderboard_of(rows, units)
     for show, given in ((display.show_leaderboard, (board,)), (display.show_details, (rows, units))):
         wide = printed(show, *given, width=400)

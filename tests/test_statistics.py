@@ -267,6 +267,26 @@ def test_tost_and_holm_keep_their_error_rates() -> None:
     assert within_binomial(any_of_family, trials, 0.05)
 
 
+def test_ranking_by_tests_names_no_winner_where_there_is_none() -> None:
+    trials = 300
+    winners = 0
+    for trial in range(trials):
+        scores = np.random.default_rng(trial).exponential(1, (14, 4))  # skewed, and exchangeable
+        table = pd.DataFrame(scores, columns=list("abcd"))
+        winners += st.ranking(table, np.arange(14), True, "test-based").nunique() > 1
+    assert stats.binom.cdf(winners, trials, 0.05) < 0.9995
+
+
+def test_equal_methods_share_the_first_rank_alike() -> None:
+    """Over many null data sets each of three methods is first in a third of the resamples."""
+    shares = []
+    for trial in range(80):
+        table = pd.DataFrame(np.random.default_rng(trial).normal(size=(20, 3)), columns=list("abc"))
+        shares.append(st.ranking_stability(table, np.arange(20), True, seed=trial, n=200).frequency[1].to_numpy())
+    spread = np.std(shares, axis=0) / math.sqrt(len(shares))
+    assert (np.abs(np.mean(shares, axis=0) - 1 / 3) < 4 * spread).all()
+
+
 # -- completeness and failures --
 
 
@@ -356,6 +376,20 @@ def test_the_direction_of_a_metric(metric: str, larger: bool) -> None:
 def test_an_unknown_direction_is_not_guessed() -> None:
     with pytest.raises(UserError, match="'lesions_found' is better is not known"):
         st.higher_is_better("lesions_found")
+
+
+def test_rows_that_were_not_asked_are_left_out_for_all_methods_or_refused() -> None:
+    frame = records({"a": [0.9, 0.1, 0.5], "b": [0.6, 0.2, 0.4]})
+    assert st.judged(frame) is frame
+    last = frame["case"] == frame["case"].iloc[-1]
+    frame.loc[last, "status"] = "no-target"
+    frame.loc[last, "dice"] = math.nan
+    left = st.with_failures_as_worst(frame, "dice")
+    assert len(left) == 4
+    assert st.summary(frame, "dice")["n"].tolist() == [2, 2]
+    frame.loc[last & (frame["method"] == "b"), ["status", "dice"]] = ["ok", 0.4]
+    with pytest.raises(UserError, match="has no target for some methods but counts for b"):
+        st.judged(frame)
 
 
 def test_subgroups_keep_every_row() -> None:

@@ -67,3 +67,21 @@ def test_unknown_suite_and_missing_file() -> None:
 def test_a_dataset_outside_the_suite_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match="did you mean 'lits17'"):
         load_suite("phantom").with_datasets(["lits"])
+
+
+def test_a_ladder_of_errors_becomes_protocols_and_equal_ones_are_one() -> None:
+    suite = parse_suite(
+        """
+name: ladder
+datasets: [{name: kits21, source: phantom}]
+methods: [ball]
+protocols: [centre-click, {kind: centre-click, noise: {displacement_mm: [0, 2, 4]}}]
+budget: {steps: 1}
+""",
+        "here",
+    )
+    assert [protocol.name for protocol in suite.protocols] == [
+        "centre-click",
+        "centre-click-displaced-2mm",
+        "centre-click-displaced-4mm",
+    ]

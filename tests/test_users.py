@@ -509,3 +509,98 @@ def test_on_real_tumours_every_protocol_stays_inside() -> None:
         clicks = SimulatedUser(protocol, SEED).first(mask, spacing, TARGET).clicks
         assert clicks
         assert all(mask[click.position] for click in clicks)
+
+
+# -- ladders, and each lesion as a task of its own --
+
+
+def test_a_list_of_sizes_is_a_ladder_of_protocols() -> None:
+    ladder = Protocol.ladder_from_mapping(
+        {"kind": "clicks", "clicks": 3, "noise": {"displacement_mm": [0, 2, 8], "wrong_sign": 0.1}}
+    )
+    assert [p.noise for p in ladder] == [OperatorNoise(mm, 0.1) for mm in (0, 2, 8)]
+    assert {p.clicks for p in ladder} == {3}
+    boxes = Protocol.ladder_from_mapping({"kind": "box", "box_jitter_mm": [0, 5], "text": True})
+    assert [p.box_jitter_mm for p in boxes] == [0, 5]
+    assert all(p.text for p in boxes)
+    assert Protocol.ladder_from_mapping("box") == (Protocol("box"),)
+    assert Protocol.ladder_from_mapping({"kind": "mask", "mask_error_mm": 1}) == (Protocol("mask", mask_error_mm=1),)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"kind": "box", "box_jitter_mm": [0, 5], "noise": {"wrong_sign": [0, 1]}}, "a ladder has one kind of error"),
+        ({"kind": "box", "box_jitter_mm": [5]}, "two sizes or more"),
+        ({"kind": "box", "box_jitter_mm": [0, "wide"]}, "box_jitter_mm"),
+        ({"kind": "centre-click", "box_jitter_mm": [0, 5]}, "'box_jitter_mm' has no effect there"),
+        ({"kind": "clicks", "clicks": [1, 3]}, "'clicks' must be"),
+    ],
+)
+def test_a_mistake_in_a_ladder_is_one_clear_line(given: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Protocol.ladder_from_mapping(given)
+
+
+def three_lesions() -> np.ndarray:
+    mask = np.zeros((40, 30, 20), bool)
+    mask[2:6, 2:6, 2:6] = True
+    mask[10:20, 10:20, 5:15] = True
+    mask[30:33, 3:6, 3:6] = True
+    return mask
+
+
+def test_lesions_are_the_components_largest_first() -> None:
+    lesions = users.lesions_of(three_lesions())
+    assert [lesion.voxels for lesion in lesions] == [1000, 64, 27]
+    together = np.sum([lesion.mask() for lesion in lesions], axis=0)
+    np.testing.assert_array_equal(together, three_lesions())  # nothing is lost, nothing counted twice
+    assert users.lesions_of(np.zeros((3, 3, 3), bool)) == []
+
+
+@pytest.mark.parametrize(
+    "protocol", [Protocol("centre-click"), Protocol("random-click", per="lesion"), Protocol("box")]
+)
+def test_a_target_is_one_task_unless_each_lesion_is_asked_for(protocol: Protocol) -> None:
+    mask = three_lesions()
+    (task,) = users.tasks_of(protocol, SEED, mask)
+    assert task.lesion is None
+    assert task.mask() is mask
+    assert task.user.first(mask, SPACING, TARGET) == first(protocol, mask)
+
+
+@pytest.mark.parametrize("kind", ["centre-click", "random-click", "clicks", "box", "mask", "iterative"])
+def test_each_lesion_has_a_user_that_sees_it_alone(kind: str) -> None:
+    protocol = Protocol.from_mapping({"kind": kind, "per": "each-lesion"} | ({"clicks": 3} if kind == "clicks" else {}))
+    tasks = users.tasks_of(protocol, SEED, three_lesions())
+    assert [task.lesion for task in tasks] == [0, 1, 2]
+    for task in tasks:
+        lesion = task.mask()
+        prompts = task.user.first(lesion, SPACING, TARGET)
+        again = SimulatedUser(protocol, (*SEED, "lesion", task.lesion)).first(lesion, SPACING, TARGET)
+        assert prompts.clicks == again.clicks
+        assert all(lesion[click.position] for click in prompts.clicks)
+        if prompts.box is not None:
+            assert prompts.box == bounding_box(lesion)
+        if prompts.mask is not None:
+            others = three_lesions() & ~lesion
+            assert not (prompts.mask & others).any()
+
+
+def test_corrections_of_lesions_are_seeded_apart() -> None:
+    """By (case, lesion, round): the same offset of the hand never comes twice."""
+    protocol = Protocol("iterative", rounds=3, per="each-lesion", noise=OperatorNoise(displacement_mm=6))
+    mask, offsets = three_lesions(), []
+    for task in users.tasks_of(protocol, SEED, mask):
+        lesion = task.mask()
+        meant = SimulatedUser(Protocol("iterative", rounds=3), ("x",))
+        prompts, exact = task.user.first(lesion, SPACING, TARGET), meant.first(lesion, SPACING, TARGET)
+        for _ in range(2):
+            offsets.append(np.subtract(prompts.clicks[-1].position, exact.clicks[-1].position).tolist())
+            following = task.user.next(lesion, np.zeros_like(lesion), prompts, SPACING)
+            calm = meant.next(lesion, np.zeros_like(lesion), exact, SPACING)
+            assert following is not None
+            assert calm is not None
+            prompts, exact = following, calm
+        offsets.append(np.subtract(prompts.clicks[-1].position, exact.clicks[-1].position).tolist())
+    assert len({tuple(offset) for offset in offsets}) >= len(offsets) - 1
