@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and work that only one process does at a time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from benchmarks.errors import UserError
 
 
 @contextmanager
@@ -30,3 +32,37 @@ def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically, creating the folder."""
     with atomically(path) as partial:
         partial.write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False), encoding="utf-8")
+
+
+@contextmanager
+def exclusively(path: Path, busy: str) -> Iterator[None]:
+    """Hold the lock file `path` for the block; only one process at a time, on one machine or on a shared disk.
+
+    The lock goes with the process that holds it, however it ends; a lock file that a killed one left is no obstacle.
+
+    Raises:
+        UserError: another process holds it; `busy` is the message.
+    """
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        while True:
+            file = stack.enter_context(path.open("a"))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise UserError(busy) from error
+            if _same_file(path, file.fileno()):
+                break  # else its last holder removed it after it was opened here, and somebody may hold a new one
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _same_file(path: Path, handle: int) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False

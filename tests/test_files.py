@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
-from benchmarks.files import atomically, write_json
+from benchmarks.errors import UserError
+from benchmarks.files import atomically, exclusively, write_json
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
@@ -55,3 +60,47 @@ def test_rivals_leave_one_whole_file_with_the_usual_permissions(tmp_path):
     mask = os.umask(0)
     os.umask(mask)
     assert Path(path).stat().st_mode & 0o777 == 0o666 & ~mask
+
+
+def _count(folder: Path) -> int:
+    """Add one to a number in a file, thirty times, not atomically; how often another process was in the way."""
+    refused = done = 0
+    while done < 30:
+        try:
+            with exclusively(folder / "number.lock", "busy"):
+                number = int((folder / "number").read_text())
+                time.sleep(0.0005)
+                (folder / "number").write_text(str(number + 1))
+                done += 1
+        except UserError:
+            refused += 1
+            time.sleep(0.0005)
+    return refused
+
+
+def test_only_one_process_at_a_time(tmp_path):
+    (tmp_path / "number").write_text("0")
+    with ProcessPoolExecutor(4, mp_context=get_context("fork")) as pool:
+        refused = list(pool.map(_count, [tmp_path] * 4))
+    assert (tmp_path / "number").read_text() == "120"
+    assert sum(refused) > 0, "they never met; the test showed nothing"
+    assert [path.name for path in tmp_path.iterdir()] == ["number"]
+
+
+def test_the_lock_of_a_killed_process_is_no_obstacle(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from benchmarks.files import exclusively\n"
+        "with exclusively(Path(sys.argv[1]), ''): print('held', flush=True); sys.stdin.read()"
+    )
+    lock = tmp_path / "a.lock"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(lock)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="is being fetched"), exclusively(lock, "a is being fetched"):
+            pass
+        holder.kill()
+    assert lock.exists()
+    with exclusively(lock, "busy"):
+        assert lock.exists()
+    assert not lock.exists()

@@ -189,8 +189,11 @@ def _spacing_problems(spacing: tuple[float, float, float]) -> list[tuple[Severit
 def _label_problems(
     label: NDArray[np.int16], targets: Sequence[Target], known: Sequence[int]
 ) -> list[tuple[Severity, str]]:
-    counts = np.bincount(label.ravel().astype(np.int64) - int(label.min()))
-    present = [int(value) + int(label.min()) for value in np.flatnonzero(counts)]
+    low = int(label.min())
+    counts = np.zeros(int(label.max()) - low + 1, np.int64)
+    for plane in label:  # one at a time: the whole as int64 would take more than the scan
+        counts += np.bincount(plane.ravel().astype(np.int64) - low, minlength=counts.size)
+    present = [int(value) + low for value in np.flatnonzero(counts)]
     found: list[tuple[Severity, str]] = []
     strange = [value for value in present if known and value not in known]
     if strange:
