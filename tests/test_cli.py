@@ -98,7 +98,7 @@ def test_every_command_has_help(call, command: str) -> None:
         (["run", "--dataset", "kits"], "did you mean 'kits21'"),
         (["run", "--data", "nowhere"], "no such folder"),
         (["run", "--target", "2"], "belong to --data"),
-        (["run", "--methods", "sam-b"], "needs its official file"),
+        (["run", "--methods", "sam-b"], "`tags-bench weights fetch sam_vit_b_01ec64.pth`"),
         (["run", "--methods", "sam-b", "--checkpoint", "sam-b=nowhere.pth"], "no such file"),
         (["run", "--methods", "sam-b", "--checkpoint", "nowhere.pth"], "METHOD=FILE"),
         (["leaderboard", "--suite", "phantom"], "no records"),

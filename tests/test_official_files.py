@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -332,6 +333,43 @@ def test_a_file_of_something_else_is_told_by_its_keys(method: Method) -> None:
     assert re.search(rf"this looks like .*, expected {re.escape(file.system)}", row["problem"])
     file.path.write_bytes(file.path.read_bytes()[:200])
     assert "truncated, or not a torch checkpoint" in verify(one)["problem"]
+
+
+LAYOUTS = {
+    "sam-b": "sam_b",
+    "sam-med2d": "sam_med2d",
+    "sam-med3d": "sam_med3d",
+    "segvol": "segvol",
+    "universal-swinunetr": "universal_swinunetr",
+    "universal-unet": "universal_unet",
+    "3dsam-adapter": "sam3d_adapter",
+    "tags-vit-b": "sam_b",
+}
+
+
+def official_layout(path: Path, layout: str) -> None:
+    """A file with every official key and shape, and one number behind each tensor: a few hundred kilobytes."""
+    import torch
+
+    with (ROOT / "tests" / "golden" / f"{layout}.keys.tsv").open(newline="") as table:
+        rows = list(csv.DictReader(table, delimiter="\t"))
+    shapes = {row["key"]: [int(n) for n in row["shape"].split(",")] for row in rows if row["shape"] != "scalar"}
+    torch.save({key: torch.zeros(1).expand(*shape) for key, shape in shapes.items()}, path)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_each_official_layout_is_known_as_its_own_and_as_no_other(name: str) -> None:
+    weights_folder().mkdir(parents=True)
+    file = replace(methods()[name].files[0], bytes=None, checksum="")
+    one = Announced(file, (name,), (file,))
+    for layout in dict.fromkeys(LAYOUTS.values()):
+        official_layout(file.path, layout)
+        row = verify(one)
+        if layout == LAYOUTS[name]:
+            assert (row["state"], row["problem"]) == ("present", "")
+        else:
+            assert row["state"] == "wrong content"
+            assert file.system in row["problem"]
 
 
 # -- for a run --

@@ -201,10 +201,11 @@ def test_sam_files_are_told_apart_by_their_width(tmp_path):
 
     sam = {f"image_encoder.{key}": torch.zeros(1) for key in ("a", "b")} | {"mask_decoder.c": torch.zeros(1)}
     for width, system in ((768, "SAM-B"), (1024, "SAM-L"), (1280, "SAM-H")):
-        state = {**sam, "image_encoder.pos_embed": torch.zeros(1, 2, 2, width)}
+        state = {**sam, "image_encoder.pos_embed": torch.zeros(1).expand(1, 64, 64, width)}
         assert problem(state, system) == ""
         assert problem(state, "another") == f"this looks like {system}, expected another"
-    base = {**sam, "image_encoder.pos_embed": torch.zeros(1, 2, 2, 768)}
+    base = {**sam, "image_encoder.pos_embed": torch.zeros(1).expand(1, 64, 64, 768)}
+    assert "a relative of SAM" in problem({**sam, "image_encoder.pos_embed": torch.zeros(1, 8, 8, 8, 768)})
     assert "SAM with adapters" in problem({**base, "image_encoder.blocks.0.Adapter.x": torch.zeros(1)})
     assert "not a SAM file" in problem(sam)
     assert "it holds 'text.x'" in problem({**base, "text.x": torch.zeros(1)})
