@@ -19,6 +19,7 @@ import pandas as pd
 from benchmarks.environment import manifest
 from benchmarks.errors import UserError
 from benchmarks.leaderboard import METRIC_COLUMNS, summarise
+from benchmarks.results import upgraded
 from benchmarks.suite import Suite
 from benchmarks.tuning import Trial
 
@@ -308,7 +309,7 @@ def records_from_mlflow(uri: str, suite: str) -> tuple[pd.DataFrame, list[dict[s
             with tempfile.TemporaryDirectory() as folder:
                 for name in ("records.parquet", "unit.json"):
                     download_artifacts(run_id=child.info.run_id, artifact_path=name, dst_path=folder, tracking_uri=uri)
-                frames.append(pd.read_parquet(Path(folder) / "records.parquet"))
+                frames.append(upgraded(pd.read_parquet(Path(folder) / "records.parquet"), uri))
                 units.append(json.loads((Path(folder) / "unit.json").read_text(encoding="utf-8")))
     except (MlflowException, OSError) as error:
         raise UserError(f"MLflow at '{uri}' cannot be read: {' '.join(str(error).split())[:200]}") from error
