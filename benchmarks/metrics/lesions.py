@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +27,8 @@ SIZE_BINS_MM = (
     20.0,
     math.inf,
 )  # edges, by equivalent diameter; a lesion on an edge joins the larger bin
+SIDES = ((0, 1), (1, 0))  # neighbouring lines along z, (Δx, Δy)
+DIAGONALS = ((1, -1), (1, 1))
 MANY_RUNS = 1_000_000  # beyond this (noise) the graph of runs costs more memory than SciPy's labelling
 
 
@@ -57,18 +60,27 @@ class Lesions:
     """The connected components of a mask.
 
     Attributes:
-        labels: Crop-shaped int32 map, 0 outside, 1 … count.
         voxels: int64 (count,), size of each.
         part: the crop that `labels` lies on.
+        run_labels, run_lengths: of each run of voxels along z, in scan order: 1 … count, and its voxels.
     """
 
-    labels: NDArray[np.int32]
     voxels: NDArray[np.int64]
     part: Crop
+    run_labels: NDArray[np.int32]
+    run_lengths: NDArray[np.int64]
 
     @property
     def count(self) -> int:
         return len(self.voxels)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int32]:
+        """int32 map on the crop, 0 outside, 1 … count."""
+        labels = self.part.mask.astype(np.int32)
+        if self.count > 1:
+            labels[self.part.mask] = np.repeat(self.run_labels, self.run_lengths)
+        return labels
 
     def diameters_mm(self, voxel_mm3: float) -> NDArray[np.float64]:
         """Diameter of the ball of the same volume, for each lesion."""
@@ -81,17 +93,22 @@ def lesions_of(part: Crop) -> Lesions:
     Works on runs of voxels along z, some hundred times fewer than voxels.
     """
     runs = _runs(part.mask)
-    if len(runs.start) > MANY_RUNS:
-        labels, count = ndimage.label(part.mask, structure=np.ones((3, 3, 3), bool))
-        return Lesions(labels, np.bincount(labels.ravel(), minlength=count + 1)[1:], part)
-    a, b = _touching(runs, part.mask.shape)
-    graph = coo_array((np.ones(len(a)), (a, b)), shape=(len(runs.start), len(runs.start)))
-    count, component = connected_components(graph, directed=False)
     lengths = runs.stop - runs.start
-    labels = part.mask.astype(np.int32)
-    if count > 1:
-        labels[part.mask] = np.repeat(component + 1, lengths)
-    return Lesions(labels, np.bincount(component, weights=lengths, minlength=count).astype(np.int64), part)
+    if len(lengths) > MANY_RUNS:
+        labels, _ = ndimage.label(part.mask, structure=np.ones((3, 3, 3), bool))
+        spaced_at = runs.start - runs.start // (part.mask.shape[2] + 1)
+        return _with_sizes(part, labels.ravel()[spaced_at], lengths)
+    pairs = _touching(runs, part.mask.shape, SIDES)
+    component = _components(len(lengths), pairs)
+    if component.max() > 0:  # most tumours are one piece, and then the diagonals need not be looked at
+        pairs = np.concatenate([pairs, _touching(runs, part.mask.shape, DIAGONALS)], axis=1)
+        component = _components(len(lengths), pairs)
+    return _with_sizes(part, component + 1, lengths)
+
+
+def _with_sizes(part: Crop, run_labels: NDArray[np.int32], lengths: NDArray[np.int64]) -> Lesions:
+    voxels = np.bincount(run_labels, weights=lengths)[1:].astype(np.int64)
+    return Lesions(voxels, part, run_labels.astype(np.int32), lengths)
 
 
 class _Runs(NamedTuple):
@@ -109,20 +126,26 @@ def _runs(mask: NDArray[np.bool_]) -> _Runs:
     return _Runs(changes[::2], changes[1::2])
 
 
-def _touching(runs: _Runs, shape: tuple[int, ...]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of runs in neighbouring lines that share a face, an edge or a corner."""
+def _components(runs: int, pairs: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Which component each run belongs to, numbered from 0 in scan order."""
+    graph = coo_array((np.ones(pairs.shape[1], np.int8), (pairs[0], pairs[1])), shape=(runs, runs))
+    return np.asarray(connected_components(graph, directed=False)[1])
+
+
+def _touching(runs: _Runs, shape: tuple[int, ...], neighbours: tuple[tuple[int, int], ...]) -> NDArray[np.int64]:
+    """Pairs (2, n) of runs in neighbouring lines that share a face, an edge or a corner."""
     width = shape[2] + 1
     y = runs.start // width % shape[1]
     pairs = []
-    for dx, dy in ((0, 1), (1, -1), (1, 0), (1, 1)):
-        mine = np.flatnonzero((y + dy >= 0) & (y + dy < shape[1]))
+    for dx, dy in neighbours:
+        mine = np.flatnonzero((y + dy >= 0) & (y + dy < shape[1])) if dy else np.arange(len(y))
         offset = (dx * shape[1] + dy) * width
         first = np.searchsorted(runs.stop, runs.start[mine] + offset)  # stops at or after my start
         last = np.searchsorted(runs.start, runs.stop[mine] + offset, side="right")  # starts at or before my stop
         many = last - first
         theirs = np.arange(many.sum()) + np.repeat(first - np.cumsum(many) + many, many)
-        pairs.append((np.repeat(mine, many), theirs))
-    return np.concatenate([a for a, _ in pairs]), np.concatenate([b for _, b in pairs])
+        pairs.append(np.stack([np.repeat(mine, many), theirs]))
+    return np.concatenate(pairs, axis=1)
 
 
 def match(reference: Lesions, prediction: Lesions, rule: MatchingRule = DEFAULT_RULE) -> list[tuple[int, int]]:
@@ -130,7 +153,7 @@ def match(reference: Lesions, prediction: Lesions, rule: MatchingRule = DEFAULT_
     windows = overlap_windows(reference.part, prediction.part)
     if windows is None:
         return []
-    mine, theirs, overlap = _overlaps(reference.labels[windows[0]], prediction.labels[windows[1]], prediction.count)
+    mine, theirs, overlap = _overlaps(reference, prediction, *windows)
     iou = overlap / (reference.voxels[mine] + prediction.voxels[theirs] - overlap)
     taken_mine: set[int] = set()
     taken_theirs: set[int] = set()
@@ -145,17 +168,23 @@ def match(reference: Lesions, prediction: Lesions, rule: MatchingRule = DEFAULT_
 
 
 def _overlaps(
-    reference: NDArray[np.int32], prediction: NDArray[np.int32], predicted: int
+    reference: Lesions, prediction: Lesions, here: tuple[slice, ...], there: tuple[slice, ...]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
     """Reference lesion, predicted lesion (both from 0) and common voxels of every pair that overlaps."""
-    common = (reference > 0) & (prediction > 0)
-    if reference.max(initial=0) <= 1 and predicted == 1:
-        overlap = np.count_nonzero(common, axis=None)
+    common = reference.part.mask[here] & prediction.part.mask[there]
+    if reference.count == 1 and prediction.count == 1:
+        overlap = np.count_nonzero(common)
         one = np.zeros(int(overlap > 0), np.int64)
         return one, one, np.full(len(one), overlap, np.int64)
-    keys = (reference[common].astype(np.int64) - 1) * predicted + prediction[common] - 1
-    pairs, overlaps = np.unique(keys, return_counts=True)
-    mine, theirs = np.divmod(pairs, max(predicted, 1))
+    keys = (reference.labels[here][common].astype(np.int64) - 1) * prediction.count
+    keys += prediction.labels[there][common] - 1
+    if reference.count * prediction.count <= MANY_RUNS:
+        overlaps = np.bincount(keys)
+        pairs = np.flatnonzero(overlaps)
+        overlaps = overlaps[pairs]
+    else:
+        pairs, overlaps = np.unique(keys, return_counts=True)
+    mine, theirs = np.divmod(pairs, prediction.count)
     return mine, theirs, overlaps
 
 

@@ -11,7 +11,8 @@ surface-distance package, to which the tests compare every figure.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import NamedTuple
@@ -24,18 +25,26 @@ from scipy.spatial import cKDTree
 from benchmarks.metrics.crop import Crop
 
 FloatArray = NDArray[np.float64]
+IndexArray = NDArray[np.intp]
+Index = Sequence[int] | NDArray[np.integer]
 IntArray = NDArray[np.int32]
 Spacing = tuple[float, float, float]
 Point = tuple[float, float, float]
 Polygon = list[Point]
 
-NEAR_MM = 12.0  # distances up to about here are read from a field, larger ones searched
-NEAR_VOXELS = 16  # and never farther than this many cells of the finest axis
+NEAR_SHARE = 0.2  # distances up to this share of a surface's extent are read from a field, larger ones searched,
+NEAR_MM = (6.0, 20.0)  # but no less and no more than this
+BEYOND_MM = 12.0  # as far outside the box of a surface can a corner lie and have its distance read
+NEAR_VOXELS = 25  # and never farther than this many cells of the finest axis
 NEAR_CELLS = 100_000_000  # a byte each; no field beyond this size: memory stays bounded
 KNOWN_CELLS = 16_000_000  # no memory of distances beyond this size (8 bytes each)
-NOWHERE = 255  # the byte for "no corner in this column"
+TILE = 4  # voxels: side of the cells in which the changes between two predictions are told
+ROUNDING = 1e-6  # voxels
+NOWHERE = 128  # a byte from here on says "no corner in this column"
+CAPPED_EVERY = 50
 MANY = 300_000  # more corners than this are not searched one by one
 EXACT_ORDER = 4096  # surfels up to which ties are put in order of area
+FAR_END = 0.1  # about this share of the surfels below a percentile is sorted with those above it
 
 # --- areas of surfels -------------------------------------------------------------------------------------
 
@@ -143,7 +152,7 @@ class Surface:
     Attributes:
         border: bool, the cell corners round the mask's box; True where there is a surfel.
         low: index of the first corner; corner (i, j, k) lies between voxels (i−1, j−1, k−1) and (i, j, k).
-        corners: int32 (n, 3), whole-volume indices of the surfels' corners.
+        corners: int32 (3, n), whole-volume indices of the surfels' corners, in scan order.
         areas: float64 (n,), mm².
         spacing: mm.
     """
@@ -157,7 +166,7 @@ class Surface:
     @cached_property
     def tree(self) -> cKDTree:
         """The corners in mm. Unbalanced: half the time to build, and these points lie evenly."""
-        return cKDTree(self.corners * np.asarray(self.spacing), leafsize=32, balanced_tree=False, compact_nodes=False)
+        return cKDTree(_millimetres(self.corners, self.spacing), leafsize=32, balanced_tree=False, compact_nodes=False)
 
 
 def surface_of(part: Crop, spacing: Spacing) -> Surface:
@@ -165,9 +174,9 @@ def surface_of(part: Crop, spacing: Spacing) -> Surface:
     codes = _neighbour_codes(part.mask)
     border = (codes + np.uint8(1)) > 1  # neither 0 (all out) nor 255 (all in, wraps to 0)
     flat = np.flatnonzero(border)
-    corners = np.stack(np.unravel_index(flat, border.shape), axis=1).astype(np.int32)
-    corners += np.asarray(part.low, np.int32)
-    return Surface(border, part.low, corners, surfel_areas(spacing)[codes.ravel()[flat]], spacing)
+    corners = _unravelled(flat, border.shape)
+    corners += np.asarray(part.low, np.int32)[:, None]
+    return Surface(border, part.low, corners, surfel_areas(spacing).take(codes.ravel().take(flat)), spacing)
 
 
 def _neighbour_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
@@ -178,9 +187,38 @@ def _neighbour_codes(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     return np.asarray(fours[:-1] << 4 | fours[1:], np.uint8)
 
 
-def _inside(corners: IntArray, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _unravelled(flat: IndexArray, shape: tuple[int, ...]) -> IntArray:
+    """`np.unravel_index` as one int32 array (3, n): half the time, for what is at most a volume."""
+    indices = np.empty((3, len(flat)), np.int32)
+    rest = flat.astype(np.int32) if math.prod(shape) < 2**31 else flat
+    rest, indices[2] = np.divmod(rest, rest.dtype.type(shape[2]))
+    indices[0], indices[1] = np.divmod(rest, rest.dtype.type(shape[1]))
+    return indices
+
+
+def _flat(corners: IntArray, low: Index, shape: tuple[int, ...]) -> IndexArray:
+    """Flat index of each corner in a box that starts at `low`."""
+    flat = corners[0].astype(np.intp)
+    flat *= shape[1]
+    flat += corners[1]
+    flat *= shape[2]
+    flat += corners[2]
+    flat -= int((low[0] * shape[1] + low[1]) * shape[2] + low[2])
+    return flat
+
+
+def _inside(corners: IntArray, low: Index, high: Index) -> NDArray[np.bool_]:
     """Which corners lie in a box, `high` included."""
-    return np.asarray(((corners >= low) & (corners <= high)).all(axis=1))
+    inside = np.ones(corners.shape[1], bool)
+    for axis, values in enumerate(corners):
+        inside &= values >= low[axis]
+        inside &= values <= high[axis]
+    return inside
+
+
+def _millimetres(corners: IntArray, spacing: Spacing) -> FloatArray:
+    """Corners as points (n, 3) in mm."""
+    return np.asarray(corners.T * np.asarray(spacing))
 
 
 # --- distances --------------------------------------------------------------------------------------------
@@ -188,8 +226,7 @@ def _inside(corners: IntArray, low: NDArray[np.int64], high: NDArray[np.int64]) 
 
 @dataclass(frozen=True)
 class SurfacePair:
-    """Distances and areas of two surfaces, each in rising order of distance: all surface metrics follow
-    from them.
+    """Distances and areas of two surfaces: all surface metrics follow from them.
 
     Attributes:
         reference_mm, prediction_mm: float64, distance of each surfel to the other surface.
@@ -203,14 +240,17 @@ class SurfacePair:
 
     def nsd(self, tolerance_mm: float) -> float:
         """Normalised surface Dice: the share of both surfaces that lies within the tolerance of the other."""
-        near = 0.0
-        for distances, areas in self._sides():
-            near += float(areas[: np.searchsorted(distances, tolerance_mm, side="right")].sum())
-        return near / float(self.reference_areas.sum() + self.prediction_areas.sum())
+        near = sum(_area_within(tolerance_mm, distances, areas) for distances, areas in self._sides())
+        return near / self.area
+
+    @cached_property
+    def area(self) -> float:
+        """Of both surfaces, mm²."""
+        return float(self.reference_areas.sum() + self.prediction_areas.sum())
 
     def hausdorff(self) -> float:
         """The largest distance of either surface to the other, mm."""
-        return float(max(self.reference_mm[-1], self.prediction_mm[-1]))
+        return float(max(self.reference_mm.max(), self.prediction_mm.max()))
 
     def hausdorff_percentile(self, percent: float) -> float:
         """The larger of the two distances within which `percent` % of a surface's area lies, mm."""
@@ -218,8 +258,7 @@ class SurfacePair:
 
     def mean_distance(self) -> float:
         """The mean distance over the area of both surfaces together, mm."""
-        total = sum(float(distances @ areas) for distances, areas in self._sides())
-        return total / float(self.reference_areas.sum() + self.prediction_areas.sum())
+        return sum(float(distances @ areas) for distances, areas in self._sides()) / self.area
 
     def _sides(self) -> tuple[tuple[FloatArray, FloatArray], tuple[FloatArray, FloatArray]]:
         return (self.reference_mm, self.reference_areas), (self.prediction_mm, self.prediction_areas)
@@ -228,8 +267,9 @@ class SurfacePair:
 class ReferenceSurface:
     """The ground truth's part of every surface pair, computed once and used for every round.
 
-    Holds the surface and the field of distances near it. Predictions may lie anywhere: what is out of the
-    field's reach is searched in a tree, just as exactly.
+    Holds the surface, the field of distances near it, the distances that earlier predictions asked for, and
+    those to the latest prediction, of which only what a change comes near is computed again. Predictions may
+    lie anywhere: what is out of the field's reach is searched in a tree, just as exactly.
     """
 
     def __init__(self, part: Crop, spacing: Spacing) -> None:
@@ -237,29 +277,95 @@ class ReferenceSurface:
         self._near = NearField.of(self.surface)
         self._known: FloatArray | None = None
         if self._near is not None and self._near.steps.size <= KNOWN_CELLS:
-            self._known = np.zeros(self._near.steps.shape)  # 0 is "not asked yet"; pages come as they are used
+            self._known = np.zeros(self._near.steps.size)  # 0 is "not asked yet"; pages come as they are used
+        self._latest: tuple[Crop, FloatArray] | None = None
 
     def pair(self, prediction: Crop) -> SurfacePair:
         """Distances both ways between this surface and the prediction's."""
-        mine = self.surface
-        other = surface_of(prediction, mine.spacing)
-        low, high = mine.corners.min(axis=0), mine.corners.max(axis=0)
-        to_other = _distances(mine.corners, other, NearField.of(other, low, high))
-        return SurfacePair(*_rising(to_other, mine.areas), *_rising(self._distances_from(other.corners), other.areas))
+        other = surface_of(prediction, self.surface.spacing)
+        to_other = self._distances_to(other, prediction)
+        return SurfacePair(to_other, self.surface.areas, self._distances_from(other.corners), other.areas)
+
+    def _distances_to(self, other: Surface, prediction: Crop) -> FloatArray:
+        """Distance of each corner of this surface to a prediction's."""
+        corners = self.surface.corners
+        changes = None if self._latest is None else Changes.between(self._latest[0], prediction)
+        if self._latest is None or changes is None:
+            distances = _distances_to(other, corners)
+        else:
+            distances = self._latest[1].copy()
+            stale = np.flatnonzero(changes.within(distances, corners, other.spacing))
+            distances[stale] = _distances_to(other, corners[:, stale])
+        self._latest = (prediction, distances) if prediction.mask.size <= KNOWN_CELLS else None
+        return distances
 
     def _distances_from(self, corners: IntArray) -> FloatArray:
         """Distance of each corner to this surface. What an earlier round has asked for is remembered."""
-        if self._known is None or self._near is None:
-            return _distances(corners, self.surface, self._near)
-        inside = _inside(corners, self._near.low, self._near.low + self._known.shape - 1)
-        cells = tuple((corners[inside] - self._near.low).T)
-        distances = np.zeros(len(corners))
-        distances[inside] = self._known[cells]
-        new = distances == 0
-        if new.any():
-            distances[new] = _distances(corners[new], self.surface, self._near)
-            self._known[cells] = distances[inside]
+        near, known = self._near, self._known
+        if near is None or known is None:
+            return _distances(corners, self.surface, near)
+        inside = _inside(corners, near.first, near.last)
+        all_inside = bool(inside.all())
+        cells = _flat(corners if all_inside else corners[:, inside], near.low, near.steps.shape)
+        if all_inside:
+            distances = known.take(cells)
+        else:
+            distances = np.zeros(corners.shape[1])
+            distances[inside] = known.take(cells)
+        new = np.flatnonzero(distances == 0)
+        if new.size:
+            distances[new] = _distances(corners[:, new], self.surface, near)
+            known[cells] = distances if all_inside else distances[inside]
         return distances
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Where two masks differ, in tiles of `TILE` voxels a side.
+
+    Attributes:
+        before: int32, one longer than the tiles on each axis: tiles with a change before (i, j, k) on every
+            axis, so that eight look-ups count those in any box.
+        low: whole-volume index of the first tile's first voxel.
+    """
+
+    before: IntArray
+    low: tuple[int, int, int]
+
+    @classmethod
+    def between(cls, a: Crop, b: Crop) -> Changes | None:
+        """None if the two lie too far apart for a map of both."""
+        low = tuple(min(p, q) for p, q in zip(a.low, b.low, strict=True))
+        shape = tuple(max(p, q) - o for p, q, o in zip(a.high, b.high, low, strict=True))
+        if math.prod(shape) > KNOWN_CELLS:
+            return None
+        differ = np.zeros(shape, bool)
+        for part in (a, b):
+            window = tuple(slice(p - o, q - o) for p, q, o in zip(part.low, part.high, low, strict=True))
+            differ[window] ^= part.mask
+        before = np.zeros([size // TILE + 2 for size in shape], np.int32)
+        before[tuple(_unravelled(np.flatnonzero(differ), shape) // TILE + 1)] = 1
+        for axis in range(3):
+            np.cumsum(before, axis=axis, out=before)
+        return cls(before, (low[0], low[1], low[2]))
+
+    def within(self, distances: FloatArray, corners: IntArray, spacing: Spacing) -> NDArray[np.bool_]:
+        """Whether a change may lie within its distance (mm) of each corner; not where the answer is no."""
+        strides = [int(self.before.shape[1] * self.before.shape[2]), int(self.before.shape[2]), 1]
+        ends = []
+        for axis in range(3):
+            reach = (distances * (1 / spacing[axis]) + ROUNDING).astype(np.int32)
+            place = corners[axis] - np.int32(self.low[axis])
+            first = (place - reach - 1) // TILE  # corner i is the business of voxels i − 1 and i
+            last = (place + reach) // TILE + 1
+            tiles = self.before.shape[axis] - 1
+            ends.append([np.clip(end, 0, tiles).astype(np.intp) * strides[axis] for end in (first, last)])
+        before = self.before.ravel()
+        count = np.zeros(corners.shape[1], np.int32)
+        for x, y, z in itertools.product((0, 1), repeat=3):
+            sign = -1 if (x + y + z) % 2 == 0 else 1
+            count += sign * before.take(ends[0][x] + ends[1][y] + ends[2][z])
+        return count > 0
 
 
 @dataclass(frozen=True)
@@ -271,68 +377,86 @@ class NearField:
     of its cells how far the nearest border corner in that column is.
 
     Attributes:
-        steps: uint8, cells along x to the nearest border corner; NOWHERE if there is none in the column.
+        steps: uint8, cells along x to the nearest border corner; NOWHERE or more if there is none near.
         low: whole-volume index of the first cell.
-        margin: cells at the ends of each axis that are there for the walk only, and cannot be asked for.
+        first, last: whole-volume indices of the corners that can be asked for, both included.
+        reach: cells along each axis.
         reach_mm: distances up to this one are exact; larger ones are not told.
     """
 
     steps: NDArray[np.uint8]
     low: NDArray[np.int64]
-    margin: NDArray[np.int64]
+    first: NDArray[np.int64]
+    last: NDArray[np.int64]
+    reach: NDArray[np.int64]
     reach_mm: float
     spacing: Spacing
 
     @classmethod
-    def of(cls, surface: Surface, low: IntArray | None = None, high: IntArray | None = None) -> NearField | None:
-        """The field of a surface, for corners between `low` and `high` (both included) if given.
+    def of(cls, surface: Surface, first: IntArray | None = None, last: IntArray | None = None) -> NearField | None:
+        """The field of a surface, for corners between `first` and `last` (both included) if given.
 
         None if it would need more than `NEAR_CELLS` cells, or no part of the surface is near that box.
         """
-        reach_mm = min(NEAR_MM, NEAR_VOXELS * min(surface.spacing))
-        reach = np.floor(reach_mm / np.asarray(surface.spacing)).astype(np.int64)
-        margin = reach * np.array([0, 1, 1])
-        along_x = reach - margin
-        first = np.asarray(surface.low, np.int64) - reach
-        last = first + np.asarray(surface.border.shape, np.int64) - 1 + 2 * reach
-        if low is not None and high is not None:
-            first = np.maximum(first, np.asarray(low, np.int64) - along_x)
-            last = np.minimum(last, np.asarray(high, np.int64) + along_x)
-        first, last = first - margin, last + margin
-        if (first > last).any() or np.prod(last - first + 1) > NEAR_CELLS:
+        spacing = np.asarray(surface.spacing)
+        start = np.asarray(surface.low, np.int64)
+        size = np.asarray(surface.border.shape, np.int64)
+        reach_mm = min(max(NEAR_SHARE * float((size * spacing).max()), NEAR_MM[0]), NEAR_MM[1])
+        reach_mm = min(reach_mm, NEAR_VOXELS * float(spacing.min()))
+        reach = np.floor(reach_mm / spacing).astype(np.int64)
+        beyond = np.floor(min(reach_mm, BEYOND_MM) / spacing).astype(np.int64)
+        asked, until = start - beyond, start + size - 1 + beyond
+        if first is not None and last is not None:
+            asked, until = np.maximum(asked, first), np.minimum(until, last)
+        if (asked > until).any():
             return None
-        return cls(_steps_along_x(_window(surface, first, last)), first, margin, reach_mm, surface.spacing)
+        # The border outside the asked box matters as far as the walk goes, and no farther than there is any.
+        low = np.minimum(asked, np.maximum(asked - reach, start))
+        high = np.maximum(until, np.minimum(until + reach, start + size - 1))
+        # Elsewhere the walk must step on cells that hold nothing: those at the end of a line also serve the
+        # line behind it, and one empty plane serves the first.
+        gap = np.maximum(reach - (asked - low), reach - (high - until))
+        gap[0] = 1
+        shape = high - low + 1 + gap
+        if np.prod(shape) > NEAR_CELLS:
+            return None
+        steps = np.full(shape, NOWHERE, np.uint8)
+        here, there = _common(surface, low, high)
+        steps[1:][here][surface.border[there]] = 0
+        _count_along_x(steps[1:])
+        return cls(steps, low - np.array([1, 0, 0]), asked, until, reach, reach_mm, surface.spacing)
 
     def look_up(self, corners: IntArray) -> FloatArray:
         """Distance in mm of each corner, infinite where this field cannot tell it exactly."""
-        last = self.low + self.steps.shape - 1
-        inside = _inside(corners, self.low + self.margin, last - self.margin)
-        distances = np.full(len(corners), np.inf)
-        distances[inside] = self._walk(np.ravel_multi_index(tuple((corners[inside] - self.low).T), self.steps.shape))
+        inside = _inside(corners, self.first, self.last)
+        if inside.all():
+            return self._walk(_flat(corners, self.low, self.steps.shape))
+        distances = np.full(corners.shape[1], np.inf)
+        distances[inside] = self._walk(_flat(corners[:, inside], self.low, self.steps.shape))
         return distances
 
-    def _walk(self, cells: NDArray[np.integer]) -> FloatArray:
+    def _walk(self, cells: IndexArray) -> FloatArray:
         """Distance of each cell (flat index), infinite beyond reach."""
         steps = self.steps.ravel()
-        along_x = (np.arange(NOWHERE + 1) * self.spacing[0]) ** 2
-        along_x[NOWHERE] = np.inf
-        squares = along_x[steps[cells]]
-        left = np.arange(len(cells))  # corners that a farther column could still improve
+        along_x = (np.arange(256) * self.spacing[0]) ** 2
+        along_x[NOWHERE:] = np.inf
+        squares = along_x.take(steps.take(cells))
+        left: IndexArray = np.arange(len(cells))  # corners that a farther column could still improve
         best = squares
         size_z = self.steps.shape[2]
-        reach = (int(self.margin[1]), int(self.margin[2]))
+        reach = (int(self.reach[1]), int(self.reach[2]))
         columns = _columns(reach, (self.spacing[1], self.spacing[2]), self.reach_mm)
         for turn, (square_y, square_z, around) in enumerate(columns):
             if turn % 4 == 0:
                 squares[left] = best
-                keep = best > square_y + square_z
-                left, cells, best = left[keep], cells[keep], best[keep]
-                if left.size == 0:
+                keep = np.flatnonzero(best > square_y + square_z)
+                if keep.size == 0:
                     break
+                left, cells, best = left.take(keep), cells.take(keep), best.take(keep)
             nearest = steps.take(cells + (around[0][0] * size_z + around[0][1]))
             for dy, dz in around[1:]:
                 np.minimum(nearest, steps.take(cells + (dy * size_z + dz)), out=nearest)
-            np.minimum(best, along_x.take(nearest) + square_y + square_z, out=best)
+            np.minimum(best, (along_x + square_y + square_z).take(nearest), out=best)
         squares[left] = best
         squares[squares > self.reach_mm**2] = np.inf
         return np.sqrt(squares)
@@ -356,52 +480,58 @@ class _Column(NamedTuple):
     around: tuple[tuple[int, int], ...]  # cells along y and z
 
 
-def _steps_along_x(border: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """Cells along the first axis to the nearest True one; NOWHERE if there is none."""
-    steps = np.where(border, np.uint8(0), np.uint8(NOWHERE))
-    for low, high in itertools.pairwise(steps):
-        np.minimum(high, low + (low != NOWHERE), out=high)
-    for high, low in itertools.pairwise(steps[::-1]):
-        np.minimum(low, high + (high != NOWHERE), out=low)
-    return steps
+def _count_along_x(steps: NDArray[np.uint8]) -> None:
+    """From 0 at the border corners and NOWHERE elsewhere to the cells along the first axis to the nearest."""
+    one_more = np.empty_like(steps[0])
+    for way in (steps, steps[::-1]):
+        for turn, (near, far) in enumerate(itertools.pairwise(way)):
+            if turn % CAPPED_EVERY == 0:
+                np.minimum(near, NOWHERE, out=near)  # NOWHERE is counted on as well, and a byte holds 255
+            np.add(near, 1, out=one_more)
+            np.minimum(far, one_more, out=far)
 
 
-def _window(surface: Surface, first: NDArray[np.integer], last: NDArray[np.integer]) -> NDArray[np.bool_]:
-    """The surface's border on another box of corners, `last` included."""
-    window = np.zeros(last - first + 1, bool)
-    low = np.maximum(first, surface.low)
-    high = np.minimum(last + 1, np.asarray(surface.low) + surface.border.shape)
-    if (low < high).all():
-        here = tuple(slice(p, q) for p, q in zip(low - first, high - first, strict=True))
-        there = tuple(slice(p, q) for p, q in zip(low - surface.low, high - surface.low, strict=True))
-        window[here] = surface.border[there]
-    return window
+def _common(surface: Surface, low: Index, high: Index) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """What a box of corners, `high` included, has in common with the surface's own: slices of each."""
+    first = np.maximum(low, surface.low)
+    last = np.minimum(high, np.asarray(surface.low) + surface.border.shape - 1)
+    here = tuple(slice(p, max(p, q + 1)) for p, q in zip(first - low, last - low, strict=True))
+    own = np.asarray(surface.low)
+    there = tuple(slice(p, max(p, q + 1)) for p, q in zip(first - own, last - own, strict=True))
+    return here, there
+
+
+def _distances_to(target: Surface, corners: IntArray) -> FloatArray:
+    """Distance in mm of each corner to a target surface that is looked at once."""
+    if corners.shape[1] == 0:
+        return np.zeros(0)
+    return _distances(corners, target, NearField.of(target, corners.min(axis=1), corners.max(axis=1)))
 
 
 def _distances(corners: IntArray, target: Surface, near: NearField | None) -> FloatArray:
     """Distance in mm of each corner to the target surface."""
-    distances = np.full(len(corners), np.inf) if near is None else near.look_up(corners)
-    far = np.isinf(distances)
-    if far.any():
-        search = _search_map if np.count_nonzero(far) > MANY else _search_tree
-        distances[far] = search(corners[far], target)
+    distances = np.full(corners.shape[1], np.inf) if near is None else near.look_up(corners)
+    far = np.flatnonzero(np.isinf(distances))
+    if far.size:
+        search = _search_map if far.size > MANY else _search_tree
+        distances[far] = search(corners[:, far], target)
     return distances
 
 
 def _search_tree(corners: IntArray, target: Surface) -> FloatArray:
     target = _within_reach(corners, target)
-    _, index = target.tree.query(corners * np.asarray(target.spacing))
-    return _length((target.corners[index] - corners).T, target.spacing)
+    _, index = target.tree.query(_millimetres(corners, target.spacing))
+    return _length(target.corners[:, index] - corners, target.spacing)
 
 
 def _search_map(corners: IntArray, target: Surface) -> FloatArray:
     """For very many corners: a distance transform of the box that holds them and the target."""
-    low = np.minimum(corners.min(axis=0), target.corners.min(axis=0))
-    high = np.maximum(corners.max(axis=0), target.corners.max(axis=0))
+    low = np.minimum(corners.min(axis=1), target.corners.min(axis=1))
+    high = np.maximum(corners.max(axis=1), target.corners.max(axis=1))
     away = np.ones(high - low + 1, bool)
-    away[tuple((target.corners - low).T)] = False
+    away[tuple(target.corners - low[:, None])] = False
     nearest = ndimage.distance_transform_edt(away, sampling=target.spacing, return_distances=False, return_indices=True)
-    local = tuple((corners - low).T)
+    local = tuple(corners - low[:, None])
     return _length(np.stack([nearest[axis][local] - local[axis] for axis in range(3)]), target.spacing)
 
 
@@ -411,14 +541,14 @@ def _within_reach(corners: IntArray, target: Surface) -> Surface:
     A thin sample of the target bounds every distance from above; what is farther than that bound from the
     corners' box cannot be nearest.
     """
-    if len(target.corners) <= MANY:
+    count = target.corners.shape[1]
+    if count <= MANY:
         return target
-    thin = target.corners[:: len(target.corners) // 10_000]
-    spacing = np.asarray(target.spacing)
-    bound, _ = cKDTree(thin * spacing).query(corners * spacing)
-    reach = np.ceil(bound.max() / spacing).astype(np.int64) + 1
-    near = _inside(target.corners, corners.min(axis=0) - reach, corners.max(axis=0) + reach)
-    return Surface(target.border, target.low, target.corners[near], target.areas[near], target.spacing)
+    thin = target.corners[:, :: count // 10_000]
+    bound, _ = cKDTree(_millimetres(thin, target.spacing)).query(_millimetres(corners, target.spacing))
+    reach = np.ceil(bound.max() / np.asarray(target.spacing)).astype(np.int64) + 1
+    near = _inside(target.corners, corners.min(axis=1) - reach, corners.max(axis=1) + reach)
+    return Surface(target.border, target.low, target.corners[:, near], target.areas[near], target.spacing)
 
 
 def _length(steps: NDArray[np.signedinteger], spacing: Spacing) -> FloatArray:
@@ -431,16 +561,34 @@ def _length(steps: NDArray[np.signedinteger], spacing: Spacing) -> FloatArray:
     return np.sqrt(squares[0] + squares[1] + squares[2])
 
 
-def _rising(distances: FloatArray, areas: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Both in rising order of distance.
+# --- shares of area ---------------------------------------------------------------------------------------
 
-    Small surfaces also order ties by area, as surface-distance does: there the rounding of a running sum can
-    decide on which side of 95 % a surfel falls.
-    """
-    order = np.lexsort((areas, distances)) if len(distances) <= EXACT_ORDER else np.argsort(distances)
-    return distances[order], areas[order]
+
+def _area_within(tolerance_mm: float, distances: FloatArray, areas: FloatArray) -> float:
+    """Exactly the sum of all areas if all are within: a perfect score is 1 and not nearly 1."""
+    within = distances <= tolerance_mm
+    return float(areas.sum() if within.all() else areas @ within)
 
 
 def _weighted_percentile(distances: FloatArray, areas: FloatArray, percent: float) -> float:
-    shares = np.cumsum(areas) / areas.sum()
-    return float(distances[min(int(np.searchsorted(shares, percent / 100)), len(distances) - 1)])
+    """The distance within which `percent` % of the area lies.
+
+    Small surfaces order ties by area, as surface-distance does: there the rounding of a running sum can
+    decide on which side of the percentile a surfel falls. Of large ones only the far end is put in order; a
+    sample says where that begins.
+    """
+    share = percent / 100
+    if len(distances) <= EXACT_ORDER:
+        order = np.lexsort((areas, distances))
+        reached = np.cumsum(areas[order]) / areas.sum()
+        return float(distances[order[min(int(np.searchsorted(reached, share)), len(order) - 1)]])
+    total = float(areas.sum())
+    sample = np.sort(distances[:: len(distances) // (EXACT_ORDER // 4)])
+    pivot = sample[int(len(sample) * max(0.0, share - FAR_END))]
+    before = float(areas @ (distances < pivot))
+    if before >= share * total:
+        pivot, before = 0.0, 0.0
+    end = np.flatnonzero(distances >= pivot)
+    far = end[np.argsort(distances[end])]
+    reached = (before + np.cumsum(areas[far])) / total
+    return float(distances[far[min(int(np.searchsorted(reached, share)), len(far) - 1)]])
