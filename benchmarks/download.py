@@ -66,8 +66,11 @@ def licence_accepted(record: Path, terms: str) -> bool:
 
 
 def accept_licence(record: Path, terms: str) -> None:
-    """Remember that the terms were shown and accepted."""
-    write_json(record, {"licence": terms, "accepted": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    """Remember that the terms were shown and accepted. Raises UserError if nothing can be written there."""
+    try:
+        write_json(record, {"licence": terms, "accepted": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
+    except OSError as error:
+        raise UserError(f"{record}: cannot be written ({error.strerror or error})") from error
 
 
 def download(remote: RemoteFile, target: Path, progress: Progress | None = None) -> None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +22,8 @@ from benchmarks.errors import UserError, nearest_name
 from benchmarks.files import write_json
 from benchmarks.segmenter import Method, methods
 from benchmarks.weights import WeightFile, locate, weights_folder
+
+logger = logging.getLogger(__name__)
 
 State = Literal["absent", "present", "verified", "wrong size", "wrong checksum", "wrong content"]
 WRONG: tuple[State, ...] = ("wrong size", "wrong checksum", "wrong content")
@@ -245,10 +249,19 @@ def _content_state(file: WeightFile, sha256: str) -> tuple[State, str]:
 
 def _layout_problem(use: WeightFile) -> str:
     """What the method that announces the file says about its inside."""
-    if not use.check:
-        return ""
-    module, _, name = use.check.partition(":")
-    return str(getattr(importlib.import_module(module), name)(use.path, use.system))
+    return _inside(use.check, use.path, use.system) if use.check else ""
+
+
+def _inside(check: str, path: Path, system: str) -> str:
+    """The answer of a method's own check."""
+    module, _, name = check.partition(":")
+    return str(getattr(importlib.import_module(module), name)(path, system))
+
+
+@cache
+def _inside_once(check: str, path: Path, system: str, size: int, mtime_ns: int) -> str:
+    """The same, asked once for a file as it is: a plan asks for every unit."""
+    return _inside(check, path, system)
 
 
 # -- for a run --
@@ -263,7 +276,8 @@ def settings_from_files(method: Method, title: str, config: Mapping[str, Any], d
         dataset: name of the dataset at hand; some methods have a file for each.
 
     Raises:
-        UserError: a file that the method cannot do without is not there; says how to get it.
+        UserError: a file that the method cannot do without is not there (says how to get it), or it holds something
+            else than it should.
     """
     found = {}
     for setting in dict.fromkeys(file.setting for file in method.files if not file.optional):
@@ -283,7 +297,20 @@ def settings_from_files(method: Method, title: str, config: Mapping[str, Any], d
             f"method '{title}' needs its official file: --checkpoint {title}=FILE, or `checkpoint` in the suite "
             f"(docs/methods says which file)"
         )
+    _refuse_another_content(method, title, {**config, **found}.get("checkpoint"))
     return found
+
+
+def _refuse_another_content(method: Method, title: str, checkpoint: Any) -> None:
+    """Another system's file, a damaged or a malicious one: told now and not after an hour in the queue."""
+    use = next((file for file in method.files if file.setting == "checkpoint" and file.check), None)
+    path = Path(str(checkpoint)).expanduser()
+    if checkpoint is None or use is None or not path.is_file():
+        return
+    found = path.stat()
+    problem = _inside_once(use.check, path, use.system, found.st_size, found.st_mtime_ns)
+    if problem:
+        raise UserError(f"method '{title}': {path}: {problem}")
 
 
 def _file_for(files: list[WeightFile], title: str, dataset: str) -> Path:
@@ -320,7 +347,10 @@ def _remember(file: WeightFile, state: State, problem: str) -> None:
     """What a check found, and of which bytes, so that a list need not read gigabytes again."""
     found = file.path.stat()
     seen = {"bytes": found.st_size, "mtime_ns": found.st_mtime_ns, "published": file.checksum}
-    write_json(_record(file, "check"), {**seen, "state": state, "problem": problem})
+    try:
+        write_json(_record(file, "check"), {**seen, "state": state, "problem": problem})
+    except OSError as error:  # a folder that is shared read-only is no mistake
+        logger.warning("%s: what was found is not remembered (%s)", file.path, error.strerror)
 
 
 def _last_check(file: WeightFile) -> dict[str, Any]:

@@ -380,7 +380,7 @@ def test_a_run_takes_the_file_of_the_weights_folder() -> None:
     with pytest.raises(UserError, match=r"`tags-bench weights fetch sam_vit_b_01ec64\.pth` \(375 MB; Apache-2\.0\)"):
         settings_from_files(sam, "mine", sam.config, "kits21")
     weights_folder().mkdir(parents=True)
-    sam.files[0].path.touch()
+    official_layout(sam.files[0].path, "sam_b")
     path = str(sam.files[0].path)
     assert settings_from_files(sam, "mine", sam.config, "kits21") == {"checkpoint": path}
     assert settings_from_files(sam, "mine", {**sam.config, "checkpoint": sam.files[0].name}, "x") == {
@@ -395,7 +395,7 @@ def test_a_file_for_each_dataset() -> None:
         settings_from_files(adapter, "3dsam-adapter", adapter.config, "lits17")
     weights_folder().mkdir(parents=True)
     for file in adapter.files:
-        file.path.touch()
+        official_layout(file.path, "sam3d_adapter")
     found = settings_from_files(adapter, "3dsam-adapter", adapter.config, "lits17")
     assert found == {"checkpoint": str(weights_folder() / "3dsam-adapter_lits17.pth.tar")}
     with pytest.raises(UserError, match=r"none was released for 'mine'.*--checkpoint"):
@@ -417,6 +417,38 @@ def test_a_method_that_announces_nothing_still_says_what_it_needs() -> None:
     with pytest.raises(UserError, match="needs its official file: --checkpoint mine=FILE"):
         settings_from_files(bare, "mine", bare.config, "kits21")
     assert settings_from_files(bare, "mine", {**bare.config, "checkpoint": "x"}, "kits21") == {}
+
+
+def test_a_file_with_another_content_is_refused_before_any_work(tmp_path: Path) -> None:
+    sam = methods()["sam-b"]
+    given = tmp_path / "given.pth"
+
+    def settings() -> dict[str, str]:
+        return settings_from_files(sam, "mine", {**sam.config, "checkpoint": str(given)}, "kits21")
+
+    official_layout(given, "sam_med2d")
+    with pytest.raises(UserError, match=rf"'mine': {given}: this looks like SAM-Med2D, expected SAM-B"):
+        settings()
+    official_layout(given, "sam_b")
+    os.utime(given, ns=(1, 1))
+    assert settings() == {}
+    given.write_bytes(given.read_bytes()[:1000])
+    with pytest.raises(UserError, match="truncated, or not a torch checkpoint"):
+        settings()
+
+
+def test_a_folder_that_cannot_be_written(call, hosted: WeightFile, caplog: pytest.LogCaptureFixture) -> None:
+    weights_folder().parent.mkdir(parents=True, exist_ok=True)
+    weights_folder().write_text("a file and no folder")
+    outcome = call("fetch", "mock-official", "--accept-licence")
+    assert outcome.code == 2
+    assert "cannot be written" in outcome.errors[0]
+    weights_folder().unlink()
+    weights_folder().mkdir()
+    hosted.path.write_bytes(CONTENT)
+    (weights_folder() / ".records").write_text("a file and no folder")
+    assert call("verify").code == 0
+    assert "not remembered" in caplog.text
 
 
 # -- what is announced --

@@ -16,6 +16,7 @@ from benchmarks.results import RecordStore
 from benchmarks.runner import Folders, Unit, plan, resolve_dataset, run, train_now
 from benchmarks.suite import Suite, parse_suite
 from benchmarks.training import checkpoint_folder, finished
+from benchmarks.weights import weights_folder
 
 pytestmark = pytest.mark.ray
 
@@ -212,6 +213,7 @@ def test_the_overhead_of_a_case_is_small(local_ray: None, dataset: Dataset, tmp_
         (("[mock-noop]", "[{name: mock-network, config: {learning_rat: 1}}]"), "did you mean 'learning_rate'"),
         (("[mock-noop]", "[mock-noop, mock-noop]"), "give one of them a `label`"),
         (("cases: 6", "cases: 6, fold: 9"), "has folds 0 to"),
+        (("[mock-noop]", "[mock-official]"), "`tags-bench weights fetch mock-official.bin`"),
     ],
 )
 def test_a_plan_that_cannot_be_run_is_refused(
@@ -219,3 +221,21 @@ def test_a_plan_that_cannot_be_run_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         units_of(parse_suite(SUITE.replace(*change), "test"), dataset, tmp_path)
+
+
+def test_an_official_file_is_found_and_its_place_decides_nothing(dataset: Dataset, tmp_path: Path) -> None:
+    weights_folder().mkdir(parents=True)
+    found = weights_folder() / "mock-official.bin"
+    found.write_bytes(b"MOCK weights")
+    (by_name,) = units_of(parse_suite(SUITE.replace("[mock-noop]", "[mock-official]"), "test"), dataset, tmp_path)
+    assert by_name.entry.config["checkpoint"] == str(found)
+    assert by_name.job is None
+    elsewhere = tmp_path / "elsewhere.bin"
+    elsewhere.write_bytes(b"MOCK weights")
+    entry = f"[{{name: mock-official, config: {{checkpoint: {elsewhere}}}}}]"
+    (by_path,) = units_of(parse_suite(SUITE.replace("[mock-noop]", entry), "test"), dataset, tmp_path)
+    assert by_path.entry.config["checkpoint"] == str(elsewhere)
+    assert by_path.digest == by_name.digest
+    elsewhere.write_bytes(b"another content")
+    with pytest.raises(UserError, match=r"elsewhere\.bin: begins with b'anot', expected MOCK"):
+        units_of(parse_suite(SUITE.replace("[mock-noop]", entry), "test"), dataset, tmp_path)
