@@ -73,7 +73,7 @@ def sam_file_problem(path: Path, system: str) -> str:
     if foreign or position is None:
         found = foreign[0] if foreign else min(state, default="nothing")
         return f"not a SAM file, expected {system} (it holds '{found}')"
-    sizes = {(1, 64, 64, width): name for name, width in SAM_WIDTHS.items()}
+    sizes: dict[tuple[int, ...], str] = {(1, 64, 64, width): name for name, width in SAM_WIDTHS.items()}
     seen = sizes.get(tuple(position.shape), "a relative of SAM")
     if any(".Adapter." in key for key in state):
         seen = "SAM with adapters"
