@@ -283,6 +283,8 @@ def detail_sheets(tables: Mapping[str, pd.DataFrame], metric: str) -> list[Sheet
     name = METRIC_TITLES.get(metric, metric)
     given = {table: rows for table, rows in tables.items() if len(rows)}
     sheets = []
+    if "completeness" in given:
+        sheets.append(_completeness_sheet(given["completeness"]))
     if "contamination" in given:
         sheets.append(_contamination_sheet(given["contamination"]))
     for table, make in _SHEETS.items():
@@ -295,6 +297,17 @@ def detail_sheets(tables: Mapping[str, pd.DataFrame], metric: str) -> list[Sheet
         for key, rows in given["published"].groupby(["dataset", "track", "paper", "where", "protocol"], sort=False):
             sheets.append(_published_sheet([str(part) for part in key], rows))
     return sheets
+
+
+def _completeness_sheet(table: pd.DataFrame) -> Sheet:
+    """Sums over the methods of a dataset; `details` has a line for each."""
+    headings = ("dataset", "target", "methods", "cases", "rows due", "found", "failed", "no target")
+    cells = []
+    for (dataset, target), rows in table.groupby(["dataset", "target"], sort=False):
+        sums = (str(rows[column].sum()) for column in ("due", "found", "failed", "no_target"))
+        cells.append((str(dataset), str(target), str(len(rows)), str(rows["cases"].max()), *sums))
+    title = "complete: rows due = methods × cases × steps of the protocols that each method can follow"
+    return Sheet(title, headings, tuple(cells), headings[2:])
 
 
 def _contamination_sheet(table: pd.DataFrame) -> Sheet:

@@ -254,6 +254,33 @@ def check_complete(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     return pd.concat(failed, ignore_index=True) if failed else rows
 
 
+def completeness_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
+    """What `check_complete` has asserted, in numbers: a line for each unit, cases × steps due and rows found.
+
+    Returns:
+        dataset, target, method, cases, steps (of all its protocols together), due, found, failed, no_target.
+    """
+    told = []
+    for unit in units:
+        mine = rows[rows["unit"] == unit["unit"]] if len(rows) else rows
+        steps = sum(Protocol.from_mapping(given).rounds for given in unit["protocols"])
+        status = mine["status"].value_counts() if len(mine) else {}
+        told.append(
+            {
+                "dataset": unit["dataset"],
+                "target": unit["target"]["name"],
+                "method": unit["method"],
+                "cases": len(unit["cases"]),
+                "steps": steps,
+                "due": len(unit["cases"]) * steps,
+                "found": len(mine),
+                "failed": int(status.get(FAILED, 0)),
+                "no_target": int(status.get(NOT_ASKED, 0)),
+            }
+        )
+    return pd.DataFrame(told)
+
+
 def _expected_of(unit: Mapping[str, Any]) -> pd.DataFrame:
     protocols = [Protocol.from_mapping(given) for given in unit["protocols"]]
     steps = {str(unit["method"]): {protocol.name: protocol.rounds for protocol in protocols}}
@@ -673,6 +700,7 @@ def details(
     check_complete(rows, units)
     judged(rows)
     makers: dict[str, Callable[[], pd.DataFrame]] = {
+        "completeness": lambda: completeness_of(rows, units),
         "overall": lambda: overall_of(leaderboard_of(rows, units)),
         "contamination": lambda: contamination_of(units).reset_index(),
         "rankings": lambda: rankings_of(rows, metric),

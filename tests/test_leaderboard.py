@@ -283,6 +283,20 @@ def test_every_row_is_there_or_it_is_named(large: tuple[pd.DataFrame, list[dict[
     assert lb.check_complete(pd.DataFrame(), []).empty
 
 
+def test_completeness_is_told_in_numbers(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
+    rows, units = large
+    told = lb.completeness_of(rows, units)
+    assert len(told) == len(units) == 18
+    assert set(told["due"]) == set(told["found"]) == {8 * (1 + 1 + 7)}
+    assert told.set_index("method").loc["nnunet", "failed"].tolist() == [9, 9, 9]
+    assert told["failed"].sum() == 27
+    shown = printed(lambda *given: display.show_details(*given, only=["completeness"]), rows, units)
+    assert re.search(r"kits21 +kidney-tumor +6 +8 +432 +432 +9 +0", shown)
+    few, unit = by_hand({"a": [0.5, 0.6]})
+    empty = with_empty_case(few, "case_01", ["a"])
+    assert lb.completeness_of(empty, unit)[["due", "found", "no_target"]].to_numpy().tolist() == [[2, 2, 1]]
+
+
 # -- within one list --
 
 

@@ -85,3 +85,15 @@ budget: {steps: 1}
         "centre-click-displaced-2mm",
         "centre-click-displaced-4mm",
     ]
+
+
+def test_the_suite_of_operators_has_a_ladder_rounds_and_lesions() -> None:
+    protocols = {protocol.name: protocol for protocol in load_suite("operators").protocols}
+    assert [name for name in protocols if name.startswith("centre-click")] == [
+        "centre-click",
+        "centre-click-displaced-2mm",
+        "centre-click-displaced-4mm",
+        "centre-click-displaced-8mm",
+    ]
+    assert protocols["iterative-3-each-lesion"].per == "each-lesion"
+    assert protocols["iterative-5-displaced-4mm-wrong-sign-0.1-late-1"].noise.late_stop == 1
