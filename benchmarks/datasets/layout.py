@@ -239,7 +239,8 @@ def _splits(
         few = f"by patient among the {len(cases)} cases present, too few for the stored folds"
         return patient_folds(cases, patients), few, {}
     if chosen == PATIENT:
-        return patient_folds(cases, patients, seed), f"by patient, {FOLDS} folds, seed {seed}", {}
+        folds = patient_folds(cases, patients, seed)
+        return folds, f"by patient, {len(folds)} folds, seed {seed}", {}
     if chosen != PREDECESSOR:
         raise UserError(f"unknown splits '{chosen}'; {nearest_name(chosen, [PATIENT, PREDECESSOR])}")
     split = predecessor_split(name, cases)
