@@ -9,6 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks.datasets.dataset import Case
@@ -159,6 +160,16 @@ def test_where_no_target_is_a_clicked_method_is_not_asked_and_an_automatic_one_i
     assert rows[0]["reason"] == "no voxel of 'kidney-tumor' in the case"
     assert rows[3]["dice"] == 0.0
     assert rows[3]["empty"] == "reference"
+
+
+def test_cases_without_the_target_are_scored_again_too(case: Case, tmp_path: Path) -> None:
+    asked = evaluation(*ASKED, predictions=tmp_path / "kept")
+    rows = evaluate_case(without_target(case), Fixed(cube(8)), asked)
+    again = rescore_case(case, asked)
+    assert again is not None
+    pd.testing.assert_frame_equal(
+        pd.DataFrame(again).drop(columns="peak_memory_mb"), pd.DataFrame(rows).drop(columns="peak_memory_mb")
+    )
 
 
 def test_no_target_is_the_same_for_a_method_that_fails(case: Case) -> None:

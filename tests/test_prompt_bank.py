@@ -10,9 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from benchmarks import users
 from benchmarks.datasets.dataset import Case, Dataset, Split
 from benchmarks.errors import UserError
-from benchmarks.prompt_bank import BankItem, PromptBank, file_name
+from benchmarks.prompt_bank import BankItem, PromptBank, StoredGrid, file_name
 from benchmarks.segmenter import Target
 from benchmarks.users import NoTarget, OperatorNoise, Protocol, SimulatedUser
 from benchmarks.volume import Volume
@@ -158,3 +159,61 @@ def test_a_label_on_another_grid_than_its_image_is_refused(tmp_path: Path) -> No
     dataset = Dataset("kits21", {"c": case}, (TARGET,), (Split((), (), ("c",)),))
     with pytest.raises(UserError, match="different grids"):
         PromptBank.of_dataset(dataset, "test", 0, Protocol("box"), 7)
+
+
+GOLDEN = {
+    "automatic": "10486db5fc0ee2d4",
+    "text": "4046e5f624c7171e",
+    "centre-click": "e7f1b45b9f2310b1",
+    "random-click": "dda226e036eb8066",
+    "5-clicks-displaced-3mm-wrong-sign-0.2": "e576da81603c7c05",
+    "centre-click-per-lesion-displaced-2mm": "0928f22c875edc08",
+    "random-click-per-lesion": "c8de8cd8d3fcd84e",
+    "box-jitter-5mm": "b17826319aff62d2",
+    "iterative-3-from-box-text": "1b552ccfdbad2f98",
+    "iterative-2-from-random-click-each-lesion": "4dc0e014306563a0",
+    "box-jitter-5mm-each-lesion": "f0d5bd5cbc87d1f2",
+}
+"""SHA-256 (first 16 digits) of banks under protocol version 1."""
+
+
+def test_prompts_do_not_change_between_releases() -> None:
+    """Whoever changes a digest here changes everybody's prompts, and raises PROTOCOL_VERSION."""
+    truth = np.zeros((40, 36, 20), bool)
+    truth[4:16, 5:17, 3:12] = truth[10:14, 14:22, 8:12] = truth[28:33, 24:28, 10:14] = truth[36, 30, 17] = True
+    affine = np.array([[0.75, 0, 0, -100.0], [0, 0.75, 0, -50.0], [0, 0, 2.5, 300.0], [0, 0, 0, 1.0]])
+    item = BankItem("one", Target("liver-tumor", "liver", "tumor", (2,)), truth, StoredGrid((40, 36, 20), affine))
+    protocols = [
+        Protocol("none"),
+        Protocol("text"),
+        Protocol("centre-click"),
+        Protocol("random-click"),
+        Protocol("clicks", clicks=5, noise=OperatorNoise(3.0, 0.2)),
+        Protocol("centre-click", per="lesion", noise=OperatorNoise(2.0)),
+        Protocol("random-click", per="lesion"),
+        Protocol("box", box_jitter_mm=5.0),
+        Protocol("iterative", rounds=3, start="box", text=True),
+        Protocol("iterative", rounds=2, per="each-lesion", start="random-click"),
+        Protocol("box", per="each-lesion", box_jitter_mm=5.0),
+    ]
+    found = {p.name: PromptBank.build("lits17", "test-0", p, 2026, [item]).digest[:16] for p in protocols}
+    assert users.PROTOCOL_VERSION == "1"
+    assert found == GOLDEN
+
+
+def test_a_bank_of_lesions_has_prompts_for_each_and_knows_how_many(tmp_path: Path) -> None:
+    truth = np.zeros((20, 20, 20), bool)
+    truth[2:8, 2:8, 2:8] = truth[12:16, 12:16, 12:16] = True
+    protocol = Protocol("centre-click", per="each-lesion")
+    grid = StoredGrid((20, 20, 20), np.eye(4))
+    items_ = [BankItem("two", TARGET, truth, grid), BankItem("none", TARGET, np.zeros_like(truth), grid)]
+    PromptBank.build("kits21", "test-0", protocol, 1, items_).save(tmp_path / "bank.json")
+    bank = PromptBank.load(tmp_path / "bank.json")
+    for number, task in enumerate(users.tasks_of(protocol, (1, "kits21", "two", TARGET.name), truth)):
+        assert bank.prompts("two", TARGET.name, grid, number) == task.user.first(task.mask(), (1, 1, 1), TARGET)
+    with pytest.raises(UserError, match="the prompt bank has 2 lesions, the label has more"):
+        bank.prompts("two", TARGET.name, grid, 2)
+    assert bank.has_target("two", TARGET.name)
+    assert not bank.has_target("none", TARGET.name)
+    assert bank.origin == "simulated"
+    assert "origin" not in json.loads((tmp_path / "bank.json").read_text())  # banks of old keep their hash
