@@ -1,9 +1,10 @@
 """A cache of prepared volumes and masks on disk, so that a training crop costs a few pages and not a scan.
 
 An entry is named by its content: SHA-256 of the image's bytes, the recipe, and the code that prepares. It is a
-folder with plain `.npy` files, read through a memory map, and `entry.json`; no pickle. Intensities are float16
-where that keeps them within 0.25 HU (a bound that every entry is checked against), else float32. A mask is
-kept as the box that holds it, with a sample of its voxels to draw training crops from.
+folder with plain `.npy` files, read through a memory map, and `entry.json`; no pickle. Intensities are int16
+where they are whole numbers, float16 where that keeps them within 0.25 HU (a bound that every entry is checked
+against), else float32. A mask is kept as the box that holds it, with a sample of its voxels to draw training
+crops from.
 
 Safe with any number of processes: an entry is written beside its place and moved there whole. Eviction of the
 least recently used keeps the size in bounds; whoever has an entry open goes on reading it (POSIX). What cannot
@@ -36,7 +37,7 @@ from benchmarks.datasets.registry import data_home
 from benchmarks.errors import UserError
 from benchmarks.files import write_json
 from benchmarks.identity import digest
-from benchmarks.preprocessing import Prepared, Recipe, Shape, bounding_box, crop, patch_origin, prepare
+from benchmarks.preprocessing import Prepared, Recipe, Shape, bounding_box, crop, overlap, patch_origin, prepare
 from benchmarks.seeds import generator
 from benchmarks.segmenter import Target
 from benchmarks.volume import BoolArray, FloatArray, read_label, read_volume
@@ -91,7 +92,7 @@ class CachedMask:
 
 @dataclass(frozen=True)
 class CachedVolume(Prepared):
-    """A prepared volume whose `array` is a memory map of float16 (or float32): nothing is read until touched.
+    """A prepared volume whose `array` is a memory map of int16, float16 or float32: nothing is read until touched.
 
     Attributes:
         affine: of the volume it came from.
@@ -113,12 +114,11 @@ class CachedVolume(Prepared):
         not grow, over many crops, by everything that it ever touched.
         """
         origin, mapping = patch_origin(centre, size), _mapping(self.array)
-        patch = np.empty(size, np.float32)
-        for start in range(0, size[0], SLAB):
-            planes = min(SLAB, size[0] - start)
-            middle = (origin[0] + start + planes // 2, *np.asarray(centre)[1:])
-            part, _ = crop(self.array, middle, (planes, *size[1:]), self.low if fill is None else fill)
-            patch[start : start + planes] = part
+        patch = np.full(size, self.low if fill is None else fill, np.float32)
+        inside, outside = overlap(self.shape, size, origin)
+        for start in range(inside[0].start, inside[0].stop, SLAB):
+            stop = min(start + SLAB, inside[0].stop)
+            patch[start - origin[0] : stop - origin[0], *outside[1:]] = self.array[start:stop, *inside[1:]]
             if mapping is not None:
                 mapping.madvise(mmap.MADV_DONTNEED)
         return patch, origin
@@ -295,13 +295,15 @@ def _prepare_image(case: Case, recipe: Recipe) -> tuple[dict[str, NDArray[Any]],
     return {"image": image}, facts
 
 
-def compact(array: FloatArray, hu_per_unit: float) -> NDArray[np.floating[Any]]:
-    """As float16 where no value moves by as much as 0.25 HU, else unchanged.
+def compact(array: FloatArray, hu_per_unit: float) -> NDArray[Any]:
+    """As int16 where that loses nothing, as float16 where no value moves by as much as 0.25 HU, else unchanged.
 
     float16 has 11 significant bits: a value in [2ᵉ, 2ᵉ⁺¹) moves by at most 2ᵉ⁻¹¹, and never by more than
     2⁻²⁵ near zero. A window of 300 HU with a deviation of 60 HU ends below 4 units: 2⁻¹⁰ · 60 = 0.06 HU.
     """
     largest = max(abs(float(array.min())), abs(float(array.max())))
+    if largest < 2**15 and all(np.array_equal(plane, np.rint(plane)) for plane in array):
+        return array.astype(np.int16)
     moved = max(2.0 ** (np.floor(np.log2(largest)) - 11), 2.0**-25) if largest > 0 else 0.0
     if largest < np.finfo(np.float16).max and moved * abs(hu_per_unit) < FLOAT16_TOLERANCE_HU:
         return array.astype(np.float16)

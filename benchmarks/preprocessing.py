@@ -141,7 +141,7 @@ def crop(array: NDArray[Any], centre: ArrayLike, size: Shape, fill: float = 0.0)
     An even size has one voxel more before the centre than after it.
     """
     origin = patch_origin(centre, size)
-    inside, outside = _overlap(array.shape, size, origin)
+    inside, outside = overlap(array.shape, size, origin)
     if all(s.stop - s.start == n for s, n in zip(outside, size, strict=True)):
         return array[inside].copy(), origin
     patch = np.full(size, fill, array.dtype)
@@ -157,7 +157,7 @@ def patch_origin(centre: ArrayLike, size: Shape) -> Shape:
 
 def paste(canvas: NDArray[Any], patch: NDArray[Any], origin: Shape) -> None:
     """Write a patch into the canvas at `origin`, in place; what falls outside the canvas is dropped."""
-    inside, outside = _overlap(canvas.shape, patch.shape, origin)
+    inside, outside = overlap(canvas.shape, patch.shape, origin)
     canvas[inside] = patch[outside]
 
 
@@ -277,10 +277,10 @@ def _map_points(points: ArrayLike, from_shape: Shape, to_shape: Shape) -> NDArra
     return np.asarray((np.asarray(points, float).reshape(-1, 3) + 0.5) * scale - 0.5)
 
 
-def _overlap(
+def overlap(
     shape: tuple[int, ...], size: tuple[int, ...], origin: tuple[int, ...]
 ) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """What a patch of `size` at `origin` covers of an array of `shape`: in the array, and in the patch."""
+    """What a patch of `size` at `origin` covers of an array of `shape`: slices of the array, and of the patch."""
     inside, outside = [], []
     for extent, length, start in zip(shape, size, origin, strict=True):
         low = min(max(start, 0), extent)

@@ -124,7 +124,7 @@ def test_crops_are_those_of_the_whole_array(warm, centre, size):
 def test_compact_stays_within_its_tolerance(low, width, mean, std, seed):
     values = np.random.default_rng(seed).uniform(low, low + width, 500)
     array = ((np.append(values, [low, low + width]) - mean) / std).astype(np.float32)
-    stored = compact(array, std)
+    stored = compact(array[:, None, None], std)[:, 0, 0]
     assert np.abs(stored.astype(float) - array).max() * std < 0.25
     if width <= 300 and std >= 30 and max(abs(low - mean), abs(low + width - mean)) < 4 * std < 400:
         assert stored.dtype == np.float16  # the windows of abdominal CT always fit
@@ -133,8 +133,15 @@ def test_compact_stays_within_its_tolerance(low, width, mean, std, seed):
 def test_hounsfield_units_without_a_window_keep_their_precision(cache, case):
     whole = Recipe(None, None)
     cached = cache.prepared(case, whole)
-    assert cached.array.dtype == np.float32
+    assert cached.array.dtype == np.int16  # whole numbers lose nothing
     np.testing.assert_array_equal(cached.array, case.load()[0].array)
+    patch, _ = cached.crop((0, 0, 0), (9, 9, 9), fill=-0.5)
+    assert patch.dtype == np.float32
+    assert patch[0, 0, 0] == -0.5
+    np.testing.assert_array_equal(patch[4:, 4:, 4:], cached.array[:5, :5, :5])
+    resampled = cache.prepared(case, Recipe((1.5, 1.5, 2.0), None))
+    assert resampled.array.dtype == np.float32
+    np.testing.assert_array_equal(resampled.array, prepare(case.load()[0], Recipe((1.5, 1.5, 2.0), None)).array)
 
 
 def test_the_key_is_the_content(cache, case, tmp_path, monkeypatch):

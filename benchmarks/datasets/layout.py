@@ -105,6 +105,8 @@ def check_case_headers(case: Case) -> None:
     Raises:
         UserError: missing, unreadable, not 3D, truncated, or of another shape or affine.
     """
+    if case.image.exists() and case.label.exists() and case.image.samefile(case.label):
+        raise UserError(f"{case.label}: image and label are the same file")
     shape, affine = read_grid(case.image)
     label_shape, label_affine = read_grid(case.label)
     if shape != label_shape:

@@ -429,6 +429,15 @@ def test_bad_tables(tmp_path, text, message):
         load_folder(tmp_path / "pairs.csv", 1)
 
 
+def test_an_image_is_not_its_own_label(tmp_path):
+    path = save(tmp_path / "a.nii.gz")
+    (tmp_path / "link.nii.gz").symlink_to(path)
+    for other in ("a.nii.gz", "link.nii.gz"):
+        (tmp_path / "pairs.csv").write_text(f"image,label,case\na.nii.gz,{other},x")
+        with pytest.raises(UserError, match="image and label are the same file"):
+            load_folder(tmp_path / "pairs.csv", 1)
+
+
 def test_table_needs_a_number(tmp_path):
     (tmp_path / "pairs.csv").write_text("image,label\na.nii,b.nii")
     with pytest.raises(UserError, match="--target"):
