@@ -347,12 +347,14 @@ def _open_entry(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] 
         for name, size in facts["files"].items():
             path = folder / f"{name}.npy"
             if path.stat().st_size != size:
-                logger.warning("%s: damaged; made again", path)
-                _remove(folder)
-                return None
+                raise ValueError(f"{path}: another size than when it was written")
             empty = size <= 128  # only a header; there is nothing to map
             arrays[name] = np.asarray(np.load(path, mmap_mode=None if empty else "r", allow_pickle=False))
     except FileNotFoundError:  # evicted between the two reads
+        return None
+    except Exception as error:  # a broken header of an array fails in as many ways as there is Python in it
+        logger.warning("%s: damaged (%s); made again", folder, error)
+        _remove(folder)
         return None
     _touch(folder / SIDE_CAR)
     return arrays, facts

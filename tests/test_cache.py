@@ -280,7 +280,9 @@ def test_an_entry_beyond_the_limit_is_used_uncached(case, tmp_path, caplog):
     assert entries(cache) == []
 
 
-@pytest.mark.parametrize("damage", ["cut", "no side-car", "bad side-car", "missing array"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "no side-car", "bad side-car", "odd side-car", "missing array", "bad header", "pickle"]
+)
 def test_damaged_entries_are_made_again(cache, case, damage):
     whole = np.array(cache.prepared(case, RECIPE).array)
     (folder,) = (path.parent for path in cache.root.glob("*/entry.json"))
@@ -290,8 +292,19 @@ def test_damaged_entries_are_made_again(cache, case, damage):
         (folder / "entry.json").unlink()
     elif damage == "bad side-car":
         (folder / "entry.json").write_text('{"files": {"image"')
-    else:
+    elif damage == "odd side-car":
+        (folder / "entry.json").write_text('{"files": ["image"]}')
+    elif damage == "missing array":
         (folder / "image.npy").unlink()
+    elif damage == "bad header":
+        content = bytearray((folder / "image.npy").read_bytes())
+        content[10:40] = b"?" * 30
+        (folder / "image.npy").write_bytes(content)
+    else:  # of the right size, and not unpickled
+        size = (folder / "image.npy").stat().st_size
+        with (folder / "image.npy").open("wb") as file:
+            np.save(file, np.array([print], object), allow_pickle=True)
+            file.write(bytes(size - file.tell()))
     again = cache.prepared(case, RECIPE)
     np.testing.assert_array_equal(again.array, whole)
     assert cache.prepared(case, RECIPE).on_disk
