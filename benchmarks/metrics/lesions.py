@@ -10,8 +10,6 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +17,10 @@ from scipy import ndimage
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from benchmarks.metrics.crop import Crop, overlap_windows
+from benchmarks.metrics.crop import BoolArray, Crop
+from benchmarks.metrics.overlap import intersection_count
+
+IndexArray = NDArray[np.signedinteger]
 
 SIZE_BINS_MM = (
     0.0,
@@ -56,31 +57,41 @@ RULES: dict[str, MatchingRule] = {"any": ANY_OVERLAP, "iou-0.1": IOU_10, "iou-0.
 
 
 @dataclass(frozen=True)
+class Runs:
+    """Runs of True voxels along z, in scan order.
+
+    Attributes:
+        start, stop: int32 or int64 (n,), ends (`stop` exclusive) in the flattened crop, whose lines are one voxel
+            longer here than in the mask, so that no run goes on into the next line.
+    """
+
+    start: IndexArray
+    stop: IndexArray
+
+    @property
+    def lengths(self) -> IndexArray:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
 class Lesions:
     """The connected components of a mask.
 
     Attributes:
         voxels: int64 (count,), size of each.
-        part: the crop that `labels` lies on.
-        run_labels, run_lengths: of each run of voxels along z, in scan order: 1 … count, and its voxels.
+        part: the mask in its box.
+        runs: its voxels, some hundred at a time.
+        labels: int32, which lesion each run belongs to: 0 … count − 1.
     """
 
     voxels: NDArray[np.int64]
     part: Crop
-    run_labels: NDArray[np.int32]
-    run_lengths: NDArray[np.int64]
+    runs: Runs
+    labels: NDArray[np.int32]
 
     @property
     def count(self) -> int:
         return len(self.voxels)
-
-    @cached_property
-    def labels(self) -> NDArray[np.int32]:
-        """int32 map on the crop, 0 outside, 1 … count."""
-        labels = self.part.mask.astype(np.int32)
-        if self.count > 1:
-            labels[self.part.mask] = np.repeat(self.run_labels, self.run_lengths)
-        return labels
 
     def diameters_mm(self, voxel_mm3: float) -> NDArray[np.float64]:
         """Diameter of the ball of the same volume, for each lesion."""
@@ -88,72 +99,66 @@ class Lesions:
 
 
 def lesions_of(part: Crop) -> Lesions:
-    """The 26-connected components of a mask, numbered in scan order.
-
-    Works on runs of voxels along z, some hundred times fewer than voxels.
-    """
-    runs = _runs(part.mask)
-    lengths = runs.stop - runs.start
-    if len(lengths) > MANY_RUNS:
-        labels, _ = ndimage.label(part.mask, structure=np.ones((3, 3, 3), bool))
-        spaced_at = runs.start - runs.start // (part.mask.shape[2] + 1)
-        return _with_sizes(part, labels.ravel()[spaced_at], lengths)
-    pairs = _touching(runs, part.mask.shape, SIDES)
-    component = _components(len(lengths), pairs)
-    if component.max() > 0:  # most tumours are one piece, and then the diagonals need not be looked at
-        pairs = np.concatenate([pairs, _touching(runs, part.mask.shape, DIAGONALS)], axis=1)
-        component = _components(len(lengths), pairs)
-    return _with_sizes(part, component + 1, lengths)
+    """The 26-connected components of a mask, numbered in scan order."""
+    runs = runs_of(part.mask)
+    if len(runs.start) > MANY_RUNS:
+        everywhere, _ = ndimage.label(part.mask, structure=np.ones((3, 3, 3), bool))
+        labels = everywhere.ravel()[runs.start - runs.start // (part.mask.shape[2] + 1)] - 1
+    else:
+        labels = _connected(runs, part.mask.shape)
+    return Lesions(np.bincount(labels, weights=runs.lengths).astype(np.int64), part, runs, labels)
 
 
-def _with_sizes(part: Crop, run_labels: NDArray[np.int32], lengths: NDArray[np.int64]) -> Lesions:
-    voxels = np.bincount(run_labels, weights=lengths)[1:].astype(np.int64)
-    return Lesions(voxels, part, run_labels.astype(np.int32), lengths)
-
-
-class _Runs(NamedTuple):
-    """Runs of True voxels along z, `stop` exclusive, in an array whose lines are one voxel longer than the mask's."""
-
-    start: NDArray[np.int64]
-    stop: NDArray[np.int64]
-
-
-def _runs(mask: NDArray[np.bool_]) -> _Runs:
+def runs_of(mask: BoolArray) -> Runs:
+    """The runs of a mask (3D)."""
     spaced = np.pad(mask, ((0, 0), (0, 0), (0, 1))).ravel()
     changes = np.flatnonzero(spaced[1:] != spaced[:-1]) + 1
     if spaced[0]:
         changes = np.concatenate(([0], changes))
-    return _Runs(changes[::2], changes[1::2])
+    if spaced.size < 2**31:
+        changes = changes.astype(np.int32)
+    return Runs(changes[::2].copy(), changes[1::2].copy())
+
+
+def _connected(runs: Runs, shape: tuple[int, ...]) -> NDArray[np.int32]:
+    """Which component each run belongs to, numbered from 0 in scan order."""
+    pairs = _touching(runs, shape, SIDES)
+    labels = _components(len(runs.start), pairs)
+    if labels.max() == 0:  # most tumours are one piece, and then the diagonals need not be looked at
+        return labels
+    pairs = np.concatenate([pairs, _touching(runs, shape, DIAGONALS)], axis=1)
+    return _components(len(runs.start), pairs)
 
 
 def _components(runs: int, pairs: NDArray[np.int64]) -> NDArray[np.int32]:
-    """Which component each run belongs to, numbered from 0 in scan order."""
     graph = coo_array((np.ones(pairs.shape[1], np.int8), (pairs[0], pairs[1])), shape=(runs, runs))
     return np.asarray(connected_components(graph, directed=False)[1])
 
 
-def _touching(runs: _Runs, shape: tuple[int, ...], neighbours: tuple[tuple[int, int], ...]) -> NDArray[np.int64]:
+def _touching(runs: Runs, shape: tuple[int, ...], neighbours: tuple[tuple[int, int], ...]) -> NDArray[np.int64]:
     """Pairs (2, n) of runs in neighbouring lines that share a face, an edge or a corner."""
     width = shape[2] + 1
     y = runs.start // width % shape[1]
     pairs = []
     for dx, dy in neighbours:
-        mine = np.flatnonzero((y + dy >= 0) & (y + dy < shape[1])) if dy else np.arange(len(y))
-        offset = (dx * shape[1] + dy) * width
+        mine = np.flatnonzero((y + dy >= 0) & (y + dy < shape[1]))
+        offset = runs.start.dtype.type((dx * shape[1] + dy) * width)
         first = np.searchsorted(runs.stop, runs.start[mine] + offset)  # stops at or after my start
         last = np.searchsorted(runs.start, runs.stop[mine] + offset, side="right")  # starts at or before my stop
-        many = last - first
-        theirs = np.arange(many.sum()) + np.repeat(first - np.cumsum(many) + many, many)
-        pairs.append(np.stack([np.repeat(mine, many), theirs]))
+        pairs.append(_each_with_range(mine, first, last))
     return np.concatenate(pairs, axis=1)
+
+
+def _each_with_range(mine: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Pairs (2, n) of each of mine with first, first + 1, … last − 1."""
+    many = last - first
+    theirs = np.arange(many.sum()) + np.repeat(first - np.cumsum(many) + many, many)
+    return np.stack([np.repeat(mine, many), theirs])
 
 
 def match(reference: Lesions, prediction: Lesions, rule: MatchingRule = DEFAULT_RULE) -> list[tuple[int, int]]:
     """Pairs (reference lesion, predicted lesion), counted from 0, in the order in which they were made."""
-    windows = overlap_windows(reference.part, prediction.part)
-    if windows is None:
-        return []
-    mine, theirs, overlap = _overlaps(reference, prediction, *windows)
+    mine, theirs, overlap = _overlaps(reference, prediction)
     iou = overlap / (reference.voxels[mine] + prediction.voxels[theirs] - overlap)
     taken_mine: set[int] = set()
     taken_theirs: set[int] = set()
@@ -168,24 +173,39 @@ def match(reference: Lesions, prediction: Lesions, rule: MatchingRule = DEFAULT_
 
 
 def _overlaps(
-    reference: Lesions, prediction: Lesions, here: tuple[slice, ...], there: tuple[slice, ...]
+    reference: Lesions, prediction: Lesions
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Reference lesion, predicted lesion (both from 0) and common voxels of every pair that overlaps."""
-    common = reference.part.mask[here] & prediction.part.mask[there]
-    if reference.count == 1 and prediction.count == 1:
-        overlap = np.count_nonzero(common)
+    """Reference lesion, predicted lesion and common voxels of every pair that overlaps, in rising order."""
+    if reference.count == prediction.count == 1:
+        overlap = intersection_count(reference.part, prediction.part)
         one = np.zeros(int(overlap > 0), np.int64)
         return one, one, np.full(len(one), overlap, np.int64)
-    keys = (reference.labels[here][common].astype(np.int64) - 1) * prediction.count
-    keys += prediction.labels[there][common] - 1
-    if reference.count * prediction.count <= MANY_RUNS:
-        overlaps = np.bincount(keys)
-        pairs = np.flatnonzero(overlaps)
-        overlaps = overlaps[pairs]
-    else:
-        pairs, overlaps = np.unique(keys, return_counts=True)
-    mine, theirs = np.divmod(pairs, prediction.count)
-    return mine, theirs, overlaps
+    a, b = _in_one_frame(reference, prediction)
+    first = np.searchsorted(b.stop, a.start, side="right")  # stops after my start
+    last = np.searchsorted(b.start, a.stop)  # starts before my stop
+    mine, theirs = _each_with_range(np.arange(len(first)), first, np.maximum(first, last))
+    common = np.minimum(a.stop[mine], b.stop[theirs]) - np.maximum(a.start[mine], b.start[theirs])
+    of_pair = coo_array(
+        (common, (reference.labels[mine], prediction.labels[theirs])), shape=(reference.count, prediction.count)
+    ).tocsr()  # adds up what several runs have in common
+    of_pair.sort_indices()
+    found = of_pair.tocoo()
+    return found.row.astype(np.int64), found.col.astype(np.int64), found.data.astype(np.int64)
+
+
+def _in_one_frame(*both: Lesions) -> list[Runs]:
+    """The runs of masks of one volume as ends on the lines of one box, int64."""
+    low = np.min([lesions.part.low for lesions in both], axis=0)
+    high = np.max([lesions.part.high for lesions in both], axis=0)
+    frames = []
+    for lesions in both:
+        width = lesions.part.mask.shape[2] + 1
+        line, z = np.divmod(lesions.runs.start.astype(np.int64), width)
+        x, y = np.divmod(line, lesions.part.mask.shape[1])
+        dx, dy, dz = lesions.part.low - low
+        start = ((x + dx) * (high[1] - low[1]) + y + dy) * (high[2] - low[2] + 1) + z + dz
+        frames.append(Runs(start, start + lesions.runs.lengths))
+    return frames
 
 
 def size_bin_names(edges_mm: tuple[float, ...] = SIZE_BINS_MM) -> list[str]:

@@ -585,10 +585,12 @@ def _weighted_percentile(distances: FloatArray, areas: FloatArray, percent: floa
     total = float(areas.sum())
     sample = np.sort(distances[:: len(distances) // (EXACT_ORDER // 4)])
     pivot = sample[int(len(sample) * max(0.0, share - FAR_END))]
-    before = float(areas @ (distances < pivot))
-    if before >= share * total:
-        pivot, before = 0.0, 0.0
-    end = np.flatnonzero(distances >= pivot)
-    far = end[np.argsort(distances[end])]
-    reached = (before + np.cumsum(areas[far])) / total
-    return float(distances[far[min(int(np.searchsorted(reached, share)), len(far) - 1)]])
+    upto = float(areas @ (distances <= pivot))
+    if upto >= share * total:
+        if float(areas @ (distances < pivot)) < share * total:
+            return float(pivot)
+        pivot, upto = -1.0, 0.0
+    beyond = np.flatnonzero(distances > pivot)
+    order = beyond[np.argsort(distances[beyond])]
+    reached = (upto + np.cumsum(areas[order])) / total
+    return float(distances[order[min(int(np.searchsorted(reached, share)), len(order) - 1)]])
