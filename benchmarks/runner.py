@@ -267,6 +267,7 @@ def _unit(
         raise UserError(f"method '{entry.title}': no checkpoint file at {config['checkpoint']}")
     if method.training != "none" and (entry.fine_tune or not config.get("checkpoint")):
         training = tuple(dataset.split_cases("train", fold))
+        _refuse_seen_cases(dataset, fold, training, cases, suite.part)
         job = TrainingJob(method.name, entry.config, target, training, budget, suite.seed, suite.workers)
     # Two identities: what decides the masks, and what decides the numbers made from them. A run with new metrics
     # or another policy then scores the masks of the old one.
@@ -332,6 +333,18 @@ def _unit(
         cpus=budget.cpus,
         gpus=budget.gpus,
     )
+
+
+def _refuse_seen_cases(
+    dataset: Dataset, fold: int, training: Iterable[Case], evaluated: Iterable[Case], part: str
+) -> None:
+    """No method may be trained on the label of a case that it is then asked about."""
+    both = sorted({case.case_id for case in training} & {case.case_id for case in evaluated})
+    if both:
+        raise UserError(
+            f"dataset '{dataset.name}', fold {fold}: case '{both[0]}' is in the training and in the {part} split "
+            f"({len(both)} such cases)"
+        )
 
 
 def start_ray(address: str | None) -> bool:

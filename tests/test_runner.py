@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +172,6 @@ def test_one_and_two_workers_train(local_ray: None, dataset: Dataset, tmp_path: 
 
 
 def test_a_sweep_comes_back_best_first(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
-    from dataclasses import replace
 
     from benchmarks.tuning import tune_method
 
@@ -221,6 +221,15 @@ def test_a_plan_that_cannot_be_run_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         units_of(parse_suite(SUITE.replace(*change), "test"), dataset, tmp_path)
+
+
+def test_a_case_that_is_trained_on_and_asked_about_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    split = dataset.splits[0]
+    leaking = replace(dataset, splits=(replace(split, train=(*split.train, split.test[0])),))
+    suite = parse_suite(SUITE.replace("[mock-noop]", "[mock-network]"), "test")
+    with pytest.raises(UserError, match=rf"case '{split.test[0]}' is in the training and in the test split \(1 such"):
+        units_of(suite, leaking, tmp_path)
+    assert units_of(suite, dataset, tmp_path)
 
 
 def test_an_official_file_is_found_and_its_place_decides_nothing(dataset: Dataset, tmp_path: Path) -> None:

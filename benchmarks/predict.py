@@ -1,0 +1,110 @@
+"""One scan, one method of a finished run, prompts by hand → a mask. No label is needed, and none is looked for."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.errors import UserError, nearest_name
+from benchmarks.prompts import PromptKind, Prompts, from_json
+from benchmarks.segmenter import Segmenter, Target, method
+from benchmarks.training import load_trained
+from benchmarks.volume import Volume, read_volume, write_mask
+
+
+def unit_of(units: Iterable[Mapping[str, Any]], name: str, dataset: str | None = None) -> Mapping[str, Any]:
+    """The description of one method on one dataset in a finished suite; see `RecordStore.read_suite`.
+
+    Raises:
+        UserError: no such method, or it was run on several datasets and none is named.
+    """
+    units = list(units)
+    mine = [unit for unit in units if unit["method"] == name]
+    if not mine:
+        raise UserError(f"no method '{name}' in this suite; {nearest_name(name, {unit['method'] for unit in units})}")
+    known = [str(unit["dataset"]) for unit in mine]
+    if dataset is None and len(mine) > 1:
+        raise UserError(f"'{name}' was run on {', '.join(known)}; say which with --dataset")
+    for unit in mine:
+        if dataset in (None, unit["dataset"]):
+            return unit
+    raise UserError(f"'{name}' was not run on '{dataset}'; {nearest_name(str(dataset), known)}")
+
+
+def load_unit(unit: Mapping[str, Any], checkpoints: Path, device: str = "cpu") -> tuple[Segmenter, Target]:
+    """The segmenter of a unit with the weights that it was evaluated with, and its target.
+
+    Raises:
+        UserError: the checkpoint is not there any more.
+    """
+    chosen = method(str(unit["method_name"]))
+    folder = None
+    if unit["checkpoint"]:
+        found = sorted(checkpoints.glob(f"*-{unit['checkpoint']}/training.json"))
+        if not found:
+            raise UserError(f"{checkpoints}: no checkpoint {unit['checkpoint']} of '{unit['method']}'; run it again")
+        folder = found[0].parent
+    told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in unit["target"].items()}
+    return load_trained(chosen, dict(unit["config"]), device, folder), Target(**told)
+
+
+def read_prompts(file: Path | None, volume: Volume, text: str | None = None) -> Prompts:
+    """Prompts of a JSON file in world mm (schema in docs/protocols.md), with a text added; none without a file.
+
+    Raises:
+        UserError: unreadable, or wrong in a way that the message tells.
+    """
+    given: Any = {"version": 1}
+    if file is not None:
+        try:
+            given = json.loads(file.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            raise UserError(f"{file}: not JSON ({error})") from error
+    if text is not None and isinstance(given, Mapping):
+        given = {**given, "text": text}
+    try:
+        return from_json(given, volume)
+    except UserError as error:
+        raise UserError(f"{file}: {error}" if file else str(error)) from error
+
+
+def predict_scan(
+    scan: Path, segmenter: Segmenter, target: Target, mask: Path, prompts: Path | None = None, text: str | None = None
+) -> dict[str, Any]:
+    """Segment one scan and write the mask (uint8 NIfTI) on the scan's own grid.
+
+    Returns:
+        mask (the file), voxels, millilitres, clicks, seconds_open, seconds_segment.
+
+    Raises:
+        UserError: an unusable scan or prompt file, or prompts that the method does not understand.
+    """
+    if not mask.name.endswith((".nii", ".nii.gz")):
+        raise UserError(f"{mask}: the mask is a .nii or .nii.gz file")
+    volume = read_volume(scan)
+    given = read_prompts(prompts, volume, text)
+    foreign = given.kinds - segmenter.prompts
+    if foreign:
+        needs = ", ".join(sorted(segmenter.prompts))
+        asked = "some prompt" if foreign == {PromptKind.NONE} else f"no {', '.join(sorted(foreign))}"
+        raise UserError(f"the method takes {asked}; it understands: {needs}")
+    started = time.perf_counter()
+    session = segmenter.open(volume, target)
+    opened = time.perf_counter()
+    found = np.asarray(session.segment(given), bool)
+    ended = time.perf_counter()
+    write_mask(found, volume, mask)
+    voxels = int(np.count_nonzero(found))
+    return {
+        "mask": str(mask),
+        "voxels": voxels,
+        "millilitres": voxels * float(np.prod(volume.spacing)) / 1000,
+        "clicks": len(given.clicks),
+        "seconds_open": opened - started,
+        "seconds_segment": ended - opened,
+    }

@@ -1,0 +1,105 @@
+"""A mask for one scan from prompts by hand, with the weights of a finished run."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from benchmarks.datasets.catalogue import load_dataset
+from benchmarks.datasets.phantom import synthesise
+from benchmarks.errors import UserError
+from benchmarks.predict import load_unit, predict_scan, read_prompts, unit_of
+from benchmarks.segmenter import Budget, Target, method
+from benchmarks.training import TrainingJob, checkpoint_folder, run_job
+from benchmarks.volume import Volume, read_volume
+
+TARGET = Target("liver-tumor", "liver", "tumor", labels=(2,), window=(-100.0, 200.0))
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    """A bright block in a scan whose axes run the other way in x and y; 1 × 1 × 2 mm."""
+    array = np.zeros((20, 18, 10), np.int16)
+    array[4:9, 5:11, 2:6] = 200
+    affine = np.array([[-1.0, 0, 0, 30], [0, -1, 0, -5], [0, 0, 2, 7], [0, 0, 0, 1]])
+    nib.save(nib.Nifti1Image(array, affine), tmp_path / "scan.nii.gz")
+    return tmp_path / "scan.nii.gz"
+
+
+def unit(name: str, dataset: str = "lits17", **changes: Any) -> dict[str, Any]:
+    chosen = method(name)
+    described = {
+        "method": name, "method_name": name, "dataset": dataset, "checkpoint": "",
+        "config": chosen.configured(), "target": json.loads(json.dumps(asdict(TARGET))),
+    }  # fmt: skip
+    return described | changes
+
+
+def test_the_mask_lies_on_the_grid_of_the_scan(scan: Path, tmp_path: Path) -> None:
+    segmenter, target = load_unit(unit("mock-threshold"), tmp_path)
+    assert target == TARGET
+    told = predict_scan(scan, segmenter, target, tmp_path / "out" / "mask.nii.gz")
+    mask, image = nib.load(told["mask"]), nib.load(scan)
+    np.testing.assert_allclose(mask.affine, image.affine)
+    np.testing.assert_array_equal(np.asarray(mask.dataobj) > 0, np.asarray(image.dataobj) > 90)
+    assert told["voxels"] == 5 * 6 * 4
+    assert told["millilitres"] == pytest.approx(0.24)
+
+
+def test_the_weights_are_those_of_the_run(tmp_path: Path) -> None:
+    """The ball as fitted on phantoms, around a click of a user's file; the radius is that of the checkpoint."""
+    dataset = load_dataset("lits17", synthesise("lits17", tmp_path, seed=1, cases=4), seed=1)
+    cases = tuple(dataset.cases.values())[:2]
+    job = TrainingJob("ball", {}, dataset.targets[0], cases, Budget(), 1)
+    folder = checkpoint_folder(tmp_path / "checkpoints", job)
+    run_job(job, folder)
+    described = unit("ball", checkpoint=job.digest(), target=asdict(dataset.targets[0]))
+    segmenter, target = load_unit(described, tmp_path / "checkpoints")
+    volume = read_volume(cases[0].image)
+    middle = (volume.affine @ [*(n // 2 for n in volume.shape), 1])[:3]
+    file = tmp_path / "clicks.json"
+    file.write_text(json.dumps({"version": 1, "clicks": [{"mm": middle.tolist()}]}))
+    told = predict_scan(cases[0].image, segmenter, target, tmp_path / "mask.nii.gz", file)
+    radius = (3 * told["millilitres"] * 1000 / (4 * np.pi)) ** (1 / 3)
+    fitted = json.loads(next((folder / "checkpoint").glob("*.json")).read_text())
+    assert radius == pytest.approx(next(v for v in fitted.values() if isinstance(v, float)), rel=0.15)
+    assert told["clicks"] == 1
+    with pytest.raises(UserError, match="takes some prompt; it understands: box, click"):
+        predict_scan(cases[0].image, segmenter, target, tmp_path / "mask.nii.gz")
+    with pytest.raises(UserError, match="takes no text"):
+        predict_scan(cases[0].image, segmenter, target, tmp_path / "mask.nii.gz", file, text="liver tumour")
+    with pytest.raises(UserError, match=r"no checkpoint .* of 'ball'"):
+        load_unit(described, tmp_path / "elsewhere")
+
+
+def test_a_unit_is_named_by_method_and_dataset() -> None:
+    units = [unit("mock-noop"), unit("mock-noop", "kits21"), unit("mock-threshold")]
+    assert unit_of(units, "mock-threshold") is units[2]
+    assert unit_of(units, "mock-noop", "kits21") is units[1]
+    for arguments, message in (
+        (("mock-nop",), "did you mean 'mock-noop'"),
+        (("mock-noop",), "was run on lits17, kits21; say which"),
+        (("mock-threshold", "kits21"), "was not run on 'kits21'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            unit_of(units, *arguments)
+
+
+def test_mistakes_are_one_line(scan: Path, tmp_path: Path) -> None:
+    segmenter, target = load_unit(unit("mock-noop"), tmp_path)
+    with pytest.raises(UserError, match=r"the mask is a \.nii or \.nii\.gz file"):
+        predict_scan(scan, segmenter, target, tmp_path / "mask.png")
+    file = tmp_path / "clicks.json"
+    volume = Volume(np.zeros((4, 4, 4), np.float32), np.eye(4))
+    for text, message in (("{", "not JSON"), ("[]", "an object with"), ('{"version": 2}', "'version' must be 1")):
+        file.write_text(text)
+        with pytest.raises(UserError, match=message) as caught:
+            read_prompts(file, volume)
+        assert str(file) in str(caught.value)
+    assert read_prompts(None, volume, "liver tumour").text == "liver tumour"
