@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import lzma
 import os
 import shutil
 import stat
@@ -19,6 +20,17 @@ MAX_FILES = 200_000
 MAX_EXPANSION = 20  # times the archive's size; scans compress by two to four, label maps by a hundred
 MIN_ALLOWED_BYTES = 1 << 30  # a small archive of label maps may expand by more
 BLOCK = 1 << 20
+MAX_TAIL_BLOCKS = 64
+DAMAGED = (
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    EOFError,
+    NotImplementedError,  # a way of compression that zipfile does not know
+    RuntimeError,  # encrypted
+    ValueError,  # a name that no file can have
+)
 
 
 def extract(
@@ -54,7 +66,7 @@ def extract(
                 progress(size)
         partial.chmod(0o755)  # mkdtemp makes it private
         os.rename(partial, destination)
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+    except DAMAGED as error:
         raise UserError(f"{archive}: damaged ({' '.join(str(error).split())})") from error
     except OSError as error:
         raise UserError(f"{archive}: cannot be unpacked to {destination} ({error.strerror or error})") from error
@@ -82,6 +94,10 @@ def _tar_members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]
             stream = tar.extractfile(member)
             if stream is not None and not name.name.startswith("."):
                 yield name, member.size, stream
+        for _ in range(MAX_TAIL_BLOCKS):  # to the checksum of the compressed stream, behind the end of the archive
+            if tar.fileobj is None or not tar.fileobj.read(BLOCK):
+                return
+        raise UserError(f"{archive}: goes on for more than {MAX_TAIL_BLOCKS} MB after its end; refused")
 
 
 def _zip_members(archive: Path) -> Iterator[tuple[PurePosixPath, int, IO[bytes]]]:

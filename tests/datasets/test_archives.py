@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import random
 import tarfile
 import zipfile
 from pathlib import Path
@@ -121,6 +123,49 @@ def test_truncated(tmp_path, keep):
     with pytest.raises(UserError, match="damaged"):
         extract(whole, tmp_path / "out")
     assert [p.name for p in tmp_path.iterdir()] == ["a.tar.gz"]
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_flipped_byte(tmp_path, mode):
+    """Somewhere in the compressed stream; whether the reader or the checksum sees it."""
+    path = tar(tmp_path / "a.tar", *[regular(f"{i}", random.Random(i).randbytes(30_000)) for i in range(5)], mode=mode)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged|cannot be unpacked") as caught:
+        extract(path, tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.tar"]
+
+
+def test_an_archive_that_goes_on_after_its_end(tmp_path):
+    path = tar(tmp_path / "a.tar", regular("a"), mode="w")
+    whole = path.read_bytes() + bytes(80_000_000)
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(whole, 1))
+    with pytest.raises(UserError, match="goes on for more than 64 MB after its end"):
+        extract(tmp_path / "a.tar.gz", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encrypted_zip(tmp_path):
+    path = zipped(tmp_path / "a.zip", a=b"secret")
+    content = bytearray(path.read_bytes())
+    for signature, at in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        content[content.index(signature) + at] |= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"damaged .*password"):
+        extract(path, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 300])
+def test_names_that_no_file_can_have(tmp_path, name):
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        entry = tarfile.TarInfo("short")
+        entry.pax_headers = {"path": name}
+        archive.addfile(entry)
+    with pytest.raises(UserError, match=r"damaged|cannot be unpacked") as caught:
+        extract(tmp_path / "a.tar", tmp_path / "out")
+    assert "\n" not in str(caught.value)
 
 
 def test_never_over_what_is_there(tmp_path):
