@@ -703,11 +703,13 @@ def weights_list(
             "size": readable(row["bytes"]),
             "licence": row["licence"],
             "state": row["state"],
-            "how": row["how"],
+            "how": row["how"] + (", optional" if row["optional"] else ""),
         }
         for row in rows
     ]
     _rows(f"official files, in {weights_folder()}", shown, as_json)
+    if any(row["state"] == "absent" for row in rows):
+        print("`tags-bench weights fetch FILE` brings a file, or says how to get it by hand")
 
 
 @weights_app.command("fetch")

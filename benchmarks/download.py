@@ -6,7 +6,6 @@ and the next call goes on from there. Without a network the error says what to g
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import http.client
 import json
@@ -132,6 +131,8 @@ def _see(remote: RemoteFile) -> str:
 @contextmanager
 def _alone(partial: Path) -> Iterator[None]:
     """Two processes that write the same `.part` would spoil it: the second one is told to wait."""
+    import fcntl  # POSIX only; planning a run imports this module and needs no lock
+
     path = partial.with_name(partial.name + ".lock")
     with path.open("w") as file:
         try:

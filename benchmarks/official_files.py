@@ -102,6 +102,7 @@ def as_rows(announced: Iterable[Announced]) -> list[dict[str, Any]]:
             "licence": one.file.licence,
             "state": state_of(one.file),
             "how": how(one.file),
+            "optional": all(use.optional for use in one.uses),
             "url": one.file.url,
             "page": one.file.page,
             "checksum": one.file.checksum,

@@ -92,6 +92,10 @@ def test_a_third_party_is_listed_beside_ours(call) -> None:
     for part in ("sam-med2d_b.pth", "unknown", "Apache-2.0", "absent", "by hand", str(weights_folder())):
         assert part in text
     assert "segvol" not in text
+    assert [name for name, row in rows.items() if row["optional"]] == [
+        name for name in rows if name.startswith("clip_vit")
+    ]
+    assert "fetch, optional" in call("list", "--method", "tags-vit-b").out
     for words, message in ((["sam-med2"], "did you mean 'sam-med2d'"), (["nnunet"], "has no official file")):
         outcome = call("list", "--method", *words)
         assert outcome.code == 2
@@ -464,9 +468,30 @@ def test_what_our_methods_announce_holds_together(method: Method) -> None:
         assert file.licence
         assert file.system
         assert not file.url or file.bytes is None or file.bytes > 10_000_000
+        assert not file.url or file.url.endswith(f"/{file.upstream or file.name}")
+        if "huggingface.co" in file.url:
+            assert re.fullmatch(
+                r"https://huggingface\.co/[\w.-]+/[\w.-]+/resolve/(main|[0-9a-f]{40})/[\w.-]+", file.url
+            )
         module, _, name = file.check.partition(":")
         assert module.split(".")[0] == method.factory.split(".")[0]
         assert name
+
+
+def test_doctor_names_the_files_that_are_here(tmp_path: Path) -> None:
+    from benchmarks.doctor import _checkpoints
+
+    title = f"official files in {weights_folder()}"
+    assert _checkpoints(tmp_path) == {title: "none"}
+    weights_folder().mkdir(parents=True)
+    (weights_folder() / "sam_vit_b_01ec64.pth").write_bytes(b"cut short")
+    (weights_folder() / "mock-official.bin").write_bytes(CONTENT)
+    (weights_folder() / "mine.pth").touch()
+    verify(wanted(["mock-official"])[0])
+    found = _checkpoints(tmp_path)
+    assert "sam_vit_b_01ec64.pth (wrong size)" in found[title]
+    assert "mock-official.bin (present)" in found[title]
+    assert found["other files there"] == "mine.pth"
 
 
 def test_the_document_says_what_the_code_says() -> None:
