@@ -88,7 +88,7 @@ def add(
     Args:
         name: of a known dataset, whose official layout is then expected, or any other for own data.
         target, organ, lesion: for own data; see `load_folder`.
-        each: as in `verify`; a pool's `imap` checks several cases at once.
+        each: as in `verify`; `in_processes` checks several cases at once.
         opened: called once the layout is known, with as many cases as `progress` will then see.
 
     Raises:

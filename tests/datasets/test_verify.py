@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -10,10 +13,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from benchmarks.datasets import verify as verification
 from benchmarks.datasets.catalogue import load_dataset, load_folder
+from benchmarks.datasets.dataset import Case
 from benchmarks.datasets.figures import statistics_figure
 from benchmarks.datasets.phantom import synthesise
-from benchmarks.datasets.verify import problems, statistics, verify, without_bad_cases
+from benchmarks.datasets.verify import CaseReport, in_processes, problems, statistics, verify, without_bad_cases
 from benchmarks.errors import UserError
 
 
@@ -109,6 +114,20 @@ def test_progress_and_several_at_once(folder):
         reports = verify(dataset, each=pool.map, progress=lambda report: seen.append(report.case_id))
     assert seen == list(dataset.cases)
     assert reports == verify(dataset)
+
+
+def test_in_processes(folder, monkeypatch):
+    dataset = load_dataset("lits17", folder)
+    alone = verify(dataset)
+    assert verify(dataset, each=in_processes) == alone  # so little is not worth a process
+    monkeypatch.setattr(verification, "WORTHWHILE_BYTES", 0)
+    assert verify(dataset, each=partial(in_processes, processes=2)) == alone
+    with pytest.raises(UserError, match="was killed"):
+        list(in_processes(_killed, dataset.cases.values(), processes=2))
+
+
+def _killed(case: Case) -> CaseReport:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_nothing_usable(folder):
