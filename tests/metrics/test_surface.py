@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -170,11 +171,14 @@ def test_axis_and_memory_order_do_not_matter() -> None:
             assert other[key] == pytest.approx(plain[key], rel=1e-9)
 
 
-def real_masks() -> list[tuple[Path, int]]:
-    kits = sorted((SHARED / "kits_labels").glob("*.nii.gz"))[:4]
+def real_masks() -> list[Any]:
+    """Every real mask; those that take a second or more are `slow` but for a few."""
+    kits = sorted((SHARED / "kits_labels").glob("*.nii.gz"))
     lesions = sorted((SHARED / "lesion_masks").glob("*/*.nii.gz"))
-    sarcomas = sorted((SHARED / "real_cases/soft_tissue_sarcoma/labelsTr").glob("*.nii.gz"))[:3]
-    return [(path, 2) for path in kits] + [(path, 1) for path in lesions + sarcomas]
+    sarcomas = sorted((SHARED / "real_cases/soft_tissue_sarcoma/labelsTr").glob("*.nii.gz"))
+    usual = [(path, 2) for path in kits[:4]] + [(path, 1) for path in lesions + sarcomas[:3]]
+    others = [(path, 2) for path in kits[4:]] + [(path, 1) for path in sarcomas[3:]]
+    return usual + [pytest.param(*other, marks=pytest.mark.slow) for other in others]
 
 
 def disturbed(mask: BoolArray, random: np.random.Generator) -> BoolArray:
