@@ -546,7 +546,8 @@ def _interval(low: float, high: float, digits: int, signed: bool = False) -> str
     if not (math.isfinite(low) and math.isfinite(high)):
         return "[–, –]"
     sign = "+" if signed else ""
-    return f"[{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
+    ends = (f"{round(end, digits) + 0.0:{sign}.{digits}f}" for end in (low, high))  # + 0.0: never "-0.000"
+    return f"[{', '.join(ends)}]"
 
 
 def _number(value: float, digits: int) -> str:
