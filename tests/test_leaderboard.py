@@ -546,6 +546,7 @@ def test_every_table_is_that_of_the_other_cases() -> None:
     shorter = [unit | {"cases": [case for case in unit["cases"] if case != "case_05"]} for unit in units]
     empty = with_empty_case(rows, "case_05", ["a", "b", "c"])
     tables, due = lb.details(empty, units), lb.details(without, shorter)
+    assert tables.pop("completeness")["no_target"].tolist() == [1, 1, 1]
     for name, table in tables.items():
         pd.testing.assert_frame_equal(table, due[name])
     board, expected = lb.leaderboard_of(empty, units), lb.leaderboard_of(without, shorter)
