@@ -85,7 +85,10 @@ def load_folder(
         dataset = load_dataset(official, root, splits="patient", seed=seed, strict=strict)
         return replace(dataset, targets=(_official_target(dataset, target_label, organ, lesion),))
     if not (root / "imagesTr").is_dir():
-        raise UserError(f"{root}: no known layout; needed: imagesTr, labelsTr and dataset.json (MSD or nnU-Net raw)")
+        raise UserError(
+            f"{root}: no known layout; needed: imagesTr, labelsTr and dataset.json (MSD or nnU-Net raw), "
+            "the files of KiTS21 or LiTS17, or a CSV table of pairs"
+        )
     content = read_dataset_json(root)
     labels = msd.label_names(content, root)
     target = _target(root, labels, target_label, organ, lesion)
