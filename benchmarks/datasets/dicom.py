@@ -81,8 +81,11 @@ def convert(
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     bad: dict[str, str] = {}
     ids = []
     try:
@@ -104,6 +107,8 @@ def convert(
         write_json(partial / "dataset.json", {"labels": names, "training": pairs, "modality": {"0": "CT"}})
         partial.chmod(0o755)  # mkdtemp makes it private
         partial.rename(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already if it was moved
     return bad
@@ -139,6 +144,8 @@ def find(folder: Path) -> tuple[list[Path], Path]:
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID"])
         except pydicom.errors.InvalidDicomError:
             continue  # notes, checksums, DICOMDIR of other tools
+        except OSError as error:
+            raise UserError(f"{path}: not readable ({error.strerror or error})") from error
         kind = str(header.get("SOPClassUID", ""))
         if kind == CT_STORAGE:
             series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(path)

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.datasets.verify import CaseReport
 from benchmarks.errors import UserError
+from benchmarks.files import atomically
 
 COLUMNS = 3
 BINS = 20
@@ -44,11 +45,13 @@ def statistics_figure(reports: Iterable[CaseReport], path: Path, title: str = ""
         if len(series) > 1:
             axes.legend(frameon=False)
     figure.suptitle(title)
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        figure.savefig(path, dpi=150)
-    except ValueError as error:
+        with atomically(path) as partial:
+            figure.savefig(partial, dpi=150)
+    except ValueError as error:  # a suffix that matplotlib does not know
         raise UserError(f"{path}: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
     return path
 
 

@@ -125,6 +125,8 @@ def synthesise(name: str, root: Path, seed: int, cases: int = 14, scale: float =
             truths[_write_case(name, partial, index, phantom, cases)] = phantom.truth
         _write_descriptions(name, partial, wanted, truths)
         _move_into_place(partial, folder, wanted)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already if it was moved
     return folder

@@ -367,6 +367,21 @@ def test_bad_cases_are_listed_and_the_others_converted(tmp_path):
         convert(root, tmp_path / "new", {"GTV": 0})
 
 
+def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
+    root = one_case(tmp_path / "in")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        convert(root, tmp_path / "file" / "out", {"GTV": 1})
+
+    def full(image, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(nib, "save", full)
+    with pytest.raises(UserError, match=r"out: cannot be written .No space left"):
+        convert(root, tmp_path / "out", {"GTV": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "in"]
+
+
 def test_without_pydicom_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
     with pytest.raises(UserError, match=r"tags-bench\[dicom\]"):

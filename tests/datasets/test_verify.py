@@ -162,5 +162,8 @@ def test_figure_of_a_dataset(folder, tmp_path, suffix):
         assert all(word in content.decode() for word in ("spacing (mm)", "liver-tumor (ml)", "lesions"))
     with pytest.raises(UserError, match="nothing to draw"):
         statistics_figure([], path)
+    with pytest.raises(UserError, match="cannot be written"):
+        statistics_figure(reports, path / "below a file.png")
+    assert [one.name for one in path.parent.iterdir()] == [path.name]
     with pytest.raises(UserError, match="not supported"):
         statistics_figure(reports, tmp_path / "figure.xyz")
