@@ -257,7 +257,7 @@ class _Run:
     def _whole(self, task: Task) -> list[dict[str, Any]]:
         """One session for the target; each answer is scored before the next prompt."""
         rows: list[dict[str, Any]] = []
-        answers = self._answers(task)
+        answers = self._answers(task, task.mask())
         for step in self.asked.steps:
             try:
                 answer = next(answers)
@@ -275,12 +275,14 @@ class _Run:
         """
         asked = self.asked
         steps = list(asked.steps)
-        unions = {step: np.zeros(self.volume.shape, bool) for step in steps}
+        voxels = self.volume.array.size
+        unions = {step: np.zeros(-(-voxels // 8), np.uint8) for step in steps}  # a bit per voxel: rounds add up
         answers: dict[int, list[_Answer]] = {step: [] for step in steps}
         dices: dict[int, list[float]] = {step: [] for step in steps}
         failure: Exception | None = None
         for task in tasks:
-            given, lesion = self._answers(task), task.mask()
+            lesion = task.mask()
+            given = self._answers(task, lesion)
             for step in steps:
                 try:
                     answer = next(given)
@@ -288,23 +290,23 @@ class _Run:
                     self._log(step)
                     failure, steps = error, steps[: step - 1]
                     break
-                unions[step] |= answer.mask
+                unions[step] |= np.packbits(answer.mask)
                 dices[step].append(_dice(answer.mask, lesion))
                 answers[step].append(replace(answer, mask=_NO_MASK))
         rows: list[dict[str, Any]] = []
         for step in steps:
             figures = _lesion_figures(asked, tasks, dices[step])
+            union = np.unpackbits(unions[step], count=voxels).view(np.bool_).reshape(self.volume.shape)
             try:
-                rows.append(self._row(step, answers[step], unions[step], rows[-1] if rows else None, figures))
+                rows.append(self._row(step, answers[step], union, rows[-1] if rows else None, figures))
             except Exception as error:
                 self._log(step)
                 return rows + asked.failed(error, step, tasks)
         return rows if failure is None else rows + asked.failed(failure, len(rows) + 1, tasks)
 
-    def _answers(self, task: Task) -> Iterator[_Answer]:
+    def _answers(self, task: Task, truth: BoolArray) -> Iterator[_Answer]:
         """The answers of one session, one for each step; raises what the segmenter raises."""
         asked, volume = self.asked, self.volume
-        truth = task.mask()
         if asked.bank is None:
             prompts = task.user.first(truth, volume.spacing, asked.target)
         else:
