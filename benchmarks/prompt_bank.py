@@ -2,7 +2,7 @@
 
 A bank belongs to one (dataset, split, protocol, seed). It is plain JSON: anybody can read which click a case
 got, check the SHA-256, and replay it without the label. Corrective clicks depend on what a method predicts
-and cannot be frozen; they are seeded per (case, target, round) by `benchmarks.users`.
+and cannot be frozen; they are seeded per (case, target, lesion, round) by `benchmarks.users`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A protocol says what the user gives: nothing, a text, clicks, a box, a rough mask, or clicks that correct the
 prediction round by round. The user sees the label; the segmenter sees only the prompts. All chance comes from
-`benchmarks.seeds`, from (suite seed, dataset, case, target, round): the same case gets the same prompts under
-every method, on any number of workers, in any order.
+`benchmarks.seeds`, from (suite seed, dataset, case, target, round), with the lesion before the round where each lesion
+is a task of its own: the same case gets the same prompts under every method, on any number of workers, in any order.
 """
 
 from __future__ import annotations

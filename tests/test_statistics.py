@@ -504,6 +504,27 @@ def test_tau_never_leaves_its_range(a: tuple, b: tuple) -> None:
     assert -1 <= st._kendall_tau(np.array(a), np.array(b)) <= 1
 
 
+@pytest.mark.parametrize(
+    ("a", "b", "tau"),
+    [
+        ((1, 2, 3), (1, 2, 3), 1.0),
+        ((1, 2, 3), (1, 3, 2), 1 / 3),  # one of three pairs the other way round
+        ((1, 2, 3, 4), (4, 3, 2, 1), -1.0),
+        ((1, 2, 3), (1, 1, 3), 2 / math.sqrt(3 * 2)),  # τ-b: two agree, one is tied on one side
+    ],
+)
+def test_tau_by_its_closed_form(a: tuple, b: tuple, tau: float) -> None:
+    assert st._kendall_tau(np.array(a), np.array(b)) == pytest.approx(tau)
+
+
+def test_rank_biserial_is_that_of_the_signed_rank_statistic() -> None:
+    """r = 2 W⁺ / (n (n + 1) / 2) − 1, with SciPy's W⁺ (the statistic of the one-sided test)."""
+    for seed in range(5):
+        values = np.random.default_rng(seed).normal(0.3, 1, 20)
+        upwards = stats.wilcoxon(values, alternative="greater").statistic
+        assert st.rank_biserial(values, alone(values)) == pytest.approx(2 * upwards / (20 * 21 / 2) - 1)
+
+
 def test_the_error_that_is_tolerated_by_interpolation() -> None:
     curves = {"firm": [0.80, 0.79, 0.78], "frail": [0.90, 0.88, 0.80], "lost": [0.70, 0.50, 0.60]}
     levels = {"box": 0.0, "box-jitter-5mm": 5.0, "box-jitter-10mm": 10.0}
