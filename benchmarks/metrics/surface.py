@@ -32,7 +32,7 @@ Spacing = tuple[float, float, float]
 Point = tuple[float, float, float]
 Polygon = list[Point]
 
-NEAR_SHARE = 0.2  # distances up to this share of a surface's extent are read from a field, larger ones searched,
+NEAR_SHARE = 0.25  # distances up to this share of a surface's extent are read from a field, larger ones searched,
 NEAR_MM = (6.0, 20.0)  # but no less and no more than this
 BEYOND_MM = 12.0  # as far outside the box of a surface can a corner lie and have its distance read
 NEAR_VOXELS = 25  # and never farther than this many cells of the finest axis
