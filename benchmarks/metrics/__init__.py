@@ -9,7 +9,7 @@ only.
 from __future__ import annotations
 
 from benchmarks.metrics.clicks import curve_metrics, summarise_curves
-from benchmarks.metrics.lesions import DEFAULT_RULE, RULES, MatchingRule
+from benchmarks.metrics.lesions import DEFAULT_RULE, RULES, MatchingRule, scores_by_size
 from benchmarks.metrics.mask import METRICS_VERSION, TOLERANCES_MM, Reference, evaluate_mask, failed_values
 from benchmarks.metrics.policy import (
     DEFAULT_POLICY,
@@ -44,6 +44,7 @@ __all__ = [
     "is_metric",
     "mean_under_policies",
     "perfect_value",
+    "scores_by_size",
     "summarise_curves",
     "under_policy",
     "worst_value",

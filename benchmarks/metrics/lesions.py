@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -217,6 +219,38 @@ def count_by_size(diameters_mm: NDArray[np.float64], edges_mm: tuple[float, ...]
     """How many lesions fall in each bin."""
     bins = np.searchsorted(edges_mm[1:-1], diameters_mm, side="right")
     return np.bincount(bins, minlength=len(edges_mm) - 1).tolist()
+
+
+def scores_by_size(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, float | int | str]]:
+    """Sensitivity, precision and F1 of each size class over all rows of a method, from the counts in the rows.
+
+    A true lesion belongs to the class of its own size, and so does a predicted one: sensitivity asks how many
+    true lesions of the size were found, precision how many predictions of the size were true. F1 is their
+    harmonic mean. A share of nothing is NaN: there it does not exist.
+    """
+    rows = list(rows)
+    table: list[dict[str, float | int | str]] = []
+    for size in size_bin_names():
+        there, found, predicted, matched = (
+            sum(int(row[f"lesions_{what}@{size}"]) for row in rows)
+            for what in ("reference", "found", "predicted", "matched")
+        )
+        sensitivity = found / there if there else math.nan
+        precision = matched / predicted if predicted else math.nan
+        both = sensitivity + precision
+        table.append(
+            {
+                "size": size,
+                "lesions": there,
+                "found": found,
+                "predicted": predicted,
+                "matched": matched,
+                "sensitivity": sensitivity,
+                "precision": precision,
+                "f1": 2 * sensitivity * precision / both if both else both,
+            }
+        )
+    return table
 
 
 def f1(found: int, reference: int, predicted: int) -> float:

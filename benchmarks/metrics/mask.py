@@ -23,7 +23,7 @@ from benchmarks.metrics.overlap import Counts, intersection_count
 from benchmarks.metrics.policy import DEFAULT_POLICY, Empty, EmptyPolicy, MetricValue, worst_value
 from benchmarks.metrics.surface import ReferenceSurface
 
-METRICS_VERSION = "1"  # raised whenever a number would change
+METRICS_VERSION = "2"  # raised whenever a number would change
 TOLERANCES_MM = (1.0, 2.0, 5.0)
 
 
@@ -106,14 +106,12 @@ def evaluate_mask(prediction: BoolArray, reference: Reference) -> dict[str, Metr
     part = crop(prediction)
     voxels = 0 if part is None else int(np.count_nonzero(part.mask))
     counts = Counts(reference.voxels, voxels, intersection_count(reference.part, part))
-    if part is None or reference.part is None:
+    lesions = None if part is None else lesions_of(part)
+    if part is None or lesions is None or reference.part is None:
         values = _values_when_empty(counts, reference)
-        predicted = 0 if part is None else lesions_of(part).count
-        found: list[int] = []
+        pairs: list[tuple[int, int]] = []
     else:
-        lesions = lesions_of(part)
-        predicted = lesions.count
-        found = [mine for mine, _ in match(reference.lesions, lesions, reference.rule)]
+        pairs = match(reference.lesions, lesions, reference.rule)
         values = _values(counts)
         pair = reference.surface.pair(part)
         values |= {f"nsd@{tolerance:g}mm": pair.nsd(tolerance) for tolerance in reference.tolerances}
@@ -121,12 +119,12 @@ def evaluate_mask(prediction: BoolArray, reference: Reference) -> dict[str, Metr
             "hd_mm": pair.hausdorff(),
             "hd95_mm": pair.hausdorff_percentile(95),
             "msd_mm": pair.mean_distance(),
-            "lesion_sensitivity": len(found) / reference.lesions.count,
-            "lesion_precision": len(found) / predicted,
-            "lesion_f1": f1(len(found), reference.lesions.count, predicted),
+            "lesion_sensitivity": len(pairs) / reference.lesions.count,
+            "lesion_precision": len(pairs) / lesions.count,
+            "lesion_f1": f1(len(pairs), reference.lesions.count, lesions.count),
         }
     row: dict[str, MetricValue] = {key: values[key] for key in reference.metric_keys}
-    return row | _facts(reference, counts, predicted, found, _emptiness(counts))
+    return row | _facts(reference, counts, lesions, pairs, _emptiness(counts))
 
 
 def failed_values(reference: Reference) -> dict[str, MetricValue]:
@@ -136,7 +134,7 @@ def failed_values(reference: Reference) -> dict[str, MetricValue]:
     softens it.
     """
     row: dict[str, MetricValue] = {key: worst_value(key, reference.diagonal_mm) for key in reference.metric_keys}
-    return row | _facts(reference, Counts(reference.voxels, 0, 0), 0, [], "none")
+    return row | _facts(reference, Counts(reference.voxels, 0, 0), None, [], "none")
 
 
 def _values(counts: Counts) -> dict[str, float]:
@@ -157,14 +155,12 @@ def _emptiness(counts: Counts) -> Empty:
 
 
 def _facts(
-    reference: Reference, counts: Counts, predicted: int, found: list[int], empty: Empty
+    reference: Reference, counts: Counts, prediction: Lesions | None, pairs: list[tuple[int, int]], empty: Empty
 ) -> dict[str, MetricValue]:
     """What is counted rather than judged, and the rules that the judgement followed."""
-    names = size_bin_names()
-    there = reached = [0] * len(names)
-    if reference.part is not None:
-        diameters = reference.lesions.diameters_mm(reference.voxel_mm3)
-        there, reached = count_by_size(diameters), count_by_size(diameters[found])
+    truth = None if reference.part is None else reference.lesions
+    there, found = _by_size(truth, [mine for mine, _ in pairs], reference.voxel_mm3)
+    predicted, matched = _by_size(prediction, [theirs for _, theirs in pairs], reference.voxel_mm3)
     facts: dict[str, MetricValue] = {
         "voxels_reference": counts.reference,
         "voxels_prediction": counts.prediction,
@@ -172,11 +168,12 @@ def _facts(
         "volume_mm3_reference": counts.reference * reference.voxel_mm3,
         "volume_mm3_prediction": counts.prediction * reference.voxel_mm3,
         "lesions_reference": sum(there),
-        "lesions_predicted": predicted,
-        "lesions_found": len(found),
+        "lesions_predicted": sum(predicted),
+        "lesions_found": len(pairs),
     }
-    facts |= {f"lesions_reference@{name}": count for name, count in zip(names, there, strict=True)}
-    facts |= {f"lesions_found@{name}": count for name, count in zip(names, reached, strict=True)}
+    by_size = {"reference": there, "found": found, "predicted": predicted, "matched": matched}
+    for what, numbers in by_size.items():
+        facts |= {f"lesions_{what}@{name}": number for name, number in zip(size_bin_names(), numbers, strict=True)}
     return facts | {
         "empty": empty,
         "diagonal_mm": reference.diagonal_mm,
@@ -184,6 +181,12 @@ def _facts(
         "lesion_rule": reference.rule.name,
         "metrics_version": METRICS_VERSION,
     }
+
+
+def _by_size(lesions: Lesions | None, chosen: list[int], voxel_mm3: float) -> tuple[list[int], list[int]]:
+    """Lesions of each size class, and the chosen ones among them."""
+    diameters = np.zeros(0) if lesions is None else lesions.diameters_mm(voxel_mm3)
+    return count_by_size(diameters), count_by_size(diameters[chosen])
 
 
 def _check_mask(mask: BoolArray, name: str) -> None:

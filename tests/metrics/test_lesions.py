@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import ndimage
 
 import benchmarks.metrics.lesions as lesions_module
-from benchmarks.metrics import RULES, Reference, evaluate_mask
+from benchmarks.metrics import RULES, Reference, evaluate_mask, failed_values, scores_by_size
 from benchmarks.metrics.crop import Crop
 from benchmarks.metrics.lesions import count_by_size, lesions_of, size_bin_names
 from benchmarks.seeds import generator
@@ -101,3 +103,35 @@ def test_counts_by_size() -> None:
     row = evaluate_mask(prediction, Reference(label, SPACING))
     assert [row[f"lesions_reference@{name}"] for name in size_bin_names()] == [1, 1, 1]
     assert [row[f"lesions_found@{name}"] for name in size_bin_names()] == [0, 0, 1]
+    assert [row[f"lesions_predicted@{name}"] for name in size_bin_names()] == [0, 0, 1]
+    assert [row[f"lesions_matched@{name}"] for name in size_bin_names()] == [0, 0, 1]
+
+
+def test_a_found_lesion_and_its_prediction_may_be_of_two_sizes() -> None:
+    """True lesions of 31.0 and 14.9 mm; predictions of 14.9 mm in the large one and of 5 mm beside everything."""
+    label = np.zeros((60, 40, 40), bool)
+    label[30:55, 0:25, 0:25] = True
+    label[0:12, 0:12, 0:12] = True
+    prediction = np.zeros_like(label)
+    prediction[30:42, 0:12, 0:12] = True  # IoU 1728 / 15625
+    prediction[20:24, 30:34, 30:34] = True
+    rows = [evaluate_mask(prediction, Reference(label, SPACING))] * 2
+    small, middle, large = scores_by_size(rows)
+    assert (small["lesions"], small["predicted"], small["precision"]) == (0, 2, 0)
+    assert math.isnan(float(small["sensitivity"]))
+    assert math.isnan(float(small["f1"]))
+    assert (middle["lesions"], middle["found"], middle["predicted"], middle["matched"]) == (2, 0, 2, 2)
+    assert (middle["sensitivity"], middle["precision"], middle["f1"]) == (0, 1, 0)
+    assert (large["lesions"], large["found"], large["predicted"], large["sensitivity"]) == (2, 2, 0, 1)
+    assert math.isnan(float(large["precision"]))
+    for name in ("reference", "predicted"):
+        assert sum(int(rows[0][f"lesions_{name}@{size}"]) for size in size_bin_names()) == rows[0][f"lesions_{name}"]
+
+
+def test_a_failed_case_and_an_empty_reference_count_by_size() -> None:
+    label = boxes((0, 10))
+    failed = failed_values(Reference(label, SPACING))
+    false_alarm = evaluate_mask(label, Reference(np.zeros_like(label), SPACING))
+    table = scores_by_size([failed, false_alarm])
+    assert sum(int(row["lesions"]) for row in table) == sum(int(row["predicted"]) for row in table) == 1
+    assert sum(int(row["found"]) + int(row["matched"]) for row in table) == 0
