@@ -317,6 +317,80 @@ def tune(
 
 
 @app.command()
+def ablate(
+    suite: SuiteOption = "phantom",
+    dataset: DatasetOption = None,
+    all_datasets: AllOption = False,
+    data: DataOption = None,
+    target: TargetOption = None,
+    organ: OrganOption = "",
+    lesion: LesionOption = "",
+    methods: MethodsOption = "tags-tiny",
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Trainings of every variant.")] = 1,
+    metric: Annotated[str, typer.Option("--metric", help="What is compared.")] = "dice",
+    out: OutOption = DEFAULT_OUT,
+    tracking_uri: UriOption = None,
+    address: AddressOption = None,
+    seed: SeedOption = None,
+    minutes: MinutesOption = None,
+    steps: StepsOption = None,
+    workers: WorkersOption = None,
+    cpus: CpusOption = None,
+    gpus: GpusOption = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute everything again, trained models included.")] = False,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Compute failed cases again.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Train and evaluate a method without each of its parts in turn: what is every part worth?
+
+    Examples:
+
+    * `tags-bench ablate --all-datasets --repeats 3` — tags-tiny on the synthetic phantoms
+    * `tags-bench ablate --methods tags-vit-b --data DIR --target 2 --gpus 1 --minutes 120`
+    """
+    from benchmarks.ablation import ablation_suite, ablation_table
+    from benchmarks.leaderboard import as_json as plain_rows
+    from benchmarks.leaderboard import check_complete
+    from benchmarks.statistics import higher_is_better
+
+    higher_is_better(metric)  # an unknown metric ends here, before the work
+    console = _console()
+    chosen = _suite(
+        suite,
+        dataset,
+        all_datasets,
+        data,
+        target,
+        organ,
+        lesion,
+        methods,
+        seed,
+        minutes,
+        steps,
+        workers,
+        cpus,
+        gpus,
+    )
+    chosen, variants = ablation_suite(chosen, repeats)
+    folders, units, datasets = _plan(chosen, out, console)
+    frame, computed, seconds, links = _execute(
+        chosen, units, datasets, folders, tracking_uri, address, fresh, retry_failed, console
+    )
+    check_complete(frame, [unit.description() for unit in units])
+    table = ablation_table(frame, variants, metric)
+    if as_json:
+        _print_json({"ablation": plain_rows(table), "computed_cases": computed, "seconds": seconds, **links})
+        return
+    from benchmarks.display import show_ablation, show_mapping
+
+    printer = _console(stderr=False)
+    show_ablation(table, metric, any(dataset.synthetic for dataset in datasets), printer)
+    total = sum(len(unit.cases) for unit in units)
+    show_mapping(f"{computed} of {total} cases computed now, {seconds:.0f} s", links, printer)
+
+
+@app.command()
 def leaderboard(
     suite: Annotated[str, typer.Option("--suite", help="Name of the suite whose records are shown.")] = "phantom",
     out: OutOption = DEFAULT_OUT,

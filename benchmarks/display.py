@@ -522,6 +522,48 @@ def _published_sheet(key: Sequence[str], rows: pd.DataFrame) -> Sheet:
     return Sheet(name, headings, tuple(cells), metrics)
 
 
+def show_ablation(table: pd.DataFrame, metric: str, synthetic: bool, console: Console) -> None:
+    """Print the variants of a method against it, one table per protocol."""
+    if synthetic:
+        console.print(f"[bold yellow]{SYNTHETIC_BANNER}[/]")
+    for (track, protocol), rows in table.groupby(["track", "protocol"], sort=False):
+        _print_sheet(_ablation_sheet(f"given: {track} · {protocol}", rows, metric), console)
+    told = "A positive difference says that the variant is better than the whole. Cases of all datasets together; "
+    told += "the interval and the test are over patients, and know nothing of the chance in training."
+    repeats = int(table["repeats"].max())
+    if repeats > 1:
+        told += f" Every case counts with its mean over {repeats} trainings; their own means are under 'trainings'."
+    else:
+        told += " One training each: differences of this size can be luck, see --repeats."
+    console.print(Text(told, style="dim"))
+
+
+def _ablation_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    repeated = int(rows["repeats"].max()) > 1
+    headings = ("variant", f"{metric} [95 % CI]", *(("trainings",) if repeated else ()))
+    headings += ("difference [95 % CI]", "p", "verdict")
+    cells, styles = [], []
+    for row in rows.to_dict("records"):
+        trainings = f"{row['lowest']:.3f} to {row['highest']:.3f}" if row["repeats"] > 1 else ""
+        difference = ""
+        if pd.notna(row["difference"]):
+            ends = _interval(row["difference_low"], row["difference_high"], 3, signed=True)
+            difference = f"{row['difference']:+.3f} {ends}"
+        cells.append(
+            (
+                f"{row['variant']} (floor)" if row["kind"] == "floor" else row["variant"],
+                f"{row['mean']:.3f} {_interval(row['low'], row['high'], 3)}",
+                *((trainings,) if repeated else ()),
+                difference,
+                _p_value(row["p"]) if difference else "",
+                row["verdict"] if difference else "",
+            )
+        )
+        styles.append("bold" if row["kind"] == "whole" else "dim" if row["kind"] == "floor" else "")
+    counted = f"n={rows['cases'].max()}, {rows['patients'].max()} patients"
+    return Sheet(f"{title} ({counted})", headings, tuple(cells), headings[1:-1], tuple(styles))
+
+
 def _print_sheet(sheet: Sheet, console: Console) -> None:
     console.print(Text(sheet.title, style="bold"))
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))

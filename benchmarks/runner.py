@@ -32,6 +32,7 @@ from benchmarks.metrics import METRICS_VERSION
 from benchmarks.official_files import settings_from_files
 from benchmarks.prompt_bank import PromptBank
 from benchmarks.results import FAILED, SCHEMA_VERSION, RecordStore, write_json
+from benchmarks.seeds import derive_seed
 from benchmarks.segmenter import Method, Target
 from benchmarks.segmenter import method as find_method
 from benchmarks.suite import DatasetEntry, MethodEntry, Suite
@@ -268,7 +269,8 @@ def _unit(
     if method.training != "none" and (entry.fine_tune or not config.get("checkpoint")):
         training = tuple(dataset.split_cases("train", fold))
         _refuse_seen_cases(dataset, fold, training, cases, suite.part)
-        job = TrainingJob(method.name, entry.config, target, training, budget, suite.seed, suite.workers)
+        seed = derive_seed(suite.seed, "repeat", entry.repeat) if entry.repeat else suite.seed
+        job = TrainingJob(method.name, entry.config, target, training, budget, seed, suite.workers)
     # Two identities: what decides the masks, and what decides the numbers made from them. A run with new metrics
     # or another policy then scores the masks of the old one.
     prediction = digest(

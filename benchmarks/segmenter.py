@@ -211,6 +211,7 @@ class Method:
         config: default configuration, JSON-like; a suite may override single keys.
         search_space: knob → Tune domain in plain form: ["uniform", low, high], ["loguniform", low, high],
             ["randint", low, high] or ["choice", [one, other]].
+        ablations: part → the settings that switch it off, for `tags-bench ablate`.
         floor: a reference floor, not a contestant.
         needs_checkpoint: works only with the official file named by `checkpoint` in its configuration; where that is
             empty, a run takes the file of the weights folder.
@@ -225,6 +226,7 @@ class Method:
     training: Literal["none", "bench", "own"] = "none"
     config: Mapping[str, Any] = field(default_factory=dict)
     search_space: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    ablations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     card: Card = field(default_factory=lambda: Card(title=""))
     floor: bool = False
     needs_checkpoint: bool = False

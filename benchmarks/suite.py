@@ -44,12 +44,14 @@ class MethodEntry(_Strict):
 
     `config` overrides single settings and `label` names the variant in the tables. A method with an official
     `checkpoint` in its configuration is evaluated as released; `fine_tune` trains it on the training split first.
+    `repeat` n > 0 trains from other random numbers (initial weights, crops, prompts) than the suite's seed gives.
     """
 
     name: str
     config: dict[str, Any] = Field(default_factory=dict)
     label: str = ""
     fine_tune: bool = False
+    repeat: int = Field(default=0, ge=0)
 
     @property
     def title(self) -> str:

@@ -18,6 +18,14 @@ SEARCH_SPACE: dict[str, list[Any]] = {
     "fusion_layers": ["choice", [1, 2]],
     "prompt_dropout": ["uniform", 0.0, 0.3],
 }
+ABLATIONS: dict[str, dict[str, Any]] = {
+    "adapters": {"adapters": False},
+    "semantic guidance": {"semantic": False},
+    "anatomy prompts": {"anatomy": False},
+    "multi-prompt fusion": {"fusion": "none"},
+    "the fusion's gates": {"fusion": "concat"},
+    "the prompt pyramid": {"pyramid": False},
+}
 PAPER = "Li, Peng, Zhang, Durak, Bagci: 3D Tumor-Adaptive Guidance for SAM. arXiv 2505.17096"
 NOTES = (
     "An independent implementation of the published abstract; nothing of the authors' own repository was used. "
@@ -38,6 +46,7 @@ def _method(
         config=config,
         files=files_of(size, str(config["clip"]), str(config["clip_weights"])),
         search_space=SEARCH_SPACE,
+        ablations=ABLATIONS,
         card=Card(
             title=f"TAGS ({size})",
             paper=PAPER,

@@ -105,6 +105,9 @@ def test_every_command_has_help(call, command: str) -> None:
         (["leaderboard", "--tracking-uri", "sqlite:////nowhere/at/all.db"], "cannot be read"),
         (["data", "synth", "--dataset", "lits"], "did you mean 'lits17'"),
         (["train", "--methods", "region-growing"], "none of these methods is trained"),
+        (["ablate", "--methods", "ball"], "announces no part to switch off; these do:"),
+        (["ablate", "--methods", "tags-tiny,ball"], "exactly one method, not 2"),
+        (["ablate", "--metric", "dise"], "did you mean 'dice'"),
     ],
 )
 def test_bad_words_are_one_line_and_exit_code_2(call, words: list[str], message: str) -> None:
@@ -240,6 +243,25 @@ def test_the_floors_on_a_folder_of_scans_from_end_to_end(call, tmp_path: Path, l
     by_method = {row["method"]: row["dice"] for row in from_mlflow}
     assert by_method == {row["method"]: row["dice"] for row in result["leaderboard"]}
     check_mlflow(uri)
+
+
+def test_an_ablation_from_end_to_end(call, tmp_path: Path, local_ray: None) -> None:
+    folder = write_msd(tmp_path / "mine", cases=10)
+    words = ["ablate", "--data", str(folder), "--methods", "mock-network", "--steps", "3", "--repeats", "2"]
+    outcome = call(*words, "--out", "out", "--json")
+    assert outcome.code == 0, outcome.err
+    result = json.loads(outcome.out)
+    rows = [row for row in result["ablation"] if row["protocol"] == "centre-click"]
+    assert [row["variant"] for row in rows] == ["mock-network", "without learning", "ball", "region-growing"]
+    assert [row["repeats"] for row in rows] == [2, 2, 1, 1]
+    cases = rows[0]["cases"]
+    # two trainings of two variants and two floors; the floors have nothing to do without a prompt
+    assert result["computed_cases"] == cases * (2 + 2 + 2)
+    assert len(list(Path("out/checkpoints").glob("mock-network-*"))) == 2 * 2
+    shown = call(*words, "--out", "out")
+    assert shown.code == 0, shown.err
+    assert "0 of" in shown.out
+    assert "without learning" in shown.out
 
 
 def check_mlflow(uri: str) -> None:

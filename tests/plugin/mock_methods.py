@@ -154,6 +154,7 @@ network = Method(
     training="bench",
     config={"learning_rate": 0.01},
     search_space={"learning_rate": ["loguniform", 1e-3, 1e-1]},
+    ablations={"learning": {"learning_rate": 1e-12}},
 )
 bad_fit = Method("mock-bad-fit", "for tests", "mock_methods:build_bad_fit", CLICKS, training="own")
 official = Method(

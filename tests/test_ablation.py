@@ -1,0 +1,128 @@
+"""Ablations: the suite of variants, and the table against numbers worked out by hand and SciPy's permutation test."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from benchmarks.ablation import Variant, ablation_suite, ablation_table
+from benchmarks.display import show_ablation
+from benchmarks.errors import UserError
+from benchmarks.segmenter import method, methods
+from benchmarks.suite import MethodEntry, load_suite
+from benchmarks.users import Protocol
+from tests.test_leaderboard import row_of, unit_of
+
+CLICK = Protocol(kind="centre-click")
+WHOLE = (0.9, 0.8, 0.7, 0.6, 0.75, 0.65, 0.85, 0.5)
+
+
+def rows_of(dice: dict[str, Sequence[float | None]]) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            row_of(unit_of(title, "kits21", [CLICK], len(values)), case, CLICK, 1, value)
+            for title, values in dice.items()
+            for case, value in enumerate(values)
+        ]
+    )
+
+
+def test_the_variants_of_tags_and_the_floors() -> None:
+    suite = load_suite("phantom").with_methods(["tags-tiny"])
+    suite = suite.model_copy(update={"methods": (MethodEntry(name="tags-tiny", config={"dim": 64}),)})
+    wider, variants = ablation_suite(suite, repeats=2)
+    assert variants[0] == Variant("tags-tiny", "whole", ("tags-tiny", "tags-tiny (repeat 2)"))
+    parts = [one.name for one in variants if one.kind == "without"]
+    assert parts == [f"without {part}" for part in method("tags-tiny").ablations]
+    assert {one.name for one in variants if one.kind == "floor"} == {"ball", "region-growing"}
+    entries = {entry.title: entry for entry in wider.methods}
+    assert len(entries) == 2 * (1 + len(parts)) + 2
+    assert entries["without adapters (repeat 2)"].config == {"dim": 64, "adapters": False}
+    assert entries["without adapters (repeat 2)"].repeat == 1
+    assert entries["tags-tiny"].repeat == 0
+    assert wider.datasets == suite.datasets
+    assert wider.protocols == suite.protocols
+    assert wider.budget == suite.budget
+    assert wider.name != suite.name
+
+
+def test_every_announced_switch_is_a_setting_with_another_value() -> None:
+    announced = [(one, part, switch) for one in methods().values() for part, switch in one.ablations.items()]
+    assert len(announced) >= 6
+    for one, part, switch in announced:
+        assert one.configured(switch) != one.configured(), f"{one.name}: '{part}' changes nothing"
+
+
+def test_a_method_without_parts_and_two_methods_are_refused() -> None:
+    suite = load_suite("phantom")
+    with pytest.raises(UserError, match=r"announces no part to switch off; these do: .*tags-tiny"):
+        ablation_suite(suite.with_methods(["ball"]))
+    with pytest.raises(UserError, match="exactly one method, not 2"):
+        ablation_suite(suite.with_methods(["ball", "tags-tiny"]))
+
+
+def test_differences_intervals_and_tests_by_hand() -> None:
+    chance = np.random.default_rng(3)
+    worse = np.array(WHOLE) - chance.uniform(0.05, 0.2, 8)
+    other = np.array(WHOLE) + chance.normal(0, 0.1, 8)
+    variants = [
+        Variant("net", "whole", ("net",)),
+        Variant("without a", "without", ("without a",)),
+        Variant("ball", "floor", ("ball",)),
+    ]
+    table = ablation_table(rows_of({"net": WHOLE, "without a": worse.tolist(), "ball": other.tolist()}), variants)
+    assert list(table["variant"]) == ["net", "without a", "ball"]
+    assert table["mean"].tolist() == pytest.approx([np.mean(WHOLE), worse.mean(), other.mean()])
+    assert table["difference"].isna().tolist() == [True, False, False]
+    p = []
+    for place, values in ((1, worse), (2, other)):
+        difference = values - np.array(WHOLE)
+        assert table.loc[place, "difference"] == pytest.approx(difference.mean())
+        expected = stats.permutation_test((difference,), np.mean, permutation_type="samples", n_resamples=np.inf)
+        p.append(expected.pvalue)
+        drawn = stats.bootstrap((difference,), np.mean, method="percentile", rng=1, n_resamples=20_000)
+        assert table.loc[place, "difference_low"] == pytest.approx(drawn.confidence_interval.low, abs=0.006)
+        assert table.loc[place, "difference_high"] == pytest.approx(drawn.confidence_interval.high, abs=0.006)
+    small, large = sorted(p)
+    holm = {small: min(1, 2 * small), large: max(min(1, 2 * small), large)}
+    assert table["p"].tolist()[1:] == pytest.approx([holm[value] for value in p])
+    assert table.loc[1, "verdict"] == "worse"
+
+
+def test_a_case_counts_with_its_mean_over_the_repeats_and_a_failure_with_zero() -> None:
+    first, second = np.array(WHOLE), np.array(WHOLE) - 0.2
+    variants = [
+        Variant("net", "whole", ("net", "net (repeat 2)")),
+        Variant("without a", "without", ("without a", "without a (repeat 2)")),
+    ]
+    failing: list[float | None] = [*first[:-1], None]
+    told: dict[str, Sequence[float | None]] = {"net": first.tolist(), "net (repeat 2)": second.tolist()}
+    told |= {"without a": failing, "without a (repeat 2)": second.tolist()}
+    table = ablation_table(rows_of(told), variants)
+    assert table.loc[0, "cases"] == 8
+    assert table.loc[0, "mean"] == pytest.approx(np.mean([first, second]))
+    assert table.loc[0, "lowest"] == pytest.approx(second.mean())
+    assert table.loc[0, "highest"] == pytest.approx(first.mean())
+    assert table.loc[1, "difference"] == pytest.approx(-WHOLE[-1] / 2 / 8)
+
+
+def test_the_printed_table_names_floors_and_fits_100_columns() -> None:
+    variants = [
+        Variant("tags-tiny", "whole", ("a", "b")),
+        Variant("without multi-prompt fusion", "without", ("c", "d")),
+        Variant("region-growing", "floor", ("e",)),
+    ]
+    table = ablation_table(rows_of({name: WHOLE[::-1] if name in "cd" else WHOLE for name in "abcde"}), variants)
+    stream = io.StringIO()
+    show_ablation(table, "dice", True, Console(file=stream, width=100))
+    text = stream.getvalue()
+    assert max(map(len, text.splitlines())) <= 100
+    assert "SYNTHETIC" in text
+    assert "region-growing (floor)" in text
+    assert "mean over 2 trainings" in text
