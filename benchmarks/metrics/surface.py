@@ -38,7 +38,7 @@ BEYOND_MM = 12.0  # as far outside the box of a surface can a corner lie and hav
 NEAR_VOXELS = 25  # and never farther than this many cells of the finest axis
 NEAR_CELLS = 100_000_000  # a byte each; no field beyond this size: memory stays bounded
 KNOWN_CELLS = 16_000_000  # no memory of distances beyond this size (8 bytes each)
-TILE = 4  # voxels: side of the cells in which the changes between two predictions are told
+TILE_BITS = 2  # 2² voxels: side of the tiles in which the changes between two predictions are told
 ROUNDING = 1e-6  # voxels
 NOWHERE = 128  # a byte from here on says "no corner in this column"
 CAPPED_EVERY = 50
@@ -321,7 +321,7 @@ class ReferenceSurface:
 
 @dataclass(frozen=True)
 class Changes:
-    """Where two masks differ, in tiles of `TILE` voxels a side.
+    """Where two masks differ, in tiles of `2**TILE_BITS` voxels a side.
 
     Attributes:
         before: int32, one longer than the tiles on each axis: tiles with a change before (i, j, k) on every
@@ -343,8 +343,8 @@ class Changes:
         for part in (a, b):
             window = tuple(slice(p - o, q - o) for p, q, o in zip(part.low, part.high, low, strict=True))
             differ[window] ^= part.mask
-        before = np.zeros([size // TILE + 2 for size in shape], np.int32)
-        before[tuple(_unravelled(np.flatnonzero(differ), shape) // TILE + 1)] = 1
+        before = np.zeros([(size >> TILE_BITS) + 2 for size in shape], np.int32)
+        before[tuple((_unravelled(np.flatnonzero(differ), shape) >> TILE_BITS) + 1)] = 1
         for axis in range(3):
             np.cumsum(before, axis=axis, out=before)
         return cls(before, (low[0], low[1], low[2]))
@@ -356,10 +356,13 @@ class Changes:
         for axis in range(3):
             reach = (distances * (1 / spacing[axis]) + ROUNDING).astype(np.int32)
             place = corners[axis] - np.int32(self.low[axis])
-            first = (place - reach - 1) // TILE  # corner i is the business of voxels i − 1 and i
-            last = (place + reach) // TILE + 1
-            tiles = self.before.shape[axis] - 1
-            ends.append([np.clip(end, 0, tiles).astype(np.intp) * strides[axis] for end in (first, last)])
+            first = (place - reach - 1) >> TILE_BITS  # corner i is the business of voxels i − 1 and i
+            last = ((place + reach) >> TILE_BITS) + 1
+            for end in (first, last):
+                np.maximum(end, 0, out=end)
+                np.minimum(end, self.before.shape[axis] - 1, out=end)
+                end *= strides[axis]
+            ends.append((first, last))
         before = self.before.ravel()
         count = np.zeros(corners.shape[1], np.int32)
         for x, y, z in itertools.product((0, 1), repeat=3):
