@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from benchmarks.runner import Folders, Unit
     from benchmarks.suite import Suite
     from benchmarks.tracking import MlflowSink
+    from benchmarks.users import Protocol
 
 app = typer.Typer(
     name="tags-bench",
@@ -43,7 +44,9 @@ DatasetOption = Annotated[list[str] | None, typer.Option("--dataset", help="Only
 AllOption = Annotated[bool, typer.Option("--all-datasets", help="Every dataset of the suite.")]
 DataOption = Annotated[
     Path | None,
-    typer.Option("--data", help="Your own scans: a folder in MSD, nnU-Net raw, KiTS21 or LiTS17 layout."),
+    typer.Option(
+        "--data", help="Your own scans: a folder in MSD, nnU-Net raw, KiTS21 or LiTS17 layout, or a CSV table."
+    ),
 ]
 TargetOption = Annotated[str | None, typer.Option("--target", help="With --data: the label to segment, value or name.")]
 OrganOption = Annotated[str, typer.Option("--organ", help="With --data: the organ in plain words, for text prompts.")]
@@ -408,6 +411,9 @@ def leaderboard(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print as Markdown.")] = False,
     latex: Annotated[bool, typer.Option("--latex", help="Print as LaTeX (booktabs).")] = False,
     svg: Annotated[Path | None, typer.Option("--svg", help="Write a picture of the table to this file.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Draw the robustness and click curves: PNG, SVG or PDF.")
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -450,6 +456,14 @@ def leaderboard(
         return
     if svg is not None:
         svg.write_text(as_svg(board, notes), encoding="utf-8")
+        return
+    if figure is not None:
+        from benchmarks.display import SYNTHETIC_BANNER
+        from benchmarks.figures import curves_figure
+
+        curves = details(frame, units, metric, margin, ("robustness", "rounds"))
+        synthetic = any(unit["synthetic"] for unit in units)
+        print(curves_figure(curves, figure, metric, SYNTHETIC_BANNER if synthetic else ""))
         return
     printer = _console(stderr=False)
     show_leaderboard(board, printer, notes)
@@ -604,7 +618,10 @@ def data_fetch(
 def data_add(
     name: Annotated[str, typer.Argument(help="kits21, msd-pancreas, lits17, msd-colon, or a name for your own data.")],
     source: Annotated[
-        Path, typer.Option("--from", help="Folder with the data as downloaded; nothing is written there.")
+        Path,
+        typer.Option(
+            "--from", help="Folder with the data as downloaded, or a CSV table of pairs; nothing is written there."
+        ),
     ],
     target: TargetOption = None,
     organ: OrganOption = "",
@@ -617,8 +634,8 @@ def data_add(
 
     Example: `tags-bench data add kits21 --from /data/kits21`
     """
-    if not source.is_dir():
-        raise UserError(f"--from {source}: no such folder")
+    if not source.exists():
+        raise UserError(f"--from {source}: no such folder or table")
     options = {"target": target, "organ": organ, "lesion": lesion, "splits": splits}
     _add_dataset(name, source, _console(), as_json, **options)
 
@@ -652,9 +669,10 @@ def data_verify(
 ) -> None:
     """Check an added dataset again, after its files changed."""
     from benchmarks.datasets.registry import verify_again
+    from benchmarks.datasets.verify import in_processes
 
     with _case_bar(_console(), name) as (opened, progress):
-        found = verify_again(name, opened=opened, progress=progress)
+        found = verify_again(name, each=in_processes, opened=opened, progress=progress)
     _show_registration(found, as_json)
 
 
@@ -679,14 +697,23 @@ def data_stats(
 @data_app.command("splits")
 def data_splits(
     name: Annotated[str, typer.Argument(help="A dataset of `tags-bench data list`.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Also write the case ids of every fold to this file.")
+    ] = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show which case is in which part of every fold, with a hash of each fold."""
-    from benchmarks.datasets.registry import load
-    from benchmarks.datasets.splits import split_rows
+    """Show how many cases are in which part of every fold, with a hash of each fold; every run uses these.
 
-    _rows(f"splits of {name}", split_rows(load(name).splits), as_json)
+    Example: `tags-bench data splits kits21 --out kits21-splits.json`
+    """
+    from benchmarks.datasets.registry import load
+    from benchmarks.datasets.splits import split_rows, write_splits
+
+    dataset = load(name)
+    _rows(f"splits of {name}: {dataset.split_source}", split_rows(dataset.splits), as_json)
+    if out is not None:
+        _console().print(f"case ids: {write_splits(out, name, dataset.split_source, dataset.splits)}")
 
 
 @data_app.command("remove")
@@ -863,9 +890,10 @@ def weights_verify(
 
 def _add_dataset(name: str, folder: Path, console: Console, as_json: bool, **options: Any) -> None:
     from benchmarks.datasets.registry import add
+    from benchmarks.datasets.verify import in_processes
 
     with _case_bar(console, name) as (opened, progress):
-        found = add(name, folder, opened=opened, progress=progress, **options)
+        found = add(name, folder, each=in_processes, opened=opened, progress=progress, **options)
     _show_registration(found, as_json)
 
 
@@ -890,6 +918,135 @@ def _show_registration(found: Any, as_json: bool) -> None:
         _rows(f"{found.name}: what is wrong with which case", rows, as_json=False)
     left = f", {len(found.excluded)} left out" if found.excluded else ", no error found"
     print(f"{found.name}: {len(found.sizes)} cases{left}; use it as a dataset without `source` in a suite")
+
+
+# --- new: beside data_app ---
+prompts_app = typer.Typer(no_args_is_help=True, help="Look at first prompts, take them out as JSON, give your own.")
+app.add_typer(prompts_app, name="prompts")
+ProtocolOption = Annotated[str, typer.Option("--protocol", help="A protocol of the suite, by its name.")]
+OneDatasetOption = Annotated[
+    str | None, typer.Option("--dataset", help="A dataset of the suite; default: its first one.")
+]
+
+
+@prompts_app.command("show")
+def prompts_show(
+    suite: SuiteOption = "phantom",
+    dataset: OneDatasetOption = None,
+    protocol: ProtocolOption = "centre-click",
+    case: Annotated[str | None, typer.Option("--case", help="Only this case.")] = None,
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show the frozen first prompts that every method is given, in world mm and voxels.
+
+    Example: `tags-bench prompts show --dataset kits21 --protocol centre-click`
+    """
+    from benchmarks.prompt_files import frozen_bank, prompt_rows
+
+    chosen, data, fold, folder, followed = _prompted(suite, dataset, protocol, out)
+    bank = frozen_bank(folder, chosen, data, fold, followed)
+    title = f"{bank.origin} prompts, {data.name}, {followed.name}, bank {bank.digest[:16]}"
+    _rows(title, prompt_rows(bank, case), as_json)
+
+
+@prompts_app.command("export")
+def prompts_export(
+    to: Annotated[Path, typer.Argument(metavar="DIR", help="New folder: one JSON file for each case and target.")],
+    suite: SuiteOption = "phantom",
+    dataset: OneDatasetOption = None,
+    protocol: ProtocolOption = "centre-click",
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write the first prompts as JSON in world mm, to be read, drawn in a viewer, or edited.
+
+    Example: `tags-bench prompts export clicks --dataset kits21`
+    """
+    from benchmarks.prompt_files import export_prompts, frozen_bank
+
+    chosen, data, fold, folder, followed = _prompted(suite, dataset, protocol, out)
+    files = export_prompts(frozen_bank(folder, chosen, data, fold, followed), to)
+    _print_json({"files": [str(file) for file in files]}) if as_json else print(f"{len(files)} files in {to}")
+
+
+@prompts_app.command("import")
+def prompts_import(
+    source: Annotated[Path, typer.Argument(metavar="DIR", help="Folder as `prompts export` writes it.")],
+    suite: SuiteOption = "phantom",
+    dataset: OneDatasetOption = None,
+    protocol: ProtocolOption = "centre-click",
+    replace: Annotated[bool, typer.Option("--replace", help="Replace other prompts that were given before.")] = False,
+    out: OutOption = DEFAULT_OUT,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Let the next run of the suite replay your own first prompts, to every method; its rows say so.
+
+    Example: `tags-bench prompts import clicks --dataset kits21`, then `tags-bench run --dataset kits21`
+    """
+    from benchmarks.prompt_files import bank_file, import_prompts, save_given
+
+    chosen, data, fold, folder, followed = _prompted(suite, dataset, protocol, out)
+    bank = import_prompts(source, data, chosen.part, fold, followed, chosen.seed)
+    path = bank_file(folder, chosen, data, fold, followed)
+    save_given(bank, path, replace)
+    told = {"bank": str(path), "sha256": bank.digest, "cases": len(bank.cases)}
+    _print_json(told) if as_json else print(f"{len(bank.cases)} cases; the next run replays {path}")
+
+
+def _prompted(suite: str, dataset: str | None, protocol: str, out: Path) -> tuple[Suite, Dataset, int, Path, Protocol]:
+    """Suite, dataset, fold, folder of the prompt banks and protocol that the options name."""
+    from benchmarks.prompt_files import protocol_of
+    from benchmarks.runner import Folders, resolve_dataset
+    from benchmarks.suite import load_suite
+
+    chosen = load_suite(suite)
+    entry = chosen.with_datasets([dataset]).datasets[0] if dataset else chosen.datasets[0]
+    folders = Folders(_writable(out))
+    followed = protocol_of(chosen, protocol)
+    return chosen, resolve_dataset(entry, chosen.seed, folders), entry.fold, folders.prompts, followed
+
+
+@app.command()
+def predict(
+    scan: Annotated[Path, typer.Argument(help="The scan (NIfTI, NRRD or MHA); no label is needed.")],
+    mask: Annotated[Path, typer.Argument(help="The mask to write: .nii or .nii.gz.")],
+    method: Annotated[str, typer.Option("--method", help="A method of a finished run, as its leaderboard names it.")],
+    prompts: Annotated[Path | None, typer.Option("--prompts", help="JSON in world mm; see docs/protocols.md.")] = None,
+    text: Annotated[str | None, typer.Option("--text", help="A text prompt, such as 'liver tumor'.")] = None,
+    suite: Annotated[str, typer.Option("--suite", help="Name of the suite that was run.")] = "phantom",
+    dataset: Annotated[str | None, typer.Option("--dataset", help="On which it was trained, if several.")] = None,
+    out: OutOption = DEFAULT_OUT,
+    gpus: GpusOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Segment one scan with a method of a finished run and your own prompts.
+
+    Example: `tags-bench predict scan.nii.gz mask.nii.gz --method tags-tiny --dataset kits21 --prompts clicks.json`
+    """
+    from benchmarks.predict import load_unit, predict_scan, unit_of
+    from benchmarks.results import RecordStore
+    from benchmarks.runner import Folders
+    from benchmarks.segmenter import Budget
+    from benchmarks.training import device_for
+
+    folders = Folders(out.expanduser().resolve())
+    _, units = RecordStore(folders.records).read_suite(suite)
+    unit = unit_of(units, method, dataset)
+    segmenter, target = load_unit(unit, folders.checkpoints, device_for(Budget(gpus=gpus or 0.0)))
+    told = predict_scan(scan, segmenter, target, mask, prompts, text)
+    if as_json:
+        _print_json(told)
+        return
+    from benchmarks.display import show_mapping
+
+    printer = _console(stderr=False)
+    _say_synthetic(bool(unit["synthetic"]), printer)
+    show_mapping(f"{method}, trained and evaluated on {unit['dataset']}", told, printer)
 
 
 @app.command()
@@ -936,9 +1093,9 @@ def _suite(
     if data is not None:
         if all_datasets or (datasets and len(datasets) > 1):
             raise UserError("--data names one folder; use it with at most one --dataset, and not with --all-datasets")
-        if not data.is_dir():
-            raise UserError(f"--data {data}: no such folder")
-        own = datasets[0] if datasets else data.resolve().name
+        if not data.exists():
+            raise UserError(f"--data {data}: no such folder or table")
+        own = datasets[0] if datasets else data.resolve().stem if data.is_file() else data.resolve().name
         entry = DatasetEntry(name=own, source=str(data), target=target, organ=organ, lesion=lesion)
         suite = suite.model_copy(update={"name": f"data-{own}", "title": str(data), "datasets": (entry,)})
     elif target or organ or lesion:

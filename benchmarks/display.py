@@ -544,15 +544,15 @@ def _ablation_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
     headings += ("difference [95 % CI]", "p", "verdict")
     cells, styles = [], []
     for row in rows.to_dict("records"):
-        trainings = f"{row['lowest']:.3f} to {row['highest']:.3f}" if row["repeats"] > 1 else ""
+        trainings = f"{row['lowest']:.2f}–{row['highest']:.2f}" if row["repeats"] > 1 else ""
         difference = ""
         if pd.notna(row["difference"]):
-            ends = _interval(row["difference_low"], row["difference_high"], 3, signed=True)
+            ends = _interval(row["difference_low"], row["difference_high"], 2, signed=True)
             difference = f"{row['difference']:+.3f} {ends}"
         cells.append(
             (
                 f"{row['variant']} (floor)" if row["kind"] == "floor" else row["variant"],
-                f"{row['mean']:.3f} {_interval(row['low'], row['high'], 3)}",
+                f"{row['mean']:.3f} {_interval(row['low'], row['high'], 2)}",
                 *((trainings,) if repeated else ()),
                 difference,
                 _p_value(row["p"]) if difference else "",

@@ -16,15 +16,14 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.errors import UserError
-from benchmarks.files import write_json
+from benchmarks.files import exclusively, write_json
 
 ATTEMPTS = 5  # in a row that bring nothing
 PAUSE_SECONDS = 2.0  # doubled after every attempt that brought nothing
@@ -85,7 +84,8 @@ def download(remote: RemoteFile, target: Path, progress: Progress | None = None)
     by_hand = f"get {remote.url} by other means{_see(remote)}, save it as {target}, and run this again"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(partial):
+        busy = f"{target}: another process is fetching this file; wait until it is done"
+        with exclusively(partial.with_name(partial.name + ".lock"), busy):
             problem = _transfer_patiently(remote, partial, progress)
             if problem:
                 host = urlsplit(remote.url).netloc
@@ -126,23 +126,6 @@ def file_digest(path: Path, kind: str) -> str:
 
 def _see(remote: RemoteFile) -> str:
     return f" (see {remote.page})" if remote.page else ""
-
-
-@contextmanager
-def _alone(partial: Path) -> Iterator[None]:
-    """Two processes that write the same `.part` would spoil it: the second one is told to wait."""
-    import fcntl  # POSIX only; planning a run imports this module and needs no lock
-
-    path = partial.with_name(partial.name + ".lock")
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(f"{partial}: another process is fetching this file; wait until it is done") from error
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
 
 
 def _transfer_patiently(remote: RemoteFile, partial: Path, progress: Progress | None) -> str:

@@ -24,6 +24,7 @@ from benchmarks.datasets.catalogue import dataset_info
 from benchmarks.datasets.registry import data_home
 from benchmarks.download import Progress, RemoteFile, check_download, download
 from benchmarks.errors import UserError, nearest_name
+from benchmarks.files import exclusively
 
 TASKS = {"msd-pancreas": "Task07_Pancreas", "msd-colon": "Task10_Colon", "lits17": "Task03_Liver"}
 TASK_LICENCE = "CC BY-SA 4.0"  # the Decathlon's, also for the scans that it shares with LiTS17
@@ -94,12 +95,14 @@ def fetch(
     if not licence_accepted(name, home):
         raise UserError(f"{licence(name)}. Accept this licence with `tags-bench data fetch {name} --accept-licence`")
     folder = (home or data_home()) / "datasets" / name
-    for remote in files if files is not None else remote_files(name, cases):
-        target = folder / remote.path
-        if remote.path.endswith((".tar", ".zip", ".tar.gz", ".tgz")):
-            _fetch_archive(remote, target, folder, progress)
-        elif not target.is_file():
-            download(remote, target, progress)
+    busy = f"{folder}: another process is fetching {name}; wait until it is done"
+    with exclusively(folder / ".fetch.lock", busy):
+        for remote in files if files is not None else remote_files(name, cases):
+            target = folder / remote.path
+            if remote.path.endswith((".tar", ".zip", ".tar.gz", ".tgz")):
+                _fetch_archive(remote, target, folder, progress)
+            elif not target.is_file():
+                download(remote, target, progress)
     return folder
 
 
@@ -112,7 +115,9 @@ def _fetch_archive(remote: RemoteFile, target: Path, folder: Path, progress: Pro
         check_download(remote, target)
     else:
         download(remote, target, progress)
-    raw = extract(target, folder / f".{unpacked.name}.raw")
+    raw = folder / f".{unpacked.name}.raw"
+    shutil.rmtree(raw, ignore_errors=True)  # of a run that was killed before the folder got its name
+    extract(target, raw)
     try:
         inner = [path for path in raw.iterdir() if path.is_dir()]
         os.rename(inner[0] if len(inner) == 1 and inner[0].name == unpacked.name else raw, unpacked)

@@ -13,6 +13,7 @@ from benchmarks.datasets import download
 from benchmarks.datasets.download import accept_licence, fetch, licence_accepted, remote_files
 from benchmarks.download import RemoteFile
 from benchmarks.errors import UserError
+from benchmarks.files import exclusively
 
 
 def task_archive(name: str = "Task07_Pancreas") -> bytes:
@@ -67,6 +68,25 @@ def test_a_wrong_archive_put_there_by_hand_is_refused_and_left_alone(tmp_path):
     with pytest.raises(UserError, match=r"wrong checksum.*remove it and fetch"):
         fetch("msd-pancreas", tmp_path, files=files)
     assert place.read_bytes() == b"another file"
+
+
+def test_a_run_killed_while_unpacking_does_not_stand_in_the_way(tmp_path):
+    content = task_archive()
+    accept_licence("msd-pancreas", tmp_path)
+    place = tmp_path / "datasets" / "msd-pancreas"
+    (place / ".Task07_Pancreas.raw" / "half").mkdir(parents=True)
+    (place / "Task07_Pancreas.tar").write_bytes(content)
+    files = [RemoteFile("http://127.0.0.1:9/t.tar", "Task07_Pancreas.tar", f"md5:{hashlib.md5(content).hexdigest()}")]
+    assert (fetch("msd-pancreas", tmp_path, files=files) / "Task07_Pancreas" / "dataset.json").is_file()
+    assert [path.name for path in place.iterdir()] == ["Task07_Pancreas"]
+
+
+def test_two_processes_cannot_fetch_the_same_dataset(tmp_path):
+    accept_licence("msd-pancreas", tmp_path)
+    lock = tmp_path / "datasets" / "msd-pancreas" / ".fetch.lock"
+    with exclusively(lock, ""), pytest.raises(UserError, match="another process is fetching msd-pancreas"):
+        fetch("msd-pancreas", tmp_path, files=[])
+    fetch("msd-pancreas", tmp_path, files=[])
 
 
 def test_what_would_be_fetched():
