@@ -37,7 +37,7 @@ NEAR_MM = (6.0, 20.0)  # but no less and no more than this
 BEYOND_MM = 12.0  # as far outside the box of a surface can a corner lie and have its distance read
 NEAR_VOXELS = 25  # and never farther than this many cells of the finest axis
 NEAR_CELLS = 100_000_000  # a byte each; no field beyond this size: memory stays bounded
-KNOWN_CELLS = 16_000_000  # no memory of distances beyond this size (8 bytes each)
+KNOWN_CELLS = 16_000_000  # no map of the changes between two predictions in a box beyond this size
 TILE_BITS = 2  # 2² voxels: side of the tiles in which the changes between two predictions are told
 ROUNDING = 1e-6  # voxels
 NOWHERE = 128  # a byte from here on says "no corner in this column"
@@ -267,17 +267,15 @@ class SurfacePair:
 class ReferenceSurface:
     """The ground truth's part of every surface pair, computed once and used for every round.
 
-    Holds the surface, the field of distances near it, the distances that earlier predictions asked for, and
-    those to the latest prediction, of which only what a change comes near is computed again. Predictions may
+    Holds the surface, the field of distances near it, and the distances from and to the latest prediction, of
+    which only what a change comes near is computed again. Predictions may
     lie anywhere: what is out of the field's reach is searched in a tree, just as exactly.
     """
 
     def __init__(self, part: Crop, spacing: Spacing) -> None:
         self.surface = surface_of(part, spacing)
         self._near = NearField.of(self.surface)
-        self._known: FloatArray | None = None
-        if self._near is not None and self._near.steps.size <= KNOWN_CELLS:
-            self._known = np.zeros(self._near.steps.size)  # 0 is "not asked yet"; pages come as they are used
+        self._known: tuple[NDArray[np.int64], FloatArray] | None = None
         self._latest: tuple[Crop, FloatArray] | None = None
 
     def pair(self, prediction: Crop) -> SurfacePair:
@@ -300,22 +298,18 @@ class ReferenceSurface:
         return distances
 
     def _distances_from(self, corners: IntArray) -> FloatArray:
-        """Distance of each corner to this surface. What an earlier round has asked for is remembered."""
-        near, known = self._near, self._known
-        if near is None or known is None:
-            return _distances(corners, self.surface, near)
-        inside = _inside(corners, near.first, near.last)
-        all_inside = bool(inside.all())
-        cells = _flat(corners if all_inside else corners[:, inside], near.low, near.steps.shape)
-        if all_inside:
-            distances = known.take(cells)
+        """Distance of each corner to this surface. Corners of the latest prediction need not be asked again."""
+        keys = (corners[0].astype(np.int64) << 42) + (corners[1].astype(np.int64) << 21) + corners[2]  # in rising order
+        if self._known is None:
+            distances = _distances(corners, self.surface, self._near)
         else:
-            distances = np.zeros(corners.shape[1])
-            distances[inside] = known.take(cells)
-        new = np.flatnonzero(distances == 0)
-        if new.size:
-            distances[new] = _distances(corners[:, new], self.surface, near)
-            known[cells] = distances if all_inside else distances[inside]
+            known, known_mm = self._known
+            place = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+            distances = known_mm.take(place)
+            new = np.flatnonzero(known.take(place) != keys)
+            if new.size:
+                distances[new] = _distances(corners[:, new], self.surface, self._near)
+        self._known = keys, distances
         return distances
 
 
