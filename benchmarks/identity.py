@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.datasets.dataset import Case
+from benchmarks.weights import locate
 
 _SAMPLE = 64 * 1024
 
@@ -45,12 +46,14 @@ def fingerprint_file(path: Path) -> str:
     return hasher.hexdigest()[:16]
 
 
-def fingerprint_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's configuration with the file named `checkpoint` replaced by its content: the path decides nothing."""
-    path = config.get("checkpoint")
-    if not path or not Path(str(path)).expanduser().is_file():
-        return dict(config)
-    return {**config, "checkpoint": fingerprint_file(Path(str(path)).expanduser())}
+def fingerprint_config(config: Mapping[str, Any], files: Iterable[str] = ("checkpoint",)) -> dict[str, Any]:
+    """A method's configuration with the weights files that it names replaced by their content: no path decides.
+
+    Args:
+        files: settings that may name a file, by path or by its name in the weights folder.
+    """
+    found = {key: locate(str(config[key])) for key in files if config.get(key)}
+    return {**config, **{key: fingerprint_file(path) for key, path in found.items() if path is not None}}
 
 
 def fingerprint_cases(cases: Iterable[Case]) -> str:

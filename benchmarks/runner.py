@@ -278,7 +278,7 @@ def _unit(
             "protocol_version": PROTOCOL_VERSION,
             "method": method.name,
             "method_version": method.version,
-            "config": fingerprint_config(config),
+            "config": fingerprint_config(config, method.file_settings),
             "checkpoint": job.digest() if job else "",
             "target": asdict(target),
             "cases": files,

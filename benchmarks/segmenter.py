@@ -244,6 +244,11 @@ class Method:
         segmenter: Segmenter = factory(self.configured(config), device)
         return segmenter
 
+    @property
+    def file_settings(self) -> tuple[str, ...]:
+        """The settings that may name a weights file."""
+        return tuple(dict.fromkeys(("checkpoint", *(file.setting for file in self.files))))
+
     def configured(self, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The default configuration with `config` laid over it."""
         for key in config or {}:

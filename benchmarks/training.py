@@ -78,7 +78,7 @@ class TrainingJob:
             {
                 "method": self.method,
                 "version": method.version,
-                "config": fingerprint_config(method.configured(self.config)),
+                "config": fingerprint_config(method.configured(self.config), method.file_settings),
                 "target": asdict(self.target),
                 "cases": fingerprint_cases(self.cases),
                 "budget": asdict(self.budget),
@@ -235,7 +235,7 @@ class _Loop:
         self.network = _distributed(segmenter, world_size)
         self.parameters = segmenter.trainable_parameters()
         self.optimiser = torch.optim.AdamW(
-            self.parameters, lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay
+            self.parameters, lr=self.recipe.learning_rate, weight_decay=self.recipe.weight_decay, fused=True
         )
         self.step, self.elapsed = 0, 0.0
         self.curve: list[dict[str, float]] = []
