@@ -20,6 +20,7 @@ class SamSize:
         features: Fourier features per function of the prompt encoder.
         point_embeddings: 4, or 2 for a network without boxes.
         decoder_heads, decoder_hidden, iou_hidden: of the mask decoder.
+        aligned: whether points and cells of a volume are encoded in the same order of axes; see `FourierPosition`.
     """
 
     encoder: EncoderSize
@@ -28,6 +29,7 @@ class SamSize:
     decoder_heads: int = 8
     decoder_hidden: int = 2048
     iou_hidden: int = 256
+    aligned: bool = False
 
 
 class Sam(nn.Module):
@@ -40,7 +42,7 @@ class Sam(nn.Module):
         self.size = size
         self.image_encoder = ImageEncoder(encoder)
         self.prompt_encoder = PromptEncoder(
-            encoder.axes, image, grid, encoder.out, size.features, size.point_embeddings
+            encoder.axes, image, grid, encoder.out, size.features, size.point_embeddings, size.aligned
         )
         self.mask_decoder = MaskDecoder(
             encoder.axes, encoder.out, size.decoder_heads, size.decoder_hidden, size.iou_hidden

@@ -19,15 +19,20 @@ class FourierPosition(nn.Module):
     """Random Fourier features of coordinates in [0, 1].
 
     Upstream's order of coordinates is kept. In 2D both points and grid use (column, row). In 3D the grid uses
-    (axis 1, axis 0, axis 2) but points come as (axis 0, axis 1, axis 2): they disagree, and the weights were
+    (axis 1, axis 0, axis 2) but points come as (axis 0, axis 1, axis 2): they disagree, and the released weights were
     trained so. Sizes are taken in the grid's order, which only matters where axes differ in size.
+
+    Args:
+        aligned: 3D only, for networks trained from scratch: both in the order of the axes, so that a point and the
+            cell that it lies in have the same encoding.
     """
 
     positional_encoding_gaussian_matrix: Tensor
 
-    def __init__(self, axes: int, features: int, dim: int) -> None:
+    def __init__(self, axes: int, features: int, dim: int, aligned: bool = False) -> None:
         super().__init__()
         self.dim = dim
+        self.order = tuple(range(axes)) if aligned and axes == 3 else (1, 0, *range(2, axes))
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(axes, features))
 
     def forward(self, unit: Tensor) -> Tensor:
@@ -40,7 +45,7 @@ class FourierPosition(nn.Module):
 
     def of_points(self, points: Tensor, image: tuple[int, ...]) -> Tensor:
         """Voxel coordinates (B, N, axes), already shifted to voxel centres."""
-        sizes = points.new_tensor([image[1], image[0], *image[2:]])
+        sizes = points.new_tensor([image[axis] for axis in self.order])
         return self(points / sizes)
 
     def of_grid(self, grid: tuple[int, ...]) -> Tensor:
@@ -48,7 +53,7 @@ class FourierPosition(nn.Module):
         device = self.positional_encoding_gaussian_matrix.device
         centres = [(torch.arange(size, device=device) + 0.5) / size for size in grid]
         axes = torch.meshgrid(*centres, indexing="ij")
-        return self(torch.stack([axes[1], axes[0], *axes[2:]], -1)).movedim(-1, 0)[None]
+        return self(torch.stack([axes[axis] for axis in self.order], -1)).movedim(-1, 0)[None]
 
 
 class PromptEncoder(nn.Module):
@@ -61,6 +66,7 @@ class PromptEncoder(nn.Module):
         dim: channels.
         features: Fourier features per function.
         embeddings: 4 (negative, positive, two box corners) or 2 (no box).
+        aligned: see `FourierPosition`.
     """
 
     def __init__(
@@ -71,11 +77,12 @@ class PromptEncoder(nn.Module):
         dim: int,
         features: int,
         embeddings: int = 4,
+        aligned: bool = False,
     ) -> None:
         super().__init__()
         self.image, self.grid, self.dim = image, grid, dim
         conv = convolution(axes)
-        self.pe_layer = FourierPosition(axes, features, dim)
+        self.pe_layer = FourierPosition(axes, features, dim, aligned)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, dim) for _ in range(embeddings))
         self.not_a_point_embed = nn.Embedding(1, dim)
         self.no_mask_embed = nn.Embedding(1, dim)

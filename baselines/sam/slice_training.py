@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,24 +30,48 @@ class SliceTask:
 
 
 def draw_tasks(item: int, label: Tensor, generator: torch.Generator) -> list[SliceTask]:
-    """A clicked, a boxed and a followed slice of a crop's label (X, Y, Z); none if it holds no target.
+    """A slice of a crop's label (X, Y, Z) clicked and boxed, and a followed one; none if the crop holds no target.
 
     The followed slice may lie beyond the lesion's end. Its label is then empty, and following learns to stop.
     """
     zs = label.any(0).any(0).nonzero()[:, 0].tolist()
     if not zs:
         return []
-    clicked, boxed, known = (zs[draw(generator, len(zs))] for _ in range(3))
+    known = zs[draw(generator, len(zs))]
     step = 1 if draw(generator, 2) else -1
     followed = known + step if 0 <= known + step < label.shape[2] else known - step
-    x, y = draw_voxel(label[..., clicked], generator)
     seen = label[..., known]
+    x, y = draw_voxel(seen, generator)
     inner = draw_voxel(_eroded(seen), generator)
     return [
-        SliceTask(item, clicked, SlicePrompt(((x, y, 1),))),
-        SliceTask(item, boxed, SlicePrompt((), _jittered_box(label.any(2), generator))),
+        SliceTask(item, known, SlicePrompt(((x, y, 1),))),
+        SliceTask(item, known, SlicePrompt((), _jittered_box(label.any(2), generator))),
         SliceTask(item, followed, SlicePrompt(((inner[0], inner[1], 1),), _jittered_box(seen, generator))),
     ]
+
+
+def framed(batch: Batch, side: int) -> Batch:
+    """Slices of `side` voxels out of crops around the target, framed as a whole slice is at inference.
+
+    A crop's middle is a target voxel, but in a scan the target lies anywhere. So the frame shows all of the body where
+    that fits, and otherwise a part of it that holds the middle.
+    """
+    corners = [
+        [_frame(image[0].amax((1 - axis, 2)) > 1, side, batch.generator) for axis in (0, 1)] for image in batch.image
+    ]
+    image, label = (
+        torch.stack([crop[:, x : x + side, y : y + side] for crop, (x, y) in zip(crops, corners, strict=True)])
+        for crops in (batch.image, batch.label)
+    )
+    return replace(batch, image=image, label=label)
+
+
+def _frame(body: Tensor, side: int, generator: torch.Generator) -> int:
+    """Where a frame of `side` begins along an axis of twice that length, of which `body` says what is not air."""
+    places = body.nonzero()[:, 0].tolist() or [side]
+    starts = sorted((places[0], places[-1] + 1 - side))  # flush with either end of the body
+    low, high = (min(max(start, 0), side) for start in starts)
+    return low + draw(generator, high - low + 1)
 
 
 def slice_loss(segmenter: SliceSegmenter, batch: Batch, tasks: Sequence[SliceTask]) -> tuple[Tensor, dict[str, float]]:
@@ -55,10 +79,11 @@ def slice_loss(segmenter: SliceSegmenter, batch: Batch, tasks: Sequence[SliceTas
     if not tasks:  # no target in any crop, so nothing to prompt for; the loss still has a gradient: zero
         zero = torch.stack([parameter.sum() for parameter in segmenter.trainable_parameters()]).sum() * 0
         return zero, {"mask": 0.0, "quality": 0.0}
-    slices = torch.stack([batch.image[task.item, 0, ..., task.z] for task in tasks])
+    places = list(dict.fromkeys((task.item, task.z) for task in tasks))  # a slice is encoded once for all its tasks
+    slices = torch.stack([batch.image[item, 0, ..., z] for item, z in places])
     labels = torch.stack([batch.label[task.item, 0, ..., task.z] for task in tasks])
-    image = segmenter.to_image(slices)
-    embedding = segmenter.module.image_encoder(image).float()
+    encoded = segmenter.module.image_encoder(segmenter.to_image(slices)).float()
+    embedding = encoded[[places.index((task.item, task.z)) for task in tasks]]
     plane = (slices.shape[1], slices.shape[2])
     parts = []
     for members in _groups(tasks):

@@ -20,7 +20,6 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -29,15 +28,13 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from baselines.checkpoints import load_weights, save_weights
-from baselines.sam.building import build_network, half_precision
-from baselines.sam.network import Sam, SamSize
 from baselines.sam.prompting import check_prompts
+from baselines.sam.sam_segmenter import SamSegmenter
 from baselines.sam.slice_prompts import Plane, SlicePrompt
-from baselines.sam.slice_training import draw_tasks, slice_loss
+from baselines.sam.slice_training import draw_tasks, framed, slice_loss
 from benchmarks.preprocessing import Recipe
 from benchmarks.prompts import PromptKind, Prompts
-from benchmarks.segmenter import Batch, Session, Target, Trainable, TrainingRecipe
+from benchmarks.segmenter import Batch, Session, Target, TrainingRecipe
 from benchmarks.volume import BoolArray, FloatArray, Volume
 
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # SAM's, for red, green, blue
@@ -52,33 +49,21 @@ class SliceResult:
     quality: Tensor
 
 
-class SliceSegmenter(Trainable):
+class SliceSegmenter(SamSegmenter):
     """A SAM in two dimensions that drives a volume.
 
-    Settings (keys of `config`):
-        checkpoint: path of the official file ("official"), or of a folder written by `save` ("tiny"), or None.
-        size: "official" or "tiny".
-        precision: of the image encoder: "float32", "bfloat16", or "auto" (bfloat16 on a GPU).
+    Settings (keys of `config`) beside those of every SAM:
         batch_size: slices encoded at a time.
         least_quality, reach: when following a lesion stops; see the module.
-        train: "all", or "decoder" (the image encoder stays as it is).
-        learning_rate: of the bench's training.
-        seed: of the weights of an untrained "tiny".
     """
 
-    module: Sam
     prompts = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
-    system: ClassVar[str]
-    file_name: ClassVar[str]
-    source: ClassVar[str]
-    sizes: ClassVar[Mapping[str, SamSize]]
     box_end: ClassVar[int]  # added to the exclusive high end of a box
 
     def __init__(self, config: Mapping[str, Any], device: str) -> None:
-        self.config = dict(config)
-        self.device = torch.device(device)
-        self.module = build_network(self.sizes, config, self.system, self.file_name, self.source).to(self.device)
+        super().__init__(config, device)
         self.image = self.module.size.encoder.image
+        self.side = 512 if config["size"] == "official" else self.image  # voxels of a training slice
 
     # What a network does to a slice, and back
 
@@ -111,8 +96,7 @@ class SliceSegmenter(Trainable):
     def encode(self, slices: Tensor) -> Tensor:
         """Embeddings (B, C, rows, columns) of slices (B, X, Y)."""
         image = self.to_image(slices.to(self.device))
-        half = half_precision(self.config["precision"], self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        with self.half_precision():
             embedding: Tensor = self.module.image_encoder(image)
         return embedding.float()
 
@@ -156,35 +140,23 @@ class SliceSegmenter(Trainable):
     def recipe(self, target: Target) -> TrainingRecipe:
         """Crops of whole or nearly whole slices at their own spacing, windowed to 0…255."""
         low, high = target.window
-        side = 512 if self.config["size"] == "official" else self.image
-        rate = float(self.config["learning_rate"])
-        return TrainingRecipe(
-            preprocessing=Recipe(spacing=None, window=target.window, mean=low, std=(high - low) / 255),
-            patch=(side, side, 5),
+        return self.training_recipe(
+            Recipe(spacing=None, window=target.window, mean=low, std=(high - low) / 255),
+            patch=(2 * self.side, 2 * self.side, 5),
             batch_size=2,
-            learning_rate=rate,
-            final_learning_rate=rate / 100,
             weight_decay=0.01,
             foreground=1.0,
         )
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Slices of every crop: clicked (with a correction), boxed, and followed from their neighbour."""
+        batch = framed(batch, self.side)
         tasks = [
             task
             for item, label in enumerate(batch.label[:, 0].cpu())
             for task in draw_tasks(item, label > 0.5, batch.generator)
         ]
         return slice_loss(self, batch, tasks)
-
-    def save(self, folder: Path) -> None:
-        save_weights(self.module, folder, self._facts())
-
-    def load(self, folder: Path) -> None:
-        load_weights(self.module, folder, self._facts(), self.system)
-
-    def _facts(self) -> dict[str, Any]:
-        return {"system": self.system, "size": self.config["size"]}
 
 
 @dataclass

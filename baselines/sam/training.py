@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+LEAST_SHARE = 1e-4  # of a grid that a target counts as filling
+
 
 def draw(generator: torch.Generator, count: int) -> int:
     """A whole number in [0, count)."""
@@ -33,10 +35,13 @@ def draw_error(predicted: Tensor, label: Tensor, generator: torch.Generator) -> 
 def mask_losses(logits: Tensor, label: Tensor) -> Tensor:
     """Soft Dice plus cross-entropy of each mask: logits and label (B, M, *grid), the label broadcast → (B, M).
 
-    Dice is smoothed by one voxel, so that an empty label asks for an empty mask.
+    Dice is smoothed by one voxel, so that an empty label asks for an empty mask. In the cross-entropy a target voxel
+    weighs one over the root of the target's share of the grid: half way between its share and an equal say.
     """
     label = label.expand_as(logits)
-    entropy = F.binary_cross_entropy_with_logits(logits, label, reduction="none").flatten(2).mean(-1)
+    share = label.flatten(2).mean(-1).clamp(min=LEAST_SHARE).unflatten(-1, (-1, *(1,) * (label.ndim - 2)))
+    weight = torch.where(label > 0.5, share.rsqrt(), 1.0)
+    entropy = F.binary_cross_entropy_with_logits(logits, label, weight, reduction="none").flatten(2).mean(-1)
     probability, truth = logits.sigmoid().flatten(2), label.flatten(2)
     overlap = 2 * (probability * truth).sum(-1) + 1
     return entropy + 1 - overlap / (probability.sum(-1) + truth.sum(-1) + 1)

@@ -14,6 +14,7 @@ _CONFIG = {
     "orientation": "file",
     "precision": "auto",
     "train": "adapters",
+    "tumour_points": 10,
     "stray_points": 20,
     "learning_rate": 4e-4,
     "seed": 0,
@@ -71,8 +72,8 @@ sam3d_adapter_tiny = Method(
     prompts=_PROMPTS,
     training="bench",
     config={
-        **_CONFIG, "size": "tiny", "spacing": 2.0, "orientation": "ras", "train": "all", "stray_points": 0,
-        "learning_rate": 1e-3,
+        **_CONFIG, "size": "tiny", "spacing": 2.25, "orientation": "ras", "train": "all", "tumour_points": 1,
+        "stray_points": 0, "learning_rate": 2e-3,
     },
     search_space=_SEARCH_SPACE,
     card=Card(

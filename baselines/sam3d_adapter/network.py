@@ -60,7 +60,7 @@ class Size:
 SIZES = {
     "official": Size(),
     "tiny": Size(
-        crop=48, width=48, heads=3, levels=(1, 2, 3, 4), global_blocks=(), tables=(11, 11), window=6,
+        crop=32, width=48, heads=3, levels=(1, 2, 3, 4), global_blocks=(), tables=(7, 7), window=4,
         feature=16, prompt_hidden=64, decoder=16,
     ),
 }  # fmt: skip

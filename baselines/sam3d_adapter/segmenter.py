@@ -13,7 +13,6 @@ axial axis first in every file.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,73 +20,57 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baselines.checkpoints import load_weights, required_file, save_weights
-from baselines.sam.building import half_precision
+from baselines.network_segmenter import NetworkSegmenter
 from baselines.sam.prompting import check_prompts
 from baselines.sam3d_adapter.network import SIZES, SYSTEM, Sam3dAdapter, load_official_file
-from benchmarks.errors import UserError, nearest_name
 from benchmarks.preprocessing import Prepared, Recipe, Shape, crop, paste, prepare
 from benchmarks.prompts import PromptKind, Prompts
-from benchmarks.segmenter import Batch, Session, Target, Trainable, TrainingRecipe
+from benchmarks.segmenter import Batch, Session, Target, TrainingRecipe
 from benchmarks.volume import BoolArray, FloatArray, Volume
 
 FILE_NAME = "best.pth.tar or last.pth.tar of the dataset"
 SOURCE = "released by med-air/3DSAM-adapter, one file per dataset"
-TUMOUR_POINTS = 10  # clicks in the tumour of a training crop
-CHOICES = {
-    "size": tuple(SIZES),
-    "orientation": ("file", "ras"),
-    "precision": ("auto", "float32", "bfloat16"),
-    "train": ("adapters", "all"),
-}
 
 Place = tuple[int, int, int]
 
 
-class Sam3dAdapterSegmenter(Trainable):
+class Sam3dAdapterSegmenter(NetworkSegmenter):
     """3DSAM-adapter with positive clicks; all clicks so far place the crop and prompt it together.
 
-    Settings (keys of `config`):
-        checkpoint: path of the official file ("official"), or of a folder written by `save` ("tiny"), or None.
-        size: "official" or "tiny".
+    Settings (keys of `config`) beside those of every `NetworkSegmenter`:
         spacing: mm of the isotropic grid; the released weights know 1 only.
         orientation: "file" keeps the flips of the scan's own storage, as upstream does; "ras" undoes them. Weights
-            trained by the bench know "ras" only, and `load` switches to it.
-        precision: of the image encoder: "float32", "bfloat16", or "auto" (bfloat16 on a GPU).
+            trained by the bench know "ras" only, whatever is set here.
         train: "adapters" (what the paper trains), or "all".
-        stray_points: clicks anywhere in a training crop, beside those in the tumour; the paper has 20.
-        learning_rate: of the bench's training.
-        seed: of the weights of an untrained "tiny".
+        tumour_points, stray_points: clicks in the tumour of a training crop, and clicks anywhere in it; the paper has
+            10 and 20.
     """
 
     module: Sam3dAdapter
     prompts = frozenset({PromptKind.CLICK})
+    system = SYSTEM
+    choices = {"size": tuple(SIZES), "orientation": ("file", "ras"), "train": ("adapters", "all")}  # noqa: RUF012
+    identity = ("size", "spacing")
 
     def __init__(self, config: Mapping[str, Any], device: str) -> None:
-        self.config = dict(config)
-        for key, known in CHOICES.items():
-            if config[key] not in known:
-                raise UserError(f"{SYSTEM} has no {key} '{config[key]}'; {nearest_name(str(config[key]), known)}")
-        self.device = torch.device(device)
-        self.orientation: str = config["orientation"]
-        self.module = self._network().to(self.device)
+        super().__init__(config, device)
         side = self.module.size.crop
         self.crop: Shape = (side, side, side)
 
-    def _network(self) -> Sam3dAdapter:
-        config = self.config
-        if config["size"] == "official":
-            network = load_official_file(required_file(config["checkpoint"], "3dsam-adapter", FILE_NAME, SOURCE))
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(config["seed"]))
-                network = Sam3dAdapter(SIZES[config["size"]])
-            if config["checkpoint"] is not None:
-                load_weights(network, Path(config["checkpoint"]), self._facts(), SYSTEM)
-                self.orientation = "ras"
-        if config["train"] == "adapters":
-            network.freeze_backbone()
-        return network.eval()
+    def read_official(self) -> Sam3dAdapter:
+        return load_official_file(self.official_file("3dsam-adapter", FILE_NAME, SOURCE))
+
+    def untrained(self) -> Sam3dAdapter:
+        return Sam3dAdapter(SIZES[self.config["size"]])
+
+    def freeze(self) -> None:
+        if self.config["train"] == "adapters":
+            self.module.freeze_backbone()
+
+    @property
+    def orientation(self) -> str:
+        """ "file" or "ras": how scans are turned for these weights; the bench's training crops are in RAS."""
+        return "ras" if self.trained_here else str(self.config["orientation"])
 
     def preprocessing(self, target: Target) -> Recipe:
         """The grid, and the target's window and statistics."""
@@ -102,8 +85,7 @@ class Sam3dAdapterSegmenter(Trainable):
     @torch.inference_mode()
     def encode(self, image: FloatArray) -> list[Tensor]:
         """Features of a crop (d, h, w)."""
-        half = half_precision(self.config["precision"], self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        with self.half_precision():
             encoded = self.module.encode(torch.from_numpy(image)[None, None].to(self.device))
         return [part.float() for part in encoded]
 
@@ -116,13 +98,10 @@ class Sam3dAdapterSegmenter(Trainable):
 
     def recipe(self, target: Target) -> TrainingRecipe:
         """The paper's: crops at the network's size, learning rate falling linearly to a hundredth."""
-        rate = float(self.config["learning_rate"])
-        return TrainingRecipe(
-            preprocessing=self.preprocessing(target),
-            patch=self.crop,
-            batch_size=1,
-            learning_rate=rate,
-            final_learning_rate=rate / 100,
+        return self.training_recipe(
+            self.preprocessing(target),
+            self.crop,
+            batch_size=1 if self.config["size"] == "official" else 2,
             foreground=0.67 if self.config["size"] == "official" else 1.0,
         )
 
@@ -131,10 +110,10 @@ class Sam3dAdapterSegmenter(Trainable):
 
         The latter teach that a click is a hint and no truth: clicks carry no sign.
         """
-        stray = int(self.config["stray_points"])
+        hits, stray = int(self.config["tumour_points"]), int(self.config["stray_points"])
         image = batch.image.transpose(2, 4)  # (x, y, z) → (z, y, x)
         label = batch.label.transpose(2, 4)
-        points = torch.stack([draw_points(one[0].cpu() > 0.5, stray, batch.generator) for one in label])
+        points = torch.stack([draw_points(one[0].cpu() > 0.5, hits, stray, batch.generator) for one in label])
         logits = self.module(image, points.to(image.device)).float()
         entropy = F.cross_entropy(logits, label[:, 0].long())
         probability, truth = logits.softmax(1)[:, 1].flatten(1), label[:, 0].flatten(1)
@@ -143,26 +122,15 @@ class Sam3dAdapterSegmenter(Trainable):
         parts = {"dice": float(dice_loss.detach()), "entropy": float(entropy.detach())}
         return 0.5 * dice_loss + 0.5 * entropy, parts
 
-    def save(self, folder: Path) -> None:
-        save_weights(self.module, folder, self._facts())
 
-    def load(self, folder: Path) -> None:
-        """Reads what `save` wrote. The bench trains in RAS orientation, so the file's flips no longer count."""
-        load_weights(self.module, folder, self._facts(), SYSTEM)
-        self.orientation = "ras"
-
-    def _facts(self) -> dict[str, Any]:
-        return {"system": SYSTEM, "size": self.config["size"], "spacing": self.config["spacing"]}
-
-
-def draw_points(inside: Tensor, stray: int, generator: torch.Generator) -> Tensor:
-    """Training clicks (10 + stray, 3) as (d, w, h) for a label (D, H, W); without a tumour all are stray."""
-    columns = [torch.randint(n, (TUMOUR_POINTS + stray, 1), generator=generator) for n in inside.shape]
+def draw_points(inside: Tensor, hits: int, stray: int, generator: torch.Generator) -> Tensor:
+    """Training clicks (hits + stray, 3) as (d, w, h) for a label (D, H, W); without a tumour all are stray."""
+    columns = [torch.randint(n, (hits + stray, 1), generator=generator) for n in inside.shape]
     places = torch.cat(columns, dim=1)
     tumour = inside.nonzero()
     if len(tumour):
-        drawn = torch.randint(len(tumour), (TUMOUR_POINTS,), generator=generator)
-        places[:TUMOUR_POINTS] = tumour[drawn]
+        drawn = torch.randint(len(tumour), (hits,), generator=generator)
+        places[:hits] = tumour[drawn]
     return places[:, [0, 2, 1]]
 
 

@@ -60,7 +60,14 @@ sam_b_tiny = Method(
     factory="baselines.sam_b.segmenter:SamB",
     prompts=_PROMPTS,
     training="bench",
-    config={**_CONFIG, "size": "tiny", "train": "all", "learning_rate": 1e-3, "batch_size": 8},
+    config={
+        **_CONFIG,
+        "size": "tiny",
+        "train": "all",
+        "learning_rate": 1.5e-3,
+        "batch_size": 8,
+        "least_quality": 0.0,
+    },
     search_space=_SEARCH_SPACE,
     card=Card(
         title="SAM-B, tiny",

@@ -35,13 +35,13 @@ SIZES = {
     "tiny": SamSize(
         EncoderSize(
             axes=2,
-            image=128,
-            patch=8,
+            image=96,
+            patch=6,
             channels=3,
             dim=64,
             depth=2,
-            heads=4,
-            window=7,
+            heads=2,
+            window=8,
             global_blocks=(1,),
             out=64,
             adapters=True,

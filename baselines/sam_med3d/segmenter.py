@@ -11,22 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from baselines.checkpoints import load_weights, save_weights
-from baselines.sam.building import build_network, half_precision
 from baselines.sam.encoder import EncoderSize, resize
-from baselines.sam.network import Sam, SamSize
+from baselines.sam.network import SamSize
 from baselines.sam.prompting import check_prompts
+from baselines.sam.sam_segmenter import SamSegmenter
 from baselines.sam.training import draw_error, draw_voxel, mask_losses, true_quality
 from benchmarks.preprocessing import Prepared, Recipe, Shape, crop, paste, prepare
 from benchmarks.prompts import PromptKind, Prompts
-from benchmarks.segmenter import Batch, Session, Target, Trainable, TrainingRecipe
+from benchmarks.segmenter import Batch, Session, Target, TrainingRecipe
 from benchmarks.volume import BoolArray, FloatArray, Volume
 
 CLAMP = (-1000.0, 1000.0)  # HU, as in upstream's training; its current inference script leaves it out
@@ -52,13 +50,13 @@ SIZES = {
     "tiny": SamSize(
         EncoderSize(
             axes=3,
-            image=48,
-            patch=6,
+            image=32,
+            patch=4,
             channels=1,
             dim=48,
             depth=2,
             heads=2,
-            window=14,
+            window=4,
             global_blocks=(1,),
             out=48,
         ),
@@ -67,6 +65,7 @@ SIZES = {
         decoder_heads=4,
         decoder_hidden=128,
         iou_hidden=64,
+        aligned=True,
     ),
 }
 
@@ -74,30 +73,23 @@ Place = tuple[int, int, int]
 LabelledPoint = tuple[int, int, int, int]  # voxel of a crop, and 1 or 0
 
 
-class SamMed3D(Trainable):
+class SamMed3D(SamSegmenter):
     """SAM-Med3D on crops.
 
-    Settings (keys of `config`):
-        checkpoint: path of the official file ("official"), or of a folder written by `save` ("tiny"), or None.
-        size: "official" or "tiny".
-        precision: of the image encoder: "float32", "bfloat16", or "auto" (bfloat16 on a GPU).
+    Settings (keys of `config`) beside those of every SAM:
         spacing: mm of the isotropic grid; the weights know 1.5 only.
         clamp: whether HU are clamped to ±1000, as in upstream's training.
-        train: "all", or "decoder" (the image encoder stays as it is).
-        learning_rate: of the bench's training.
-        seed: of the weights of an untrained "tiny".
     """
 
-    module: Sam
     prompts = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK})
     system = "SAM-Med3D"
     file_name = "sam_med3d_turbo.pth"
     source = "the checkpoints of uni-medical/SAM-Med3D, turbo"
+    sizes = SIZES
+    identity = ("size", "spacing")
 
     def __init__(self, config: Mapping[str, Any], device: str) -> None:
-        self.config = dict(config)
-        self.device = torch.device(device)
-        self.module = build_network(SIZES, config, self.system, self.file_name, self.source).to(self.device)
+        super().__init__(config, device)
         side = self.module.size.encoder.image
         self.window: Shape = (side, side, side)
         mm = float(config["spacing"])
@@ -109,8 +101,7 @@ class SamMed3D(Trainable):
 
     def encode(self, crops: Tensor) -> Tensor:
         """Embeddings of crops (B, 1, X, Y, Z) in HU."""
-        half = half_precision(self.config["precision"], self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        with self.half_precision():
             embedding: Tensor = self.module.image_encoder(normalised(crops.to(self.device)))
         return embedding.float()
 
@@ -125,16 +116,7 @@ class SamMed3D(Trainable):
 
     def recipe(self, target: Target) -> TrainingRecipe:
         """Crops of the network's size, centred on the target: there a user clicks."""
-        rate = float(self.config["learning_rate"])
-        return TrainingRecipe(
-            preprocessing=self.preprocessing,
-            patch=self.window,
-            batch_size=2,
-            learning_rate=rate,
-            final_learning_rate=rate / 100,
-            weight_decay=0.01,
-            foreground=1.0,
-        )
+        return self.training_recipe(self.preprocessing, self.window, batch_size=2, weight_decay=0.01, foreground=1.0)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Rounds of clicks: the first inside the target, each later one where the mask is still wrong."""
@@ -164,15 +146,6 @@ class SamMed3D(Trainable):
             ]
         parts = {"mask": float(mask_loss.detach()), "quality": float(quality_loss.detach())}
         return mask_loss + quality_loss, parts
-
-    def save(self, folder: Path) -> None:
-        save_weights(self.module, folder, self._facts())
-
-    def load(self, folder: Path) -> None:
-        load_weights(self.module, folder, self._facts(), self.system)
-
-    def _facts(self) -> dict[str, Any]:
-        return {"system": self.system, "size": self.config["size"], "spacing": self.config["spacing"]}
 
 
 @dataclass

@@ -43,6 +43,7 @@ class Size:
     decoder_heads: int = 8
     decoder_hidden: int = 2048
     iou_hidden: int = 256
+    aligned: bool = False
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -54,8 +55,9 @@ class Size:
 SIZES = {
     "official": Size(),
     "tiny": Size(
-        image=(16, 64, 64), patch=(4, 8, 8), width=48, depth=3, heads=4,
-        text_width=16, text_depth=1, text_heads=2, decoder_heads=4, decoder_hidden=96, iou_hidden=24,
+        image=(16, 48, 48), patch=(4, 6, 6), width=48, depth=2, heads=2,
+        text_width=16, text_depth=1, text_heads=2, decoder_heads=2, decoder_hidden=96, iou_hidden=24,
+        aligned=True,
     ),
 }  # fmt: skip
 
@@ -231,7 +233,7 @@ class PromptEncoder(nn.Module):
         self.image = size.image
         # Upstream divides d by the height and h by the depth, so h runs beyond 1, and stacks the grid as (h, d, w): as
         # `FourierPosition` does for every 3D descendant of SAM. The weights learned it.
-        self.pe_layer = FourierPosition(3, size.width // 2, size.width)
+        self.pe_layer = FourierPosition(3, size.width // 2, size.width, size.aligned)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, size.width) for _ in range(4))  # -, +, corners
         self.not_a_point_embed = nn.Embedding(1, size.width)
         # The released model never calls this 2D stack; it is in the file.

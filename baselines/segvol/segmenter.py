@@ -23,78 +23,72 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.checkpoints import load_weights, required_file, save_weights
-from baselines.sam.building import half_precision
+from baselines.network_segmenter import NetworkSegmenter
+from baselines.sam.initialisation import initialise
 from baselines.sam.prompting import check_prompts
 from baselines.sam.training import draw_voxel, mask_losses
 from baselines.segvol.network import SIZES, TEMPLATE, SegVol, batch_of_ids, load_official_file, token_ids
-from benchmarks.errors import UserError, nearest_name
+from benchmarks.errors import UserError
 from benchmarks.preprocessing import Recipe, Shape, bounding_box, crop
 from benchmarks.prompts import PromptKind, Prompts
-from benchmarks.segmenter import Batch, Session, Target, Trainable, TrainingRecipe
+from benchmarks.segmenter import Batch, Session, Target, TrainingRecipe
 from benchmarks.volume import BoolArray, FloatArray, Volume
 
 SYSTEM = "SegVol"
 FILE_NAME = "SegVol_v1.pth"
 SOURCE = "released by BAAI-DCAI/SegVol"
 PERCENTILES = (0.05, 99.95)  # of the foreground
+AIR = -1000.0  # HU
+NEARLY_AIR = 200.0  # HU above air
+SPANS = {"official": 2, "tiny": 3}  # windows along each axis of a training crop; tiny sees whole scans
 OVERLAP = 0.5
 MAX_TOKENS = 77
 CACHED_WINDOWS = 64  # embeddings of zoom-in windows that a session keeps
 NO_BOX = (-1.0,) * 6  # what upstream embeds where a window holds no predicted voxel
-CHOICES = {
-    "size": tuple(SIZES),
-    "orientation": ("file", "ras"),
-    "train": ("all", "decoder"),
-    "precision": ("auto", "float32", "bfloat16"),
-}
 
 Place = tuple[int, int, int]
 Points = list[tuple[Place, bool]]
 
 
-class SegVolSegmenter(Trainable):
+class SegVolSegmenter(NetworkSegmenter):
     """SegVol with text, clicks and a box, alone or together.
 
-    Settings (keys of `config`):
-        checkpoint: path of the official file ("official"), or of a folder written by `save` ("tiny"), or None.
-        size: "official" or "tiny".
+    Settings (keys of `config`) beside those of every `NetworkSegmenter`:
         zoom_in: whether the zoom-out prediction is refined in windows.
         orientation: "file" keeps the flips of the scan's own storage, as upstream does; "ras" undoes them. Weights
-            trained by the bench know "ras" only, and `load` switches to it.
-        precision: of the image encoder: "float32", "bfloat16", or "auto" (bfloat16 on a GPU).
+            trained by the bench know "ras" only, whatever is set here.
         train: "all", or "decoder" (the image encoder stays as it is). The text tower is always frozen.
-        learning_rate: of the bench's training.
-        seed: of the weights of an untrained "tiny".
     """
 
     module: SegVol
     prompts = frozenset({PromptKind.TEXT, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
+    system = SYSTEM
+    choices = {"size": tuple(SIZES), "orientation": ("file", "ras"), "train": ("all", "decoder")}  # noqa: RUF012
 
     def __init__(self, config: Mapping[str, Any], device: str) -> None:
-        self.config = dict(config)
-        for key, known in CHOICES.items():
-            if config[key] not in known:
-                raise UserError(f"{SYSTEM} has no {key} '{config[key]}'; {nearest_name(str(config[key]), known)}")
-        self.device = torch.device(device)
-        self.orientation: str = config["orientation"]
-        self.module = self._network().to(self.device)
         self._texts: dict[str, Tensor] = {}
+        super().__init__(config, device)
 
-    def _network(self) -> SegVol:
-        config = self.config
-        if config["size"] == "official":
-            network = load_official_file(required_file(config["checkpoint"], "segvol", FILE_NAME, SOURCE))
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(config["seed"]))
-                network = SegVol(SIZES[config["size"]])
-            if config["checkpoint"] is not None:
-                load_weights(network, Path(config["checkpoint"]), self._facts(), SYSTEM)
-                self.orientation = "ras"
-        network.image_encoder.requires_grad_(config["train"] == "all")
-        network.text_encoder.clip_text_model.requires_grad_(False)
-        return network.eval()
+    def read_official(self) -> SegVol:
+        return load_official_file(self.official_file("segvol", FILE_NAME, SOURCE))
+
+    def untrained(self) -> SegVol:
+        network = SegVol(SIZES[self.config["size"]])
+        initialise(network)
+        return network
+
+    def freeze(self) -> None:
+        self.module.image_encoder.requires_grad_(self.config["train"] == "all")
+        self.module.text_encoder.clip_text_model.requires_grad_(False)
+
+    def load(self, folder: Path) -> None:
+        super().load(folder)
+        self._texts.clear()
+
+    @property
+    def orientation(self) -> str:
+        """ "file" or "ras": how scans are turned for these weights; the bench's training crops are in RAS."""
+        return "ras" if self.trained_here else str(self.config["orientation"])
 
     def open(self, volume: Volume, target: Target) -> SegVolSession:
         """Normalises the volume and encodes the zoomed-out copy; the target is not looked at."""
@@ -103,8 +97,7 @@ class SegVolSegmenter(Trainable):
     @torch.inference_mode()
     def encode(self, images: Tensor) -> Tensor:
         """Tokens of windows (B, 1, D, H, W) in [0, 1]."""
-        half = half_precision(self.config["precision"], self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+        with self.half_precision():
             return self.module.encode(images.to(self.device)).float()
 
     @torch.inference_mode()
@@ -129,21 +122,19 @@ class SegVolSegmenter(Trainable):
         return self.module.enlarge(self.module.decode(tokens, given, corners, text)[0])[0, 0]
 
     def recipe(self, target: Target) -> TrainingRecipe:
-        """Raw HU on the scan's own grid, in crops larger than a window: both passes are trained from them."""
+        """HU on the scan's own grid, in crops much larger than a window: both passes are trained from them."""
         depth, height, width = self.module.size.image
-        rate = float(self.config["learning_rate"])
-        return TrainingRecipe(
-            preprocessing=Recipe(spacing=None, window=None),
-            patch=(width * 3 // 2, height * 3 // 2, depth * 2),
-            batch_size=2,
-            learning_rate=rate,
-            final_learning_rate=rate / 100,
+        span = SPANS[self.config["size"]]
+        return self.training_recipe(
+            Recipe(spacing=None, window=None, mean=AIR),  # so that beyond the scan there is air
+            patch=(width * span, height * span, depth * span),
+            batch_size=4,
             weight_decay=0.01,
-            foreground=0.75,
+            foreground=0.9,
         )
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Each crop zoomed out or cut to a window, each with prompts of its own: text, clicks, box, or a mixture.
+        """Each crop zoomed out or cut to a window, prompted by text, clicks, box, or a mixture.
 
         A crop without the target gets the text alone and must come out empty.
         """
@@ -151,73 +142,81 @@ class SegVolSegmenter(Trainable):
         names = [f"{target.organ} {target.lesion}".strip() or target.name for target in batch.targets]
         texts = self.module.encode_text(batch_of_ids([TEMPLATE.format(name) for name in names]).to(batch.image.device))
         images, labels = [], []
-        for image, label in zip(batch.image, batch.label, strict=True):
-            turned = normalised(image[0].cpu().numpy()).transpose(2, 1, 0)
-            image, label = self._view(torch.from_numpy(turned.copy()), label[0].permute(2, 1, 0).cpu(), batch.generator)
+        for crops in zip(batch.image, batch.label, strict=True):
+            image, label = (part.cpu().numpy().transpose(2, 1, 0) for part in within_scan(*(one[0] for one in crops)))
+            image, label = self._view(normalised(image), label, batch.generator)
             images.append(image)
             labels.append(label)
         truth = torch.stack(labels)[:, None].to(batch.image.device)
         tokens = self.module.encode(torch.stack(images)[:, None].to(batch.image.device))
+        inside = torch.stack(labels) > 0.5
+        found = inside.flatten(1).any(1)
         logits = []
-        for index, label in enumerate(labels):
-            points, box, text = draw_prompts(label > 0.5, texts[index : index + 1], batch.generator)
-            given = None if points is None else (points[0].to(truth.device), points[1].to(truth.device))
-            box = None if box is None else box.to(truth.device)
-            logits.append(self.module.decode(tokens[index : index + 1], given, box, text)[0])
+        for members in (found.nonzero()[:, 0], (~found).nonzero()[:, 0]):
+            if len(members):
+                points, box, text = draw_prompts(inside[members], texts[members.to(texts.device)], batch.generator)
+                given = None if points is None else (points[0].to(truth.device), points[1].to(truth.device))
+                box = None if box is None else box.to(truth.device)
+                logits.append(self.module.decode(tokens[members.to(tokens.device)], given, box, text)[0])
+        truth = torch.cat([truth[found.to(truth.device)], truth[~found.to(truth.device)]])
         mask_loss = mask_losses(self.module.enlarge(torch.cat(logits)), truth).mean()
         return mask_loss, {"mask": float(mask_loss.detach())}
 
-    def _view(self, image: Tensor, label: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """A crop (D, H, W) zoomed out to the window's size, or a window of it that holds a target voxel if any."""
+    def _view(self, image: FloatArray, label: FloatArray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The body in a crop (D, H, W) zoomed out to a window, or a window around a target voxel if there is any."""
+        body = bounding_box(image)
+        if body is not None:
+            part = tuple(slice(low, high) for low, high in zip(*body, strict=True))
+            image, label = image[part], label[part]
         size = self.module.size.image
         if torch.rand((), generator=generator) < 0.5:
-            both = torch.stack([image, label])[None]
+            both = torch.from_numpy(np.stack([image, label]))[None]
             image, label = F.interpolate(both, size=size, mode="nearest-exact")[0]
             return image, label
-        inside = label > 0.5
-        centre = draw_voxel(inside if inside.any() else torch.ones_like(inside), generator)
-        window = []
-        for at, length, extent in zip(centre, size, image.shape, strict=True):
-            jitter = int(torch.randint(length // 2, (1,), generator=generator)) - length // 4
-            start = min(max(at + jitter - length // 2, 0), extent - length)
-            window.append(slice(start, start + length))
-        return image[tuple(window)], label[tuple(window)]
+        inside = torch.from_numpy(label > 0.5)
+        seen = draw_voxel(inside if inside.any() else torch.ones_like(inside), generator)
+        centre = []
+        for at, length, extent in zip(seen, size, image.shape, strict=True):
+            at += int(torch.randint(length // 2, (1,), generator=generator)) - length // 4
+            centre.append(min(max(at, length // 2), extent - (length + 1) // 2) if extent >= length else extent // 2)
+        cut = (torch.from_numpy(crop(part, centre, size)[0]) for part in (image, label))
+        return next(cut), next(cut)
 
-    def save(self, folder: Path) -> None:
-        save_weights(self.module, folder, self._facts())
 
-    def load(self, folder: Path) -> None:
-        """Reads what `save` wrote. The bench trains in RAS orientation, so the file's flips no longer count."""
-        load_weights(self.module, folder, self._facts(), SYSTEM)
-        self.orientation = "ras"
-        self._texts.clear()
-
-    def _facts(self) -> dict[str, Any]:
-        return {"system": SYSTEM, "size": self.config["size"]}
+def within_scan(image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    """The part of a crop (X, Y, Z) that is not mere air, most of which lies beyond the scan."""
+    body = bounding_box((image > NEARLY_AIR).cpu().numpy())
+    if body is None:
+        return image, label
+    part = tuple(slice(low, high) for low, high in zip(*body, strict=True))
+    return image[part], label[part]
 
 
 def draw_prompts(
-    inside: Tensor, text: Tensor, generator: torch.Generator
+    inside: Tensor, texts: Tensor, generator: torch.Generator
 ) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None, Tensor | None]:
-    """Points, box and text for a label (D, H, W): one of text, clicks, box, text + clicks, text + box."""
-    if not inside.any():
-        return None, None, text
+    """Points, boxes and texts for labels (B, D, H, W): one of text, clicks, box, text + clicks, text + box for all.
+
+    Labels without a target get the text alone.
+    """
+    if not inside.flatten(1).any(1).all():
+        return None, None, texts
     kind = int(torch.randint(5, (1,), generator=generator))
     with_text, clicks, box = kind in (0, 3, 4), kind in (1, 3), kind in (2, 4)
     points = corners = None
     if clicks:
         count = 1 + int(torch.randint(3, (1,), generator=generator))
-        places = [draw_voxel(inside, generator) for _ in range(count)]
-        labels = [1.0] * count
-        if not inside.all() and torch.rand((), generator=generator) < 0.5:
-            places.append(draw_voxel(~inside, generator))
-            labels.append(0.0)
-        points = torch.tensor([places], dtype=torch.float32), torch.tensor([labels])
+        negative = not inside.flatten(1).all(1).any() and bool(torch.rand((), generator=generator) < 0.5)
+        places = [
+            [draw_voxel(one, generator) for _ in range(count)] + [draw_voxel(~one, generator)] * negative
+            for one in inside
+        ]
+        signs = [1.0] * count + [0.0] * negative
+        points = torch.tensor(places, dtype=torch.float32), torch.tensor([signs] * len(inside))
     if box:
-        places_inside = inside.nonzero()
-        low, high = places_inside.amin(0), places_inside.amax(0)
-        corners = torch.cat([low, high])[None].float()
-    return points, corners, text if with_text else None
+        found = [one.nonzero() for one in inside]
+        corners = torch.stack([torch.cat([voxels.amin(0), voxels.amax(0)]) for voxels in found]).float()
+    return points, corners, texts if with_text else None
 
 
 def normalised(array: FloatArray) -> FloatArray:

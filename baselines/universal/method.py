@@ -101,7 +101,7 @@ universal_tiny = Method(
     prompts=_PROMPTS,
     training="bench",
     config={
-        **_CONFIG, "size": "tiny", "backbone": "unet", "postprocess": "none", "spacing": 3.0, "learning_rate": 2e-3,
+        **_CONFIG, "size": "tiny", "backbone": "unet", "postprocess": "none", "spacing": 4.0, "learning_rate": 2e-3,
     },
     search_space=_SEARCH_SPACE,
     card=Card(

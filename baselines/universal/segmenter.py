@@ -10,7 +10,6 @@ linear interpolation of probabilities instead of nearest neighbours.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,16 +17,14 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from baselines.checkpoints import load_weights, required_file, save_weights
-from baselines.sam.building import half_precision
+from baselines.network_segmenter import NetworkSegmenter
 from baselines.sam.prompting import check_prompts
 from baselines.sam.training import mask_losses
 from baselines.universal.classes import Wanted, wanted
 from baselines.universal.network import SIZES, SYSTEMS, UniversalModel, load_official_file
-from benchmarks.errors import UserError, nearest_name
 from benchmarks.preprocessing import Prepared, Recipe, bounding_box, prepare
 from benchmarks.prompts import PromptKind, Prompts
-from benchmarks.segmenter import Batch, Session, Target, Trainable, TrainingRecipe
+from benchmarks.segmenter import Batch, Session, Target, TrainingRecipe
 from benchmarks.volume import BoolArray, FloatArray, Volume
 
 SYSTEM = "Universal Model"
@@ -38,62 +35,49 @@ FILE_NAMES = {
 SOURCE = "released by the authors of the CLIP-Driven Universal Model"
 WINDOW_HU = (-175.0, 250.0)
 OVERLAP = 0.5
-WINDOWS = {"official": 96, "tiny": 32}  # voxels per axis
+WINDOWS = {"official": 96, "tiny": 24}  # voxels per axis
 WINDOWS_AT_ONCE = {False: 1, True: 4}  # on the CPU and on a GPU; no window sees another
-CHOICES = {
-    "size": tuple(SIZES),
-    "backbone": tuple(SYSTEMS),
-    "postprocess": ("none", "official"),
-    "train": ("all", "heads"),
-    "precision": ("auto", "float32", "bfloat16"),
-}
 
 
-class UniversalSegmenter(Trainable):
+class UniversalSegmenter(NetworkSegmenter):
     """Fully automatic: the target names the class, nothing else is given.
 
-    Settings (keys of `config`):
-        checkpoint: path of the official file ("official"), or of a folder written by `save` ("tiny"), or None.
-        size: "official" or "tiny".
+    Settings (keys of `config`) beside those of every `NetworkSegmenter`:
         backbone: "swinunetr" or "unet".
         postprocess: "official" keeps the largest components of organs and confines kidney and liver tumours to the
             closed and dilated organ; "none" leaves the thresholded probabilities.
         spacing: mm of the isotropic grid; the released weights know 1.5 only.
-        precision: "float32", "bfloat16", or "auto" (bfloat16 on a GPU).
         train: "all", or "heads" (the backbone stays as it is).
-        learning_rate: of the bench's training.
-        seed: of the weights of an untrained "tiny".
     """
 
     module: UniversalModel
     prompts = frozenset({PromptKind.NONE})
+    system = SYSTEM
+    choices = {  # noqa: RUF012
+        "size": tuple(SIZES),
+        "backbone": tuple(SYSTEMS),
+        "postprocess": ("none", "official"),
+        "train": ("all", "heads"),
+    }
+    identity = ("size", "backbone", "spacing")
 
     def __init__(self, config: Mapping[str, Any], device: str) -> None:
-        self.config = dict(config)
-        for key, known in CHOICES.items():
-            if config[key] not in known:
-                raise UserError(f"{SYSTEM} has no {key} '{config[key]}'; {nearest_name(str(config[key]), known)}")
-        self.device = torch.device(device)
+        super().__init__(config, device)
         side = WINDOWS[config["size"]]
         self.window = (side, side, side)
         mm, (low, high) = float(config["spacing"]), WINDOW_HU
         self.preprocessing = Recipe(spacing=(mm, mm, mm), window=WINDOW_HU, mean=low, std=high - low)
-        self.module = self._network().to(self.device)
 
-    def _network(self) -> UniversalModel:
-        config, backbone = self.config, self.config["backbone"]
-        if config["size"] == "official":
-            method = f"universal-{backbone}"
-            path = required_file(config["checkpoint"], method, FILE_NAMES[backbone], SOURCE)
-            network = load_official_file(path, backbone)
-        else:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(int(config["seed"]))
-                network = UniversalModel(backbone, SIZES[config["size"]])
-            if config["checkpoint"] is not None:
-                load_weights(network, Path(config["checkpoint"]), self._facts(), SYSTEM)
-        network.backbone.requires_grad_(config["train"] == "all")
-        return network.eval()
+    def read_official(self) -> UniversalModel:
+        backbone = self.config["backbone"]
+        path = self.official_file(f"universal-{backbone}", FILE_NAMES[backbone], SOURCE)
+        return load_official_file(path, backbone)
+
+    def untrained(self) -> UniversalModel:
+        return UniversalModel(self.config["backbone"], SIZES[self.config["size"]])
+
+    def freeze(self) -> None:
+        self.module.backbone.requires_grad_(self.config["train"] == "all")
 
     def open(self, volume: Volume, target: Target) -> UniversalSession:
         """Segments at once: nothing depends on a prompt. Raises UserError for a target that is no class."""
@@ -104,10 +88,8 @@ class UniversalSegmenter(Trainable):
         """Logits (K, X, Y, Z) of a prepared array, on the CPU."""
         from monai.inferers import sliding_window_inference
 
-        half = half_precision(self.config["precision"], self.device)
-
         def predict(windows: Tensor) -> Tensor:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+            with self.half_precision():
                 return self.module(windows, classes).float()
 
         result: Tensor = sliding_window_inference(
@@ -124,16 +106,7 @@ class UniversalSegmenter(Trainable):
 
     def recipe(self, target: Target) -> TrainingRecipe:
         wanted(target)  # an unknown target is refused before the first step
-        rate = float(self.config["learning_rate"])
-        return TrainingRecipe(
-            preprocessing=self.preprocessing,
-            patch=self.window,
-            batch_size=2,
-            learning_rate=rate,
-            final_learning_rate=rate / 100,
-            weight_decay=1e-5,
-            foreground=0.67,
-        )
+        return self.training_recipe(self.preprocessing, self.window, batch_size=2, weight_decay=1e-5, foreground=0.67)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Soft Dice plus binary cross-entropy of the target's classes; the other classes get no gradient.
@@ -148,15 +121,6 @@ class UniversalSegmenter(Trainable):
             losses.append(mask_losses(logits.float().amax(1, keepdim=True), batch.label[one]))
         mask_loss = torch.cat(losses).mean()
         return mask_loss, {"mask": float(mask_loss.detach())}
-
-    def save(self, folder: Path) -> None:
-        save_weights(self.module, folder, self._facts())
-
-    def load(self, folder: Path) -> None:
-        load_weights(self.module, folder, self._facts(), SYSTEM)
-
-    def _facts(self) -> dict[str, Any]:
-        return {"system": SYSTEM} | {key: self.config[key] for key in ("size", "backbone", "spacing")}
 
 
 class UniversalSession(Session):

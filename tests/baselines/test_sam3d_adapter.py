@@ -187,19 +187,19 @@ def test_frozen_parts_are_those_of_the_paper() -> None:
 def test_training_clicks_lie_in_the_tumour_or_anywhere() -> None:
     inside = torch.zeros(20, 24, 28, dtype=torch.bool)
     inside[3:6, 7:9, 20:27] = True
-    points = draw_points(inside, 20, torch.Generator().manual_seed(1))
+    points = draw_points(inside, 10, 20, torch.Generator().manual_seed(1))
     d, w, h = points[:10].t()
     assert points.shape == (30, 3)
     assert inside[d, h, w].all()
     assert not inside[points[10:, 0], points[10:, 2], points[10:, 1]].all()
-    assert draw_points(torch.zeros_like(inside), 20, torch.Generator()).shape == (30, 3)
+    assert draw_points(torch.zeros_like(inside), 10, 20, torch.Generator()).shape == (30, 3)
 
 
 def test_training_learns_and_is_saved(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     segmenter = build()
     side = segmenter.crop[0]
-    mask = ellipsoid((side, side, side), (30, 20, 24), (11, 9, 8))[None]
+    mask = ellipsoid((side, side, side), (16, 14, 18), (8, 7, 6))[None]
     optimiser = torch.optim.AdamW(segmenter.trainable_parameters(), lr=2e-3)
     values = []
     for step in range(12):

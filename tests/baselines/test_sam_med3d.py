@@ -43,7 +43,7 @@ class PerfectCrops:
 
 def at_official_size() -> tuple[SamMed3D, PerfectCrops]:
     """The official geometry, a stand-in for the network."""
-    segmenter, perfect = build(), PerfectCrops()
+    segmenter, perfect = build(spacing=1.5), PerfectCrops()
     segmenter.window = (128, 128, 128)
     segmenter.encode = lambda crops: crops  # type: ignore[method-assign]
     segmenter.module = perfect  # type: ignore[assignment]
@@ -161,8 +161,8 @@ def test_tiny_volumes() -> None:
 def test_training_learns_and_a_checkpoint_keeps_it(tmp_path: Path) -> None:
     segmenter = build()
     recipe = segmenter.recipe(TARGET)
-    assert recipe.patch == (48, 48, 48)
-    mask = ellipsoid(recipe.patch, (20, 24, 28), (12, 9, 10))
+    assert recipe.patch == (32, 32, 32)
+    mask = ellipsoid(recipe.patch, (13, 16, 19), (8, 6, 7))
     batch = batch_of(np.stack([mask] * 2), np.stack([np.where(mask, 120, 40)] * 2))
     optimiser = torch.optim.AdamW(segmenter.trainable_parameters(), lr=3 * recipe.learning_rate)  # few steps
     losses = []
@@ -179,7 +179,7 @@ def test_training_learns_and_a_checkpoint_keeps_it(tmp_path: Path) -> None:
     other.load(tmp_path)
     for mine, theirs in zip(segmenter.module.parameters(), other.module.parameters(), strict=True):
         assert torch.equal(mine, theirs)
-    with pytest.raises(UserError, match=r"spacing = 1\.5, SAM-Med3D expects 3\.0"):
+    with pytest.raises(UserError, match=r"spacing = 2\.25, SAM-Med3D expects 3\.0"):
         build(spacing=3.0).load(tmp_path)
     (tmp_path / "weights.safetensors").write_bytes(b"short")
     with pytest.raises(UserError, match="damaged checkpoint"):
@@ -187,7 +187,7 @@ def test_training_learns_and_a_checkpoint_keeps_it(tmp_path: Path) -> None:
 
 
 def test_a_crop_without_target_costs_nothing() -> None:
-    empty = np.zeros((1, 48, 48, 48))
+    empty = np.zeros((1, 32, 32, 32))
     loss, _ = build().loss(batch_of(empty, empty))
     loss.backward()
     assert float(loss.detach()) == 0

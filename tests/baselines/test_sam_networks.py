@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -200,13 +201,23 @@ def test_adapter_has_its_own_epsilon() -> None:
 
 def test_positions_of_points_and_grid_disagree_in_3d() -> None:
     """Upstream's quirk: the grid stacks (axis 1, axis 0, axis 2), points come as (axis 0, axis 1, axis 2)."""
-    encoder = Sam(SAM_MED3D["tiny"]).prompt_encoder
-    position = encoder.dense_position()[0]
+    at, position = placed(aligned=False)
+    torch.testing.assert_close(at, position[:, 4, 1, 2])
+    assert not torch.allclose(at, position[:, 1, 4, 2], atol=1e-2)
+
+
+def test_positions_agree_where_a_network_is_trained_from_scratch() -> None:
+    at, position = placed(aligned=True)
+    torch.testing.assert_close(at, position[:, 1, 4, 2])
+
+
+def placed(aligned: bool) -> tuple[Tensor, Tensor]:
+    """The encoding of a point in the middle of cell (1, 4, 2), and those of all cells."""
+    encoder = Sam(replace(SAM_MED3D["tiny"], aligned=aligned)).prompt_encoder
     cell = torch.tensor([[[1.0, 4.0, 2.0]]])
     step = encoder.image[0] / encoder.grid[0]
     at = encoder.pe_layer.of_points((cell + 0.5) * step, encoder.image)[0, 0]
-    torch.testing.assert_close(at, position[:, 4, 1, 2])
-    assert not torch.allclose(at, position[:, 1, 4, 2], atol=1e-2)
+    return at, encoder.dense_position()[0]
 
 
 def test_zero_mask_is_not_no_mask() -> None:

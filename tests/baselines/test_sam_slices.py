@@ -12,7 +12,7 @@ from segment_anything.utils.transforms import ResizeLongestSide
 
 from baselines.sam.network import Sam
 from baselines.sam.slice_prompts import SlicePrompt
-from baselines.sam.slice_training import draw_tasks
+from baselines.sam.slice_training import draw_tasks, framed
 from baselines.sam.slices import PIXEL_MEAN, PIXEL_STD, SliceSegmenter, follow_prompt
 from baselines.sam_b.method import sam_b, sam_b_tiny
 from baselines.sam_b.segmenter import SIZES as SAM_B
@@ -22,7 +22,7 @@ from baselines.sam_med2d.segmenter import SIZES as SAM_MED2D
 from baselines.sam_med2d.segmenter import SamMed2D
 from benchmarks.errors import UserError
 from benchmarks.prompts import Box, Click, Prompts
-from benchmarks.segmenter import Method
+from benchmarks.segmenter import Batch, Method
 from benchmarks.volume import BoolArray
 from tests.baselines.sam_helpers import TARGET, PerfectSlices, batch_of, dice, ellipsoid, volume_of
 
@@ -248,7 +248,7 @@ def test_training_learns_and_a_checkpoint_keeps_it(method: Method, tmp_path: Pat
     segmenter = build(method)
     recipe = segmenter.recipe(TARGET)
     side = recipe.patch[0]
-    mask = ellipsoid((side, side, 5), (50, 70, 2), (20, 15, 2.4))
+    mask = ellipsoid((side, side, 5), (100, 90, 2), (20, 15, 2.4))
     image = np.where(mask, 200, 60)
     batch = batch_of(np.stack([mask] * 2), np.stack([image] * 2))
     optimiser = torch.optim.AdamW(segmenter.trainable_parameters(), lr=recipe.learning_rate)
@@ -275,8 +275,8 @@ def test_training_learns_and_a_checkpoint_keeps_it(method: Method, tmp_path: Pat
 @METHODS
 def test_training_draws_from_the_batch_generator_only(method: Method) -> None:
     segmenter = build(method)
-    side = segmenter.image
-    mask = ellipsoid((side, side, 5), (50, 70, 2), (20, 15, 2.4))
+    side = 2 * segmenter.side
+    mask = ellipsoid((side, side, 5), (100, 90, 2), (20, 15, 2.4))
     stacked = np.stack([mask] * 2)
 
     def loss(seed: int, global_seed: int) -> float:
@@ -306,10 +306,31 @@ def test_drawn_prompts_fit_their_slices() -> None:
     assert draw_tasks(0, torch.zeros(8, 8, 3, dtype=torch.bool), generator) == []
 
 
+def test_a_training_slice_is_framed_as_at_inference() -> None:
+    """Of a crop around the target the frame keeps the whole body where it fits, wherever the target lies in it."""
+    places = set()
+    for seed in range(20):
+        image, label = torch.zeros(1, 1, 80, 80, 5), torch.zeros(1, 1, 80, 80, 5)
+        image[:, :, 20:50, 35:70] = 100  # fits into 40 voxels on both axes
+        label[:, :, 40, 40, 2] = 1
+        batch = Batch(image, label, [TARGET], torch.Generator().manual_seed(seed), 0.0)
+        cut = framed(batch, 40)
+        assert cut.image.shape == (1, 1, 40, 40, 5)
+        assert cut.image.sum() == image.sum()
+        assert cut.label.sum() == 1
+        assert torch.equal(cut.image[cut.label > 0], image[label > 0])
+        places.add(tuple(cut.label.nonzero()[0].tolist()))
+    assert len(places) > 5
+    image[:] = 100  # a body larger than the frame: a part of it that holds the target
+    cut = framed(Batch(image, label, [TARGET], torch.Generator().manual_seed(0), 0.0), 40)
+    assert (cut.image == 100).all()
+    assert cut.label.sum() == 1
+
+
 @METHODS
 def test_a_crop_without_target_costs_nothing(method: Method) -> None:
     segmenter = build(method)
-    side = segmenter.image
+    side = 2 * segmenter.side
     empty = np.zeros((1, side, side, 5))
     loss, parts = segmenter.loss(batch_of(empty, empty))
     loss.backward()
@@ -332,7 +353,7 @@ def test_wrong_official_file_is_recognised(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="this looks like SAM-Med2D, expected SAM-B"):
         sam_b.build({"checkpoint": str(path)})
     torch.save(Sam(SAM_B["tiny"]).state_dict(), path)
-    with pytest.raises(UserError, match=r"does not fit SAM-B: .*missing: image_encoder.blocks.3"):
+    with pytest.raises(UserError, match=r"does not fit SAM-B: .*missing: image_encoder.blocks.2"):
         sam_b.build({"checkpoint": str(path)})
 
 

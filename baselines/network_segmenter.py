@@ -1,0 +1,103 @@
+"""What the wrappers of published networks share: settings, the official file or fresh weights, precision, checkpoints.
+
+A wrapper says which network it is (`read_official`, `untrained`), what of it stays frozen (`freeze`), and then only how
+a volume goes into it and comes out again.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from baselines.checkpoints import load_weights, required_file, save_weights
+from benchmarks.errors import UserError, nearest_name
+from benchmarks.preprocessing import Recipe, Shape
+from benchmarks.segmenter import Trainable, TrainingRecipe
+
+PRECISIONS = ("auto", "float32", "bfloat16")
+
+
+class NetworkSegmenter(Trainable):
+    """A published network at its official size with its official file, or at a small size trained by the bench.
+
+    Settings (keys of `config`) that every one of them has:
+        checkpoint: path of the official file ("official"), or of a folder written by `save` (other sizes), or None.
+        size: "official", or a smaller one of the same classes.
+        precision: of the image encoder: "float32", "bfloat16", or "auto" (bfloat16 on a GPU).
+        train: what the bench's training may change.
+        learning_rate: of the bench's training; it falls linearly to a hundredth.
+        seed: of fresh weights.
+
+    Attributes:
+        system: name for messages.
+        choices: settings that allow certain words only.
+        identity: settings that a checkpoint of ours must share with the segmenter that reads it.
+        trained_here: whether the weights are the bench's own rather than the official file's.
+
+    Raises:
+        UserError: an unknown word, no official file for the official size, or a file that does not fit.
+    """
+
+    system: ClassVar[str]
+    choices: ClassVar[Mapping[str, tuple[str, ...]]]
+    identity: ClassVar[tuple[str, ...]] = ("size",)
+
+    def __init__(self, config: Mapping[str, Any], device: str) -> None:
+        self.config = dict(config)
+        for key, known in {**self.choices, "precision": PRECISIONS}.items():
+            if config[key] not in known:
+                hint = nearest_name(str(config[key]), known)
+                raise UserError(f"{self.system} has no {key} '{config[key]}'; {hint}")
+        self.device = torch.device(device)
+        self.trained_here = False
+        if config["size"] == "official":
+            self.module = self.read_official()
+        else:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(int(config["seed"]))
+                self.module = self.untrained()
+            if config["checkpoint"] is not None:
+                self.load(Path(config["checkpoint"]))
+        self.freeze()
+        self.module.eval().to(self.device)
+
+    @abstractmethod
+    def read_official(self) -> torch.nn.Module:
+        """The network with the weights of the official file, on the CPU."""
+
+    @abstractmethod
+    def untrained(self) -> torch.nn.Module:
+        """The network at the size of the settings with fresh weights."""
+
+    @abstractmethod
+    def freeze(self) -> None:
+        """Take the gradient from the parameters that the setting `train` leaves alone."""
+
+    def official_file(self, method: str, file_name: str, source: str) -> Path:
+        """The official file's path; raises UserError that says which file, and where it is released."""
+        return required_file(self.config["checkpoint"], method, file_name, source)
+
+    def half_precision(self) -> torch.autocast:
+        """bfloat16 for the image encoder where the settings ask for it."""
+        wanted = self.config["precision"]
+        half = wanted == "bfloat16" or (wanted == "auto" and self.device.type == "cuda")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+
+    def training_recipe(self, preprocessing: Recipe, patch: Shape, **rest: Any) -> TrainingRecipe:
+        """A recipe with the learning rate of the settings; `rest` are further fields."""
+        rate = float(self.config["learning_rate"])
+        return TrainingRecipe(preprocessing, patch, learning_rate=rate, final_learning_rate=rate / 100, **rest)
+
+    def save(self, folder: Path) -> None:
+        save_weights(self.module, folder, self._facts())
+
+    def load(self, folder: Path) -> None:
+        load_weights(self.module, folder, self._facts(), self.system)
+        self.trained_here = True
+
+    def _facts(self) -> dict[str, Any]:
+        return {"system": self.system} | {key: self.config[key] for key in self.identity}
