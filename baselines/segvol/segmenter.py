@@ -143,8 +143,8 @@ class SegVolSegmenter(NetworkSegmenter):
         texts = self.module.encode_text(batch_of_ids([TEMPLATE.format(name) for name in names]).to(batch.image.device))
         images, labels = [], []
         for crops in zip(batch.image, batch.label, strict=True):
-            image, label = (part.cpu().numpy().transpose(2, 1, 0) for part in within_scan(*(one[0] for one in crops)))
-            image, label = self._view(normalised(image), label, batch.generator)
+            scan, mask = (part.cpu().numpy().transpose(2, 1, 0) for part in within_scan(*(one[0] for one in crops)))
+            image, label = self._view(normalised(scan), mask, batch.generator)
             images.append(image)
             labels.append(label)
         truth = torch.stack(labels)[:, None].to(batch.image.device)
@@ -171,16 +171,15 @@ class SegVolSegmenter(NetworkSegmenter):
         size = self.module.size.image
         if torch.rand((), generator=generator) < 0.5:
             both = torch.from_numpy(np.stack([image, label]))[None]
-            image, label = F.interpolate(both, size=size, mode="nearest-exact")[0]
-            return image, label
+            small = F.interpolate(both, size=size, mode="nearest-exact")[0]
+            return small[0], small[1]
         inside = torch.from_numpy(label > 0.5)
         seen = draw_voxel(inside if inside.any() else torch.ones_like(inside), generator)
         centre = []
         for at, length, extent in zip(seen, size, image.shape, strict=True):
             at += int(torch.randint(length // 2, (1,), generator=generator)) - length // 4
             centre.append(min(max(at, length // 2), extent - (length + 1) // 2) if extent >= length else extent // 2)
-        cut = (torch.from_numpy(crop(part, centre, size)[0]) for part in (image, label))
-        return next(cut), next(cut)
+        return torch.from_numpy(crop(image, centre, size)[0]), torch.from_numpy(crop(label, centre, size)[0])
 
 
 def within_scan(image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -132,15 +133,16 @@ def test_clicks_of_a_slice_are_rounds() -> None:
         session = segmenter.open(volume_of(mask, (1.0, 1.0, 9.0), *TARGET.window), TARGET)
         clicks = (Click((30, 30, 1)), Click((5, 5, 1), False), Click((40, 30, 1)))
         session.segment(Prompts(clicks))
-        rounds = segmenter.module.decoded[:3]
+        decoded = cast(PerfectSlices, segmenter.module).decoded
+        rounds = decoded[:3]
         assert [points[0].shape[1] for points, _, _ in rounds] == [1, 2, 3]
         assert rounds[2][0][1].tolist() == [[1, 0, 1]]
         assert rounds[0][2] is None
         values = rounds[1][2]
         assert (float(values.min()) >= 0) == bounded
-        count = len(segmenter.module.decoded)
+        count = len(decoded)
         session.segment(Prompts(clicks[:1]))
-        assert all(len(points[0][0]) <= 2 for points, *_ in segmenter.module.decoded[count:])  # only following
+        assert all(len(points[0][0]) <= 2 for points, *_ in decoded[count:])  # only following
 
 
 @METHODS
