@@ -49,10 +49,10 @@ sam_med2d = Method(
         code_licence="Apache-2.0",
         weights_licence="Apache-2.0",
         parameters="271.2 M",
-        training_data={},
+        training_data={"kits21": "superset", "lits17": "superset", "msd-pancreas": "superset", "msd-colon": "superset"},
         notes=(
-            "Released weights were trained on SA-Med2D-20M, a collection of public 2D and 3D sets; which cases of the "
-            "suite's datasets it holds is not known here, so every dataset counts as unknown. "
+            "Released weights were trained on SA-Med2D-20M, whose public files come from KiTS, KiTS2021, MSD "
+            "Pancreas, MSD Colon and MSD Liver (the scans of LiTS) among others; the training cases are not stated. "
             "See docs/methods/sam-med2d.md."
         ),
     ),

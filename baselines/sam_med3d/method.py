@@ -50,7 +50,7 @@ sam_med3d = Method(
         training_data={"kits21": "superset", "lits17": "superset", "msd-pancreas": "superset", "msd-colon": "superset"},
         notes=(
             "The authors' list of the 44 public sets behind the turbo weights names KiTS, KiTS2021, LiTS, MSD "
-            "Pancreas, MSD Colon and MSD Liver, split in a way of their own; which cases they trained on is not stated. "
+            "Pancreas, MSD Colon and MSD Liver, split in a way of their own; the training cases are not stated. "
             "See docs/methods/sam-med3d.md."
         ),
     ),
