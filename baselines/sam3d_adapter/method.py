@@ -71,6 +71,7 @@ sam3d_adapter_tiny = Method(
     factory="baselines.sam3d_adapter.segmenter:Sam3dAdapterSegmenter",
     prompts=_PROMPTS,
     training="bench",
+    version="2",
     config={
         **_CONFIG, "size": "tiny", "spacing": 2.25, "orientation": "ras", "train": "all", "tumour_points": 1,
         "stray_points": 0, "learning_rate": 2e-3,

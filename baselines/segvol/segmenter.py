@@ -128,7 +128,7 @@ class SegVolSegmenter(NetworkSegmenter):
         return self.training_recipe(
             Recipe(spacing=None, window=None, mean=AIR),  # so that beyond the scan there is air
             patch=(width * span, height * span, depth * span),
-            batch_size=2,
+            batch_size=4,
             weight_decay=0.01,
             foreground=0.9,
         )

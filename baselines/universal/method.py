@@ -58,6 +58,7 @@ universal_swin = Method(
     factory="baselines.universal.segmenter:UniversalSegmenter",
     prompts=_PROMPTS,
     training="bench",
+    version="2",
     needs_checkpoint=True,
     files=(_SWIN_FILE,),
     config=_CONFIG,
@@ -79,6 +80,7 @@ universal_unet = Method(
     factory="baselines.universal.segmenter:UniversalSegmenter",
     prompts=_PROMPTS,
     training="bench",
+    version="2",
     needs_checkpoint=True,
     files=(_UNET_FILE,),
     config={**_CONFIG, "backbone": "unet"},
@@ -100,6 +102,7 @@ universal_tiny = Method(
     factory="baselines.universal.segmenter:UniversalSegmenter",
     prompts=_PROMPTS,
     training="bench",
+    version="2",
     config={
         **_CONFIG, "size": "tiny", "backbone": "unet", "postprocess": "none", "spacing": 4.0, "learning_rate": 2e-3,
     },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from baselines.sam.decoder import CrossAttention
 from baselines.sam.initialisation import initialise
 from baselines.sam.network import Sam
 from baselines.sam.training import mask_losses
@@ -14,7 +15,8 @@ def test_a_cell_attends_most_to_a_click_in_it() -> None:
     torch.manual_seed(0)
     network = Sam(SIZES["tiny"])
     initialise(network)
-    attention = network.mask_decoder.transformer.layers[0].cross_attn_image_to_token
+    attention = network.mask_decoder.get_submodule("transformer.layers.0.cross_attn_image_to_token")
+    assert isinstance(attention, CrossAttention)
     encoder = network.prompt_encoder
     with torch.no_grad():
         click = encoder.pe_layer.of_points(torch.tensor([[[10.0, 22.0, 14.0]]]), encoder.image)  # cell (2, 5, 3)
