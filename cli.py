@@ -321,7 +321,7 @@ def tune(
 
 @app.command()
 def ablate(
-    suite: SuiteOption = "phantom",
+    suite: SuiteOption = "ablation",
     dataset: DatasetOption = None,
     all_datasets: AllOption = False,
     data: DataOption = None,

@@ -66,7 +66,7 @@ def ablation_suite(suite: Suite, repeats: int = 1) -> tuple[Suite, list[Variant]
     for floor in installed().values():
         if floor.floor:
             add(floor.name, "floor", MethodEntry(name=floor.name), 1)
-    name = f"ablation-{base.title}-{suite.name}"
+    name = f"{suite.name}-{base.title}" if suite.name == "ablation" else f"ablation-{base.title}-{suite.name}"
     return suite.model_copy(update={"name": name, "methods": tuple(entries)}), variants
 
 
