@@ -19,7 +19,12 @@ from torch.utils.checkpoint import checkpoint
 from tags.adapters import SpatialAdapter
 
 MASKED = -1e4  # exp() of it is zero in every float type in use, and bf16 holds it
-CHUNK_TOKENS = 8192  # tokens handled at once without gradients: bounds memory, costs no speed
+CHUNK_TOKENS = {"cpu": 2048, "cuda": 65_536}  # handled at once without gradients: bounds memory, costs no speed
+
+
+def chunk_tokens(x: Tensor) -> int:
+    """How many tokens to handle at once on the device of x."""
+    return CHUNK_TOKENS.get(x.device.type, max(CHUNK_TOKENS.values()))
 
 
 def relative_table(table: Tensor, size: int) -> Tensor:
@@ -86,7 +91,7 @@ class WindowAttention(nn.Module):
         mask = None
         if any(padding) or any(shift):
             mask = window_mask(tuple(size), tuple(window), tuple(shift)).to(x.device).repeat(batch, 1, 1)
-        x = self._attend_in_chunks(x, table, mask)
+        x = self._attend_in_chunks(x, table, mask, in_place=max(count) > 1)  # several windows: x is a copy by now
 
         x = x.view(batch, *count, *window, channels).permute(0, 1, 4, 2, 5, 3, 6, 7)
         x = x.reshape(batch, count[0] * window[0], count[1] * window[1], count[2] * window[2], channels)
@@ -104,11 +109,11 @@ class WindowAttention(nn.Module):
         rows_z = relative_table(self.rel_pos_d, z)[None, None, :].expand(x, y, -1, -1, -1)
         return torch.cat((rows_x, rows_y, rows_z), dim=3).flatten(0, 2)
 
-    def _attend_in_chunks(self, x: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
-        chunk = max(1, CHUNK_TOKENS // (x.shape[1] * x.shape[2] * x.shape[3]))
+    def _attend_in_chunks(self, x: Tensor, table: Tensor, mask: Tensor | None, in_place: bool) -> Tensor:
+        chunk = max(1, chunk_tokens(x) // (x.shape[1] * x.shape[2] * x.shape[3]))
         if torch.is_grad_enabled() or x.shape[0] <= chunk:
             return self._attend(x, table, mask)
-        out = torch.empty_like(x)
+        out = x if in_place else torch.empty_like(x)
         for start in range(0, x.shape[0], chunk):
             part = slice(start, start + chunk)
             out[part] = self._attend(x[part], table, None if mask is None else mask[part])
@@ -173,9 +178,10 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             return self.lin2(F.gelu(self.lin1(x)))
-        flat = x.reshape(-1, x.shape[-1])
-        parts = [self.lin2(F.gelu(self.lin1(part))) for part in flat.split(CHUNK_TOKENS)]
-        return torch.cat(parts).view(x.shape)
+        out, chunk = torch.empty_like(x, memory_format=torch.contiguous_format), chunk_tokens(x)
+        for part, place in zip(x.flatten(0, -2).split(chunk), out.flatten(0, -2).split(chunk), strict=True):
+            place.copy_(self.lin2(F.gelu(self.lin1(part))))
+        return out
 
 
 class Block(nn.Module):
@@ -201,8 +207,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.adapter is not None:
             x = self.adapter(x)
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x = self.attn(self.norm1(x)).add_(x)  # in place, in the fresh tensor: a copy less at the peak
+        return self.mlp(self.norm2(x)).add_(x)
 
 
 class ChannelNorm(nn.Module):

@@ -138,6 +138,6 @@ class MaskDecoder(nn.Module):
         if self.refine is None:
             return logits, coarse
         reduced = enlarge(self.refine["reduce"](hidden), full)
-        inputs = torch.cat((reduced, logits, image, dense), dim=1)
-        refined = F.relu(self.refine["norm"](self.refine["first"](inputs)))
+        refined = self.refine["first"](torch.cat((reduced, logits, image, dense), dim=1))
+        refined = F.relu(self.refine["norm"](refined), inplace=True)
         return logits + self.refine["second"](refined), coarse

@@ -88,17 +88,28 @@ class VolumetricStem(nn.Module):
         return table.permute(0, 2, 3, 1)[:, :, :, None] + depth.permute(0, 2, 1)[:, None, None]
 
     def embed(self, image: Tensor) -> Tensor:
-        """Tokens (B, C, X/4, Y/4, Z/4) without positions."""
+        """Tokens (B, X/4, Y/4, Z/4, C) without positions.
+
+        The convolution as one matrix product: with a single input channel its patches are small (a quarter of the
+        tokens), and the product comes out in the order that the encoder wants, with no second copy.
+        """
         kernel, bias = self.composed()
-        return F.conv3d(F.pad(image, (1,) * 6, mode="replicate"), kernel, bias, stride=STRIDE)
+        patches = F.pad(image, (1,) * 6, mode="replicate")[:, 0]
+        for axis in (1, 2, 3):
+            patches = patches.unfold(axis, KERNEL, STRIDE)
+        return F.linear(patches.flatten(4), kernel.flatten(1), bias)
 
     def forward(self, image: Tensor) -> Tensor:
-        tokens = self.embed(image).permute(0, 2, 3, 4, 1)
+        tokens = self.embed(image)
         return tokens + self.positions((tokens.shape[1], tokens.shape[2], tokens.shape[3]))
 
 
 def naive_embed(stem: VolumetricStem, image: Tensor) -> Tensor:
-    """The chain as it is usually written, for tests and timing: enlarge, embed every slice, mix 16 slices."""
+    """The chain as it is usually written, for tests and timing: enlarge, embed every slice, mix 16 slices.
+
+    Returns:
+        (B, X/4, Y/4, Z/4, C), as `VolumetricStem.embed`.
+    """
     enlarged = F.interpolate(image, scale_factor=ENLARGE, mode="trilinear", align_corners=False)
     batch, _, x, y, z = enlarged.shape
     slices = enlarged.permute(0, 4, 1, 2, 3).reshape(batch * z, 1, x, y).expand(-1, 3, -1, -1)
@@ -106,4 +117,5 @@ def naive_embed(stem: VolumetricStem, image: Tensor) -> Tensor:
     channels = embedded.shape[1]
     embedded = embedded.reshape(batch, z, channels, x // PATCH, y // PATCH).permute(0, 2, 3, 4, 1)
     weight = stem.depth_weight[:, None, None, None, :]
-    return F.conv3d(embedded, weight, stem.depth_bias, stride=(1, 1, PATCH), groups=channels)
+    mixed = F.conv3d(embedded, weight, stem.depth_bias, stride=(1, 1, PATCH), groups=channels)
+    return mixed.permute(0, 2, 3, 4, 1)

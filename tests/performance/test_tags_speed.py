@@ -65,13 +65,21 @@ def matmul_gflops(dtype: torch.dtype, device: str = "cpu", rows: int = 4096) -> 
 
 
 def peak_gb(statement: str) -> tuple[float, float]:
-    """Peak resident memory in GB of a fresh process before and after a statement (what it adds is the difference)."""
+    """Resident memory in GB of a fresh process before a statement, and its peak from there on.
+
+    The kernel's own high-water mark, put back by the call of `here`: `ru_maxrss` would begin with the memory of the
+    process that started this one. The statement calls `here()` where it wants the measurement to begin.
+    """
     code = (
-        "import resource, torch; from tags.stem import VolumetricStem, naive_embed; from tags.model import TAGS;"
+        "import torch; from tags.stem import VolumetricStem, naive_embed; from tags.model import TAGS;"
         "from tags.config import sized; from tags.prompt_encoder import PromptTensors;"
         f"torch.set_num_threads({THREADS}); torch.set_grad_enabled(False);"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20\n"
-        f"before = [0]\n{statement}\nprint(before[0], peak())"
+        "status = lambda key: next(int(one.split()[1]) for one in open('/proc/self/status') if one.startswith(key))\n"
+        "before = []\n"
+        "def here():\n"
+        "    open('/proc/self/clear_refs', 'w').write('5')\n"
+        "    before.append(status('VmRSS'))\n"
+        f"{statement}\nprint(before[-1] / 2**20, status('VmHWM') / 2**20)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     before, after = (float(word) for word in done.stdout.split())
@@ -91,9 +99,9 @@ def test_stem_composed_against_naive(table):
         error = float((composed - naive).abs().max() / naive.abs().max())
         fast = median_seconds(lambda: stem.embed(image), 5)
         slow = median_seconds(lambda: naive_embed(stem, image), 1)
-    before, after = peak_gb(f"{STEM}; before[0] = peak(); stem.embed(image)")
+    before, after = peak_gb(f"{STEM}; here(); stem.embed(image)")
     small = max(after - before, 1e-3)
-    before, after = peak_gb(f"{STEM}; before[0] = peak(); naive_embed(stem, image)")
+    before, after = peak_gb(f"{STEM}; here(); naive_embed(stem, image)")
     large = after - before
     table["stem"] = {
         "composed_s": fast, "naive_s": slow, "times_faster": slow / fast, "relative_error": error,
@@ -101,7 +109,7 @@ def test_stem_composed_against_naive(table):
     }  # fmt: skip
     assert error < 1e-4
     assert slow / fast > 20
-    assert large / small > 20
+    assert large / small > 50
 
 
 def vit_b(device: str = "cpu", **overrides: object) -> TAGS:
@@ -132,7 +140,7 @@ def test_vit_b_forward_at_128(table):
                 encoding = model.encode(image, KIDNEY, BOUNDS)
                 figures["decode_bf16_s"] = median_seconds(lambda: model.decode(encoding, one_click()), 3)
     _, figures["peak_gb"] = peak_gb(
-        "model = TAGS(sized('vit-b')).eval(); b = torch.tensor([[-2.0, 2.0]])\n"
+        "here()\nmodel = TAGS(sized('vit-b')).eval(); b = torch.tensor([[-2.0, 2.0]])\n"
         "with torch.inference_mode():\n"
         "    model(torch.randn(1, 1, 128, 128, 128), [('kidney', 'tumor')], b, PromptTensors.empty(1))"
     )
@@ -143,8 +151,8 @@ def test_vit_b_forward_at_128(table):
     figures["share_of_predecessor_memory"] = figures["peak_gb"] / PREDECESSOR["peak_gb"]
     table["vit_b_128"] = figures
     assert figures["second_click_share"] < 0.1
-    assert figures["share_of_predecessor_memory"] < 0.4
-    assert figures["times_faster_than_predecessor_scaled_by_matmul"] > 2
+    assert figures["share_of_predecessor_memory"] < 0.345  # a third; the allocator moves it by a hundredth
+    assert figures["times_faster_than_predecessor_scaled_by_matmul"] > 3
 
 
 def test_tiny_step_and_click(table):
