@@ -424,11 +424,17 @@ def _subgroup_sheet(title: str, rows: pd.DataFrame, names: Sequence[str]) -> She
 def _lesion_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
     there = rows.groupby("size", sort=False)["lesions"].max()
     headings = ("method", *(f"{size} (n={count})" for size, count in there.items()))
+    shares = ("sensitivity", "precision")
     cells = tuple(
-        (str(method), *(f"{100 * share:.0f} %" if share == share else "–" for share in group["sensitivity"]))
+        (str(method), *(" / ".join(map(_percent, pair)) for pair in group[[*shares]].to_numpy()))
         for method, group in rows.groupby("method", sort=False)
     )
-    return Sheet(f"{title} · lesions found, by their diameter", headings, cells, headings[1:])
+    told = f"{title} · by diameter: lesions found / predictions true"
+    return Sheet(told, headings, cells, headings[1:])
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %" if share == share else "–"
 
 
 def _click_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.errors import UserError, nearest_name
-from benchmarks.metrics import mean_under_policies, summarise_curves
+from benchmarks.metrics import mean_under_policies, scores_by_size, summarise_curves
 from benchmarks.metrics.lesions import size_bin_names
 from benchmarks.published import as_table, load_published
 from benchmarks.results import FAILED, GIVEN, SPACINGS
@@ -519,19 +519,19 @@ def _lesion_rows(rows: pd.DataFrame, sizes: Mapping[str, Sequence[float]]) -> pd
 
 
 def lesions_of(rows: pd.DataFrame) -> pd.DataFrame:
-    """Lesions found by their own size: LIST, method, size, lesions, found, sensitivity.
+    """Lesions found by their own size, predictions that were true by theirs: LIST, method, and `scores_by_size`.
 
-    Sums over all cases of the list at the last step; a lesion in a failed case was not found.
+    Sums over all cases of the list at the last step; a lesion in a failed case was not found. Records made before
+    predictions were counted by size have no precision.
     """
+    counts = [f"lesions_{what}@{size}" for what in ("predicted", "matched") for size in size_bin_names()]
+    rows = rows.assign(**{column: 0 for column in counts if column not in rows})
 
     def counted(one: pd.DataFrame) -> pd.DataFrame:
         told = []
         for method in _best_first(one, "dice"):
             group = one[one["method"] == method]
-            for name in size_bin_names():
-                lesions, found = (int(group[f"lesions_{what}@{name}"].sum()) for what in ("reference", "found"))
-                share = found / lesions if lesions else math.nan
-                told.append({"method": method, "size": name, "lesions": lesions, "found": found, "sensitivity": share})
+            told += [{"method": method} | scores for scores in scores_by_size(_records(group))]
         return pd.DataFrame(told)
 
     return _per_list(rows, counted, methods=1)

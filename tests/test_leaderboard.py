@@ -579,6 +579,10 @@ def test_lesions_by_size_are_sums_over_cases() -> None:
     reached = told[told["lesions"] > 0]
     np.testing.assert_allclose(reached["sensitivity"], reached["found"] / reached["lesions"])
     assert told.loc[told["lesions"] == 0, "sensitivity"].isna().all()
+    assert told["predicted"].sum() == told["matched"].sum() == 2  # the two cases that did not fail are perfect
+    assert told["precision"].dropna().eq(1).all()
+    older = rows.drop(columns=[column for column in rows if column.startswith(("lesions_predicted@", "lesions_match"))])
+    assert lb.lesions_of(older)["precision"].isna().all()
 
 
 def test_rounds_are_means_per_step(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
