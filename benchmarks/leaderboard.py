@@ -531,7 +531,7 @@ def lesions_of(rows: pd.DataFrame) -> pd.DataFrame:
         told = []
         for method in _best_first(one, "dice"):
             group = one[one["method"] == method]
-            told += [{"method": method} | scores for scores in scores_by_size(_records(group))]
+            told += [{"method": method, **scores} for scores in scores_by_size(_records(group))]
         return pd.DataFrame(told)
 
     return _per_list(rows, counted, methods=1)
