@@ -401,6 +401,7 @@ def leaderboard(
     tracking_uri: Annotated[
         str | None, typer.Option("--tracking-uri", help="Read from this MLflow server, not from records.")
     ] = None,
+    overall: Annotated[bool, typer.Option("--overall", help="Only the tables over all datasets.")] = False,
     show_all: Annotated[bool, typer.Option("--details", help="Ranks, paired tests, subgroups, click curves …")] = False,
     table: Annotated[
         list[str] | None, typer.Option("--table", help="Only this table of --details, such as comparisons; repeatable.")
@@ -455,7 +456,7 @@ def leaderboard(
         print(to_markdown(board, notes) if markdown else to_latex(board))
         return
     if svg is not None:
-        svg.write_text(as_svg(board, notes), encoding="utf-8")
+        svg.write_text(as_svg(board, notes, overall), encoding="utf-8")
         return
     if figure is not None:
         from benchmarks.display import SYNTHETIC_BANNER
@@ -466,7 +467,7 @@ def leaderboard(
         print(curves_figure(curves, figure, metric, SYNTHETIC_BANNER if synthetic else ""))
         return
     printer = _console(stderr=False)
-    show_leaderboard(board, printer, notes)
+    show_leaderboard(board, printer, notes, overall)
     if wants_details:
         show_details(frame, units, printer, metric, margin, only)
 

@@ -136,17 +136,20 @@ class Sheet:
     styles: tuple[str, ...] = ()
 
 
-def show_leaderboard(board: pd.DataFrame, console: Console, notes: Sequence[str] = ()) -> None:
+def show_leaderboard(
+    board: pd.DataFrame, console: Console, notes: Sequence[str] = (), overall_only: bool = False
+) -> None:
     """Print one table per dataset and track; methods that were given different things are never in one list.
 
-    Where a track has more than one dataset, a table over all of them comes first.
+    Where a track has more than one dataset, a table over all of them comes first; `overall_only` prints no other.
     """
     if board.empty:
         console.print("no records yet")
         return
     if board["synthetic"].any():
         console.print(f"[bold yellow]{SYNTHETIC_BANNER}[/]")
-    for sheet in (*overall_sheets(board), *board_sheets(board)):
+    overall = overall_sheets(board)
+    for sheet in overall if overall_only and overall else (*overall, *board_sheets(board)):
         _print_sheet(sheet, console)
     for note in (*legend(board), *notes):
         console.print(Text(note, style="dim"))
@@ -610,11 +613,12 @@ def _seconds(value: float) -> str:
 # -- pictures and text for other places --
 
 
-def svg(board: pd.DataFrame, notes: Sequence[str] = (), title: str = "tags-bench leaderboard") -> str:
+def svg(board: pd.DataFrame, notes: Sequence[str] = (), overall_only: bool = False) -> str:
     """The leaderboard as an SVG picture of a terminal, 100 columns wide; it loads nothing from elsewhere."""
     console = Console(record=True, width=100, file=io.StringIO(), force_terminal=True, color_system="truecolor")
-    show_leaderboard(board, console, notes)
-    return re.sub(r"@font-face\s*{.*?}", "", console.export_svg(title=title), flags=re.DOTALL)
+    show_leaderboard(board, console, notes, overall_only)
+    picture = console.export_svg(title="tags-bench leaderboard")
+    return re.sub(r"@font-face\s*{.*?}", "", picture, flags=re.DOTALL)
 
 
 def to_markdown(board: pd.DataFrame, notes: Sequence[str] = ()) -> str:

@@ -71,14 +71,15 @@ class RecordStore:
         shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
 
     def set_current(self, suite: str, folders: Iterable[Path]) -> None:
-        """Note the units of the latest plan; they replace older units of the same method, dataset and fold."""
+        """Note the units of the latest plan, in its order; they replace older ones of the same method and dataset."""
         index = self.root / _file_name(suite) / "units.json"
-        current = _read_json(index) if index.exists() else {}
+        current = dict(_read_json(index)) if index.exists() else {}
         for folder in folders:
             unit = _read_json(folder / "unit.json")
             key = "|".join(str(unit[part]) for part in ("dataset", "fold", "method")) + f"|{unit['target']['name']}"
+            current.pop(key, None)  # so that it takes the place that the plan gives it
             current[key] = str(folder.relative_to(index.parent))
-        write_json(index, current)
+        write_json(index, list(current.items()))
 
     def write_case(self, folder: Path, case_id: str, rows: list[dict[str, Any]]) -> Path:
         """Write all rows of one case of one unit, atomically."""
@@ -119,7 +120,7 @@ class RecordStore:
         if not index.exists():
             have = ", ".join(self.suites()) or "none"
             raise UserError(f"{self.root}: no records of suite '{suite}' (have: {have}); run `tags-bench run` first")
-        folders = [index.parent / relative for relative in _read_json(index).values()]
+        folders = [index.parent / relative for relative in dict(_read_json(index)).values()]
         folders = [folder for folder in folders if (folder / "unit.json").exists()]
         frames = [frame for frame in map(self.read_unit, folders) if not frame.empty]
         rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()

@@ -812,6 +812,10 @@ def test_svg_is_a_picture_with_every_method(large: tuple[pd.DataFrame, list[dict
     text = "".join(root.itertext()).replace("\xa0", " ")
     assert "3dsam-adapter-tiny (floor)" in text
     assert "a note" in text
+    short = "".join(ElementTree.fromstring(display.svg(lb.leaderboard_of(*large), overall_only=True)).itertext())
+    assert "all datasets" in short.replace("\xa0", " ")
+    assert "HD95" in text
+    assert "HD95" not in short
 
 
 def test_markdown_has_whole_tables() -> None:

@@ -63,6 +63,15 @@ def test_the_current_unit_replaces_the_older_one_of_the_same_method(tmp_path: Pa
     assert len(rows) == 3
 
 
+def test_units_come_back_in_the_order_of_the_plan(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    folders = [describe(store, "a", method) for method in ("zeta", "alpha", "mean")]
+    store.set_current("suite", folders)
+    assert [unit["method"] for unit in store.read_suite("suite")[1]] == ["zeta", "alpha", "mean"]
+    store.set_current("suite", [folders[2], folders[0]])
+    assert [unit["method"] for unit in store.read_suite("suite")[1]] == ["alpha", "mean", "zeta"]
+
+
 @pytest.mark.parametrize("name", ["a/b", "../up", ".hidden", "Fälle 1", "volume-0"])
 def test_any_case_id_is_a_file_inside_the_folder(tmp_path: Path, name: str) -> None:
     store = RecordStore(tmp_path)
