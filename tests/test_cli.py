@@ -14,33 +14,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import cli
 from benchmarks.results import RecordStore
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path):
-    """Run `tags-bench …` in this process, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["tags-bench", *words])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
 
 
 def write_msd(root: Path, cases: int = 4, labels: dict[str, str] | None = None) -> Path:

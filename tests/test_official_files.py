@@ -7,15 +7,14 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import mock_methods
 import pytest
 
-import cli
 from benchmarks import download, official_files
 from benchmarks.errors import UserError
 from benchmarks.official_files import (
@@ -30,6 +29,7 @@ from benchmarks.official_files import (
 )
 from benchmarks.segmenter import Method, methods
 from benchmarks.weights import WeightFile, weights_folder
+from tests.conftest import Outcome
 from tests.file_server import Server
 
 ROOT = Path(__file__).parents[1]
@@ -38,30 +38,10 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 OURS = [one for one in methods().values() if one.factory.startswith(("tags.", "baselines."))]
 
 
-class Outcome:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-    @property
-    def errors(self) -> list[str]:
-        return [line for line in self.err.splitlines() if line.startswith("error:")]
-
-
 @pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+def call(call: Callable[..., Outcome]) -> Callable[..., Outcome]:
     """Run `tags-bench weights …` in this process."""
-
-    def run(*words: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["tags-bench", "weights", *words])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        captured = capsys.readouterr()
-        return Outcome(code, captured.out, captured.err)
-
-    return run
+    return partial(call, "weights")
 
 
 def announce(monkeypatch: pytest.MonkeyPatch, **facts: object) -> WeightFile:
