@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from benchmarks.errors import UserError, one_line
+from benchmarks.common.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-    from benchmarks.datasets.dataset import Dataset
-    from benchmarks.runner import Folders, Unit
-    from benchmarks.suite import Suite
-    from benchmarks.tracking import MlflowSink
-    from benchmarks.users import Protocol
+    from benchmarks.data.dataset import Dataset
+    from benchmarks.execution.runner import Folders, Unit
+    from benchmarks.execution.suite import Suite
+    from benchmarks.results.mlflow_sink import MlflowSink
+    from benchmarks.prompting.simulated_user import Protocol
 
 app = typer.Typer(
     name="tags-bench",
@@ -128,8 +128,8 @@ def run(
     * `tags-bench run --data ./Task07_Pancreas --target 2 --organ pancreas --lesion tumour` — your own scans
     * `tags-bench run --suite my.yaml --address auto --gpus 1` — a suite of yours, on a Ray cluster
     """
-    from benchmarks.leaderboard import as_json as plain_rows
-    from benchmarks.leaderboard import check_complete, leaderboard_of, notes_of
+    from benchmarks.results.leaderboard import as_json as plain_rows
+    from benchmarks.results.leaderboard import check_complete, leaderboard_of, notes_of
 
     console = _console()
     chosen = _suite(
@@ -159,7 +159,7 @@ def run(
     if as_json:
         _print_json({"leaderboard": plain_rows(board), "computed_cases": computed, "seconds": seconds, **links})
         return
-    from benchmarks.display import show_leaderboard, show_mapping
+    from benchmarks.results.tables import show_leaderboard, show_mapping
 
     printer = _console(stderr=False)
     show_leaderboard(board, printer, notes_of(frame, descriptions))
@@ -202,8 +202,8 @@ def train(
     """
     import shutil
 
-    from benchmarks.runner import start_ray, train_now
-    from benchmarks.training import checkpoint_folder
+    from benchmarks.execution.runner import start_ray, train_now
+    from benchmarks.execution.training import checkpoint_folder
 
     console = _console()
     chosen = _suite(
@@ -243,7 +243,7 @@ def train(
     if as_json:
         _print_json(results)
         return
-    from benchmarks.display import show_mapping
+    from benchmarks.results.tables import show_mapping
 
     for figures in results:
         shown = {key: value for key, value in figures.items() if not isinstance(value, (list, dict))}
@@ -282,8 +282,8 @@ def tune(
     """
     from dataclasses import replace
 
-    from benchmarks.runner import start_ray
-    from benchmarks.tuning import as_rows, tune_method
+    from benchmarks.execution.runner import start_ray
+    from benchmarks.execution.tuning import as_rows, tune_method
 
     console = _console()
     chosen = _suite(
@@ -311,7 +311,7 @@ def tune(
     if as_json:
         _print_json({"trials": rows, "best": best.config, "best_file": str(best_file)})
         return
-    from benchmarks.display import show_rows
+    from benchmarks.results.tables import show_rows
 
     printer = _console(stderr=False)
     _say_synthetic(data_set.synthetic, printer)
@@ -352,10 +352,10 @@ def ablate(
     * `tags-bench ablate --all-datasets --repeats 3` — tags-tiny on the synthetic phantoms
     * `tags-bench ablate --methods tags-vit-b --data DIR --target 2 --gpus 1 --minutes 120`
     """
-    from benchmarks.ablation import ablation_suite, ablation_table
-    from benchmarks.leaderboard import as_json as plain_rows
-    from benchmarks.leaderboard import check_complete
-    from benchmarks.statistics import higher_is_better
+    from benchmarks.execution.ablation import ablation_suite, ablation_table
+    from benchmarks.results.leaderboard import as_json as plain_rows
+    from benchmarks.results.leaderboard import check_complete
+    from benchmarks.results.statistics import higher_is_better
 
     higher_is_better(metric)  # an unknown metric ends here, before the work
     console = _console()
@@ -385,7 +385,7 @@ def ablate(
     if as_json:
         _print_json({"ablation": plain_rows(table), "computed_cases": computed, "seconds": seconds, **links})
         return
-    from benchmarks.display import show_ablation, show_mapping
+    from benchmarks.results.tables import show_ablation, show_mapping
 
     printer = _console(stderr=False)
     show_ablation(table, metric, any(dataset.synthetic for dataset in datasets), printer)
@@ -426,15 +426,15 @@ def leaderboard(
     * `tags-bench leaderboard --records /data/shared/records --suite paper --json`
     * `tags-bench leaderboard --tracking-uri http://127.0.0.1:5000`
     """
-    from benchmarks.leaderboard import as_json as plain_rows
-    from benchmarks.leaderboard import check_complete, details, leaderboard_of, notes_of
+    from benchmarks.results.leaderboard import as_json as plain_rows
+    from benchmarks.results.leaderboard import check_complete, details, leaderboard_of, notes_of
 
     if tracking_uri is not None:
-        from benchmarks.tracking import records_from_mlflow
+        from benchmarks.results.mlflow_sink import records_from_mlflow
 
         frame, units = records_from_mlflow(tracking_uri, suite)
     else:
-        from benchmarks.results import RecordStore
+        from benchmarks.results.records import RecordStore
 
         frame, units = RecordStore(records or out / "records").read_suite(suite)
     if not incomplete:
@@ -449,8 +449,8 @@ def leaderboard(
         else:
             _print_json(rows)
         return
-    from benchmarks.display import show_details, show_leaderboard, to_latex, to_markdown
-    from benchmarks.display import svg as as_svg
+    from benchmarks.results.tables import show_details, show_leaderboard, to_latex, to_markdown
+    from benchmarks.results.tables import svg as as_svg
 
     if markdown or latex:
         print(to_markdown(board, notes) if markdown else to_latex(board))
@@ -459,8 +459,8 @@ def leaderboard(
         svg.write_text(as_svg(board, notes, overall), encoding="utf-8")
         return
     if figure is not None:
-        from benchmarks.display import SYNTHETIC_BANNER
-        from benchmarks.figures import curves_figure
+        from benchmarks.results.tables import SYNTHETIC_BANNER
+        from benchmarks.results.figures import curves_figure
 
         curves = details(frame, units, metric, margin, ("robustness", "rounds"))
         synthetic = any(unit["synthetic"] for unit in units)
@@ -493,7 +493,7 @@ def score(
     * `tags-bench score predictions/ labelsTs/ --label 2 --tolerance 1 --tolerance 3 --json`
     """
     from benchmarks.metrics import TOLERANCES_MM
-    from benchmarks.score import mean_scores, score_folders, to_csv, to_json
+    from benchmarks.metrics.folders import mean_scores, score_folders, to_csv, to_json
 
     if as_json and as_csv:
         raise UserError("choose one of --json and --csv")
@@ -504,7 +504,7 @@ def score(
     if as_csv:
         print(to_csv(rows), end="")
         return
-    from benchmarks.display import show_mapping, show_rows
+    from benchmarks.results.tables import show_mapping, show_rows
 
     surface = [key for key in rows[0] if key.startswith("nsd@")]
     shown = ["case", "dice", "iou", *surface, "hd95_mm", "lesion_f1", "status"]
@@ -525,7 +525,7 @@ def score(
 @app.command("methods")
 def list_methods(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """List the installed methods: what they understand, how they train, where they come from."""
-    from benchmarks.segmenter import methods as installed
+    from benchmarks.contestants import methods as installed
 
     rows = [
         {
@@ -543,7 +543,7 @@ def list_methods(as_json: JsonOption = False, debug: DebugOption = False) -> Non
 @app.command("datasets")
 def list_datasets(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """List the datasets that the bench knows by name; any MSD or nnU-Net folder works with --data."""
-    from benchmarks.datasets.catalogue import datasets as known
+    from benchmarks.data.catalogue import datasets as known
 
     rows = [
         {
@@ -572,9 +572,9 @@ def data_synth(
 
     Example: `tags-bench data synth --dataset lits17 --cases 20 --out /tmp/phantoms`
     """
-    from benchmarks.datasets.phantom import KINDS as PHANTOMS
-    from benchmarks.datasets.phantom import synthesise
-    from benchmarks.errors import nearest_name
+    from benchmarks.data.phantom import KINDS as PHANTOMS
+    from benchmarks.data.phantom import synthesise
+    from benchmarks.common.errors import nearest_name
 
     console = _console()
     rows = []
@@ -601,8 +601,8 @@ def data_fetch(
 
     Example: `tags-bench data fetch msd-pancreas --accept-licence`
     """
-    from benchmarks.datasets.download import accept_licence, fetch, fetchable, licence, licence_accepted
-    from benchmarks.errors import nearest_name
+    from benchmarks.data.fetch import accept_licence, fetch, fetchable, licence, licence_accepted
+    from benchmarks.common.errors import nearest_name
 
     if name not in fetchable():
         raise UserError(f"'{name}' cannot be fetched; {nearest_name(name, fetchable())}")
@@ -644,7 +644,7 @@ def data_add(
 @data_app.command("list")
 def data_list(as_json: JsonOption = False, debug: DebugOption = False) -> None:
     """List the datasets of this machine that have been added."""
-    from benchmarks.datasets.registry import registrations
+    from benchmarks.data.registry import registrations
 
     rows = [
         {
@@ -669,8 +669,8 @@ def data_verify(
     debug: DebugOption = False,
 ) -> None:
     """Check an added dataset again, after its files changed."""
-    from benchmarks.datasets.registry import verify_again
-    from benchmarks.datasets.verify import in_processes
+    from benchmarks.data.registry import verify_again
+    from benchmarks.data.verify import in_processes
 
     with _case_bar(_console(), name) as (opened, progress):
         found = verify_again(name, each=in_processes, opened=opened, progress=progress)
@@ -685,9 +685,9 @@ def data_stats(
     debug: DebugOption = False,
 ) -> None:
     """Spacings, sizes, Hounsfield units, volume and number of tumours over the cases of a dataset."""
-    from benchmarks.datasets.figures import statistics_figure
-    from benchmarks.datasets.registry import registration
-    from benchmarks.datasets.verify import statistics
+    from benchmarks.data.figures import statistics_figure
+    from benchmarks.data.registry import registration
+    from benchmarks.data.verify import statistics
 
     found = registration(name)
     _rows(f"{name}, {len(found.sizes)} cases", statistics(found.reports), as_json)
@@ -708,8 +708,8 @@ def data_splits(
 
     Example: `tags-bench data splits kits21 --out kits21-splits.json`
     """
-    from benchmarks.datasets.registry import load
-    from benchmarks.datasets.splits import split_rows, write_splits
+    from benchmarks.data.registry import load
+    from benchmarks.data.splits import split_rows, write_splits
 
     dataset = load(name)
     _rows(f"splits of {name}: {dataset.split_source}", split_rows(dataset.splits), as_json)
@@ -722,7 +722,7 @@ def data_remove(
     name: Annotated[str, typer.Argument(help="A dataset of `tags-bench data list`.")], debug: DebugOption = False
 ) -> None:
     """Forget an added dataset. No file of it is deleted."""
-    from benchmarks.datasets.registry import remove
+    from benchmarks.data.registry import remove
 
     print(f"forgotten; the files stay in {remove(name)}")
 
@@ -739,7 +739,7 @@ def data_import_dicom(
 
     Example: `tags-bench data import-dicom DICOM --out scans --label GTV-1=1`
     """
-    from benchmarks.datasets.dicom import convert
+    from benchmarks.data.dicom import convert
 
     labels = {}
     for word in label:
@@ -791,8 +791,8 @@ def weights_list(
 
     No file is read: "verified" and "wrong …" tell what the last check of these very bytes found.
     """
-    from benchmarks.official_files import as_rows, official_files, readable, wanted
-    from benchmarks.weights import weights_folder
+    from benchmarks.weights.official_files import as_rows, official_files, readable, wanted
+    from benchmarks.common.weight_file import weights_folder
 
     rows = as_rows(wanted([method]) if method else official_files().values())
     if as_json:
@@ -831,7 +831,7 @@ def weights_fetch(
     * `tags-bench weights fetch sam-b` — the file of a method
     * `tags-bench weights fetch sam_vit_h_4b8939.pth --accept-licence` — a file by name
     """
-    from benchmarks.official_files import (
+    from benchmarks.weights.official_files import (
         accept_licence,
         fetch_all,
         licence_accepted,
@@ -869,7 +869,7 @@ def weights_verify(
 
     Where no checksum is published, the computed SHA-256 is shown. Exit code 2 if a file is not what it should be.
     """
-    from benchmarks.official_files import official_files, problems_of, verify, wanted
+    from benchmarks.weights.official_files import official_files, problems_of, verify, wanted
 
     chosen = wanted(names) if names else [one for one in official_files().values() if one.file.path.is_file()]
     with _console().status("reading the files"):
@@ -890,8 +890,8 @@ def weights_verify(
 
 
 def _add_dataset(name: str, folder: Path, console: Console, as_json: bool, **options: Any) -> None:
-    from benchmarks.datasets.registry import add
-    from benchmarks.datasets.verify import in_processes
+    from benchmarks.data.registry import add
+    from benchmarks.data.verify import in_processes
 
     with _case_bar(console, name) as (opened, progress):
         found = add(name, folder, each=in_processes, opened=opened, progress=progress, **options)
@@ -909,7 +909,7 @@ def _case_bar(console: Console, name: str) -> Iterator[tuple[Callable[[Any], Non
 
 
 def _show_registration(found: Any, as_json: bool) -> None:
-    from benchmarks.datasets.registry import problem_rows
+    from benchmarks.data.registry import problem_rows
 
     rows = problem_rows(found)
     if as_json:
@@ -944,7 +944,7 @@ def prompts_show(
 
     Example: `tags-bench prompts show --dataset kits21 --protocol centre-click`
     """
-    from benchmarks.prompt_files import frozen_bank, prompt_rows
+    from benchmarks.prompting.by_hand import frozen_bank, prompt_rows
 
     chosen, data, fold, folder, followed = _prompted(suite, dataset, protocol, out)
     bank = frozen_bank(folder, chosen, data, fold, followed)
@@ -966,7 +966,7 @@ def prompts_export(
 
     Example: `tags-bench prompts export clicks --dataset kits21`
     """
-    from benchmarks.prompt_files import export_prompts, frozen_bank
+    from benchmarks.prompting.by_hand import export_prompts, frozen_bank
 
     chosen, data, fold, folder, followed = _prompted(suite, dataset, protocol, out)
     files = export_prompts(frozen_bank(folder, chosen, data, fold, followed), to)
@@ -988,7 +988,7 @@ def prompts_import(
 
     Example: `tags-bench prompts import clicks --dataset kits21`, then `tags-bench run --dataset kits21`
     """
-    from benchmarks.prompt_files import bank_file, import_prompts, save_given
+    from benchmarks.prompting.by_hand import bank_file, import_prompts, save_given
 
     chosen, data, fold, folder, followed = _prompted(suite, dataset, protocol, out)
     bank = import_prompts(source, data, chosen.part, fold, followed, chosen.seed)
@@ -1000,9 +1000,9 @@ def prompts_import(
 
 def _prompted(suite: str, dataset: str | None, protocol: str, out: Path) -> tuple[Suite, Dataset, int, Path, Protocol]:
     """Suite, dataset, fold, folder of the prompt banks and protocol that the options name."""
-    from benchmarks.prompt_files import protocol_of
-    from benchmarks.runner import Folders, resolve_dataset
-    from benchmarks.suite import load_suite
+    from benchmarks.prompting.by_hand import protocol_of
+    from benchmarks.execution.runner import Folders, resolve_dataset
+    from benchmarks.execution.suite import load_suite
 
     chosen = load_suite(suite)
     entry = chosen.with_datasets([dataset]).datasets[0] if dataset else chosen.datasets[0]
@@ -1029,11 +1029,11 @@ def predict(
 
     Example: `tags-bench predict scan.nii.gz mask.nii.gz --method tags-tiny --dataset kits21 --prompts clicks.json`
     """
-    from benchmarks.predict import load_unit, predict_scan, unit_of
-    from benchmarks.results import RecordStore
-    from benchmarks.runner import Folders
-    from benchmarks.segmenter import Budget
-    from benchmarks.training import device_for
+    from benchmarks.execution.predict import load_unit, predict_scan, unit_of
+    from benchmarks.results.records import RecordStore
+    from benchmarks.execution.runner import Folders
+    from benchmarks.contestants import Budget
+    from benchmarks.execution.training import device_for
 
     folders = Folders(out.expanduser().resolve())
     _, units = RecordStore(folders.records).read_suite(suite)
@@ -1043,7 +1043,7 @@ def predict(
     if as_json:
         _print_json(told)
         return
-    from benchmarks.display import show_mapping
+    from benchmarks.results.tables import show_mapping
 
     printer = _console(stderr=False)
     _say_synthetic(bool(unit["synthetic"]), printer)
@@ -1059,13 +1059,13 @@ def doctor(
     debug: DebugOption = False,
 ) -> None:
     """Say what is installed and reachable: packages, GPU, Ray, MLflow, checkpoints."""
-    from benchmarks.doctor import examine
+    from benchmarks.execution.doctor import examine
 
     findings = examine(out.resolve(), tracking_uri, address)
     if as_json:
         _print_json(findings)
         return
-    from benchmarks.display import show_mapping
+    from benchmarks.results.tables import show_mapping
 
     for section, values in findings.items():
         show_mapping(section, values, _console(stderr=False))
@@ -1088,7 +1088,7 @@ def _suite(
     gpus: float | None,
 ) -> Suite:
     """The suite that the options describe."""
-    from benchmarks.suite import BudgetEntry, DatasetEntry, load_suite
+    from benchmarks.execution.suite import BudgetEntry, DatasetEntry, load_suite
 
     suite = load_suite(name)
     if data is not None:
@@ -1141,8 +1141,8 @@ def _fine_tuned(suite: Suite) -> Suite:
 
 def _plan(suite: Suite, out: Path, console: Console) -> tuple[Folders, list[Unit], list[Dataset]]:
     """Output folder, units and datasets; phantoms are written on the way. Bad input ends here, before any work."""
-    from benchmarks.runner import Folders, plan, resolve_dataset
-    from benchmarks.segmenter import method
+    from benchmarks.execution.runner import Folders, plan, resolve_dataset
+    from benchmarks.contestants import method
 
     for entry in suite.methods:
         method(entry.name).configured(entry.config)
@@ -1170,11 +1170,11 @@ def _execute(
 
     import pandas as pd
 
-    from benchmarks.display import Bars
-    from benchmarks.identity import digest
-    from benchmarks.leaderboard import leaderboard_of
-    from benchmarks.runner import run as run_units
-    from benchmarks.runner import start_ray
+    from benchmarks.results.tables import Bars
+    from benchmarks.common.identity import digest
+    from benchmarks.results.leaderboard import leaderboard_of
+    from benchmarks.execution.runner import run as run_units
+    from benchmarks.execution.runner import start_ray
 
     started = time.perf_counter()
     synthetic = any(dataset.synthetic for dataset in datasets)
@@ -1215,7 +1215,7 @@ def suite_as_dict(suite: Suite) -> dict[str, Any]:
 
 def _sink(folders: Folders, tracking_uri: str | None) -> MlflowSink:
     """The MLflow side of this call: the server that was named, or the store of the output folder."""
-    from benchmarks.tracking import MlflowSink, default_uri
+    from benchmarks.results.mlflow_sink import MlflowSink, default_uri
 
     artifacts = None if tracking_uri else folders.out / "mlflow-artifacts"
     return MlflowSink(tracking_uri or default_uri(folders.out), "tags-bench", artifacts)
@@ -1249,7 +1249,7 @@ def _writable(out: Path) -> Path:
 
 def _say_synthetic(synthetic: bool, console: Console) -> None:
     if synthetic:
-        from benchmarks.display import SYNTHETIC_BANNER
+        from benchmarks.results.tables import SYNTHETIC_BANNER
 
         console.print(f"[bold yellow]{SYNTHETIC_BANNER}[/]")
 
@@ -1258,7 +1258,7 @@ def _rows(title: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         _print_json(rows)
         return
-    from benchmarks.display import show_rows
+    from benchmarks.results.tables import show_rows
 
     show_rows(title, rows, _console(stderr=False))
 

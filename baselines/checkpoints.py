@@ -23,8 +23,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from benchmarks.errors import UserError
-from benchmarks.weights import locate
+from benchmarks.common.errors import UserError
+from benchmarks.common.weight_file import locate
 
 State = dict[str, torch.Tensor]
 

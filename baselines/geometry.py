@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.errors import UserError
-from benchmarks.prompts import Box, Click
-from benchmarks.volume import BoolArray
+from benchmarks.common.errors import UserError
+from benchmarks.prompting.prompts import Box, Click
+from benchmarks.data.volume import BoolArray
 
 Voxel = tuple[int, int, int]
 Spacing = tuple[float, float, float]

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 import torch
 
 from baselines.checkpoints import load_weights, required_file, save_weights
-from benchmarks.errors import UserError, nearest_name
-from benchmarks.preprocessing import Recipe, Shape
-from benchmarks.segmenter import Trainable, TrainingRecipe
+from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.data.preprocessing import Recipe, Shape
+from benchmarks.contestants import Trainable, TrainingRecipe
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 

@@ -18,16 +18,16 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from benchmarks.errors import UserError, nearest_name
-from benchmarks.prompts import PromptKind, Prompts
-from benchmarks.volume import BoolArray, FloatArray, Volume
-from benchmarks.weights import WeightFile
+from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.data.volume import BoolArray, FloatArray, Volume
+from benchmarks.common.weight_file import WeightFile
 
 if TYPE_CHECKING:
     import torch
 
-    from benchmarks.datasets.dataset import Case
-    from benchmarks.preprocessing import Recipe
+    from benchmarks.data.dataset import Case
+    from benchmarks.data.preprocessing import Recipe
 
 ENTRY_POINT_GROUP = "tags_bench.methods"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.weights import WeightFile
+from benchmarks.common.weight_file import WeightFile
 
 SAM_PAGE = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
 CLIP_NOTE = (

@@ -18,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from scipy import ndimage
 from torch import Tensor
 
-from benchmarks.errors import UserError
-from benchmarks.preprocessing import Prepared, Recipe, bounding_box, crop, paste, prepare
-from benchmarks.prompts import PromptKind, Prompts
-from benchmarks.segmenter import Batch, Session, Target, Trainable, TrainingRecipe
-from benchmarks.volume import BoolArray, FloatArray, Volume
+from benchmarks.common.errors import UserError
+from benchmarks.data.preprocessing import Prepared, Recipe, bounding_box, crop, paste, prepare
+from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.contestants import Batch, Session, Target, Trainable, TrainingRecipe
+from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from tags.anatomy import Anatomy
 from tags.config import Settings, TagsConfig
 from tags.losses import segmentation_loss

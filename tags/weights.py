@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from benchmarks.weights import locate, weights_folder
+from benchmarks.common.weight_file import locate, weights_folder
 from tags.model import TAGS
 from tags.official import CLIP_FILES, SAM_FILES
 from tags.semantic import build_clip

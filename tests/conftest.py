@@ -35,7 +35,7 @@ def _own_data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A file server on this machine, and downloads that do not wait long for it."""
-    from benchmarks import download
+    from benchmarks.common import download
 
     monkeypatch.setattr(download, "PAUSE_SECONDS", 0.001)
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
@@ -89,7 +89,7 @@ def local_ray() -> Iterator[None]:
     """Ray on this machine, started once for the whole session."""
     import ray
 
-    from benchmarks.runner import start_ray
+    from benchmarks.execution.runner import start_ray
 
     started = start_ray(None)
     yield

@@ -70,9 +70,9 @@ def test_the_command_line_starts_without_heavy_imports() -> None:
 
 
 def test_announcing_methods_imports_no_torch() -> None:
-    assert not modules_after("from benchmarks.segmenter import methods; methods()") & set(HEAVY)
+    assert not modules_after("from benchmarks.contestants import methods; methods()") & set(HEAVY)
 
 
 def test_statistics_and_metrics_import_no_torch() -> None:
-    loaded = modules_after("import benchmarks.metrics, benchmarks.statistics, benchmarks.users")
+    loaded = modules_after("import benchmarks.metrics, benchmarks.results.statistics, benchmarks.prompting.simulated_user")
     assert not loaded & set(HEAVY)

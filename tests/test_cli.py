@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from benchmarks.results import RecordStore
+from benchmarks.results.records import RecordStore
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -349,8 +349,8 @@ def test_a_scan_is_segmented_with_prompts_by_hand(call, tmp_path: Path) -> None:
     """From the records of a run; here a unit that needs no training, described as a run would."""
     from dataclasses import asdict
 
-    from benchmarks.datasets.catalogue import load_folder
-    from benchmarks.segmenter import method
+    from benchmarks.data.catalogue import load_folder
+    from benchmarks.contestants import method
 
     root = write_msd(tmp_path / "scans")
     target = load_folder(root, target_label="1").targets[0]

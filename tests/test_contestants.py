@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.errors import UserError
-from benchmarks.segmenter import Method, method, methods
-from benchmarks.tuning import search_space
+from benchmarks.common.errors import UserError
+from benchmarks.contestants import Method, method, methods
+from benchmarks.execution.tuning import search_space
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = [one for name, one in methods().items() if not name.startswith("mock-")]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.prompts import PromptKind
-from benchmarks.segmenter import Card, Method
+from benchmarks.prompting.prompts import PromptKind
+from benchmarks.contestants import Card, Method
 
 ball = Method(
     name="ball",

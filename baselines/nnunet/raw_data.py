@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.datasets.dataset import Case
-from benchmarks.errors import UserError
-from benchmarks.segmenter import Target
-from benchmarks.volume import FloatArray, Volume, write_nifti
+from benchmarks.data.dataset import Case
+from benchmarks.common.errors import UserError
+from benchmarks.contestants import Target
+from benchmarks.data.volume import FloatArray, Volume, write_nifti
 
 DATASET_ID = 1
 DATASET_NAME = f"Dataset{DATASET_ID:03d}_Bench"

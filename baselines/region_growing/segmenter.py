@@ -20,10 +20,10 @@ from scipy import ndimage
 
 from baselines import geometry
 from baselines.region_growing.method import region_growing
-from benchmarks.errors import UserError
-from benchmarks.prompts import Prompts
-from benchmarks.segmenter import Segmenter, Session, Target
-from benchmarks.volume import BoolArray, FloatArray, Volume
+from benchmarks.common.errors import UserError
+from benchmarks.prompting.prompts import Prompts
+from benchmarks.contestants import Segmenter, Session, Target
+from benchmarks.data.volume import BoolArray, FloatArray, Volume
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.errors import UserError
-from benchmarks.prompts import PromptKind, Prompts
+from benchmarks.common.errors import UserError
+from benchmarks.prompting.prompts import PromptKind, Prompts
 
 
 def check_prompts(prompts: Prompts, kinds: frozenset[PromptKind], shape: tuple[int, int, int], method: str) -> None:

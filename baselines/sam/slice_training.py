@@ -12,7 +12,7 @@ from torch import Tensor
 
 from baselines.sam.slice_prompts import Plane, SlicePrompt
 from baselines.sam.training import draw, draw_error, draw_voxel, mask_losses, true_quality
-from benchmarks.segmenter import Batch
+from benchmarks.contestants import Batch
 
 if TYPE_CHECKING:
     from baselines.sam.slices import SliceSegmenter

@@ -32,10 +32,10 @@ from baselines.sam.prompting import check_prompts
 from baselines.sam.sam_segmenter import SamSegmenter
 from baselines.sam.slice_prompts import Plane, SlicePrompt
 from baselines.sam.slice_training import draw_tasks, framed, slice_loss
-from benchmarks.preprocessing import Recipe
-from benchmarks.prompts import PromptKind, Prompts
-from benchmarks.segmenter import Batch, Session, Target, TrainingRecipe
-from benchmarks.volume import BoolArray, FloatArray, Volume
+from benchmarks.data.preprocessing import Recipe
+from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
+from benchmarks.data.volume import BoolArray, FloatArray, Volume
 
 PIXEL_MEAN, PIXEL_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # SAM's, for red, green, blue
 

@@ -22,7 +22,7 @@ from baselines.checkpoints import load_strictly, read_checkpoint, recognise
 from baselines.sam.decoder import CrossAttention
 from baselines.sam.layers import ChannelNorm, Feedforward
 from baselines.sam.prompt_encoder import FourierPosition
-from benchmarks.errors import UserError
+from benchmarks.common.errors import UserError
 
 SYSTEM = "3DSAM-adapter"
 ENLARGE = 4  # the crop is enlarged so that SAM's 16² patches see the scale that they were trained on

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from benchmarks.errors import UserError
-from benchmarks.segmenter import Target
+from benchmarks.common.errors import UserError
+from benchmarks.contestants import Target
 
 TUMOUR_WORDS = frozenset({"tumor", "tumour", "tumors", "tumours", "cancer", "lesion", "lesions", "carcinoma"})
 CYST_WORDS = frozenset({"cyst", "cysts"})

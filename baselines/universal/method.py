@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.prompts import PromptKind
-from benchmarks.segmenter import Card, Method, Seen
-from benchmarks.weights import WeightFile
+from benchmarks.prompting.prompts import PromptKind
+from benchmarks.contestants import Card, Method, Seen
+from benchmarks.common.weight_file import WeightFile
 
 _PROMPTS = frozenset({PromptKind.NONE})
 _CONFIG = {

@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.errors import UserError
-from benchmarks.files import exclusively, write_json
+from benchmarks.common.errors import UserError
+from benchmarks.common.files import exclusively, write_json
 
 ATTEMPTS = 5  # in a row that bring nothing
 PAUSE_SECONDS = 2.0  # doubled after every attempt that brought nothing

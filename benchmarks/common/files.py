@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import UserError
+from benchmarks.common.errors import UserError
 
 
 @contextmanager

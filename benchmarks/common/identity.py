@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.datasets.dataset import Case
-from benchmarks.weights import locate
+from benchmarks.data.dataset import Case
+from benchmarks.common.weight_file import locate
 
 _SAMPLE = 64 * 1024
 

@@ -1,1 +1,1 @@
-"""Datasets: one file per official layout, splits, verification, and phantoms that imitate those layouts."""
+"""Volumes, datasets in their official layouts, splits, phantoms, the cache of prepared volumes."""

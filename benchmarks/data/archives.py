@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
-from benchmarks.errors import UserError
+from benchmarks.common.errors import UserError
 
 MAX_FILES = 200_000
 MAX_EXPANSION = 20  # times the archive's size; scans compress by two to four, label maps by a hundred

@@ -31,16 +31,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from benchmarks.datasets.dataset import Case, target_mask
-from benchmarks.datasets.layout import check_case_headers
-from benchmarks.datasets.registry import data_home
-from benchmarks.errors import UserError
-from benchmarks.files import write_json
-from benchmarks.identity import digest
-from benchmarks.preprocessing import Prepared, Recipe, Shape, bounding_box, crop, overlap, patch_origin, prepare
-from benchmarks.seeds import generator
-from benchmarks.segmenter import Target
-from benchmarks.volume import BoolArray, FloatArray, read_label, read_volume
+from benchmarks.data.dataset import Case, target_mask
+from benchmarks.data.layouts.layout import check_case_headers
+from benchmarks.data.registry import data_home
+from benchmarks.common.errors import UserError
+from benchmarks.common.files import write_json
+from benchmarks.common.identity import digest
+from benchmarks.data.preprocessing import Prepared, Recipe, Shape, bounding_box, crop, overlap, patch_origin, prepare
+from benchmarks.common.seeds import generator
+from benchmarks.contestants import Target
+from benchmarks.data.volume import BoolArray, FloatArray, read_label, read_volume
 
 logger = logging.getLogger(__name__)
 
@@ -424,7 +424,7 @@ def _sha256(path: Path) -> str:
 @once
 def _code() -> str:
     """A fingerprint of the code that prepares; no version number that one could forget to raise."""
-    return digest([(files("benchmarks") / name).read_text("utf-8") for name in CODE])
+    return digest([(files("benchmarks.data") / name).read_text("utf-8") for name in CODE])
 
 
 def _triple(values: Any) -> tuple[Any, Any, Any]:

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.errors import UserError, nearest_name
-from benchmarks.segmenter import Target
-from benchmarks.volume import BoolArray, Volume, read_label, read_volume
+from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.contestants import Target
+from benchmarks.data.volume import BoolArray, Volume, read_label, read_volume
 
 
 @dataclass(frozen=True)

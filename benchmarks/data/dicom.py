@@ -24,9 +24,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.errors import UserError, nearest_name, one_line
-from benchmarks.files import write_json
-from benchmarks.volume import BoolArray
+from benchmarks.common.errors import UserError, nearest_name, one_line
+from benchmarks.common.files import write_json
+from benchmarks.data.volume import BoolArray
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"

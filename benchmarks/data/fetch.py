@@ -17,14 +17,14 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import download as http
-from benchmarks.datasets import kits21
-from benchmarks.datasets.archives import extract
-from benchmarks.datasets.catalogue import dataset_info
-from benchmarks.datasets.registry import data_home
-from benchmarks.download import Progress, RemoteFile, check_download, download
-from benchmarks.errors import UserError, nearest_name
-from benchmarks.files import exclusively
+from benchmarks.common import download as http
+from benchmarks.data.layouts import kits21
+from benchmarks.data.archives import extract
+from benchmarks.data.catalogue import dataset_info
+from benchmarks.data.registry import data_home
+from benchmarks.common.download import Progress, RemoteFile, check_download, download
+from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.files import exclusively
 
 TASKS = {"msd-pancreas": "Task07_Pancreas", "msd-colon": "Task10_Colon", "lits17": "Task03_Liver"}
 TASK_LICENCE = "CC BY-SA 4.0"  # the Decathlon's, also for the scans that it shares with LiTS17

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.datasets.verify import CaseReport
-from benchmarks.errors import UserError
-from benchmarks.files import atomically
+from benchmarks.data.verify import CaseReport
+from benchmarks.common.errors import UserError
+from benchmarks.common.files import atomically
 
 COLUMNS = 3
 BINS = 20

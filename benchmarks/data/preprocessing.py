@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from benchmarks.volume import BoolArray, FloatArray, Volume
+from benchmarks.data.volume import BoolArray, FloatArray, Volume
 
 Shape = tuple[int, int, int]
 Spacing = tuple[float, float, float]

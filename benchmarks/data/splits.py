@@ -21,9 +21,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.datasets.dataset import Split
-from benchmarks.errors import UserError, nearest_name
-from benchmarks.files import atomically
+from benchmarks.data.dataset import Split
+from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.files import atomically
 
 PREDECESSOR = "3dsam-adapter"
 PARTS = ("train", "validation", "test")
@@ -90,7 +90,7 @@ def stored_folds(name: str, ids: Iterable[str]) -> tuple[Split, ...]:
 
 def stored_document(name: str, ids: Iterable[str]) -> dict[str, Any]:
     """What NAME.patient.json holds: the rule over all official case ids, each its own patient."""
-    source = f"by patient, {FOLDS} folds, seed {STORED_SEED}: the rule in benchmarks/datasets/splits.py"
+    source = f"by patient, {FOLDS} folds, seed {STORED_SEED}: the rule in benchmarks/data/splits.py"
     return split_document(name, source, patient_folds(ids, seed=STORED_SEED))
 
 
@@ -250,7 +250,7 @@ def _by_patient(name: str) -> dict[str, Any]:
 
 
 def _stored(file_name: str, sha256: str) -> dict[str, Any]:
-    text = (files("benchmarks.datasets") / "splits" / file_name).read_text("utf-8")
+    text = (files("benchmarks.data") / "splits" / file_name).read_text("utf-8")
     if hashlib.sha256(text.encode()).hexdigest() != sha256:
         raise UserError(f"the stored split {file_name} was changed (SHA-256 differs); install the package again")
     loaded: dict[str, Any] = json.loads(text)

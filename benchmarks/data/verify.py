@@ -17,11 +17,11 @@ import psutil
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.datasets.dataset import Case, Dataset, Split, target_mask
-from benchmarks.errors import UserError
-from benchmarks.preprocessing import bounding_box
-from benchmarks.segmenter import Target
-from benchmarks.volume import BoolArray, FloatArray, file_doubts, read_label, read_volume
+from benchmarks.data.dataset import Case, Dataset, Split, target_mask
+from benchmarks.common.errors import UserError
+from benchmarks.data.preprocessing import bounding_box
+from benchmarks.contestants import Target
+from benchmarks.data.volume import BoolArray, FloatArray, file_doubts, read_label, read_volume
 
 Severity = Literal["error", "warning"]
 

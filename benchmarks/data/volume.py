@@ -22,8 +22,8 @@ import numpy as np
 from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
-from benchmarks.errors import UserError
-from benchmarks.files import atomically
+from benchmarks.common.errors import UserError
+from benchmarks.common.files import atomically
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]

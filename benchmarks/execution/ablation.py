@@ -12,13 +12,13 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.errors import UserError
-from benchmarks.leaderboard import CONFIDENCE_SEED, last_steps, verdict
-from benchmarks.results import OK
-from benchmarks.segmenter import method as find_method
-from benchmarks.segmenter import methods as installed
-from benchmarks.statistics import UNIT, bootstrap_mean, comparisons, judged, with_failures_as_worst
-from benchmarks.suite import MethodEntry, Suite
+from benchmarks.common.errors import UserError
+from benchmarks.results.leaderboard import CONFIDENCE_SEED, last_steps, verdict
+from benchmarks.results.records import OK
+from benchmarks.contestants import method as find_method
+from benchmarks.contestants import methods as installed
+from benchmarks.results.statistics import UNIT, bootstrap_mean, comparisons, judged, with_failures_as_worst
+from benchmarks.execution.suite import MethodEntry, Suite
 
 
 @dataclass(frozen=True)

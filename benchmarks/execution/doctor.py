@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import manifest
+from benchmarks.common.environment import manifest
 
 
 def examine(out: Path, tracking_uri: str | None, address: str | None) -> dict[str, dict[str, Any]]:
@@ -50,8 +50,8 @@ def _gpu() -> str:
 
 
 def _ray(address: str | None) -> str:
-    from benchmarks.errors import UserError
-    from benchmarks.runner import start_ray
+    from benchmarks.common.errors import UserError
+    from benchmarks.execution.runner import start_ray
 
     try:
         started = start_ray(address)
@@ -67,7 +67,7 @@ def _ray(address: str | None) -> str:
 
 
 def _mlflow(tracking_uri: str | None, out: Path) -> str:
-    from benchmarks.tracking import default_uri, quiet_mlflow
+    from benchmarks.results.mlflow_sink import default_uri, quiet_mlflow
 
     uri = tracking_uri or default_uri(out)
     if tracking_uri is None and not (out / "mlflow.db").exists():
@@ -83,9 +83,9 @@ def _mlflow(tracking_uri: str | None, out: Path) -> str:
 
 
 def _checkpoints(out: Path) -> dict[str, Any]:
-    from benchmarks.official_files import official_files, state_of
-    from benchmarks.segmenter import methods
-    from benchmarks.weights import weights_folder
+    from benchmarks.weights.official_files import official_files, state_of
+    from benchmarks.contestants import methods
+    from benchmarks.common.weight_file import weights_folder
 
     known = official_files()
     official = [f"{name} ({state_of(one.file)})" for name, one in known.items() if one.file.path.is_file()]

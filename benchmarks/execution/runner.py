@@ -19,24 +19,24 @@ from typing import Any, Protocol
 
 import pandas as pd
 
-from benchmarks.datasets import registry
-from benchmarks.datasets.catalogue import datasets as known_datasets
-from benchmarks.datasets.catalogue import intensity_statistics, load_dataset, load_folder
-from benchmarks.datasets.dataset import Case, Dataset
-from benchmarks.datasets.phantom import synthesise
-from benchmarks.environment import revision
-from benchmarks.errors import UserError, one_line
-from benchmarks.evaluate import Evaluation, applicable, evaluate_case, failed_case, rescore_case
-from benchmarks.identity import digest, fingerprint_cases, fingerprint_config
+from benchmarks.data import registry
+from benchmarks.data.catalogue import datasets as known_datasets
+from benchmarks.data.catalogue import intensity_statistics, load_dataset, load_folder
+from benchmarks.data.dataset import Case, Dataset
+from benchmarks.data.phantom import synthesise
+from benchmarks.common.environment import revision
+from benchmarks.common.errors import UserError, one_line
+from benchmarks.execution.evaluate import Evaluation, applicable, evaluate_case, failed_case, rescore_case
+from benchmarks.common.identity import digest, fingerprint_cases, fingerprint_config
 from benchmarks.metrics import METRICS_VERSION
-from benchmarks.official_files import settings_from_files
-from benchmarks.prompt_bank import PromptBank
-from benchmarks.results import FAILED, SCHEMA_VERSION, RecordStore, write_json
-from benchmarks.seeds import derive_seed
-from benchmarks.segmenter import Method, Target
-from benchmarks.segmenter import method as find_method
-from benchmarks.suite import DatasetEntry, MethodEntry, Suite
-from benchmarks.training import (
+from benchmarks.weights.official_files import settings_from_files
+from benchmarks.prompting.bank import PromptBank
+from benchmarks.results.records import FAILED, SCHEMA_VERSION, RecordStore, write_json
+from benchmarks.common.seeds import derive_seed
+from benchmarks.contestants import Method, Target
+from benchmarks.contestants import method as find_method
+from benchmarks.execution.suite import DatasetEntry, MethodEntry, Suite
+from benchmarks.execution.training import (
     TrainingJob,
     checkpoint_folder,
     device_for,
@@ -45,7 +45,7 @@ from benchmarks.training import (
     redirect_output,
     run_job,
 )
-from benchmarks.users import PROTOCOL_VERSION
+from benchmarks.prompting.simulated_user import PROTOCOL_VERSION
 
 IN_FLIGHT = 2  # cases handed to one actor: it loads the next while the driver writes the last
 
@@ -670,7 +670,7 @@ class _Evaluator:
 
     def ready(self) -> float:
         """Load the segmenter; seconds that it took. In a call of its own, so that its error can be told."""
-        from benchmarks.segmenter import Budget
+        from benchmarks.contestants import Budget
 
         started = time.perf_counter()
         name, config, use_gpu, cpus, checkpoint = self._arguments

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from benchmarks.errors import UserError, nearest_name
+from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.metrics import DEFAULT_POLICY, POLICIES
-from benchmarks.segmenter import Budget
-from benchmarks.users import Protocol
+from benchmarks.contestants import Budget
+from benchmarks.prompting.simulated_user import Protocol
 
 SUITE_FOLDER = files("benchmarks") / "suites"
 
@@ -59,7 +59,7 @@ class MethodEntry(_Strict):
 
 
 class BudgetEntry(_Strict):
-    """What every method may spend on training, on one worker; see `benchmarks.segmenter.Budget`."""
+    """What every method may spend on training, on one worker; see `benchmarks.contestants.Budget`."""
 
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, gt=0)

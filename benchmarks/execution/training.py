@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.cache import Cache, default_cache
-from benchmarks.datasets.dataset import Case
-from benchmarks.errors import UserError
-from benchmarks.identity import digest, fingerprint_cases, fingerprint_config
-from benchmarks.prompts import PromptKind
-from benchmarks.results import write_json
-from benchmarks.seeds import derive_seed, generator
-from benchmarks.segmenter import Batch, Budget, Method, OwnTraining, Target, Trainable, TrainingRecipe
-from benchmarks.segmenter import method as find_method
+from benchmarks.data.cache import Cache, default_cache
+from benchmarks.data.dataset import Case
+from benchmarks.common.errors import UserError
+from benchmarks.common.identity import digest, fingerprint_cases, fingerprint_config
+from benchmarks.prompting.prompts import PromptKind
+from benchmarks.results.records import write_json
+from benchmarks.common.seeds import derive_seed, generator
+from benchmarks.contestants import Batch, Budget, Method, OwnTraining, Target, Trainable, TrainingRecipe
+from benchmarks.contestants import method as find_method
 
 if TYPE_CHECKING:
     import torch
@@ -327,9 +327,9 @@ class _Loop:
         return {**self.validations[-1], "rung": len(self.validations), "loss": self.curve[-1]["loss"]}
 
     def _validation_dice(self, case: Case) -> float:
-        from benchmarks.evaluate import Evaluation, evaluate_case
+        from benchmarks.execution.evaluate import Evaluation, evaluate_case
         from benchmarks.metrics import DEFAULT_POLICY
-        from benchmarks.users import Protocol
+        from benchmarks.prompting.simulated_user import Protocol
 
         takes_clicks = PromptKind.CLICK in self.segmenter.prompts
         asked = Evaluation(

@@ -1,6 +1,6 @@
 """Sweeps over a method's own search space: Ray Tune, Optuna's TPE, ASHA.
 
-Each trial is one training by `benchmarks.training` (itself Ray Train); its validation Dice after one centre
+Each trial is one training by `benchmarks.execution.training` (itself Ray Train); its validation Dice after one centre
 click is reported at several shares of the budget, and ASHA stops the trials that fall behind.
 """
 
@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.errors import UserError
-from benchmarks.segmenter import Method
-from benchmarks.segmenter import method as find_method
-from benchmarks.training import TrainingJob, checkpoint_folder, run_job
+from benchmarks.common.errors import UserError
+from benchmarks.contestants import Method
+from benchmarks.contestants import method as find_method
+from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
 
 RUNGS = (0.25, 0.5, 0.75, 1.0)
 METRIC = "validation_dice"

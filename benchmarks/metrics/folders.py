@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.errors import UserError
+from benchmarks.common.errors import UserError
 from benchmarks.metrics import (
     DEFAULT_POLICY,
     DEFAULT_RULE,
@@ -30,7 +30,7 @@ from benchmarks.metrics import (
     evaluate_mask,
     failed_values,
 )
-from benchmarks.volume import read_grid, read_label, same_grid
+from benchmarks.data.volume import read_grid, read_label, same_grid
 
 SUFFIXES = (".nii.gz", ".nii")
 CHANNEL_SUFFIX = "_0000"

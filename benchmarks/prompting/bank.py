@@ -2,7 +2,7 @@
 
 A bank belongs to one (dataset, split, protocol, seed). It is plain JSON: anybody can read which click a case
 got, check the SHA-256, and replay it without the label. Corrective clicks depend on what a method predicts
-and cannot be frozen; they are seeded per (case, target, lesion, round) by `benchmarks.users`.
+and cannot be frozen; they are seeded per (case, target, lesion, round) by `benchmarks.prompting.simulated_user`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.datasets.dataset import Dataset, target_mask
-from benchmarks.errors import UserError, nearest_name
-from benchmarks.files import write_json
-from benchmarks.identity import digest
-from benchmarks.prompts import Grid, Prompts, from_json, to_json
-from benchmarks.results import SIMULATED
-from benchmarks.segmenter import Target
-from benchmarks.users import PROTOCOL_VERSION, NoTarget, Protocol, tasks_of
-from benchmarks.volume import BoolArray, read_grid, read_label, same_grid
+from benchmarks.data.dataset import Dataset, target_mask
+from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.files import write_json
+from benchmarks.common.identity import digest
+from benchmarks.prompting.prompts import Grid, Prompts, from_json, to_json
+from benchmarks.results.records import SIMULATED
+from benchmarks.contestants import Target
+from benchmarks.prompting.simulated_user import PROTOCOL_VERSION, NoTarget, Protocol, tasks_of
+from benchmarks.data.volume import BoolArray, read_grid, read_label, same_grid
 
 BANK_VERSION = 1
 
@@ -66,7 +66,7 @@ class PromptBank:
             such as "test-0".
         cases: case id → target name → {"grid", "voxels", "prompts"}; or {"grid", "lesions"}, a list of
             {"voxels", "prompts"}, if each lesion is a task of its own; or {"grid", "no_target": true}.
-        origin: "simulated", or "given": people made the prompts, see `benchmarks.prompt_files`.
+        origin: "simulated", or "given": people made the prompts, see `benchmarks.prompting.by_hand`.
     """
 
     dataset: str

@@ -13,21 +13,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.datasets.dataset import Dataset
-from benchmarks.errors import UserError, nearest_name
-from benchmarks.files import write_json
-from benchmarks.identity import fingerprint_cases
-from benchmarks.prompt_bank import BankItem, PromptBank, bank_items, file_name, no_target, stored_grid, told_prompts
-from benchmarks.prompts import PromptKind, Prompts, from_json
-from benchmarks.results import GIVEN, SIMULATED
-from benchmarks.users import Protocol, lesions_of
+from benchmarks.data.dataset import Dataset
+from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.files import write_json
+from benchmarks.common.identity import fingerprint_cases
+from benchmarks.prompting.bank import BankItem, PromptBank, bank_items, file_name, no_target, stored_grid, told_prompts
+from benchmarks.prompting.prompts import PromptKind, Prompts, from_json
+from benchmarks.results.records import GIVEN, SIMULATED
+from benchmarks.prompting.simulated_user import Protocol, lesions_of
 
 if TYPE_CHECKING:
-    from benchmarks.suite import Suite
+    from benchmarks.execution.suite import Suite
 
 
 def bank_file(prompts_folder: Path, suite: Suite, dataset: Dataset, fold: int, protocol: Protocol) -> Path:
-    """Where a run of the suite looks for the bank; `prompts_folder` is that of `benchmarks.runner.Folders`."""
+    """Where a run of the suite looks for the bank; `prompts_folder` is that of `benchmarks.execution.runner.Folders`."""
     files = fingerprint_cases(dataset.split_cases(suite.part, fold))
     return prompts_folder / files / file_name(dataset.name, f"{suite.part}-{fold}", protocol, suite.seed)
 

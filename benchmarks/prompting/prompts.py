@@ -15,8 +15,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.errors import UserError, nearest_name
-from benchmarks.volume import BoolArray, same_grid
+from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.data.volume import BoolArray, same_grid
 
 PROMPTS_VERSION = 1
 """Version of the JSON schema of prompts."""

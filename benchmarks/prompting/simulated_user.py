@@ -2,7 +2,7 @@
 
 A protocol says what the user gives: nothing, a text, clicks, a box, a rough mask, or clicks that correct the
 prediction round by round. The user sees the label; the segmenter sees only the prompts. All chance comes from
-`benchmarks.seeds`, from (suite seed, dataset, case, target, round), with the lesion before the round where each lesion
+`benchmarks.common.seeds`, from (suite seed, dataset, case, target, round), with the lesion before the round where each lesion
 is a task of its own: the same case gets the same prompts under every method, on any number of workers, in any order.
 """
 
@@ -17,13 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.errors import UserError, nearest_name
+from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.metrics import crop
-from benchmarks.prompts import Box, Click, PromptKind, Prompts
-from benchmarks.seeds import generator
+from benchmarks.prompting.prompts import Box, Click, PromptKind, Prompts
+from benchmarks.common.seeds import generator
 
 if TYPE_CHECKING:
-    from benchmarks.segmenter import Target
+    from benchmarks.contestants import Target
 
 BoolArray = NDArray[np.bool_]
 Spacing = tuple[float, float, float]

@@ -17,13 +17,13 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from benchmarks.errors import UserError, nearest_name
+from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.metrics import mean_under_policies, scores_by_size, summarise_curves
 from benchmarks.metrics.lesions import size_bin_names
-from benchmarks.published import as_table, load_published
-from benchmarks.results import FAILED, GIVEN, SPACINGS
-from benchmarks.results import NO_TARGET as NOT_ASKED
-from benchmarks.statistics import (
+from benchmarks.results.published import as_table, load_published
+from benchmarks.results.records import FAILED, GIVEN, SPACINGS
+from benchmarks.results.records import NO_TARGET as NOT_ASKED
+from benchmarks.results.statistics import (
     Scheme,
     Values,
     assert_complete,
@@ -39,7 +39,7 @@ from benchmarks.statistics import (
     summary,
     with_failures_as_worst,
 )
-from benchmarks.users import NOISE_SIZES, TRACKS, Protocol
+from benchmarks.prompting.simulated_user import NOISE_SIZES, TRACKS, Protocol
 
 METRIC_COLUMNS = (
     "dice", "iou", "nsd@1mm", "nsd@2mm", "nsd@5mm", "hd95_mm", "lesion_f1",

@@ -16,12 +16,12 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.environment import manifest
-from benchmarks.errors import UserError
-from benchmarks.leaderboard import METRIC_COLUMNS, summarise
-from benchmarks.results import upgraded
-from benchmarks.suite import Suite
-from benchmarks.tuning import Trial
+from benchmarks.common.environment import manifest
+from benchmarks.common.errors import UserError
+from benchmarks.results.leaderboard import METRIC_COLUMNS, summarise
+from benchmarks.results.records import upgraded
+from benchmarks.execution.suite import Suite
+from benchmarks.execution.tuning import Trial
 
 UNIT_TAG, PLAN_TAG, SUITE_TAG, SYNTHETIC_TAG = (
     "tagsbench.unit",

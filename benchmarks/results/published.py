@@ -14,8 +14,8 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from benchmarks.errors import UserError
-from benchmarks.users import Track
+from benchmarks.common.errors import UserError
+from benchmarks.prompting.simulated_user import Track
 
 LABEL = "published"
 
@@ -151,7 +151,7 @@ def load_published(path: Path | None = None) -> Published:
     Raises:
         UserError: unreadable, an unknown key, an unknown paper, or a table with holes.
     """
-    source = files("benchmarks") / "published.yaml" if path is None else path
+    source = files("benchmarks.results") / "published.yaml" if path is None else path
     try:
         content = yaml.safe_load(source.read_text(encoding="utf-8"))
         return Published.model_validate(content)

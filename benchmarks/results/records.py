@@ -20,8 +20,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from benchmarks.errors import UserError
-from benchmarks.files import atomically, write_json
+from benchmarks.common.errors import UserError
+from benchmarks.common.files import atomically, write_json
 from benchmarks.metrics import is_metric
 
 SCHEMA_VERSION = 2

@@ -24,9 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from benchmarks import metrics
-from benchmarks.errors import UserError, nearest_name
-from benchmarks.results import FAILED, NO_TARGET
-from benchmarks.seeds import derive_seed, generator
+from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.results.records import FAILED, NO_TARGET
+from benchmarks.common.seeds import derive_seed, generator
 
 Values = NDArray[np.float64]
 Scheme = Literal["mean-then-rank", "rank-then-mean", "test-based"]
@@ -624,7 +624,7 @@ def robustness_curve(
 
     Args:
         levels: protocol name → size of the error, such as mm; the protocols of one ladder (see
-            `benchmarks.users.noise_ladder`).
+            `benchmarks.prompting.simulated_user.noise_ladder`).
         loss: how much worse than at the smallest error the mean may become.
 
     Returns:

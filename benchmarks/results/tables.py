@@ -28,7 +28,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from benchmarks.leaderboard import (
+from benchmarks.results.leaderboard import (
     DIAMETERS_MM,
     IN_PLANE_MM,
     LESION_NUMBERS,
@@ -41,11 +41,11 @@ from benchmarks.leaderboard import (
     details,
     overall_of,
 )
-from benchmarks.published import LABEL
+from benchmarks.results.published import LABEL
 
 if TYPE_CHECKING:
-    from benchmarks.datasets.dataset import Case
-from benchmarks.runner import Unit
+    from benchmarks.data.dataset import Case
+from benchmarks.execution.runner import Unit
 
 SYNTHETIC_BANNER = (
     "SYNTHETIC DATA: generated phantoms. These numbers rank methods on phantoms; they say nothing about patients."
@@ -77,7 +77,7 @@ class _Stage(ProgressColumn):
 
 
 class Bars:
-    """A bar per unit: its stage, and finished cases. Implements `benchmarks.runner.Observer`."""
+    """A bar per unit: its stage, and finished cases. Implements `benchmarks.execution.runner.Observer`."""
 
     def __init__(self, units: Sequence[Unit], console: Console) -> None:
         self._progress = Progress(
@@ -245,7 +245,7 @@ def show_details(
     margin: float | None = None,
     only: Sequence[str] = (),
 ) -> None:
-    """Print the tables of `benchmarks.leaderboard.details`: what stands behind the ranking.
+    """Print the tables of `benchmarks.results.leaderboard.details`: what stands behind the ranking.
 
     The comparisons are shown for the best method only; `details` has all pairs.
 

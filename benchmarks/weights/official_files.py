@@ -16,12 +16,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from benchmarks import download as http
-from benchmarks.download import Progress, RemoteFile, content_problem, download, file_digest
-from benchmarks.errors import UserError, nearest_name
-from benchmarks.files import write_json
-from benchmarks.segmenter import Method, methods
-from benchmarks.weights import WeightFile, locate, weights_folder
+from benchmarks.common import download as http
+from benchmarks.common.download import Progress, RemoteFile, content_problem, download, file_digest
+from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.files import write_json
+from benchmarks.contestants import Method, methods
+from benchmarks.common.weight_file import WeightFile, locate, weights_folder
 
 logger = logging.getLogger(__name__)
 

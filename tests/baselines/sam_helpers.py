@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from baselines.sam.slices import PIXEL_MEAN, PIXEL_STD
-from benchmarks.segmenter import Batch, Target
-from benchmarks.volume import BoolArray, Volume
+from benchmarks.contestants import Batch, Target
+from benchmarks.data.volume import BoolArray, Volume
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (2,), window=(-100.0, 300.0))
 

@@ -19,10 +19,10 @@ from baselines.sam_med3d.method import sam_med3d, sam_med3d_tiny
 from baselines.sam_med3d.segmenter import SIZES as SAM_MED3D
 from baselines.segvol.method import segvol, segvol_tiny
 from baselines.universal.method import universal_swin, universal_tiny, universal_unet
-from benchmarks.errors import UserError
-from benchmarks.prompts import Click, PromptKind, Prompts
-from benchmarks.segmenter import Batch, Method, Target, Trainable
-from benchmarks.volume import Volume
+from benchmarks.common.errors import UserError
+from benchmarks.prompting.prompts import Click, PromptKind, Prompts
+from benchmarks.contestants import Batch, Method, Target, Trainable
+from benchmarks.data.volume import Volume
 
 OFFICIAL = pytest.mark.parametrize(
     "method",

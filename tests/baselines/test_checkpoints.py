@@ -25,7 +25,7 @@ from baselines.checkpoints import (
     state_dict_of,
     strip_prefixes,
 )
-from benchmarks.errors import UserError
+from benchmarks.common.errors import UserError
 
 
 class Call:

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from baselines.region_growing.method import region_growing
-from benchmarks.errors import UserError
-from benchmarks.prompts import Click, Prompts
-from benchmarks.segmenter import Session, Target
-from benchmarks.volume import Volume
+from benchmarks.common.errors import UserError
+from benchmarks.prompting.prompts import Click, Prompts
+from benchmarks.contestants import Session, Target
+from benchmarks.data.volume import Volume
 
 SPACING = (1.0, 1.0, 2.0)
 SHAPE = (70, 60, 30)

@@ -13,10 +13,10 @@ import torch
 from baselines.sam3d_adapter.method import sam3d_adapter, sam3d_adapter_tiny
 from baselines.sam3d_adapter.network import SIZES, Sam3dAdapter, load_official_file, shift_mask
 from baselines.sam3d_adapter.segmenter import Sam3dAdapterSegmenter, centre_of, draw_points
-from benchmarks.errors import UserError
-from benchmarks.preprocessing import resize
-from benchmarks.prompts import Box, Click, Prompts
-from benchmarks.volume import Volume
+from benchmarks.common.errors import UserError
+from benchmarks.data.preprocessing import resize
+from benchmarks.prompting.prompts import Box, Click, Prompts
+from benchmarks.data.volume import Volume
 from tests.baselines.sam_helpers import TARGET, affine, batch_of, dice, ellipsoid
 
 

@@ -16,8 +16,8 @@ from baselines.sam.network import Sam
 from baselines.sam_b.segmenter import SIZES as SAM_B
 from baselines.sam_med3d.method import sam_med3d, sam_med3d_tiny
 from baselines.sam_med3d.segmenter import SIZES, SamMed3D, normalised
-from benchmarks.errors import UserError
-from benchmarks.prompts import Box, Click, Prompts
+from benchmarks.common.errors import UserError
+from benchmarks.prompting.prompts import Box, Click, Prompts
 from tests.baselines.sam_helpers import TARGET, batch_of, dice, ellipsoid, volume_of
 
 

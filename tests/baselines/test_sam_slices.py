@@ -21,10 +21,10 @@ from baselines.sam_b.segmenter import SamB
 from baselines.sam_med2d.method import sam_med2d, sam_med2d_tiny
 from baselines.sam_med2d.segmenter import SIZES as SAM_MED2D
 from baselines.sam_med2d.segmenter import SamMed2D
-from benchmarks.errors import UserError
-from benchmarks.prompts import Box, Click, Prompts
-from benchmarks.segmenter import Batch, Method
-from benchmarks.volume import BoolArray
+from benchmarks.common.errors import UserError
+from benchmarks.prompting.prompts import Box, Click, Prompts
+from benchmarks.contestants import Batch, Method
+from benchmarks.data.volume import BoolArray
 from tests.baselines.sam_helpers import TARGET, PerfectSlices, batch_of, dice, ellipsoid, volume_of
 
 METHODS = pytest.mark.parametrize("method", [sam_b_tiny, sam_med2d_tiny], ids=lambda method: method.name)

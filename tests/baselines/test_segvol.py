@@ -20,10 +20,10 @@ from baselines.segvol.segmenter import (
     prepared,
     window_origins,
 )
-from benchmarks.errors import UserError
-from benchmarks.prompts import Box, Click, Prompts
-from benchmarks.segmenter import Batch, Target
-from benchmarks.volume import Volume
+from benchmarks.common.errors import UserError
+from benchmarks.prompting.prompts import Box, Click, Prompts
+from benchmarks.contestants import Batch, Target
+from benchmarks.data.volume import Volume
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (2,))
 TEXT = Prompts(text="kidney tumor")

@@ -14,11 +14,11 @@ from baselines.universal.classes import wanted
 from baselines.universal.method import universal_swin, universal_tiny, universal_unet
 from baselines.universal.network import SIZES, UniversalModel, class_head, load_official_file
 from baselines.universal.segmenter import UniversalSegmenter, confinement, largest_components
-from benchmarks.errors import UserError
-from benchmarks.preprocessing import resize
-from benchmarks.prompts import Click, Prompts
-from benchmarks.segmenter import Batch, Target
-from benchmarks.volume import Volume
+from benchmarks.common.errors import UserError
+from benchmarks.data.preprocessing import resize
+from benchmarks.prompting.prompts import Click, Prompts
+from benchmarks.contestants import Batch, Target
+from benchmarks.data.volume import Volume
 from tests.baselines.sam_helpers import affine, dice, ellipsoid
 
 KIDNEY = Target("kidney-tumor", "kidney", "tumor", (2,))

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import download
-from benchmarks.download import RemoteFile
-from benchmarks.errors import UserError
+from benchmarks.common import download
+from benchmarks.common.download import RemoteFile
+from benchmarks.common.errors import UserError
 from tests.file_server import Server
 
 

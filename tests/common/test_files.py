@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.errors import UserError
-from benchmarks.files import atomically, exclusively, write_json
+from benchmarks.common.errors import UserError
+from benchmarks.common.files import atomically, exclusively, write_json
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path):
@@ -89,7 +89,7 @@ def test_only_one_process_at_a_time(tmp_path):
 
 def test_the_lock_of_a_killed_process_is_no_obstacle(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from benchmarks.files import exclusively\n"
+        "import sys; from pathlib import Path; from benchmarks.common.files import exclusively\n"
         "with exclusively(Path(sys.argv[1]), ''): print('held', flush=True); sys.stdin.read()"
     )
     lock = tmp_path / "a.lock"

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.identity import digest, fingerprint_config, fingerprint_file
-from benchmarks.segmenter import method
+from benchmarks.common.identity import digest, fingerprint_config, fingerprint_file
+from benchmarks.contestants import method
 
 
 def test_a_digest_does_not_depend_on_the_order_of_keys() -> None:

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import cache as module
-from benchmarks.cache import Cache, compact, default_cache
-from benchmarks.datasets.dataset import Case, target_mask
-from benchmarks.errors import UserError
-from benchmarks.preprocessing import Recipe, crop, prepare
-from benchmarks.segmenter import Target
+from benchmarks.data import cache as module
+from benchmarks.data.cache import Cache, compact, default_cache
+from benchmarks.data.dataset import Case, target_mask
+from benchmarks.common.errors import UserError
+from benchmarks.data.preprocessing import Recipe, crop, prepare
+from benchmarks.contestants import Target
 
 RECIPE = Recipe((1.5, 1.5, 2.0), (-54.0, 247.0), 59.5, 55.5)
 TARGET = Target("kidney-tumor", "kidney", "tumor", (2,))
@@ -316,9 +316,9 @@ import logging, resource, sys
 from pathlib import Path
 import numpy as np
 logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
-from benchmarks.cache import Cache
-from benchmarks.datasets.dataset import Case
-from benchmarks.preprocessing import Recipe
+from benchmarks.data.cache import Cache
+from benchmarks.data.dataset import Case
+from benchmarks.data.preprocessing import Recipe
 root = Path(sys.argv[1])
 cases = [Case("mine", "a", root / "data/a-image.nii.gz", root / "data/a-label.nii.gz")] * 2
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # a write beyond that fails half-way, as on a full disk

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.datasets.dataset import Case, target_mask
-from benchmarks.datasets.verify import problems, verify_case
-from benchmarks.preprocessing import Recipe, bounding_box, crop, paste, prepare
-from benchmarks.segmenter import Target
-from benchmarks.volume import read_volume, write_mask
+from benchmarks.data.dataset import Case, target_mask
+from benchmarks.data.verify import problems, verify_case
+from benchmarks.data.preprocessing import Recipe, bounding_box, crop, paste, prepare
+from benchmarks.contestants import Target
+from benchmarks.data.volume import read_volume, write_mask
 
 TARGET = Target("t", "o", "l", (2,))
 NATIVE = Recipe(None, (-100.0, 300.0), 60.0, 50.0)

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from benchmarks.datasets import phantom
-from benchmarks.datasets.catalogue import load_dataset
-from benchmarks.datasets.dataset import Dataset
-from benchmarks.datasets.phantom import KINDS, draw, synthesise
-from benchmarks.errors import UserError
+from benchmarks.data import phantom
+from benchmarks.data.catalogue import load_dataset
+from benchmarks.data.dataset import Dataset
+from benchmarks.data.phantom import KINDS, draw, synthesise
+from benchmarks.common.errors import UserError
 
 CASES = 14
 SEED = 0

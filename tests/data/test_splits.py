@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.datasets import splits
-from benchmarks.datasets.catalogue import dataset_info
-from benchmarks.datasets.splits import (
+from benchmarks.data import splits
+from benchmarks.data.catalogue import dataset_info
+from benchmarks.data.splits import (
     STORED_PATIENT_SPLITS,
     STORED_SPLITS,
     official_cases,
@@ -31,7 +31,7 @@ from benchmarks.datasets.splits import (
     stored_folds,
     write_splits,
 )
-from benchmarks.errors import UserError
+from benchmarks.common.errors import UserError
 
 
 def complete_ids(name: str) -> list[str]:
@@ -206,7 +206,7 @@ def test_split_does_not_depend_on_the_order_of_files():
 
 def test_split_does_not_depend_on_the_process():
     code = (
-        "from benchmarks.datasets.splits import patient_split;"
+        "from benchmarks.data.splits import patient_split;"
         "print(patient_split([f'case_{i}' for i in range(40)], seed=7))"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "12345"}

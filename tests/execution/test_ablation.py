@@ -11,13 +11,13 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from benchmarks.ablation import Variant, ablation_suite, ablation_table
-from benchmarks.display import show_ablation
-from benchmarks.errors import UserError
-from benchmarks.segmenter import method, methods
-from benchmarks.suite import MethodEntry, load_suite
-from benchmarks.users import Protocol
-from tests.test_leaderboard import row_of, unit_of
+from benchmarks.execution.ablation import Variant, ablation_suite, ablation_table
+from benchmarks.results.tables import show_ablation
+from benchmarks.common.errors import UserError
+from benchmarks.contestants import method, methods
+from benchmarks.execution.suite import MethodEntry, load_suite
+from benchmarks.prompting.simulated_user import Protocol
+from tests.results.test_leaderboard import row_of, unit_of
 
 CLICK = Protocol(kind="centre-click")
 WHOLE = (0.9, 0.8, 0.7, 0.6, 0.75, 0.65, 0.85, 0.5)

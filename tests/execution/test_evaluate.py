@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.datasets.dataset import Case
-from benchmarks.evaluate import (
+from benchmarks.data.dataset import Case
+from benchmarks.execution.evaluate import (
     UNKNOWN_DIAGONAL_MM,
     Evaluation,
     applicable,
@@ -22,12 +22,12 @@ from benchmarks.evaluate import (
     rescore_case,
 )
 from benchmarks.metrics import DEFAULT_POLICY
-from benchmarks.prompt_bank import BankItem, PromptBank
-from benchmarks.prompts import PromptKind, Prompts
-from benchmarks.results import SPACINGS
-from benchmarks.segmenter import Segmenter, Session, Target, method
-from benchmarks.users import OperatorNoise, Protocol
-from benchmarks.volume import BoolArray, Volume
+from benchmarks.prompting.bank import BankItem, PromptBank
+from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.results.records import SPACINGS
+from benchmarks.contestants import Segmenter, Session, Target, method
+from benchmarks.prompting.simulated_user import OperatorNoise, Protocol
+from benchmarks.data.volume import BoolArray, Volume
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", labels=(2,))
 

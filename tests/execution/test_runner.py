@@ -10,14 +10,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.datasets.dataset import Case, Dataset
-from benchmarks.errors import UserError
-from benchmarks.leaderboard import leaderboard_of, notes_of
-from benchmarks.results import RecordStore
-from benchmarks.runner import Folders, Unit, plan, resolve_dataset, run, train_now
-from benchmarks.suite import Suite, parse_suite
-from benchmarks.training import checkpoint_folder, finished
-from benchmarks.weights import weights_folder
+from benchmarks.data.dataset import Case, Dataset
+from benchmarks.common.errors import UserError
+from benchmarks.results.leaderboard import leaderboard_of, notes_of
+from benchmarks.results.records import RecordStore
+from benchmarks.execution.runner import Folders, Unit, plan, resolve_dataset, run, train_now
+from benchmarks.execution.suite import Suite, parse_suite
+from benchmarks.execution.training import checkpoint_folder, finished
+from benchmarks.common.weight_file import weights_folder
 
 pytestmark = pytest.mark.ray
 
@@ -173,7 +173,7 @@ def test_one_and_two_workers_train(local_ray: None, dataset: Dataset, tmp_path: 
 
 def test_a_sweep_comes_back_best_first(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
 
-    from benchmarks.tuning import tune_method
+    from benchmarks.execution.tuning import tune_method
 
     unit = units_of(parse_suite(SUITE.replace("[mock-noop]", "[mock-network]"), "test"), dataset, tmp_path)[0]
     assert unit.job is not None
@@ -191,8 +191,8 @@ def test_the_overhead_of_a_case_is_small(local_ray: None, dataset: Dataset, tmp_
     """Everything but the work: an actor call, the rows, the Parquet file. A loose bound; the figure is in `bench`."""
     import ray
 
-    from benchmarks.evaluate import Evaluation
-    from benchmarks.runner import _Evaluator
+    from benchmarks.execution.evaluate import Evaluation
+    from benchmarks.execution.runner import _Evaluator
 
     unit = units_of(parse_suite(SUITE, "test"), dataset, tmp_path)[0]
     empty = Evaluation((), (), 0, (), unit.evaluation.empty_policy, None, {})

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.errors import UserError
-from benchmarks.suite import embedded_suites, load_suite, parse_suite
+from benchmarks.common.errors import UserError
+from benchmarks.execution.suite import embedded_suites, load_suite, parse_suite
 
 MINIMAL = """
 name: small

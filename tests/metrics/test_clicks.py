@@ -14,7 +14,7 @@ from benchmarks.metrics.clicks import (
     score_at,
     summarise_curves,
 )
-from benchmarks.seeds import generator
+from benchmarks.common.seeds import generator
 
 
 def test_area_is_the_normalised_trapezoid() -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from benchmarks.errors import UserError
+from benchmarks.common.errors import UserError
 from benchmarks.metrics import Reference, evaluate_mask
-from benchmarks.score import mean_scores, score_folders, to_csv, to_json
+from benchmarks.metrics.folders import mean_scores, score_folders, to_csv, to_json
 
 AFFINE = np.diag([0.8, 0.9, 2.5, 1.0])
 SHAPE = (20, 18, 12)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.metrics import Reference, evaluate_mask
-from benchmarks.seeds import generator
+from benchmarks.common.seeds import generator
 
 pairwise = pytest.importorskip(
     "MetricsReloaded.metrics.pairwise_measures", reason="MetricsReloaded is not installed (it is not on PyPI)"

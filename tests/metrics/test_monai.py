@@ -11,8 +11,8 @@ import pytest
 from scipy import ndimage
 
 from benchmarks.metrics import Reference, evaluate_mask
-from benchmarks.seeds import generator
-from benchmarks.volume import BoolArray, read_grid, read_label
+from benchmarks.common.seeds import generator
+from benchmarks.data.volume import BoolArray, read_grid, read_label
 
 SHARED = Path(os.environ.get("TAGS_BENCH_SHARED") or Path(__file__).resolve().parents[3] / "shared")
 pytestmark = pytest.mark.slow  # the import of MONAI takes seconds

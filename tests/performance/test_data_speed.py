@@ -27,11 +27,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from benchmarks.cache import Cache
-from benchmarks.datasets.dataset import Case
-from benchmarks.preprocessing import Recipe, prepare
-from benchmarks.seeds import generator
-from benchmarks.volume import Volume, read_volume
+from benchmarks.data.cache import Cache
+from benchmarks.data.dataset import Case
+from benchmarks.data.preprocessing import Recipe, prepare
+from benchmarks.common.seeds import generator
+from benchmarks.data.volume import Volume, read_volume
 
 SHAPE = (512, 512, 400)
 SPACING = (0.75, 0.75, 1.25)

@@ -24,8 +24,8 @@ from surface_distance import metrics as deepmind
 from threadpoolctl import threadpool_limits
 
 from benchmarks.metrics import Reference, evaluate_mask
-from benchmarks.seeds import generator
-from benchmarks.volume import BoolArray
+from benchmarks.common.seeds import generator
+from benchmarks.data.volume import BoolArray
 
 SHAPE = (512, 512, 400)
 SPACING = (0.8, 0.8, 1.0)

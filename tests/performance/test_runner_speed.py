@@ -8,11 +8,11 @@ from statistics import median
 
 import pytest
 
-from benchmarks.evaluate import Evaluation
+from benchmarks.execution.evaluate import Evaluation
 from benchmarks.metrics import DEFAULT_POLICY
-from benchmarks.results import RecordStore
-from benchmarks.runner import Folders, _Evaluator, plan, resolve_dataset
-from benchmarks.suite import parse_suite
+from benchmarks.results.records import RecordStore
+from benchmarks.execution.runner import Folders, _Evaluator, plan, resolve_dataset
+from benchmarks.execution.suite import parse_suite
 
 pytestmark = [pytest.mark.bench, pytest.mark.ray]
 

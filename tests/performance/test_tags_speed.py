@@ -160,7 +160,7 @@ def test_vit_b_forward_at_128(table):
 
 def test_tiny_step_and_click(table):
     """What the embedded suite lives on: a training step of batch 2 and a click, on one thread."""
-    from benchmarks.segmenter import Batch, Target
+    from benchmarks.contestants import Batch, Target
     from tags.method import tags_tiny
 
     torch.set_num_threads(1)

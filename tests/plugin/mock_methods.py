@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.datasets.dataset import Case
-from benchmarks.preprocessing import Recipe, prepare
-from benchmarks.prompts import PromptKind, Prompts
-from benchmarks.segmenter import (
+from benchmarks.data.dataset import Case
+from benchmarks.data.preprocessing import Recipe, prepare
+from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.contestants import (
     Batch,
     Budget,
     Method,
@@ -24,8 +24,8 @@ from benchmarks.segmenter import (
     Trainable,
     TrainingRecipe,
 )
-from benchmarks.volume import BoolArray, Volume
-from benchmarks.weights import WeightFile
+from benchmarks.data.volume import BoolArray, Volume
+from benchmarks.common.weight_file import WeightFile
 
 CLICKS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK})
 

@@ -10,12 +10,12 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from benchmarks.datasets.dataset import Case, Dataset, Split
-from benchmarks.errors import UserError
-from benchmarks.evaluate import Evaluation, evaluate_case
+from benchmarks.data.dataset import Case, Dataset, Split
+from benchmarks.common.errors import UserError
+from benchmarks.execution.evaluate import Evaluation, evaluate_case
 from benchmarks.metrics import DEFAULT_POLICY
-from benchmarks.prompt_bank import PromptBank
-from benchmarks.prompt_files import (
+from benchmarks.prompting.bank import PromptBank
+from benchmarks.prompting.by_hand import (
     bank_file,
     export_prompts,
     frozen_bank,
@@ -24,9 +24,9 @@ from benchmarks.prompt_files import (
     protocol_of,
     save_given,
 )
-from benchmarks.segmenter import Target, method
-from benchmarks.suite import parse_suite
-from benchmarks.users import Protocol
+from benchmarks.contestants import Target, method
+from benchmarks.execution.suite import parse_suite
+from benchmarks.prompting.simulated_user import Protocol
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", labels=(2,))
 PROTOCOLS = [

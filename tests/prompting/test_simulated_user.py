@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from scipy.stats import binomtest, chisquare
 
-from benchmarks import users
-from benchmarks.errors import UserError
-from benchmarks.prompts import Click, PromptKind, Prompts
-from benchmarks.segmenter import Target
-from benchmarks.users import NoTarget, OperatorNoise, Protocol, SimulatedUser, bounding_box, interior_maximum
-from benchmarks.volume import read_label
+from benchmarks.prompting import simulated_user as users
+from benchmarks.common.errors import UserError
+from benchmarks.prompting.prompts import Click, PromptKind, Prompts
+from benchmarks.contestants import Target
+from benchmarks.prompting.simulated_user import NoTarget, OperatorNoise, Protocol, SimulatedUser, bounding_box, interior_maximum
+from benchmarks.data.volume import read_label
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (2,))
 SPACING = (0.8, 1.0, 3.0)
@@ -494,7 +494,7 @@ def test_a_centre_click_in_a_large_label_is_fast() -> None:
 
 
 def test_on_real_tumours_every_protocol_stays_inside() -> None:
-    shared = Path(os.environ.get("TAGS_BENCH_SHARED", Path(__file__).parents[2] / "shared"))
+    shared = Path(os.environ.get("TAGS_BENCH_SHARED", Path(__file__).parents[3] / "shared"))
     path = shared / "kits_labels" / "case_00075_segmentation.nii.gz"
     if not path.is_file():
         pytest.skip(f"the real label {path.name} is not there (set TAGS_BENCH_SHARED)")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.errors import UserError
-from benchmarks.published import Published, as_table, load_published
+from benchmarks.common.errors import UserError
+from benchmarks.results.published import Published, as_table, load_published
 
 GOOD = """
 papers: {p: {title: T, citation: C, url: https://example.org}}

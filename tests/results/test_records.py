@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from benchmarks.errors import UserError
-from benchmarks.results import SCHEMA_VERSION, SPACINGS, RecordStore, upgraded
+from benchmarks.common.errors import UserError
+from benchmarks.results.records import SCHEMA_VERSION, SPACINGS, RecordStore, upgraded
 
 
 def row(case: str, status: str = "ok") -> dict[str, object]:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.errors import UserError
-from benchmarks.prompts import Box, Click, PromptKind, Prompts
-from benchmarks.segmenter import Batch, Target
-from benchmarks.volume import Volume
+from benchmarks.common.errors import UserError
+from benchmarks.prompting.prompts import Box, Click, PromptKind, Prompts
+from benchmarks.contestants import Batch, Target
+from benchmarks.data.volume import Volume
 from tags.method import tags_tiny, tags_vit_b
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)
@@ -308,9 +308,9 @@ def test_a_volume_of_700_slices_takes_bounded_memory():
     code = """
 import resource, numpy as np, torch
 torch.set_num_threads(1)
-from benchmarks.prompts import Click, Prompts
-from benchmarks.segmenter import Target
-from benchmarks.volume import Volume
+from benchmarks.prompting.prompts import Click, Prompts
+from benchmarks.contestants import Target
+from benchmarks.data.volume import Volume
 from tags.method import tags_tiny
 
 def peak():

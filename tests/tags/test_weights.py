@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.weights import WeightFile
+from benchmarks.common.weight_file import WeightFile
 from tags import weights
 from tags.config import defaults, sized
 from tags.model import TAGS

@@ -15,9 +15,10 @@ from pathlib import Path
 import mock_methods
 import pytest
 
-from benchmarks import download, official_files
-from benchmarks.errors import UserError
-from benchmarks.official_files import (
+from benchmarks.common import download
+from benchmarks.weights import official_files
+from benchmarks.common.errors import UserError
+from benchmarks.weights.official_files import (
     Announced,
     as_rows,
     markdown_table,
@@ -27,12 +28,12 @@ from benchmarks.official_files import (
     verify,
     wanted,
 )
-from benchmarks.segmenter import Method, methods
-from benchmarks.weights import WeightFile, weights_folder
+from benchmarks.contestants import Method, methods
+from benchmarks.common.weight_file import WeightFile, weights_folder
 from tests.conftest import Outcome
 from tests.file_server import Server
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONTENT = b"MOCK" + bytes(range(256)) * 400
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 OURS = [one for one in methods().values() if one.factory.startswith(("tags.", "baselines."))]
@@ -459,7 +460,7 @@ def test_what_our_methods_announce_holds_together(method: Method) -> None:
 
 
 def test_doctor_names_the_files_that_are_here(tmp_path: Path) -> None:
-    from benchmarks.doctor import _checkpoints
+    from benchmarks.execution.doctor import _checkpoints
 
     title = f"official files in {weights_folder()}"
     assert _checkpoints(tmp_path) == {title: "none"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.weights import WeightFile, locate, weights_folder
+from benchmarks.common.weight_file import WeightFile, locate, weights_folder
 
 SHA = "sha256:" + "0" * 64
 

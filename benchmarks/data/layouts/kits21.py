@@ -10,9 +10,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmarks.datasets.dataset import Dataset, DatasetInfo
-from benchmarks.datasets.layout import Pair, assemble, require_folder, visible
-from benchmarks.segmenter import Target
+from benchmarks.data.dataset import Dataset, DatasetInfo
+from benchmarks.data.layouts.layout import Pair, assemble, require_folder, visible
+from benchmarks.contestants import Target
 
 IMAGE = "imaging.nii.gz"
 LABEL = "aggregated_MAJ_seg.nii.gz"

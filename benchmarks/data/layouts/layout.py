@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.datasets.dataset import Case, Dataset, DatasetInfo, Split
-from benchmarks.datasets.splits import (
+from benchmarks.data.dataset import Case, Dataset, DatasetInfo, Split
+from benchmarks.data.splits import (
     FOLDS,
     PATIENT,
     PHANTOM_FRACTIONS,
@@ -24,8 +24,8 @@ from benchmarks.datasets.splits import (
     predecessor_split,
     stored_folds,
 )
-from benchmarks.errors import UserError, nearest_name
-from benchmarks.volume import ITK_SUFFIXES, read_grid, same_grid
+from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.data.volume import ITK_SUFFIXES, read_grid, same_grid
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", *ITK_SUFFIXES)
 SYNTHETIC_NOTICE = "SYNTHETIC.txt"

@@ -10,8 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.datasets.dataset import Dataset, DatasetInfo
-from benchmarks.datasets.layout import (
+from benchmarks.data.dataset import Dataset, DatasetInfo
+from benchmarks.data.layouts.layout import (
     Pair,
     assemble,
     pair,
@@ -20,8 +20,8 @@ from benchmarks.datasets.layout import (
     volume_files,
     volume_stem,
 )
-from benchmarks.errors import UserError
-from benchmarks.segmenter import Target
+from benchmarks.common.errors import UserError
+from benchmarks.contestants import Target
 
 CITATION = "Antonelli et al., The Medical Segmentation Decathlon, Nature Communications 13 (2022) 4128"
 LICENCE = "CC BY-SA 4.0"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmarks.datasets.dataset import Dataset, DatasetInfo
-from benchmarks.datasets.layout import (
+from benchmarks.data.dataset import Dataset, DatasetInfo
+from benchmarks.data.layouts.layout import (
     VOLUME_SUFFIXES,
     Pair,
     assemble,
@@ -19,7 +19,7 @@ from benchmarks.datasets.layout import (
     require_folder,
     volume_files,
 )
-from benchmarks.errors import UserError
+from benchmarks.common.errors import UserError
 
 
 def load(root: Path, info: DatasetInfo, *, splits: str | None = None, seed: int = 0, strict: bool = True) -> Dataset:

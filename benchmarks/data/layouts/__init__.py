@@ -1,0 +1,1 @@
+"""One module per layout in which datasets are published."""

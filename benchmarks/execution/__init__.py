@@ -1,0 +1,1 @@
+"""Suites on Ray: plan, train, evaluate, resume."""

@@ -1,0 +1,1 @@
+"""Prompts, protocols, the simulated user, frozen prompt banks."""

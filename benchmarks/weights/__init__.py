@@ -1,0 +1,1 @@
+"""Official weights files: listed, fetched, verified."""
