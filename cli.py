@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from benchmarks.data.dataset import Dataset
-    from benchmarks.execution.runner import Folders, Unit
+    from benchmarks.execution.plan import Folders, Unit
     from benchmarks.execution.suite import Suite
-    from benchmarks.results.mlflow_sink import MlflowSink
     from benchmarks.prompting.simulated_user import Protocol
+    from benchmarks.results.mlflow_sink import MlflowSink
 
 app = typer.Typer(
     name="tags-bench",
@@ -202,7 +202,8 @@ def train(
     """
     import shutil
 
-    from benchmarks.execution.runner import start_ray, train_now
+    from benchmarks.execution.cluster import start_ray
+    from benchmarks.execution.pool import train_now
     from benchmarks.execution.training import checkpoint_folder
 
     console = _console()
@@ -282,8 +283,9 @@ def tune(
     """
     from dataclasses import replace
 
-    from benchmarks.execution.runner import start_ray
-    from benchmarks.execution.tuning import as_rows, tune_method
+    from benchmarks.execution.cluster import start_ray
+    from benchmarks.execution.tuning import tune_method
+    from benchmarks.results.sweep import as_rows
 
     console = _console()
     chosen = _suite(
@@ -459,8 +461,8 @@ def leaderboard(
         svg.write_text(as_svg(board, notes, overall), encoding="utf-8")
         return
     if figure is not None:
-        from benchmarks.results.tables import SYNTHETIC_BANNER
         from benchmarks.results.figures import curves_figure
+        from benchmarks.results.tables import SYNTHETIC_BANNER
 
         curves = details(frame, units, metric, margin, ("robustness", "rounds"))
         synthetic = any(unit["synthetic"] for unit in units)
@@ -572,9 +574,9 @@ def data_synth(
 
     Example: `tags-bench data synth --dataset lits17 --cases 20 --out /tmp/phantoms`
     """
+    from benchmarks.common.errors import nearest_name
     from benchmarks.data.phantom import KINDS as PHANTOMS
     from benchmarks.data.phantom import synthesise
-    from benchmarks.common.errors import nearest_name
 
     console = _console()
     rows = []
@@ -601,8 +603,8 @@ def data_fetch(
 
     Example: `tags-bench data fetch msd-pancreas --accept-licence`
     """
-    from benchmarks.data.fetch import accept_licence, fetch, fetchable, licence, licence_accepted
     from benchmarks.common.errors import nearest_name
+    from benchmarks.data.fetch import accept_licence, fetch, fetchable, licence, licence_accepted
 
     if name not in fetchable():
         raise UserError(f"'{name}' cannot be fetched; {nearest_name(name, fetchable())}")
@@ -791,8 +793,8 @@ def weights_list(
 
     No file is read: "verified" and "wrong …" tell what the last check of these very bytes found.
     """
-    from benchmarks.weights.official_files import as_rows, official_files, readable, wanted
     from benchmarks.common.weight_file import weights_folder
+    from benchmarks.weights.official_files import as_rows, official_files, readable, wanted
 
     rows = as_rows(wanted([method]) if method else official_files().values())
     if as_json:
@@ -944,7 +946,8 @@ def prompts_show(
 
     Example: `tags-bench prompts show --dataset kits21 --protocol centre-click`
     """
-    from benchmarks.prompting.by_hand import frozen_bank, prompt_rows
+    from benchmarks.execution.prompt_banks import frozen_bank
+    from benchmarks.prompting.by_hand import prompt_rows
 
     chosen, data, fold, folder, followed = _prompted(suite, dataset, protocol, out)
     bank = frozen_bank(folder, chosen, data, fold, followed)
@@ -966,7 +969,8 @@ def prompts_export(
 
     Example: `tags-bench prompts export clicks --dataset kits21`
     """
-    from benchmarks.prompting.by_hand import export_prompts, frozen_bank
+    from benchmarks.execution.prompt_banks import frozen_bank
+    from benchmarks.prompting.by_hand import export_prompts
 
     chosen, data, fold, folder, followed = _prompted(suite, dataset, protocol, out)
     files = export_prompts(frozen_bank(folder, chosen, data, fold, followed), to)
@@ -988,7 +992,8 @@ def prompts_import(
 
     Example: `tags-bench prompts import clicks --dataset kits21`, then `tags-bench run --dataset kits21`
     """
-    from benchmarks.prompting.by_hand import bank_file, import_prompts, save_given
+    from benchmarks.execution.prompt_banks import bank_file
+    from benchmarks.prompting.by_hand import import_prompts, save_given
 
     chosen, data, fold, folder, followed = _prompted(suite, dataset, protocol, out)
     bank = import_prompts(source, data, chosen.part, fold, followed, chosen.seed)
@@ -1000,8 +1005,8 @@ def prompts_import(
 
 def _prompted(suite: str, dataset: str | None, protocol: str, out: Path) -> tuple[Suite, Dataset, int, Path, Protocol]:
     """Suite, dataset, fold, folder of the prompt banks and protocol that the options name."""
-    from benchmarks.prompting.by_hand import protocol_of
-    from benchmarks.execution.runner import Folders, resolve_dataset
+    from benchmarks.execution.plan import Folders, resolve_dataset
+    from benchmarks.execution.prompt_banks import protocol_of
     from benchmarks.execution.suite import load_suite
 
     chosen = load_suite(suite)
@@ -1029,11 +1034,11 @@ def predict(
 
     Example: `tags-bench predict scan.nii.gz mask.nii.gz --method tags-tiny --dataset kits21 --prompts clicks.json`
     """
-    from benchmarks.execution.predict import load_unit, predict_scan, unit_of
-    from benchmarks.results.records import RecordStore
-    from benchmarks.execution.runner import Folders
     from benchmarks.contestants import Budget
+    from benchmarks.execution.plan import Folders
+    from benchmarks.execution.predict import load_unit, predict_scan, unit_of
     from benchmarks.execution.training import device_for
+    from benchmarks.results.records import RecordStore
 
     folders = Folders(out.expanduser().resolve())
     _, units = RecordStore(folders.records).read_suite(suite)
@@ -1141,8 +1146,8 @@ def _fine_tuned(suite: Suite) -> Suite:
 
 def _plan(suite: Suite, out: Path, console: Console) -> tuple[Folders, list[Unit], list[Dataset]]:
     """Output folder, units and datasets; phantoms are written on the way. Bad input ends here, before any work."""
-    from benchmarks.execution.runner import Folders, plan, resolve_dataset
     from benchmarks.contestants import method
+    from benchmarks.execution.plan import Folders, plan, resolve_dataset
 
     for entry in suite.methods:
         method(entry.name).configured(entry.config)
@@ -1170,11 +1175,11 @@ def _execute(
 
     import pandas as pd
 
-    from benchmarks.results.tables import Bars
+    from benchmarks.commands.terminal import Bars
     from benchmarks.common.identity import digest
+    from benchmarks.execution.cluster import start_ray
+    from benchmarks.execution.pool import run as run_units
     from benchmarks.results.leaderboard import leaderboard_of
-    from benchmarks.execution.runner import run as run_units
-    from benchmarks.execution.runner import start_ray
 
     started = time.perf_counter()
     synthetic = any(dataset.synthetic for dataset in datasets)
@@ -1182,7 +1187,7 @@ def _execute(
     with console.status("opening the MLflow store"):
         sink = _sink(folders, tracking_uri)
         plan_digest = digest([unit.digest for unit in units])
-        sink.begin(suite, plan_digest, synthetic, suite_as_dict(suite))
+        sink.begin(suite_as_dict(suite), plan_digest, synthetic)
     with console.status("starting Ray"):
         start_ray(address)
     frames: dict[str, pd.DataFrame] = {}
@@ -1192,7 +1197,7 @@ def _execute(
         frames[unit.digest] = rows
 
     with Bars(units, console) as bars:
-        computed = run_units(units, folders, bars, fresh=fresh, retry_failed=retry_failed, on_unit=on_unit)
+        outcome = run_units(units, folders, bars, fresh=fresh, retry_failed=retry_failed, on_unit=on_unit)
     in_order = [frames[unit.digest] for unit in units]  # not in the order in which they happened to finish
     rows = pd.concat([frame for frame in in_order if not frame.empty], ignore_index=True)
     failed = int((rows["status"] == "failed").sum())
@@ -1204,7 +1209,7 @@ def _execute(
         "trained models": str(folders.checkpoints),
         "logs": str(folders.logs / suite.name),
     }
-    return rows, computed, time.perf_counter() - started, links
+    return rows, outcome.computed, time.perf_counter() - started, links
 
 
 def suite_as_dict(suite: Suite) -> dict[str, Any]:

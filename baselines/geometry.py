@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.prompts import Box, Click
 from benchmarks.data.volume import BoolArray
+from benchmarks.prompting.prompts import Box, Click
 
 Voxel = tuple[int, int, int]
 Spacing = tuple[float, float, float]

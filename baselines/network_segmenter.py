@@ -15,8 +15,8 @@ import torch
 
 from baselines.checkpoints import load_weights, required_file, save_weights
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.data.preprocessing import Recipe, Shape
 from benchmarks.contestants import Trainable, TrainingRecipe
+from benchmarks.data.preprocessing import Recipe, Shape
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 

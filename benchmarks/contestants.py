@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.prompting.prompts import PromptKind, Prompts
-from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.common.weight_file import WeightFile
+from benchmarks.data.target import Target
+from benchmarks.data.volume import BoolArray, FloatArray, Volume
+from benchmarks.prompting.prompts import PromptKind, Prompts
 
 if TYPE_CHECKING:
     import torch
@@ -32,30 +33,6 @@ if TYPE_CHECKING:
 ENTRY_POINT_GROUP = "tags_bench.methods"
 
 Seen = Literal["trained-on", "superset", "unseen", "unknown"]
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is to be segmented in a case.
-
-    Attributes:
-        name: for tables and file names, such as "kidney-tumor".
-        organ: the organ in plain words, such as "kidney"; may be empty.
-        lesion: the lesion in plain words, such as "tumor".
-        labels: label values that make up the target.
-        organ_labels: label values of the healthy organ, if the dataset has them.
-        window: HU window that suits the target (low, high).
-        mean, std: intensity statistics after clipping to `window`.
-    """
-
-    name: str
-    organ: str
-    lesion: str
-    labels: tuple[int, ...]
-    organ_labels: tuple[int, ...] = ()
-    window: tuple[float, float] = (-160.0, 240.0)
-    mean: float = 40.0
-    std: float = 80.0
 
 
 class Session(ABC):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.prompting.prompts import PromptKind
 from benchmarks.contestants import Card, Method, Seen
+from benchmarks.prompting.prompts import PromptKind
 from tags.config import defaults
 from tags.official import files_of
 

@@ -19,10 +19,10 @@ from scipy import ndimage
 from torch import Tensor
 
 from benchmarks.common.errors import UserError
-from benchmarks.data.preprocessing import Prepared, Recipe, bounding_box, crop, paste, prepare
-from benchmarks.prompting.prompts import PromptKind, Prompts
 from benchmarks.contestants import Batch, Session, Target, Trainable, TrainingRecipe
+from benchmarks.data.preprocessing import Prepared, Recipe, bounding_box, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
+from benchmarks.prompting.prompts import PromptKind, Prompts
 from tags.anatomy import Anatomy
 from tags.config import Settings, TagsConfig
 from tags.losses import segmentation_loss

@@ -89,7 +89,7 @@ def local_ray() -> Iterator[None]:
     """Ray on this machine, started once for the whole session."""
     import ray
 
-    from benchmarks.execution.runner import start_ray
+    from benchmarks.execution.cluster import start_ray
 
     started = start_ray(None)
     yield

@@ -349,8 +349,8 @@ def test_a_scan_is_segmented_with_prompts_by_hand(call, tmp_path: Path) -> None:
     """From the records of a run; here a unit that needs no training, described as a run would."""
     from dataclasses import asdict
 
-    from benchmarks.data.catalogue import load_folder
     from benchmarks.contestants import method
+    from benchmarks.data.catalogue import load_folder
 
     root = write_msd(tmp_path / "scans")
     target = load_folder(root, target_label="1").targets[0]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmarks.prompting.prompts import PromptKind
 from benchmarks.contestants import Card, Method
+from benchmarks.prompting.prompts import PromptKind
 
 ball = Method(
     name="ball",

@@ -17,11 +17,11 @@ from scipy import ndimage
 
 from baselines import geometry
 from baselines.ball.method import ball
-from benchmarks.data.dataset import Case, target_mask
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.prompts import Prompts
 from benchmarks.contestants import Budget, OwnTraining, Session, Target
+from benchmarks.data.dataset import Case, target_mask
 from benchmarks.data.volume import BoolArray, Volume, read_volume
+from benchmarks.prompting.prompts import Prompts
 
 FILE = "ball.json"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.prompting.prompts import PromptKind
 from benchmarks.contestants import Card, Method
+from benchmarks.prompting.prompts import PromptKind
 
 CONFIG: dict[str, Any] = {
     "plans": "auto",  # "default": nnU-Net's own; "small": shrunk for a CPU demonstration; "auto": small on CPU

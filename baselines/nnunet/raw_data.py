@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.data.dataset import Case
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Target
+from benchmarks.data.dataset import Case
 from benchmarks.data.volume import FloatArray, Volume, write_nifti
 
 DATASET_ID = 1

@@ -25,11 +25,11 @@ import torch
 import baselines
 from baselines.nnunet.method import nnunet
 from baselines.nnunet.raw_data import from_nnunet_axes, to_nnunet_axes, write_raw_dataset
-from benchmarks.data.dataset import Case
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.prompts import PromptKind, Prompts
 from benchmarks.contestants import Budget, OwnTraining, Session, Target
+from benchmarks.data.dataset import Case
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
+from benchmarks.prompting.prompts import PromptKind, Prompts
 
 if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor

@@ -21,9 +21,9 @@ from scipy import ndimage
 from baselines import geometry
 from baselines.region_growing.method import region_growing
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.prompts import Prompts
 from benchmarks.contestants import Segmenter, Session, Target
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
+from benchmarks.prompting.prompts import Prompts
 
 
 @dataclass(frozen=True)

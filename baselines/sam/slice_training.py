@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from baselines.sam.slice_network import SliceNetwork
 from baselines.sam.slice_prompts import Plane, SlicePrompt
 from baselines.sam.training import draw, draw_error, draw_voxel, mask_losses, true_quality
 from benchmarks.contestants import Batch
-
-if TYPE_CHECKING:
-    from baselines.sam.slices import SliceSegmenter
 
 JITTER = 2  # voxels by which each side of a drawn box may be off
 
@@ -74,7 +71,7 @@ def _frame(body: Tensor, side: int, generator: torch.Generator) -> int:
     return low + draw(generator, high - low + 1)
 
 
-def slice_loss(segmenter: SliceSegmenter, batch: Batch, tasks: Sequence[SliceTask]) -> tuple[Tensor, dict[str, float]]:
+def slice_loss(segmenter: SliceNetwork, batch: Batch, tasks: Sequence[SliceTask]) -> tuple[Tensor, dict[str, float]]:
     """Mask and quality losses of all tasks; clicked slices get a second click where the first result is wrong."""
     if not tasks:  # no target in any crop, so nothing to prompt for; the loss still has a gradient: zero
         zero = torch.stack([parameter.sum() for parameter in segmenter.trainable_parameters()]).sum() * 0
@@ -98,7 +95,7 @@ def slice_loss(segmenter: SliceSegmenter, batch: Batch, tasks: Sequence[SliceTas
 
 
 def _round(
-    segmenter: SliceSegmenter,
+    segmenter: SliceNetwork,
     embedding: Tensor,
     prompts: Sequence[SlicePrompt],
     label: Tensor,
@@ -121,7 +118,7 @@ def _round(
 
 
 def _corrected(
-    segmenter: SliceSegmenter,
+    segmenter: SliceNetwork,
     prompts: Sequence[SlicePrompt],
     low: Tensor,
     label: Tensor,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from benchmarks.prompting.prompts import PromptKind
-from benchmarks.contestants import Card, Method
 from benchmarks.common.weight_file import WeightFile
+from benchmarks.contestants import Card, Method
+from benchmarks.prompting.prompts import PromptKind
 
 _PROMPTS = frozenset({PromptKind.CLICK})
 _CONFIG = {

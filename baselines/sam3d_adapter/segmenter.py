@@ -23,10 +23,10 @@ from torch import Tensor
 from baselines.network_segmenter import NetworkSegmenter
 from baselines.sam.prompting import check_prompts
 from baselines.sam3d_adapter.network import SIZES, SYSTEM, Sam3dAdapter, load_official_file
-from benchmarks.data.preprocessing import Prepared, Recipe, Shape, crop, paste, prepare
-from benchmarks.prompting.prompts import PromptKind, Prompts
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
+from benchmarks.data.preprocessing import Prepared, Recipe, Shape, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
+from benchmarks.prompting.prompts import PromptKind, Prompts
 
 FILE_NAME = "best.pth.tar or last.pth.tar of the dataset"
 SOURCE = "released by med-air/3DSAM-adapter, one file per dataset"

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from baselines.sam.encoder import EncoderSize, resize
 from baselines.sam.network import SamSize
+from baselines.sam.slice_network import PIXEL_MEAN, PIXEL_STD
 from baselines.sam.slice_prompts import Plane, SlicePrompt
-from baselines.sam.slices import PIXEL_MEAN, PIXEL_STD, SliceSegmenter
+from baselines.sam.slices import SliceSegmenter
 
 SIZES = {
     "official": SamSize(

@@ -22,10 +22,10 @@ from baselines.sam.network import SamSize
 from baselines.sam.prompting import check_prompts
 from baselines.sam.sam_segmenter import SamSegmenter
 from baselines.sam.training import draw_error, draw_voxel, mask_losses, true_quality
-from benchmarks.data.preprocessing import Prepared, Recipe, Shape, crop, paste, prepare
-from benchmarks.prompting.prompts import PromptKind, Prompts
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
+from benchmarks.data.preprocessing import Prepared, Recipe, Shape, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
+from benchmarks.prompting.prompts import PromptKind, Prompts
 
 CLAMP = (-1000.0, 1000.0)  # HU, as in upstream's training; its current inference script leaves it out
 TRAINING_ROUNDS = 2  # clicks on a crop in one step of the bench's training

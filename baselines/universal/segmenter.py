@@ -22,10 +22,10 @@ from baselines.sam.prompting import check_prompts
 from baselines.sam.training import mask_losses
 from baselines.universal.classes import Wanted, wanted
 from baselines.universal.network import SIZES, SYSTEMS, UniversalModel, load_official_file
-from benchmarks.data.preprocessing import Prepared, Recipe, bounding_box, prepare
-from benchmarks.prompting.prompts import PromptKind, Prompts
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
+from benchmarks.data.preprocessing import Prepared, Recipe, bounding_box, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
+from benchmarks.prompting.prompts import PromptKind, Prompts
 
 SYSTEM = "Universal Model"
 FILE_NAMES = {

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.dataset import Case
 from benchmarks.common.weight_file import locate
 
 _SAMPLE = 64 * 1024
@@ -54,9 +53,3 @@ def fingerprint_config(config: Mapping[str, Any], files: Iterable[str] = ("check
     """
     found = {key: locate(str(config[key])) for key in files if config.get(key)}
     return {**config, **{key: fingerprint_file(path) for key, path in found.items() if path is not None}}
-
-
-def fingerprint_cases(cases: Iterable[Case]) -> str:
-    """A fingerprint of the images and labels of some cases, whatever folder they lie in."""
-    rows = [(c.case_id, fingerprint_file(c.image), fingerprint_file(c.label)) for c in cases]
-    return digest(sorted(rows))

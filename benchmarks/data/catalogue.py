@@ -9,16 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.data.layouts import kits21
-from benchmarks.data.layouts import lits17
-from benchmarks.data.layouts import msd
-from benchmarks.data.layouts import nnunet_raw
-from benchmarks.data.layouts import pairs_csv
-from benchmarks.data.dataset import Case, Dataset, DatasetInfo
-from benchmarks.data.layouts.layout import read_dataset_json, require_folder
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.seeds import generator
-from benchmarks.contestants import Target
+from benchmarks.data.dataset import Case, Dataset, DatasetInfo
+from benchmarks.data.layouts import kits21, lits17, msd, nnunet_raw, pairs_csv
+from benchmarks.data.layouts.layout import read_dataset_json, require_folder
+from benchmarks.data.target import Target
 
 STATISTICS_SAMPLES = 20_000  # foreground voxels of one case; keeps large lesions from drowning the small
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.contestants import Target
+from benchmarks.common.identity import digest, fingerprint_file
+from benchmarks.data.target import Target
 from benchmarks.data.volume import BoolArray, Volume, read_label, read_volume
 
 
@@ -113,3 +114,9 @@ def target_mask(label: NDArray[np.int16], target: Target) -> BoolArray:
     if len(target.labels) == 1:
         return np.asarray(label == target.labels[0])
     return np.isin(label, target.labels)
+
+
+def fingerprint_cases(cases: Iterable[Case]) -> str:
+    """A fingerprint of the images and labels of some cases, whatever folder they lie in."""
+    rows = [(c.case_id, fingerprint_file(c.image), fingerprint_file(c.label)) for c in cases]
+    return digest(sorted(rows))

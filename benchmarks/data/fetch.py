@@ -18,13 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.common import download as http
-from benchmarks.data.layouts import kits21
-from benchmarks.data.archives import extract
-from benchmarks.data.catalogue import dataset_info
-from benchmarks.data.registry import data_home
 from benchmarks.common.download import Progress, RemoteFile, check_download, download
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import exclusively
+from benchmarks.data.archives import extract
+from benchmarks.data.catalogue import dataset_info
+from benchmarks.data.layouts import kits21
+from benchmarks.data.registry import data_home
 
 TASKS = {"msd-pancreas": "Task07_Pancreas", "msd-colon": "Task10_Colon", "lits17": "Task03_Liver"}
 TASK_LICENCE = "CC BY-SA 4.0"  # the Decathlon's, also for the scans that it shares with LiTS17

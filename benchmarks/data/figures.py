@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.data.verify import CaseReport
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import atomically
+from benchmarks.data.verify import CaseReport
 
 COLUMNS = 3
 BINS = 20

@@ -27,11 +27,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import ndimage
 
-from benchmarks.data.layouts.layout import SYNTHETIC_MANIFEST, SYNTHETIC_NOTICE
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import write_json
-from benchmarks.data.preprocessing import bounding_box
 from benchmarks.common.seeds import generator
+from benchmarks.data.layouts.layout import SYNTHETIC_MANIFEST, SYNTHETIC_NOTICE
+from benchmarks.data.preprocessing import bounding_box
 from benchmarks.data.volume import write_nifti
 
 GENERATOR_VERSION = "1"

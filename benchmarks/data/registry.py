@@ -15,11 +15,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.files import write_json
 from benchmarks.data.catalogue import datasets, load_dataset, load_folder
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.verify import CaseReport, Problem, TargetSize, verify, without_bad_cases
-from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.common.files import write_json
 
 HOME_VARIABLE = "TAGS_BENCH_DATA"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")

@@ -21,9 +21,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.data.dataset import Split
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import atomically
+from benchmarks.data.dataset import Split
 
 PREDECESSOR = "3dsam-adapter"
 PARTS = ("train", "validation", "test")

@@ -17,10 +17,10 @@ import psutil
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.data.dataset import Case, Dataset, Split, target_mask
 from benchmarks.common.errors import UserError
+from benchmarks.data.dataset import Case, Dataset, Split, target_mask
 from benchmarks.data.preprocessing import bounding_box
-from benchmarks.contestants import Target
+from benchmarks.data.target import Target
 from benchmarks.data.volume import BoolArray, FloatArray, file_doubts, read_label, read_volume
 
 Severity = Literal["error", "warning"]

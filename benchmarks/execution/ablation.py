@@ -13,12 +13,12 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.common.errors import UserError
-from benchmarks.results.leaderboard import CONFIDENCE_SEED, last_steps, verdict
-from benchmarks.results.records import OK
 from benchmarks.contestants import method as find_method
 from benchmarks.contestants import methods as installed
-from benchmarks.results.statistics import UNIT, bootstrap_mean, comparisons, judged, with_failures_as_worst
 from benchmarks.execution.suite import MethodEntry, Suite
+from benchmarks.results.leaderboard import CONFIDENCE_SEED, last_steps, verdict
+from benchmarks.results.records import OK
+from benchmarks.results.statistics import UNIT, bootstrap_mean, comparisons, judged, with_failures_as_worst
 
 
 @dataclass(frozen=True)

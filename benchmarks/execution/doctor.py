@@ -51,7 +51,7 @@ def _gpu() -> str:
 
 def _ray(address: str | None) -> str:
     from benchmarks.common.errors import UserError
-    from benchmarks.execution.runner import start_ray
+    from benchmarks.execution.cluster import start_ray
 
     try:
         started = start_ray(address)
@@ -83,9 +83,9 @@ def _mlflow(tracking_uri: str | None, out: Path) -> str:
 
 
 def _checkpoints(out: Path) -> dict[str, Any]:
-    from benchmarks.weights.official_files import official_files, state_of
-    from benchmarks.contestants import methods
     from benchmarks.common.weight_file import weights_folder
+    from benchmarks.contestants import methods
+    from benchmarks.weights.official_files import official_files, state_of
 
     known = official_files()
     official = [f"{name} ({state_of(one.file)})" for name, one in known.items() if one.file.path.is_file()]

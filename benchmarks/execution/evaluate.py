@@ -1,7 +1,7 @@
 """One case × one segmenter × simulated users → records. Pure: no Ray, no MLflow, nothing written but masks.
 
 The segmenter sees the volume, the target's name and the prompts. The label stays on this side: the simulated
-user and the metrics look at it, the segmenter must not; `benchmarks.execution.label_guard` watches over every call of it.
+user and the metrics look at it, the segmenter must not; `label_guard` watches over every call of it.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.data.dataset import Case, target_mask
 from benchmarks.common.environment import revision
 from benchmarks.common.errors import one_line
 from benchmarks.common.files import write_json
+from benchmarks.contestants import Segmenter, Session, Target
+from benchmarks.data.dataset import Case, target_mask
+from benchmarks.data.volume import BoolArray, Volume, read_label, write_mask
 from benchmarks.execution.label_guard import Guard
 from benchmarks.metrics import POLICIES, Reference, evaluate_mask, failed_values, is_metric
 from benchmarks.prompting.bank import PromptBank
-from benchmarks.prompting.prompts import Prompts, to_json
-from benchmarks.results.records import FAILED, NO_TARGET, OK, SCHEMA_VERSION, SIMULATED, SPACINGS
-from benchmarks.contestants import Segmenter, Session, Target
+from benchmarks.prompting.prompts import SIMULATED, Prompts, to_json
 from benchmarks.prompting.simulated_user import Protocol, Task, tasks_of
-from benchmarks.data.volume import BoolArray, Volume, read_label, write_mask
+from benchmarks.results.records import FAILED, NO_TARGET, OK, SCHEMA_VERSION, SPACINGS
 
 logger = logging.getLogger(__name__)
 

@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.data.dataset import Case
-from benchmarks.prompting.prompts import Prompts
 from benchmarks.contestants import Target
+from benchmarks.data.dataset import Case
 from benchmarks.data.volume import Volume
+from benchmarks.prompting.prompts import Prompts
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd", ".dcm")
 

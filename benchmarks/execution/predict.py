@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.prompting.prompts import PromptKind, Prompts, from_json
 from benchmarks.contestants import Segmenter, Target, method
-from benchmarks.execution.training import load_trained
 from benchmarks.data.volume import Volume, read_volume, write_mask
+from benchmarks.execution.training import load_trained
+from benchmarks.prompting.prompts import PromptKind, Prompts, from_json
 
 
 def unit_of(units: Iterable[Mapping[str, Any]], name: str, dataset: str | None = None) -> Mapping[str, Any]:

@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.metrics import DEFAULT_POLICY, POLICIES
 from benchmarks.contestants import Budget
+from benchmarks.metrics import DEFAULT_POLICY, POLICIES
 from benchmarks.prompting.simulated_user import Protocol
 
 SUITE_FOLDER = files("benchmarks") / "suites"

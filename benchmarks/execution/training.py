@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from benchmarks.data.cache import Cache, default_cache
-from benchmarks.data.dataset import Case
 from benchmarks.common.errors import UserError
-from benchmarks.common.identity import digest, fingerprint_cases, fingerprint_config
-from benchmarks.prompting.prompts import PromptKind
-from benchmarks.results.records import write_json
+from benchmarks.common.identity import digest, fingerprint_config
 from benchmarks.common.seeds import derive_seed, generator
 from benchmarks.contestants import Batch, Budget, Method, OwnTraining, Target, Trainable, TrainingRecipe
 from benchmarks.contestants import method as find_method
+from benchmarks.data.cache import Cache, default_cache
+from benchmarks.data.dataset import Case, fingerprint_cases
+from benchmarks.prompting.prompts import PromptKind
+from benchmarks.results.records import write_json
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,9 @@ from benchmarks.common.errors import UserError
 from benchmarks.contestants import Method
 from benchmarks.contestants import method as find_method
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
+from benchmarks.results.sweep import METRIC, Trial
 
 RUNGS = (0.25, 0.5, 0.75, 1.0)
-METRIC = "validation_dice"
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One point of the sweep and what came of it."""
-
-    number: int
-    config: dict[str, Any]
-    validation_dice: float
-    rungs: int
-    seconds: float
-    status: str
-    checkpoint: Path | None
 
 
 def search_space(method: Method) -> dict[str, Any]:
@@ -132,20 +119,3 @@ def _trial(number: int, result: Any, job: TrainingJob, folder: Path) -> Trial:
         status=status,
         checkpoint=checkpoint if finished else None,
     )
-
-
-def as_rows(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """The trials as a table, best first."""
-    return [
-        {
-            "trial": one.number,
-            METRIC: round(one.validation_dice, 4),
-            "rungs": one.rungs,
-            "seconds": round(one.seconds, 1),
-            "status": one.status,
-            **{
-                knob: float(f"{value:.3g}") if isinstance(value, float) else value for knob, value in one.config.items()
-            },
-        }
-        for one in trials
-    ]

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
+from benchmarks.data.volume import read_grid, read_label, same_grid
 from benchmarks.metrics import (
     DEFAULT_POLICY,
     DEFAULT_RULE,
@@ -30,7 +31,6 @@ from benchmarks.metrics import (
     evaluate_mask,
     failed_values,
 )
-from benchmarks.data.volume import read_grid, read_label, same_grid
 
 SUFFIXES = (".nii.gz", ".nii")
 CHANNEL_SUFFIX = "_0000"

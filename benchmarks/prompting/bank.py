@@ -17,15 +17,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.data.dataset import Dataset, target_mask
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import write_json
 from benchmarks.common.identity import digest
-from benchmarks.prompting.prompts import Grid, Prompts, from_json, to_json
-from benchmarks.results.records import SIMULATED
-from benchmarks.contestants import Target
-from benchmarks.prompting.simulated_user import PROTOCOL_VERSION, NoTarget, Protocol, tasks_of
+from benchmarks.data.dataset import Dataset, target_mask
+from benchmarks.data.target import Target
 from benchmarks.data.volume import BoolArray, read_grid, read_label, same_grid
+from benchmarks.prompting.prompts import SIMULATED, Grid, Prompts, from_json, to_json
+from benchmarks.prompting.simulated_user import PROTOCOL_VERSION, NoTarget, Protocol, tasks_of
 
 BANK_VERSION = 1
 

@@ -11,39 +11,14 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from benchmarks.data.dataset import Dataset
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import write_json
-from benchmarks.common.identity import fingerprint_cases
-from benchmarks.prompting.bank import BankItem, PromptBank, bank_items, file_name, no_target, stored_grid, told_prompts
-from benchmarks.prompting.prompts import PromptKind, Prompts, from_json
-from benchmarks.results.records import GIVEN, SIMULATED
+from benchmarks.data.dataset import Dataset
+from benchmarks.prompting.bank import BankItem, PromptBank, bank_items, no_target, stored_grid, told_prompts
+from benchmarks.prompting.prompts import GIVEN, SIMULATED, PromptKind, Prompts, from_json
 from benchmarks.prompting.simulated_user import Protocol, lesions_of
-
-if TYPE_CHECKING:
-    from benchmarks.execution.suite import Suite
-
-
-def bank_file(prompts_folder: Path, suite: Suite, dataset: Dataset, fold: int, protocol: Protocol) -> Path:
-    """Where a run of the suite looks for the bank; `prompts_folder` is that of `benchmarks.execution.runner.Folders`."""
-    files = fingerprint_cases(dataset.split_cases(suite.part, fold))
-    return prompts_folder / files / file_name(dataset.name, f"{suite.part}-{fold}", protocol, suite.seed)
-
-
-def frozen_bank(prompts_folder: Path, suite: Suite, dataset: Dataset, fold: int, protocol: Protocol) -> PromptBank:
-    """The bank that a run of the suite replays; made if there is none yet."""
-    folder = bank_file(prompts_folder, suite, dataset, fold, protocol).parent
-    return PromptBank.frozen(folder, dataset, suite.part, fold, protocol, suite.seed)
-
-
-def protocol_of(suite: Suite, name: str) -> Protocol:
-    """The protocol of that name in a suite. Raises UserError with the nearest one."""
-    known = {protocol.name: protocol for protocol in suite.protocols}
-    if name not in known:
-        raise UserError(f"suite '{suite.name}' has no protocol '{name}'; {nearest_name(name, known)}")
-    return known[name]
 
 
 def export_prompts(bank: PromptBank, folder: Path) -> list[Path]:

@@ -35,6 +35,10 @@ class Grid(Protocol):
     def affine(self) -> NDArray[np.float64]: ...
 
 
+SIMULATED, GIVEN = "simulated", "given"
+"""Who made the first prompts of a row: the simulated user, or people whose prompts were imported."""
+
+
 class PromptKind(StrEnum):
     """The kinds of prompt that a method can understand."""
 

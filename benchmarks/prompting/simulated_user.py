@@ -2,8 +2,8 @@
 
 A protocol says what the user gives: nothing, a text, clicks, a box, a rough mask, or clicks that correct the
 prediction round by round. The user sees the label; the segmenter sees only the prompts. All chance comes from
-`benchmarks.common.seeds`, from (suite seed, dataset, case, target, round), with the lesion before the round where each lesion
-is a task of its own: the same case gets the same prompts under every method, on any number of workers, in any order.
+`common.seeds`, from (suite seed, dataset, case, target, round), with the lesion before the round where each lesion is
+a task of its own: the same case gets the same prompts under every method, on any number of workers, in any order.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.seeds import generator
 from benchmarks.metrics import crop
 from benchmarks.prompting.prompts import Box, Click, PromptKind, Prompts
-from benchmarks.common.seeds import generator
 
 if TYPE_CHECKING:
-    from benchmarks.contestants import Target
+    from benchmarks.data.target import Target
 
 BoolArray = NDArray[np.bool_]
 Spacing = tuple[float, float, float]

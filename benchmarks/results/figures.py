@@ -18,7 +18,7 @@ UNITS = {"displacement_mm": "displacement of the click (mm, each axis)", "box_ji
 
 
 def curves_figure(tables: Mapping[str, pd.DataFrame], path: Path, metric: str = "dice", note: str = "") -> Path:
-    """Draw the tables "robustness" and "rounds" of `benchmarks.results.leaderboard.details` into a PNG, SVG or PDF file.
+    """Draw the tables "robustness" and "rounds" of `leaderboard.details` into a PNG, SVG or PDF file.
 
     One panel for each curve, a line for each method with its 95 % interval over patients.
 

@@ -20,8 +20,10 @@ import pandas as pd
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.metrics import mean_under_policies, scores_by_size, summarise_curves
 from benchmarks.metrics.lesions import size_bin_names
+from benchmarks.prompting.prompts import GIVEN
+from benchmarks.prompting.simulated_user import NOISE_SIZES, TRACKS, Protocol
 from benchmarks.results.published import as_table, load_published
-from benchmarks.results.records import FAILED, GIVEN, SPACINGS
+from benchmarks.results.records import FAILED, SPACINGS
 from benchmarks.results.records import NO_TARGET as NOT_ASKED
 from benchmarks.results.statistics import (
     Scheme,
@@ -39,7 +41,6 @@ from benchmarks.results.statistics import (
     summary,
     with_failures_as_worst,
 )
-from benchmarks.prompting.simulated_user import NOISE_SIZES, TRACKS, Protocol
 
 METRIC_COLUMNS = (
     "dice", "iou", "nsd@1mm", "nsd@2mm", "nsd@5mm", "hd95_mm", "lesion_f1",

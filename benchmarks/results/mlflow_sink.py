@@ -20,8 +20,7 @@ from benchmarks.common.environment import manifest
 from benchmarks.common.errors import UserError
 from benchmarks.results.leaderboard import METRIC_COLUMNS, summarise
 from benchmarks.results.records import upgraded
-from benchmarks.execution.suite import Suite
-from benchmarks.execution.tuning import Trial
+from benchmarks.results.sweep import Trial
 
 UNIT_TAG, PLAN_TAG, SUITE_TAG, SYNTHETIC_TAG = (
     "tagsbench.unit",
@@ -72,15 +71,15 @@ class MlflowSink:
         location = artifacts.resolve().as_uri() if artifacts is not None else None
         return str(self.client.create_experiment(name, artifact_location=location))
 
-    def begin(self, suite: Suite, plan: str, synthetic: bool, config: Mapping[str, Any]) -> str:
+    def begin(self, suite: Mapping[str, Any], plan: str, synthetic: bool) -> str:
         """Open the parent run of a plan (the one of an earlier call if there is one); returns its id."""
-        tags = {SUITE_TAG: suite.name, PLAN_TAG: plan, SYNTHETIC_TAG: str(synthetic).lower()}
+        tags = {SUITE_TAG: str(suite["name"]), PLAN_TAG: plan, SYNTHETIC_TAG: str(synthetic).lower()}
         if synthetic:
             tags["mlflow.note.content"] = SYNTHETIC_NOTE
-        name = f"{'[synthetic] ' if synthetic else ''}{suite.name}"
+        name = f"{'[synthetic] ' if synthetic else ''}{suite['name']}"
         self.parent_id = self._run(name, PLAN_TAG, plan, tags, parent=None)
-        self._params(self.parent_id, {"suite": suite.name, "seed": suite.seed, "plan": plan})
-        self.client.log_dict(self.parent_id, dict(config), "suite.json")
+        self._params(self.parent_id, {"suite": suite["name"], "seed": suite["seed"], "plan": plan})
+        self.client.log_dict(self.parent_id, dict(suite), "suite.json")
         self.client.log_dict(self.parent_id, manifest(), "environment.json")
         return self.parent_id
 

@@ -23,6 +23,7 @@ import pandas as pd
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import atomically, write_json
 from benchmarks.metrics import is_metric
+from benchmarks.prompting.prompts import SIMULATED
 
 SCHEMA_VERSION = 2
 """Of the rows. 2 adds the spacing, the status "no-target" and the origin of the prompts; see `upgraded`."""
@@ -44,9 +45,6 @@ IDENTITY = [
 OK, FAILED, NO_TARGET = "ok", "failed", "no-target"
 """Whether a row is a measurement; a failure, which counts as the worst value; or a case in which the protocol has
 nothing to ask, because no voxel of the target is there to be clicked on: the same for every method, and in no mean."""
-
-SIMULATED, GIVEN = "simulated", "given"
-"""Who made the first prompts of a row: the simulated user, or people whose prompts were imported."""
 
 SPACINGS = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
 

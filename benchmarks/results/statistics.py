@@ -25,8 +25,8 @@ from scipy import stats
 
 from benchmarks import metrics
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.results.records import FAILED, NO_TARGET
 from benchmarks.common.seeds import derive_seed, generator
+from benchmarks.results.records import FAILED, NO_TARGET
 
 Values = NDArray[np.float64]
 Scheme = Literal["mean-then-rank", "rank-then-mean", "test-based"]

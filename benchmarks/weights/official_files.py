@@ -20,8 +20,8 @@ from benchmarks.common import download as http
 from benchmarks.common.download import Progress, RemoteFile, content_problem, download, file_digest
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import write_json
-from benchmarks.contestants import Method, methods
 from benchmarks.common.weight_file import WeightFile, locate, weights_folder
+from benchmarks.contestants import Method, methods
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from baselines.sam.slices import PIXEL_MEAN, PIXEL_STD
+from baselines.sam.slice_network import PIXEL_MEAN, PIXEL_STD
 from benchmarks.contestants import Batch, Target
 from benchmarks.data.volume import BoolArray, Volume
 

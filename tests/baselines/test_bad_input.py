@@ -20,9 +20,9 @@ from baselines.sam_med3d.segmenter import SIZES as SAM_MED3D
 from baselines.segvol.method import segvol, segvol_tiny
 from baselines.universal.method import universal_swin, universal_tiny, universal_unet
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.prompts import Click, PromptKind, Prompts
 from benchmarks.contestants import Batch, Method, Target, Trainable
 from benchmarks.data.volume import Volume
+from benchmarks.prompting.prompts import Click, PromptKind, Prompts
 
 OFFICIAL = pytest.mark.parametrize(
     "method",

@@ -11,11 +11,11 @@ import pytest
 
 from baselines.ball.method import ball
 from baselines.ball.segmenter import BallSegmenter, lesion_radius_mm
-from benchmarks.data.dataset import Case
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.prompts import Box, Click, Prompts
 from benchmarks.contestants import Budget, Session, Target
+from benchmarks.data.dataset import Case
 from benchmarks.data.volume import Volume
+from benchmarks.prompting.prompts import Box, Click, Prompts
 
 SPACING = (0.8, 1.0, 2.5)
 TARGET = Target(name="t", organ="", lesion="tumor", labels=(2,))

@@ -18,11 +18,11 @@ from baselines.nnunet import segmenter
 from baselines.nnunet.method import nnunet, nnunet_organ
 from baselines.nnunet.plans import SmallPlans, coarsen, patch_for, shrink
 from baselines.nnunet.raw_data import from_nnunet_axes, remap, to_nnunet_axes, write_raw_dataset
-from benchmarks.data.dataset import Case
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.prompts import Click, Prompts
 from benchmarks.contestants import Budget, Target
+from benchmarks.data.dataset import Case
 from benchmarks.data.volume import Volume, read_volume
+from benchmarks.prompting.prompts import Click, Prompts
 
 TARGET = Target(name="toy", organ="kidney", lesion="tumor", labels=(2, 4), organ_labels=(1,))
 SPACING = (1.5, 1.5, 3.0)

@@ -7,9 +7,9 @@ import pytest
 
 from baselines.region_growing.method import region_growing
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.prompts import Click, Prompts
 from benchmarks.contestants import Session, Target
 from benchmarks.data.volume import Volume
+from benchmarks.prompting.prompts import Click, Prompts
 
 SPACING = (1.0, 1.0, 2.0)
 SHAPE = (70, 60, 30)

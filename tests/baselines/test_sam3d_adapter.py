@@ -15,8 +15,8 @@ from baselines.sam3d_adapter.network import SIZES, Sam3dAdapter, load_official_f
 from baselines.sam3d_adapter.segmenter import Sam3dAdapterSegmenter, centre_of, draw_points
 from benchmarks.common.errors import UserError
 from benchmarks.data.preprocessing import resize
-from benchmarks.prompting.prompts import Box, Click, Prompts
 from benchmarks.data.volume import Volume
+from benchmarks.prompting.prompts import Box, Click, Prompts
 from tests.baselines.sam_helpers import TARGET, affine, batch_of, dice, ellipsoid
 
 

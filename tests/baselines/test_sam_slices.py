@@ -12,9 +12,10 @@ import torch
 from segment_anything.utils.transforms import ResizeLongestSide
 
 from baselines.sam.network import Sam
+from baselines.sam.slice_network import PIXEL_MEAN, PIXEL_STD
 from baselines.sam.slice_prompts import SlicePrompt
 from baselines.sam.slice_training import draw_tasks, framed
-from baselines.sam.slices import PIXEL_MEAN, PIXEL_STD, SliceSegmenter, follow_prompt
+from baselines.sam.slices import SliceSegmenter, follow_prompt
 from baselines.sam_b.method import sam_b, sam_b_tiny
 from baselines.sam_b.segmenter import SIZES as SAM_B
 from baselines.sam_b.segmenter import SamB
@@ -22,9 +23,9 @@ from baselines.sam_med2d.method import sam_med2d, sam_med2d_tiny
 from baselines.sam_med2d.segmenter import SIZES as SAM_MED2D
 from baselines.sam_med2d.segmenter import SamMed2D
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.prompts import Box, Click, Prompts
 from benchmarks.contestants import Batch, Method
 from benchmarks.data.volume import BoolArray
+from benchmarks.prompting.prompts import Box, Click, Prompts
 from tests.baselines.sam_helpers import TARGET, PerfectSlices, batch_of, dice, ellipsoid, volume_of
 
 METHODS = pytest.mark.parametrize("method", [sam_b_tiny, sam_med2d_tiny], ids=lambda method: method.name)

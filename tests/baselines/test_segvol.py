@@ -21,9 +21,9 @@ from baselines.segvol.segmenter import (
     window_origins,
 )
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.prompts import Box, Click, Prompts
 from benchmarks.contestants import Batch, Target
 from benchmarks.data.volume import Volume
+from benchmarks.prompting.prompts import Box, Click, Prompts
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (2,))
 TEXT = Prompts(text="kidney tumor")

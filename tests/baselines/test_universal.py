@@ -15,10 +15,10 @@ from baselines.universal.method import universal_swin, universal_tiny, universal
 from baselines.universal.network import SIZES, UniversalModel, class_head, load_official_file
 from baselines.universal.segmenter import UniversalSegmenter, confinement, largest_components
 from benchmarks.common.errors import UserError
-from benchmarks.data.preprocessing import resize
-from benchmarks.prompting.prompts import Click, Prompts
 from benchmarks.contestants import Batch, Target
+from benchmarks.data.preprocessing import resize
 from benchmarks.data.volume import Volume
+from benchmarks.prompting.prompts import Click, Prompts
 from tests.baselines.sam_helpers import affine, dice, ellipsoid
 
 KIDNEY = Target("kidney-tumor", "kidney", "tumor", (2,))

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.common.errors import UserError
 from benchmarks.data import archives
 from benchmarks.data.archives import extract
-from benchmarks.common.errors import UserError
 
 
 def tar(path: Path, *entries: tuple[str, bytes, bytes, str], mode: str = "w:gz") -> Path:

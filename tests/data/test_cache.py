@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.common.errors import UserError
+from benchmarks.contestants import Target
 from benchmarks.data import cache as module
 from benchmarks.data.cache import Cache, compact, default_cache
 from benchmarks.data.dataset import Case, target_mask
-from benchmarks.common.errors import UserError
 from benchmarks.data.preprocessing import Recipe, crop, prepare
-from benchmarks.contestants import Target
 
 RECIPE = Recipe((1.5, 1.5, 2.0), (-54.0, 247.0), 59.5, 55.5)
 TARGET = Target("kidney-tumor", "kidney", "tumor", (2,))

@@ -18,10 +18,10 @@ from pydicom.pixels.utils import pack_bits  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid  # noqa: E402
 
-from benchmarks.data import dicom # noqa: E402
+from benchmarks.common.errors import UserError  # noqa: E402
+from benchmarks.data import dicom  # noqa: E402
 from benchmarks.data.catalogue import load_folder  # noqa: E402
 from benchmarks.data.dicom import convert, fill_polygon, read_annotation, read_series  # noqa: E402
-from benchmarks.common.errors import UserError  # noqa: E402
 
 SHAPE = (40, 32, 12)  # columns, rows, slices
 SPACING = (0.9, 1.1, 2.5)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.data import fetch as download
-from benchmarks.data.fetch import accept_licence, fetch, licence_accepted, remote_files
 from benchmarks.common.download import RemoteFile
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import exclusively
+from benchmarks.data import fetch as download
+from benchmarks.data.fetch import accept_licence, fetch, licence_accepted, remote_files
 
 
 def task_archive(name: str = "Task07_Pancreas") -> bytes:

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.data.dataset import Case, target_mask
-from benchmarks.data.verify import problems, verify_case
-from benchmarks.data.preprocessing import Recipe, bounding_box, crop, paste, prepare
 from benchmarks.contestants import Target
+from benchmarks.data.dataset import Case, target_mask
+from benchmarks.data.preprocessing import Recipe, bounding_box, crop, paste, prepare
+from benchmarks.data.verify import problems, verify_case
 from benchmarks.data.volume import read_volume, write_mask
 
 TARGET = Target("t", "o", "l", (2,))

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import SimpleITK
 
+from benchmarks.common.errors import UserError
 from benchmarks.data.catalogue import datasets, intensity_statistics, load_dataset, load_folder
 from benchmarks.data.dataset import target_mask
 from benchmarks.data.splits import patient_folds, stored_folds
-from benchmarks.common.errors import UserError
 
 SHAPE = (8, 7, 6)
 

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from benchmarks.common.errors import UserError
 from benchmarks.data import phantom
 from benchmarks.data.catalogue import load_dataset
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.phantom import KINDS, draw, synthesise
-from benchmarks.common.errors import UserError
 
 CASES = 14
 SEED = 0

@@ -9,10 +9,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from benchmarks.common.errors import UserError
 from benchmarks.data import registry
 from benchmarks.data.phantom import synthesise
 from benchmarks.data.verify import statistics
-from benchmarks.common.errors import UserError
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.common.errors import UserError
 from benchmarks.data import splits
 from benchmarks.data.catalogue import dataset_info
 from benchmarks.data.splits import (
@@ -31,7 +32,6 @@ from benchmarks.data.splits import (
     stored_folds,
     write_splits,
 )
-from benchmarks.common.errors import UserError
 
 
 def complete_ids(name: str) -> list[str]:

@@ -18,11 +18,11 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from benchmarks.data.cache import Cache
 from benchmarks.data import registry
+from benchmarks.data.cache import Cache
 from benchmarks.data.dataset import Dataset, target_mask
-from benchmarks.data.registry import Registration, problem_rows
 from benchmarks.data.preprocessing import Recipe
+from benchmarks.data.registry import Registration, problem_rows
 
 SHAPE, SPACING = (14, 12, 10), (1.5, 1.0, 3.0)
 AFFINE = np.diag([*SPACING, 1.0])

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from benchmarks.common.errors import UserError
 from benchmarks.data import verify as verification
 from benchmarks.data.catalogue import load_dataset, load_folder
 from benchmarks.data.dataset import Case
 from benchmarks.data.figures import statistics_figure
 from benchmarks.data.phantom import synthesise
 from benchmarks.data.verify import CaseReport, in_processes, problems, statistics, verify, without_bad_cases
-from benchmarks.common.errors import UserError
 
 
 @pytest.fixture

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from benchmarks.execution.ablation import Variant, ablation_suite, ablation_table
-from benchmarks.results.tables import show_ablation
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import method, methods
+from benchmarks.execution.ablation import Variant, ablation_suite, ablation_table
 from benchmarks.execution.suite import MethodEntry, load_suite
 from benchmarks.prompting.simulated_user import Protocol
+from benchmarks.results.tables import show_ablation
 from tests.results.test_leaderboard import row_of, unit_of
 
 CLICK = Protocol(kind="centre-click")

@@ -12,7 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.contestants import Segmenter, Session, Target, method
 from benchmarks.data.dataset import Case
+from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.execution.evaluate import (
     UNKNOWN_DIAGONAL_MM,
     Evaluation,
@@ -24,10 +26,8 @@ from benchmarks.execution.evaluate import (
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.prompting.bank import BankItem, PromptBank
 from benchmarks.prompting.prompts import PromptKind, Prompts
-from benchmarks.results.records import SPACINGS
-from benchmarks.contestants import Segmenter, Session, Target, method
 from benchmarks.prompting.simulated_user import OperatorNoise, Protocol
-from benchmarks.data.volume import BoolArray, Volume
+from benchmarks.results.records import SPACINGS
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", labels=(2,))
 

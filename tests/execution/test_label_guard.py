@@ -21,14 +21,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from benchmarks.contestants import Segmenter, Session, Target
 from benchmarks.data.dataset import Case
+from benchmarks.data.volume import BoolArray, Volume, read_label
 from benchmarks.execution.evaluate import Evaluation, evaluate_case
 from benchmarks.execution.label_guard import Guard, LabelLeak
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.prompting.prompts import PromptKind, Prompts
-from benchmarks.contestants import Segmenter, Session, Target
 from benchmarks.prompting.simulated_user import Protocol
-from benchmarks.data.volume import BoolArray, Volume, read_label
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", labels=(2,))
 SHAPE = (16, 14, 10)

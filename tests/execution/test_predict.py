@@ -11,13 +11,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from benchmarks.common.errors import UserError
+from benchmarks.contestants import Budget, Target, method
 from benchmarks.data.catalogue import load_dataset
 from benchmarks.data.phantom import synthesise
-from benchmarks.common.errors import UserError
-from benchmarks.execution.predict import load_unit, predict_scan, read_prompts, unit_of
-from benchmarks.contestants import Budget, Target, method
-from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
 from benchmarks.data.volume import Volume, read_volume
+from benchmarks.execution.predict import load_unit, predict_scan, read_prompts, unit_of
+from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
 
 TARGET = Target("liver-tumor", "liver", "tumor", labels=(2,), window=(-100.0, 200.0))
 

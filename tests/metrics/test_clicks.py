@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from benchmarks.common.seeds import generator
 from benchmarks.metrics.clicks import (
     area_under_curve,
     clicks_to_reach,
@@ -14,7 +15,6 @@ from benchmarks.metrics.clicks import (
     score_at,
     summarise_curves,
 )
-from benchmarks.common.seeds import generator
 
 
 def test_area_is_the_normalised_trapezoid() -> None:

@@ -9,11 +9,11 @@ import pytest
 from scipy import ndimage
 
 import benchmarks.metrics.lesions as lesions_module
+from benchmarks.common.seeds import generator
+from benchmarks.data.volume import BoolArray
 from benchmarks.metrics import RULES, Reference, evaluate_mask, failed_values, scores_by_size
 from benchmarks.metrics.crop import Crop
 from benchmarks.metrics.lesions import count_by_size, lesions_of, size_bin_names
-from benchmarks.common.seeds import generator
-from benchmarks.data.volume import BoolArray
 
 SPACING = (1.0, 1.0, 1.0)
 

@@ -14,8 +14,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.metrics import Reference, evaluate_mask
 from benchmarks.common.seeds import generator
+from benchmarks.metrics import Reference, evaluate_mask
 
 pairwise = pytest.importorskip(
     "MetricsReloaded.metrics.pairwise_measures", reason="MetricsReloaded is not installed (it is not on PyPI)"

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from benchmarks.metrics import Reference, evaluate_mask
 from benchmarks.common.seeds import generator
 from benchmarks.data.volume import BoolArray, read_grid, read_label
+from benchmarks.metrics import Reference, evaluate_mask
 
 SHARED = Path(os.environ.get("TAGS_BENCH_SHARED") or Path(__file__).resolve().parents[3] / "shared")
 pytestmark = pytest.mark.slow  # the import of MONAI takes seconds

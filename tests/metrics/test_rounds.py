@@ -7,10 +7,10 @@ import pytest
 from scipy import ndimage
 
 import benchmarks.metrics.surface as surface_module
+from benchmarks.common.seeds import generator
 from benchmarks.metrics import Reference, evaluate_mask
 from benchmarks.metrics.crop import BoolArray, bounding_box, crop
 from benchmarks.metrics.surface import Changes, ReferenceSurface, surface_of
-from benchmarks.common.seeds import generator
 
 SPACINGS = ((1.0, 1.0, 1.0), (0.7, 0.7, 5.0), (3.0, 0.8, 1.3))
 

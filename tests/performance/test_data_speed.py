@@ -27,10 +27,10 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from benchmarks.common.seeds import generator
 from benchmarks.data.cache import Cache
 from benchmarks.data.dataset import Case
 from benchmarks.data.preprocessing import Recipe, prepare
-from benchmarks.common.seeds import generator
 from benchmarks.data.volume import Volume, read_volume
 
 SHAPE = (512, 512, 400)

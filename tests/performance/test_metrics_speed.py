@@ -23,9 +23,9 @@ from scipy import ndimage
 from surface_distance import metrics as deepmind
 from threadpoolctl import threadpool_limits
 
-from benchmarks.metrics import Reference, evaluate_mask
 from benchmarks.common.seeds import generator
 from benchmarks.data.volume import BoolArray
+from benchmarks.metrics import Reference, evaluate_mask
 
 SHAPE = (512, 512, 400)
 SPACING = (0.8, 0.8, 1.0)

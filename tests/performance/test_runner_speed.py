@@ -9,10 +9,11 @@ from statistics import median
 import pytest
 
 from benchmarks.execution.evaluate import Evaluation
+from benchmarks.execution.plan import Folders, plan, resolve_dataset
+from benchmarks.execution.suite import parse_suite
+from benchmarks.execution.worker import Evaluator
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.results.records import RecordStore
-from benchmarks.execution.runner import Folders, _Evaluator, plan, resolve_dataset
-from benchmarks.execution.suite import parse_suite
 
 pytestmark = [pytest.mark.bench, pytest.mark.ray]
 
@@ -34,7 +35,7 @@ def test_the_runner_costs_less_than_20_ms_per_case_on_a_warm_actor(local_ray: No
     unit = plan(suite, [resolve_dataset(suite.datasets[0], suite.seed, folders)], folders)[0]
     case = unit.cases[0]
     nothing = Evaluation((), (), 0, (), DEFAULT_POLICY.policy_id, None, {})
-    evaluator = ray.remote(num_cpus=1)(_Evaluator)
+    evaluator = ray.remote(num_cpus=1)(Evaluator)
     idle, real = (
         evaluator.remote("mock-noop", {}, False, 1, None, asked, tmp_path / "log")
         for asked in (nothing, unit.evaluation)

@@ -10,9 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.data.dataset import Case
-from benchmarks.data.preprocessing import Recipe, prepare
-from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.common.weight_file import WeightFile
 from benchmarks.contestants import (
     Batch,
     Budget,
@@ -24,8 +22,10 @@ from benchmarks.contestants import (
     Trainable,
     TrainingRecipe,
 )
+from benchmarks.data.dataset import Case
+from benchmarks.data.preprocessing import Recipe, prepare
 from benchmarks.data.volume import BoolArray, Volume
-from benchmarks.common.weight_file import WeightFile
+from benchmarks.prompting.prompts import PromptKind, Prompts
 
 CLICKS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK})
 

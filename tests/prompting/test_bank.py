@@ -10,13 +10,13 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from benchmarks.prompting import simulated_user as users
-from benchmarks.data.dataset import Case, Dataset, Split
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.bank import BankItem, PromptBank, StoredGrid, file_name
 from benchmarks.contestants import Target
-from benchmarks.prompting.simulated_user import NoTarget, OperatorNoise, Protocol, SimulatedUser
+from benchmarks.data.dataset import Case, Dataset, Split
 from benchmarks.data.volume import Volume
+from benchmarks.prompting import simulated_user as users
+from benchmarks.prompting.bank import BankItem, PromptBank, StoredGrid, file_name
+from benchmarks.prompting.simulated_user import NoTarget, OperatorNoise, Protocol, SimulatedUser
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (2,))
 AFFINE = np.array([[0.8, 0.02, 0, -100], [0, 0.8, 0, -50.5], [0, 0, 3.0, -700], [0, 0, 0, 1]])

@@ -10,22 +10,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from benchmarks.data.dataset import Case, Dataset, Split
 from benchmarks.common.errors import UserError
+from benchmarks.contestants import Target, method
+from benchmarks.data.dataset import Case, Dataset, Split
 from benchmarks.execution.evaluate import Evaluation, evaluate_case
+from benchmarks.execution.prompt_banks import bank_file, frozen_bank, protocol_of
+from benchmarks.execution.suite import parse_suite
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.prompting.bank import PromptBank
-from benchmarks.prompting.by_hand import (
-    bank_file,
-    export_prompts,
-    frozen_bank,
-    import_prompts,
-    prompt_rows,
-    protocol_of,
-    save_given,
-)
-from benchmarks.contestants import Target, method
-from benchmarks.execution.suite import parse_suite
+from benchmarks.prompting.by_hand import export_prompts, import_prompts, prompt_rows, save_given
 from benchmarks.prompting.simulated_user import Protocol
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", labels=(2,))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.prompts import Box, Click, PromptKind, Prompts, from_json, to_json
 from benchmarks.data.volume import Volume, read_volume
+from benchmarks.prompting.prompts import Box, Click, PromptKind, Prompts, from_json, to_json
 
 
 def volume(affine: np.ndarray, shape: tuple[int, int, int] = (20, 17, 9)) -> Volume:

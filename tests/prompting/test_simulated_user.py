@@ -14,12 +14,19 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 from scipy.stats import binomtest, chisquare
 
-from benchmarks.prompting import simulated_user as users
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.prompts import Click, PromptKind, Prompts
 from benchmarks.contestants import Target
-from benchmarks.prompting.simulated_user import NoTarget, OperatorNoise, Protocol, SimulatedUser, bounding_box, interior_maximum
 from benchmarks.data.volume import read_label
+from benchmarks.prompting import simulated_user as users
+from benchmarks.prompting.prompts import Click, PromptKind, Prompts
+from benchmarks.prompting.simulated_user import (
+    NoTarget,
+    OperatorNoise,
+    Protocol,
+    SimulatedUser,
+    bounding_box,
+    interior_maximum,
+)
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (2,))
 SPACING = (0.8, 1.0, 3.0)

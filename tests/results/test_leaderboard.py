@@ -18,14 +18,14 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from benchmarks.results import tables as display
+from benchmarks.common.errors import UserError
+from benchmarks.metrics import Reference, evaluate_mask, failed_values, is_metric
+from benchmarks.prompting.simulated_user import Protocol
 from benchmarks.results import leaderboard as lb
 from benchmarks.results import statistics as st
-from benchmarks.common.errors import UserError
+from benchmarks.results import tables as display
 from benchmarks.results.figures import curves_figure
-from benchmarks.metrics import Reference, evaluate_mask, failed_values, is_metric
 from benchmarks.results.records import SPACINGS
-from benchmarks.prompting.simulated_user import Protocol
 
 SPACING = (10.0, 10.0, 10.0)  # so that a voxel is a small lesion and a mask costs nothing
 TARGETS = {"kits21": "kidney-tumor", "msd-pancreas": "pancreas-tumor", "lits17": "liver-tumor"}

@@ -12,8 +12,8 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
 
-from benchmarks.results import statistics as st
 from benchmarks.common.errors import UserError
+from benchmarks.results import statistics as st
 
 RNG = np.random.default_rng(2026)
 

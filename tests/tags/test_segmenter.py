@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.prompts import Box, Click, PromptKind, Prompts
 from benchmarks.contestants import Batch, Target
 from benchmarks.data.volume import Volume
+from benchmarks.prompting.prompts import Box, Click, PromptKind, Prompts
 from tags.method import tags_tiny, tags_vit_b
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)

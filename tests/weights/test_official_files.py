@@ -16,8 +16,10 @@ import mock_methods
 import pytest
 
 from benchmarks.common import download
-from benchmarks.weights import official_files
 from benchmarks.common.errors import UserError
+from benchmarks.common.weight_file import WeightFile, weights_folder
+from benchmarks.contestants import Method, methods
+from benchmarks.weights import official_files
 from benchmarks.weights.official_files import (
     Announced,
     as_rows,
@@ -28,8 +30,6 @@ from benchmarks.weights.official_files import (
     verify,
     wanted,
 )
-from benchmarks.contestants import Method, methods
-from benchmarks.common.weight_file import WeightFile, weights_folder
 from tests.conftest import Outcome
 from tests.file_server import Server
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.data.dataset import Dataset, DatasetInfo
 from benchmarks.data.layouts.layout import Pair, assemble, require_folder, visible
-from benchmarks.contestants import Target
+from benchmarks.data.target import Target
 
 IMAGE = "imaging.nii.gz"
 LABEL = "aggregated_MAJ_seg.nii.gz"

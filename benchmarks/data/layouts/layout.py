@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo, Split
 from benchmarks.data.splits import (
     FOLDS,
@@ -24,7 +25,6 @@ from benchmarks.data.splits import (
     predecessor_split,
     stored_folds,
 )
-from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.data.volume import ITK_SUFFIXES, read_grid, same_grid
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", *ITK_SUFFIXES)

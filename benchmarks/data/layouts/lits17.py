@@ -12,10 +12,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmarks.data.layouts import msd
 from benchmarks.data.dataset import Dataset, DatasetInfo
+from benchmarks.data.layouts import msd
 from benchmarks.data.layouts.layout import Pair, assemble, pair, read_dataset_json, require_folder, volume_stem
-from benchmarks.contestants import Target
+from benchmarks.data.target import Target
 
 INFO = DatasetInfo(
     name="lits17",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import Dataset, DatasetInfo
 from benchmarks.data.layouts.layout import (
     Pair,
@@ -20,8 +21,7 @@ from benchmarks.data.layouts.layout import (
     volume_files,
     volume_stem,
 )
-from benchmarks.common.errors import UserError
-from benchmarks.contestants import Target
+from benchmarks.data.target import Target
 
 CITATION = "Antonelli et al., The Medical Segmentation Decathlon, Nature Communications 13 (2022) 4128"
 LICENCE = "CC BY-SA 4.0"

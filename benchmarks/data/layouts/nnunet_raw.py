@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import Dataset, DatasetInfo
 from benchmarks.data.layouts.layout import (
     VOLUME_SUFFIXES,
@@ -19,7 +20,6 @@ from benchmarks.data.layouts.layout import (
     require_folder,
     volume_files,
 )
-from benchmarks.common.errors import UserError
 
 
 def load(root: Path, info: DatasetInfo, *, splits: str | None = None, seed: int = 0, strict: bool = True) -> Dataset:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import Dataset, DatasetInfo
 from benchmarks.data.layouts.layout import Pair, assemble, volume_stem
-from benchmarks.common.errors import UserError
 
 REQUIRED = ("image", "label")
 

@@ -10,14 +10,16 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.data.dataset import Case, Dataset
 from benchmarks.common.errors import UserError
-from benchmarks.results.leaderboard import leaderboard_of, notes_of
-from benchmarks.results.records import RecordStore
-from benchmarks.execution.runner import Folders, Unit, plan, resolve_dataset, run, train_now
+from benchmarks.common.weight_file import weights_folder
+from benchmarks.data.dataset import Case, Dataset
+from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
+from benchmarks.execution.pool import run, train_now
 from benchmarks.execution.suite import Suite, parse_suite
 from benchmarks.execution.training import checkpoint_folder, finished
-from benchmarks.common.weight_file import weights_folder
+from benchmarks.execution.worker import Evaluator
+from benchmarks.results.leaderboard import leaderboard_of, notes_of
+from benchmarks.results.records import RecordStore
 
 pytestmark = pytest.mark.ray
 
@@ -65,7 +67,7 @@ def units_of(suite: Suite, dataset: Dataset, out: Path) -> list[Unit]:
 def run_methods(methods: str, dataset: Dataset, out: Path, **options: Any) -> tuple[list[Unit], int]:
     suite = parse_suite(SUITE.replace("[mock-noop]", methods), "test")
     units = units_of(suite, dataset, out)
-    return units, run(units, Folders(out), Silent(), **options)
+    return units, run(units, Folders(out), Silent(), **options).computed
 
 
 def records(out: Path) -> pd.DataFrame:
@@ -192,11 +194,10 @@ def test_the_overhead_of_a_case_is_small(local_ray: None, dataset: Dataset, tmp_
     import ray
 
     from benchmarks.execution.evaluate import Evaluation
-    from benchmarks.execution.runner import _Evaluator
 
     unit = units_of(parse_suite(SUITE, "test"), dataset, tmp_path)[0]
     empty = Evaluation((), (), 0, (), unit.evaluation.empty_policy, None, {})
-    actor = ray.remote(num_cpus=1)(_Evaluator).remote("mock-noop", {}, False, 1, None, empty, tmp_path / "log")
+    actor = ray.remote(num_cpus=1)(Evaluator).remote("mock-noop", {}, False, 1, None, empty, tmp_path / "log")
     ray.get(actor.ready.remote())
     ray.get(actor.evaluate.remote(unit.cases[0]))
     started = time.perf_counter()

@@ -1,0 +1,1 @@
+"""The commands of `tags-bench`: options, one call of the API, print."""

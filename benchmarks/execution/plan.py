@@ -1,0 +1,314 @@
+"""What a run consists of: output folders, units, and the plan that makes units of a suite."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common.environment import revision
+from benchmarks.common.errors import UserError
+from benchmarks.common.identity import digest, fingerprint_config
+from benchmarks.common.seeds import derive_seed
+from benchmarks.contestants import Method, Target
+from benchmarks.contestants import method as find_method
+from benchmarks.data import registry
+from benchmarks.data.catalogue import datasets as known_datasets
+from benchmarks.data.catalogue import intensity_statistics, load_dataset, load_folder
+from benchmarks.data.dataset import Case, Dataset, fingerprint_cases
+from benchmarks.data.phantom import synthesise
+from benchmarks.execution.evaluate import Evaluation, applicable
+from benchmarks.execution.suite import DatasetEntry, MethodEntry, Suite
+from benchmarks.execution.training import (
+    TrainingJob,
+)
+from benchmarks.metrics import METRICS_VERSION
+from benchmarks.prompting.bank import PromptBank
+from benchmarks.prompting.simulated_user import PROTOCOL_VERSION
+from benchmarks.results.records import SCHEMA_VERSION, RecordStore, write_json
+from benchmarks.weights.official_files import settings_from_files
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Everything that a run writes lies below one output folder."""
+
+    out: Path
+
+    @property
+    def records(self) -> Path:
+        return self.out / "records"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.out / "checkpoints"
+
+    @property
+    def predictions(self) -> Path:
+        return self.out / "predictions"
+
+    @property
+    def cache(self) -> Path:
+        return self.out / "cache"
+
+    @property
+    def prompts(self) -> Path:
+        return self.out / "prompts"
+
+    @property
+    def data(self) -> Path:
+        return self.out / "data"
+
+    @property
+    def logs(self) -> Path:
+        return self.out / "logs"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One (method, dataset, fold) of a suite: the grain of scheduling, training and MLflow runs.
+
+    A dataset with several targets gives one unit for each.
+    """
+
+    suite: str
+    method: Method
+    entry: MethodEntry
+    dataset: Dataset
+    fold: int
+    target: Target
+    cases: tuple[Case, ...]
+    evaluation: Evaluation
+    job: TrainingJob | None
+    skipped_protocols: tuple[str, ...]
+    digest: str
+    folder: Path
+    log: Path
+    case_timeout_seconds: float
+    cpus: int
+    gpus: float
+
+    @property
+    def title(self) -> str:
+        return f"{self.entry.title} · {self.dataset.name}"
+
+    @property
+    def rows_per_case(self) -> int:
+        return sum(protocol.rounds for protocol in self.evaluation.protocols)
+
+    def description(self) -> dict[str, Any]:
+        """What the unit is, for `unit.json` and MLflow."""
+        return {
+            "suite": self.suite,
+            "unit": self.digest,
+            "method": self.entry.title,
+            "method_name": self.method.name,
+            "method_version": self.method.version,
+            "floor": self.method.floor,
+            "config": self.method.configured(self.entry.config),
+            "dataset": self.dataset.name,
+            "dataset_version": self.dataset.version,
+            "synthetic": self.dataset.synthetic,
+            "fold": self.fold,
+            "target": asdict(self.target),
+            "protocols": [protocol.to_mapping() for protocol in self.evaluation.protocols],
+            "protocol_names": [protocol.name for protocol in self.evaluation.protocols],
+            "prompt_banks": {name: bank.digest for name, bank in self.evaluation.banks.items()},
+            "skipped_protocols": list(self.skipped_protocols),
+            "cases": [case.case_id for case in self.cases],
+            "training_cases": [case.case_id for case in self.job.cases] if self.job else [],
+            "checkpoint": self.job.digest() if self.job else "",
+            "budget": asdict(self.job.budget) if self.job else {},
+            "workers": self.job.workers if self.job else 0,
+            "seed": self.evaluation.seed,
+            "tolerances_mm": list(self.evaluation.tolerances_mm),
+            "empty_policy": self.evaluation.empty_policy,
+            "metrics_version": METRICS_VERSION,
+            "contamination": self._contamination(),
+        }
+
+    def _contamination(self) -> str:
+        """What the released weights have seen of the dataset, by the method's card; nobody has seen the phantoms."""
+        if self.dataset.synthetic:
+            return "unseen"
+        seen = self.method.card.training_data
+        return seen.get(self.dataset.name, seen.get("*", "unknown"))
+
+
+def resolve_dataset(entry: DatasetEntry, seed: int, folders: Folders) -> Dataset:
+    """The dataset of a suite entry: phantoms are written first if they are not there yet.
+
+    Raises:
+        UserError: a missing or broken folder, an unknown target.
+    """
+    if entry.source == "phantom":
+        root = synthesise(entry.name, folders.data / "phantom", seed=seed, cases=entry.cases)
+        return load_dataset(entry.name, root, seed=seed)
+    if not entry.source:
+        added = registry.registration(entry.name)
+        dataset = registry.load(entry.name)
+        own = added.target is not None or entry.name not in known_datasets()
+        return _with_measured_intensities(dataset, entry.fold, seed, folders) if own else dataset
+    root = Path(entry.source).expanduser().resolve()
+    if entry.name in known_datasets() and entry.target is None:
+        return load_dataset(entry.name, root, seed=seed)
+    dataset = load_folder(
+        root, target_label=entry.target, organ=entry.organ, lesion=entry.lesion, seed=seed, name=entry.name
+    )
+    return _with_measured_intensities(dataset, entry.fold, seed, folders)
+
+
+def _with_measured_intensities(dataset: Dataset, fold: int, seed: int, folders: Folders) -> Dataset:
+    """Window, mean and deviation of the user's own targets, measured on the training split and kept on disk."""
+    measured = []
+    cases = dataset.split_cases("train", fold)
+    for target in dataset.targets:
+        identity = digest([fingerprint_cases(cases), target.labels, target.organ_labels, seed])
+        path = folders.data / "intensities" / f"{dataset.name}-{identity}.json"
+        if path.is_file():
+            known = json.loads(path.read_text(encoding="utf-8"))
+            measured.append(replace(target, **known | {"window": tuple(known["window"])}))
+            continue
+        fresh = intensity_statistics(cases, target, seed)
+        write_json(path, {"window": fresh.window, "mean": fresh.mean, "std": fresh.std})
+        measured.append(fresh)
+    return replace(dataset, targets=tuple(measured))
+
+
+def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Unit]:
+    """The units of a suite, one per method, dataset and target, methods inside datasets.
+
+    Raises:
+        UserError: an unknown method or setting, a fold that does not exist, an empty split.
+    """
+    units = []
+    for entry, dataset in zip(suite.datasets, datasets, strict=True):
+        if entry.fold >= len(dataset.splits):
+            raise UserError(f"dataset '{dataset.name}' has folds 0 to {len(dataset.splits) - 1}, not {entry.fold}")
+        if not dataset.split_cases(suite.part, entry.fold):
+            raise UserError(f"dataset '{dataset.name}', fold {entry.fold}: no case in its {suite.part} split")
+        files = fingerprint_cases(dataset.split_cases(suite.part, entry.fold))
+        banks = _frozen_prompts(suite, dataset, entry.fold, folders.prompts / files)
+        for target in dataset.targets:
+            units += [
+                _unit(suite, member, dataset, entry.fold, target, files, banks, folders) for member in suite.methods
+            ]
+    titles = [(unit.entry.title, unit.dataset.name, unit.fold, unit.target.name) for unit in units]
+    for title in titles:
+        if titles.count(title) > 1:
+            raise UserError(f"suite '{suite.name}' lists '{title[0]}' twice; give one of them a `label`")
+    return units
+
+
+def _frozen_prompts(suite: Suite, dataset: Dataset, fold: int, folder: Path) -> dict[str, PromptBank]:
+    """The first prompts of every protocol, by its name; made once for these very files, the same for every method."""
+    return {
+        protocol.name: PromptBank.frozen(folder, dataset, suite.part, fold, protocol, suite.seed)
+        for protocol in suite.protocols
+    }
+
+
+def _unit(
+    suite: Suite,
+    entry: MethodEntry,
+    dataset: Dataset,
+    fold: int,
+    target: Target,
+    files: str,
+    banks: dict[str, PromptBank],
+    folders: Folders,
+) -> Unit:
+    method = find_method(entry.name)
+    config = method.configured(entry.config)
+    official = settings_from_files(method, entry.title, config, dataset.name)
+    entry = entry.model_copy(update={"config": {**entry.config, **official}})
+    config |= official
+    cases = tuple(dataset.split_cases(suite.part, fold))
+    protocols = applicable(suite.protocols, method.prompts)
+    budget = suite.budget.budget()
+    job = None
+    if config.get("checkpoint") and not Path(str(config["checkpoint"])).expanduser().is_file():
+        raise UserError(f"method '{entry.title}': no checkpoint file at {config['checkpoint']}")
+    if method.training != "none" and (entry.fine_tune or not config.get("checkpoint")):
+        training = tuple(dataset.split_cases("train", fold))
+        _refuse_seen_cases(dataset, fold, training, cases, suite.part)
+        seed = derive_seed(suite.seed, "repeat", entry.repeat) if entry.repeat else suite.seed
+        job = TrainingJob(method.name, entry.config, target, training, budget, seed, suite.workers)
+    # Two identities: what decides the masks, and what decides the numbers made from them. A run with new metrics
+    # or another policy then scores the masks of the old one.
+    prediction = digest(
+        {
+            "protocol_version": PROTOCOL_VERSION,
+            "method": method.name,
+            "method_version": method.version,
+            "config": fingerprint_config(config, method.file_settings),
+            "checkpoint": job.digest() if job else "",
+            "target": asdict(target),
+            "cases": files,
+            "protocols": [protocol.to_mapping() for protocol in protocols],
+            "prompts": [banks[protocol.name].digest for protocol in protocols],
+            "seed": suite.seed,
+        }
+    )
+    identity = digest(
+        {
+            "schema": SCHEMA_VERSION,
+            "metrics": METRICS_VERSION,
+            "prediction": prediction,
+            "tolerances": suite.tolerances_mm,
+            "policy": suite.empty_policy,
+        }
+    )
+    name = entry.title if len(dataset.targets) == 1 else f"{entry.title}@{target.name}"
+    commit, dirty = revision()
+    provenance = {
+        "suite": suite.name,
+        "unit": identity,
+        "fold": fold,
+        "method": entry.title,
+        "synthetic": dataset.synthetic,
+        "git_commit": commit,
+        "git_dirty": dirty,
+    }
+    predictions = folders.predictions / suite.name / dataset.name / f"{name}-{prediction}"
+    return Unit(
+        suite=suite.name,
+        method=method,
+        entry=entry,
+        dataset=dataset,
+        fold=fold,
+        target=target,
+        cases=tuple(sorted(cases, key=lambda case: -case.image.stat().st_size)),  # the longest first
+        evaluation=Evaluation(
+            targets=(target,),
+            protocols=protocols,
+            seed=suite.seed,
+            tolerances_mm=suite.tolerances_mm,
+            empty_policy=suite.empty_policy,
+            predictions=predictions if suite.save_predictions else None,
+            provenance=provenance,
+            banks={protocol.name: banks[protocol.name] for protocol in protocols},
+        ),
+        job=job,
+        skipped_protocols=tuple(p.name for p in suite.protocols if p not in protocols),
+        digest=identity,
+        folder=RecordStore(folders.records).unit_folder(suite.name, dataset.name, name, identity),
+        log=folders.logs / suite.name / f"{name}-{dataset.name}-{identity}.log",
+        case_timeout_seconds=60 * suite.case_timeout_minutes,
+        cpus=budget.cpus,
+        gpus=budget.gpus,
+    )
+
+
+def _refuse_seen_cases(
+    dataset: Dataset, fold: int, training: Iterable[Case], evaluated: Iterable[Case], part: str
+) -> None:
+    """No method may be trained on the label of a case that it is then asked about."""
+    both = sorted({case.case_id for case in training} & {case.case_id for case in evaluated})
+    if both:
+        raise UserError(
+            f"dataset '{dataset.name}', fold {fold}: case '{both[0]}' is in the training and in the {part} split "
+            f"({len(both)} such cases)"
+        )
