@@ -35,10 +35,10 @@ PHANTOM_FRACTIONS = (0.5, 0.1, 0.4)  # phantoms are cheap to make; a ranking nee
 
 # SHA-256 of the stored files' text; a changed file would change what every result means.
 STORED_PATIENT_SPLITS = {
-    "kits21": "0793ff3f17789c7041e557c2e01b6a8c359c6741382a042145ab8d41a7cf863f",
-    "msd-pancreas": "00d932048327267bbafd07990dd1c3aa14c2e71ff97f1ef967647fbc75e494c4",
-    "lits17": "87b1ebd480a010a861e4bc139c7d09807e1cd6e5a6063a4b44073e2ce91a4037",
-    "msd-colon": "f14a1af7eb1dc7f775dae0dacdea4c4e7d42836365046877ef1e4bd8828f7165",
+    "kits21": "f13ee558cb3bbde9b8fe2a567e62ede1903c12c0d4da9b9ad92b830739741ceb",
+    "msd-pancreas": "96c5ab9e88f41350333af12b7ca10d867b8c567a9b65c3b908b84a3d99b60dda",
+    "lits17": "69f77b1ff53a6357ddf62794eb8f055da9364ab50d42404799cc6f28719ec474",
+    "msd-colon": "0b23d69577478ce40256c1317af7f0b0ebe8eaabe018947900684c8827fe7e22",
 }
 STORED_SPLITS = {
     "kits21": "de73ac44640da5e8ccbdf72fdfad0bcf8303b4d72a9012ac364c63d39a860348",
