@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from benchmarks.data.dataset import Dataset
     from benchmarks.execution.plan import Folders, Unit
     from benchmarks.execution.suite import Suite
-    from benchmarks.prompting.simulated_user import Protocol
+    from benchmarks.prompting.protocol import Protocol
     from benchmarks.results.mlflow_sink import MlflowSink
 
 app = typer.Typer(

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Batch, Session, Target, Trainable, TrainingRecipe
-from benchmarks.data.preprocessing import Prepared, Recipe, bounding_box, crop, paste, prepare
+from benchmarks.data.boxes import bounding_box
+from benchmarks.data.preprocessing import Prepared, Recipe, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import PromptKind, Prompts
 from tags.anatomy import Anatomy

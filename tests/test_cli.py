@@ -322,7 +322,7 @@ def test_prompts_go_out_and_come_back_by_hand(call, tmp_path: Path) -> None:
     named = ("--suite", "suite.yaml", "--out", "out")
     shown = call("prompts", "show", *named, "--json")
     rows = json.loads(shown.out)
-    assert {row["prompt"] for row in rows} <= {"click +", "no target"}
+    assert {row["prompt"] for row in rows} <= {"click +", "no-target"}
     out = call("prompts", "export", "clicks", *named)
     assert out.code == 0
     files = sorted((tmp_path / "clicks").iterdir())

@@ -30,7 +30,8 @@ from baselines.sam.training import draw_voxel, mask_losses
 from baselines.segvol.network import SIZES, TEMPLATE, SegVol, batch_of_ids, load_official_file, token_ids
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
-from benchmarks.data.preprocessing import Recipe, Shape, bounding_box, crop
+from benchmarks.data.boxes import bounding_box
+from benchmarks.data.preprocessing import Recipe, Shape, crop
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import PromptKind, Prompts
 

@@ -23,7 +23,8 @@ from baselines.sam.training import mask_losses
 from baselines.universal.classes import Wanted, wanted
 from baselines.universal.network import SIZES, SYSTEMS, UniversalModel, load_official_file
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
-from benchmarks.data.preprocessing import Prepared, Recipe, bounding_box, prepare
+from benchmarks.data.boxes import bounding_box
+from benchmarks.data.preprocessing import Prepared, Recipe, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import PromptKind, Prompts
 

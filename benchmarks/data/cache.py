@@ -35,9 +35,10 @@ from benchmarks.common.errors import UserError
 from benchmarks.common.files import write_json
 from benchmarks.common.identity import digest
 from benchmarks.common.seeds import generator
+from benchmarks.data.boxes import bounding_box
 from benchmarks.data.dataset import Case, target_mask
 from benchmarks.data.layouts.layout import check_case_headers
-from benchmarks.data.preprocessing import Prepared, Recipe, Shape, bounding_box, crop, overlap, patch_origin, prepare
+from benchmarks.data.preprocessing import Prepared, Recipe, Shape, crop, overlap, patch_origin, prepare
 from benchmarks.data.registry import data_home
 from benchmarks.data.target import Target
 from benchmarks.data.volume import BoolArray, FloatArray, read_label, read_volume

@@ -30,8 +30,8 @@ from scipy import ndimage
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import write_json
 from benchmarks.common.seeds import generator
+from benchmarks.data.boxes import bounding_box
 from benchmarks.data.layouts.layout import SYNTHETIC_MANIFEST, SYNTHETIC_NOTICE
-from benchmarks.data.preprocessing import bounding_box
 from benchmarks.data.volume import write_nifti
 
 GENERATOR_VERSION = "1"

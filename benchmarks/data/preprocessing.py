@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from benchmarks.data.boxes import bounding_box
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 
 Shape = tuple[int, int, int]
@@ -159,21 +160,6 @@ def paste(canvas: NDArray[Any], patch: NDArray[Any], origin: Shape) -> None:
     """Write a patch into the canvas at `origin`, in place; what falls outside the canvas is dropped."""
     inside, outside = overlap(canvas.shape, patch.shape, origin)
     canvas[inside] = patch[outside]
-
-
-def bounding_box(mask: NDArray[Any]) -> tuple[Shape, Shape] | None:
-    """The smallest box that holds every non-zero, `low` inclusive, `high` exclusive; None if empty."""
-    view = mask
-    low, high = [], []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        occupied = np.flatnonzero(view.any(axis=others))
-        if occupied.size == 0:
-            return None
-        low.append(int(occupied[0]))
-        high.append(int(occupied[-1]) + 1)
-        view = view[(slice(None),) * axis + (slice(low[-1], high[-1]),)]
-    return (low[0], low[1], low[2]), (high[0], high[1], high[2])
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.common.errors import UserError
+from benchmarks.data.boxes import bounding_box
 from benchmarks.data.dataset import Case, Dataset, Split, target_mask
-from benchmarks.data.preprocessing import bounding_box
 from benchmarks.data.target import Target
 from benchmarks.data.volume import BoolArray, FloatArray, file_doubts, read_label, read_volume
 

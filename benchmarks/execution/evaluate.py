@@ -29,7 +29,8 @@ from benchmarks.execution.label_guard import Guard
 from benchmarks.metrics import POLICIES, Reference, evaluate_mask, failed_values, is_metric
 from benchmarks.prompting.bank import PromptBank
 from benchmarks.prompting.prompts import SIMULATED, Prompts, to_json
-from benchmarks.prompting.simulated_user import Protocol, Task, tasks_of
+from benchmarks.prompting.protocol import Protocol
+from benchmarks.prompting.tasks import Task, tasks_of
 from benchmarks.results.records import FAILED, NO_TARGET, OK, SCHEMA_VERSION, SPACINGS
 
 logger = logging.getLogger(__name__)

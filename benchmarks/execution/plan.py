@@ -26,7 +26,7 @@ from benchmarks.execution.training import (
 )
 from benchmarks.metrics import METRICS_VERSION
 from benchmarks.prompting.bank import PromptBank
-from benchmarks.prompting.simulated_user import PROTOCOL_VERSION
+from benchmarks.prompting.protocol import PROTOCOL_VERSION
 from benchmarks.results.records import SCHEMA_VERSION, RecordStore, write_json
 from benchmarks.weights.official_files import settings_from_files
 

@@ -8,7 +8,7 @@ from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.data.dataset import Dataset, fingerprint_cases
 from benchmarks.execution.suite import Suite
 from benchmarks.prompting.bank import PromptBank, file_name
-from benchmarks.prompting.simulated_user import Protocol
+from benchmarks.prompting.protocol import Protocol
 
 
 def bank_file(prompts_folder: Path, suite: Suite, dataset: Dataset, fold: int, protocol: Protocol) -> Path:

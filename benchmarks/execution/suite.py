@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.validation import one_line_errors
 from benchmarks.contestants import Budget
 from benchmarks.metrics import DEFAULT_POLICY, POLICIES
-from benchmarks.prompting.simulated_user import Protocol
+from benchmarks.prompting.protocol import Protocol
 
 SUITE_FOLDER = files("benchmarks") / "suites"
 
 
 class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class DatasetEntry(_Strict):
@@ -58,6 +59,7 @@ class MethodEntry(_Strict):
         return self.label or self.name
 
 
+@one_line_errors("budget")
 class BudgetEntry(_Strict):
     """What every method may spend on training, on one worker; see `benchmarks.contestants.Budget`."""
 
@@ -65,6 +67,12 @@ class BudgetEntry(_Strict):
     steps: int | None = Field(default=None, gt=0)
     cpus: int = Field(default=1, ge=1)
     gpus: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _is_limited(self) -> Self:
+        if self.minutes is None and self.steps is None:
+            raise UserError("budget: give minutes or steps of training, such as {minutes: 5}")
+        return self
 
     def budget(self) -> Budget:
         return Budget(self.minutes, self.steps, self.cpus, self.gpus)
@@ -76,11 +84,11 @@ class Suite(_Strict):
     name: str
     title: str = ""
     seed: int = 2026
-    datasets: tuple[DatasetEntry, ...]
-    methods: tuple[MethodEntry, ...]
-    protocols: tuple[Protocol, ...]
+    datasets: tuple[DatasetEntry, ...] = Field(min_length=1)
+    methods: tuple[MethodEntry, ...] = Field(min_length=1)
+    protocols: tuple[Protocol, ...] = Field(min_length=1)
     budget: BudgetEntry
-    tolerances_mm: tuple[float, ...] = (1.0, 2.0, 5.0)
+    tolerances_mm: tuple[Annotated[float, Field(ge=0)], ...] = (1.0, 2.0, 5.0)
     empty_policy: str = DEFAULT_POLICY.policy_id
     case_timeout_minutes: float = Field(default=30.0, gt=0)
     workers: int = Field(default=1, ge=1, description="Ray Train workers for a method that the bench trains")
@@ -95,6 +103,8 @@ class Suite(_Strict):
     @field_validator("protocols", mode="before")
     @classmethod
     def _kinds_are_protocols(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"protocols: a list is needed, such as [centre-click, box], not {value!r}")
         ladders = [(item,) if isinstance(item, Protocol) else Protocol.ladder_from_mapping(item) for item in value]
         return tuple(dict.fromkeys(protocol for ladder in ladders for protocol in ladder))  # two names, one protocol
 
@@ -107,6 +117,10 @@ class Suite(_Strict):
 
     def with_methods(self, names: list[str]) -> Suite:
         """Only these methods; a name that the suite does not list joins with its default configuration."""
+        if not all(names):
+            raise UserError("--methods: an empty name; give names with commas between them")
+        if not names:
+            raise UserError("--methods: no method is named")
         listed = {entry.title: entry for entry in self.methods}
         return self.model_copy(update={"methods": tuple(listed.get(n, MethodEntry(name=n)) for n in names)})
 
@@ -156,16 +170,32 @@ def load_suite(name_or_file: str) -> Suite:
     return parse_suite(text, where)
 
 
+class _EveryKeyOnce(yaml.SafeLoader):
+    """Of a key that stands twice YAML keeps the last and drops the first in silence; here it is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys: list[Any] = []
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in keys and key_node.tag != "tag:yaml.org,2002:merge":
+                problem = f"the key '{key}' stands twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
+            keys.append(key)
+        return super().construct_mapping(node, deep)
+
+
 def parse_suite(text: str, where: str) -> Suite:
     """Read a suite from YAML text; `where` names it in error messages."""
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=_EveryKeyOnce)  # noqa: S506 - a SafeLoader
     except yaml.YAMLError as error:
         raise UserError(f"suite {where}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(content, dict):
         raise UserError(f"suite {where}: a mapping with name, datasets, methods, protocols, budget is needed")
     try:
         return Suite.model_validate(content)
+    except UserError as error:
+        raise UserError(f"suite {where}: {error}") from error
     except ValidationError as error:
         raise UserError(f"suite {where}: {_first_problem(error)}") from error
 
@@ -184,4 +214,6 @@ def _first_problem(error: ValidationError) -> str:
         top = str(problem["loc"][0])
         known = Suite.model_fields if len(problem["loc"]) == 1 else _KNOWN_KEYS.get(top, {})
         return f"unknown key '{path}'; {nearest_name(str(problem['loc'][-1]), known)}"
-    return f"{path}: {problem['msg']}"
+    if problem["type"] == "too_short":
+        return f"{path}: at least one is needed"
+    return f"{path}: {problem['msg']}, not {problem['input']!r}"

@@ -329,7 +329,7 @@ class _Loop:
     def _validation_dice(self, case: Case) -> float:
         from benchmarks.execution.evaluate import Evaluation, evaluate_case
         from benchmarks.metrics import DEFAULT_POLICY
-        from benchmarks.prompting.simulated_user import Protocol
+        from benchmarks.prompting.protocol import Protocol
 
         takes_clicks = PromptKind.CLICK in self.segmenter.prompts
         asked = Evaluation(

@@ -24,7 +24,9 @@ from benchmarks.data.dataset import Dataset, target_mask
 from benchmarks.data.target import Target
 from benchmarks.data.volume import BoolArray, read_grid, read_label, same_grid
 from benchmarks.prompting.prompts import SIMULATED, Grid, Prompts, from_json, to_json
-from benchmarks.prompting.simulated_user import PROTOCOL_VERSION, NoTarget, Protocol, tasks_of
+from benchmarks.prompting.protocol import PROTOCOL_VERSION, Protocol
+from benchmarks.prompting.simulated_user import NoTarget
+from benchmarks.prompting.tasks import tasks_of
 
 BANK_VERSION = 1
 
@@ -61,7 +63,7 @@ class PromptBank:
     """First-round prompts of a split.
 
     Attributes:
-        dataset, split, protocol, seed: what the prompts were made for; `split` tells the part and the fold,
+        dataset, split, protocol, seed: what the prompts were made for; `split` names the part and the fold,
             such as "test-0".
         cases: case id → target name → {"grid", "voxels", "prompts"}; or {"grid", "lesions"}, a list of
             {"voxels", "prompts"}, if each lesion is a task of its own; or {"grid", "no_target": true}.
@@ -141,8 +143,8 @@ class PromptBank:
             ("seed", seed, self.seed),
         ):
             if due != found:
-                told = [value.name if isinstance(value, Protocol) else value for value in (found, due)]
-                raise UserError(f"this prompt bank was made for {name} '{told[0]}', not for '{told[1]}'")
+                names = [value.name if isinstance(value, Protocol) else value for value in (found, due)]
+                raise UserError(f"this prompt bank was made for {name} '{names[0]}', not for '{names[1]}'")
 
     def has_target(self, case_id: str, target: str) -> bool:
         """Whether there is a voxel of the target to prompt; always, for a protocol that does not look at the label.
@@ -217,25 +219,25 @@ def _entry(protocol: Protocol, seed_parts: tuple[object, ...], item: BankItem) -
     grid = StoredGrid(item.grid.shape, np.asarray(item.grid.affine, np.float64))
     stored = stored_grid(grid)
     if protocol.looks_at_label and not item.mask.any():
-        return no_target(grid)
-    told = [
-        told_prompts(task.user.first(task.mask(), grid.spacing, item.target), grid)
+        return entry_without_target(grid)
+    sessions = [
+        stored_prompts(task.user.first(task.mask(), grid.spacing, item.target), grid)
         for task in tasks_of(protocol, seed_parts, item.mask)
     ]
-    return {**stored, "lesions": told} if protocol.per == "each-lesion" else stored | told[0]
+    return {**stored, "lesions": sessions} if protocol.per == "each-lesion" else stored | sessions[0]
 
 
-def no_target(grid: Grid) -> dict[str, Any]:
+def entry_without_target(grid: Grid) -> dict[str, Any]:
     """The entry of a case without a voxel of the target."""
     return {**stored_grid(grid), "no_target": True}
 
 
 def stored_grid(grid: Grid) -> dict[str, Any]:
-    """The part of an entry that tells the volume for which the prompts are."""
+    """The part of an entry that names the volume for which the prompts are."""
     return {"grid": {"shape": list(grid.shape), "affine": np.asarray(grid.affine, np.float64).tolist()}}
 
 
-def told_prompts(prompts: Prompts, grid: Grid) -> dict[str, Any]:
+def stored_prompts(prompts: Prompts, grid: Grid) -> dict[str, Any]:
     """Prompts as a bank keeps them: world mm, and the voxels."""
     return {"voxels": _voxels(prompts), "prompts": to_json(prompts, grid)}
 

@@ -16,9 +16,17 @@ from typing import Any
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import write_json
 from benchmarks.data.dataset import Dataset
-from benchmarks.prompting.bank import BankItem, PromptBank, bank_items, no_target, stored_grid, told_prompts
-from benchmarks.prompting.prompts import GIVEN, SIMULATED, PromptKind, Prompts, from_json
-from benchmarks.prompting.simulated_user import Protocol, lesions_of
+from benchmarks.prompting.bank import (
+    BankItem,
+    PromptBank,
+    bank_items,
+    entry_without_target,
+    stored_grid,
+    stored_prompts,
+)
+from benchmarks.prompting.components import split_lesions
+from benchmarks.prompting.prompts import GIVEN, NO_TARGET, SIMULATED, PromptKind, Prompts, from_json
+from benchmarks.prompting.protocol import Protocol
 
 
 def export_prompts(bank: PromptBank, folder: Path) -> list[Path]:
@@ -32,8 +40,8 @@ def export_prompts(bank: PromptBank, folder: Path) -> list[Path]:
     written = []
     for case_id, targets in bank.cases.items():
         for target, entry in targets.items():
-            for name, told in _files_of(case_id, target, entry):
-                write_json(folder / name, told["prompts"])
+            for name, stored in _files_of(case_id, target, entry):
+                write_json(folder / name, stored["prompts"])
                 written.append(folder / name)
     return written
 
@@ -52,9 +60,9 @@ def import_prompts(folder: Path, dataset: Dataset, part: str, fold: int, protoco
     left = {path.name: path for path in sorted(folder.glob("*.json"))}
     cases: dict[str, dict[str, Any]] = {}
     for item in bank_items(dataset, part, fold):
-        entry = no_target(item.grid)
+        entry = entry_without_target(item.grid)
         if item.mask.any():
-            entry = _given(item, protocol, left, folder)
+            entry = _entry_from_files(item, protocol, left, folder)
         cases.setdefault(item.case_id, {})[item.target.name] = entry
     if left:
         raise UserError(
@@ -89,17 +97,15 @@ def prompt_rows(bank: PromptBank, case_id: str | None = None) -> list[dict[str, 
     for case, targets in bank.cases.items():
         for target, entry in targets.items() if case_id in (None, case) else ():
             if entry.get("no_target"):
-                rows.append(
-                    {"case": case, "target": target, "lesion": "", "prompt": "no target", "mm": "", "voxel": ""}
-                )
-            for lesion, told in _prompts_of(entry):
+                rows.append({"case": case, "target": target, "lesion": "", "prompt": NO_TARGET, "mm": "", "voxel": ""})
+            for lesion, stored in _prompts_of(entry):
                 same = {"case": case, "target": target, "lesion": lesion}
-                rows += [same | line for line in _lines(told)]
+                rows += [same | line for line in _lines(stored)]
     return rows
 
 
-def _lines(told: dict[str, Any]) -> Iterable[dict[str, Any]]:
-    prompts, voxels = told["prompts"], told["voxels"]
+def _lines(stored: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    prompts, voxels = stored["prompts"], stored["voxels"]
     for place, click in enumerate(prompts.get("clicks", ())):
         sign = "click +" if click.get("positive", True) else "click -"
         yield {"prompt": sign, "mm": _listed(click["mm"]), "voxel": _listed(voxels["clicks"][place])}
@@ -118,33 +124,33 @@ def _listed(values: Sequence[float]) -> str:
 
 
 def _prompts_of(entry: Any) -> list[tuple[int | str, dict[str, Any]]]:
-    """Lesion (1 the largest; empty for the whole target) and what was told, for each session of an entry."""
+    """Lesion (1 the largest; empty for the whole target) and the stored prompts, for each session of an entry."""
     if entry.get("no_target"):
         return []
     return list(enumerate(entry["lesions"], start=1)) if "lesions" in entry else [("", entry)]
 
 
 def _files_of(case_id: str, target: str, entry: Any) -> list[tuple[str, dict[str, Any]]]:
-    return [(_name(case_id, target, lesion), told) for lesion, told in _prompts_of(entry)]
+    return [(_name(case_id, target, lesion), stored) for lesion, stored in _prompts_of(entry)]
 
 
 def _name(case_id: str, target: str, lesion: int | str) -> str:
     return f"{case_id}.{target}.json" if lesion == "" else f"{case_id}.{target}.lesion-{lesion}.json"
 
 
-def _given(item: BankItem, protocol: Protocol, left: dict[str, Path], folder: Path) -> dict[str, Any]:
+def _entry_from_files(item: BankItem, protocol: Protocol, left: dict[str, Path], folder: Path) -> dict[str, Any]:
     """The entry of a case from its files, which are taken off the list."""
     lesions: list[int | str] = [""]
     if protocol.per == "each-lesion":
-        lesions = list(range(1, len(lesions_of(item.mask)) + 1))
-    told = []
+        lesions = list(range(1, len(split_lesions(item.mask)) + 1))
+    sessions = []
     for lesion in lesions:
         name = _name(item.case_id, item.target.name, lesion)
         if name not in left:
             raise UserError(f"{folder}: no file '{name}'; every case with the target needs its prompts")
-        told.append(told_prompts(_read(left.pop(name), item, protocol), item.grid))
-    stored = stored_grid(item.grid)
-    return {**stored, "lesions": told} if protocol.per == "each-lesion" else stored | told[0]
+        sessions.append(stored_prompts(_read(left.pop(name), item, protocol), item.grid))
+    grid = stored_grid(item.grid)
+    return {**grid, "lesions": sessions} if protocol.per == "each-lesion" else grid | sessions[0]
 
 
 def _read(path: Path, item: BankItem, protocol: Protocol) -> Prompts:
@@ -158,9 +164,9 @@ def _read(path: Path, item: BankItem, protocol: Protocol) -> Prompts:
         raise UserError(f"{path}: {error}") from error
     due = protocol.first_needs
     if prompts.kinds != due:
-        told = [", ".join(sorted(kinds)) for kinds in (prompts.kinds, due)]
-        raise UserError(f"{path}: gives {told[0]}; protocol '{protocol.name}' gives {told[1]}")
-    most = protocol.clicks if protocol.per != "lesion" else protocol.clicks * len(lesions_of(item.mask))
+        found, wanted = (", ".join(sorted(kinds)) for kinds in (prompts.kinds, due))
+        raise UserError(f"{path}: gives {found}; protocol '{protocol.name}' gives {wanted}")
+    most = protocol.clicks if protocol.per != "lesion" else protocol.clicks * len(split_lesions(item.mask))
     if PromptKind.CLICK in due and len(prompts.clicks) > most:
         raise UserError(f"{path}: {len(prompts.clicks)} clicks; protocol '{protocol.name}' gives at most {most} there")
     return prompts

@@ -10,10 +10,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Annotated, Any, Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AllowInfNan, BaseModel, ConfigDict, Field, Strict, StringConstraints, ValidationError
 
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.data.volume import BoolArray, same_grid
@@ -34,6 +35,9 @@ class Grid(Protocol):
     @property
     def affine(self) -> NDArray[np.float64]: ...
 
+
+NO_TARGET = "no-target"
+"""Where no voxel of the target is, so that there is nothing to click on."""
 
 SIMULATED, GIVEN = "simulated", "given"
 """Who made the first prompts of a row: the simulated user, or people whose prompts were imported."""
@@ -68,7 +72,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Prompts:
-    """All that the user has given so far. The order of clicks is the order in which they were made."""
+    """All prompts of a session so far. The order of clicks is the order in which they were made."""
 
     clicks: tuple[Click, ...] = ()
     box: Box | None = None
@@ -77,7 +81,7 @@ class Prompts:
 
     @property
     def kinds(self) -> frozenset[PromptKind]:
-        """The kinds present; `{NONE}` if nothing was given."""
+        """The kinds present; `{NONE}` if there is no prompt."""
         present = set()
         if any(click.positive for click in self.clicks):
             present.add(PromptKind.CLICK)
@@ -98,26 +102,67 @@ def to_json(prompts: Prompts, volume: Grid) -> dict[str, Any]:
     A click is the centre of its voxel; a box is given by the centres of its first and its last voxel; a mask
     by runs on the volume's own grid.
     """
-    told: dict[str, Any] = {"version": PROMPTS_VERSION, "space": "RAS"}
+    content: dict[str, Any] = {"version": PROMPTS_VERSION, "space": "RAS"}
     if prompts.clicks:
-        told["clicks"] = [
+        content["clicks"] = [
             {"mm": _to_mm(click.position, volume), "positive": click.positive} for click in prompts.clicks
         ]
     if prompts.box is not None:
         last = [high - 1 for high in prompts.box.high]
-        told["box"] = {"from_mm": _to_mm(prompts.box.low, volume), "to_mm": _to_mm(last, volume)}
+        content["box"] = {"from_mm": _to_mm(prompts.box.low, volume), "to_mm": _to_mm(last, volume)}
     if prompts.mask is not None:
-        told["mask"] = {
+        content["mask"] = {
             "shape": list(volume.shape),
             "affine": np.asarray(volume.affine).tolist(),
             "runs": _runs(prompts.mask),
         }
     if prompts.text is not None:
-        told["text"] = prompts.text
-    return told
+        content["text"] = prompts.text
+    return content
 
 
-def from_json(given: Mapping[str, Any], volume: Grid) -> Prompts:
+_Number = Annotated[float, Strict(), AllowInfNan(False)]
+_Triple = Annotated[tuple[_Number, _Number, _Number], Field(description="3 finite numbers")]
+_Row = tuple[_Number, _Number, _Number, _Number]
+_Whole = Annotated[int, Strict(), Field(ge=0)]
+_PAIRS = "an even number of whole numbers: start, length, start, length …"
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _ClickEntry(_Entry):
+    mm: _Triple
+    positive: Annotated[bool, Strict()] = Field(default=True, description="true or false")
+
+
+class _BoxEntry(_Entry):
+    from_mm: _Triple
+    to_mm: _Triple
+
+
+class _MaskEntry(_Entry):
+    shape: tuple[_Whole, _Whole, _Whole] = Field(description="3 whole numbers")
+    affine: tuple[_Row, _Row, _Row, _Row] = Field(description="4 × 4 finite numbers")
+    runs: list[_Whole] = Field(description=_PAIRS)
+
+
+class _Content(_Entry):
+    """A prompt file as JSON has it; the schema of docs/protocols.md."""
+
+    version: Annotated[int, Strict()] = Field(ge=PROMPTS_VERSION, le=PROMPTS_VERSION, description=str(PROMPTS_VERSION))
+    space: Literal["RAS", "LPS"] = "RAS"
+    clicks: list[_ClickEntry] = Field(default_factory=list, description="a list")
+    box: _BoxEntry | None = None
+    mask: _MaskEntry | None = None
+    text: Annotated[str, Strict(), StringConstraints(pattern=r"\S")] | None = Field(default=None, description="words")
+
+
+_PARTS: dict[str, type[BaseModel]] = {"clicks": _ClickEntry, "box": _BoxEntry, "mask": _MaskEntry}
+
+
+def from_json(content: Mapping[str, Any], volume: Grid) -> Prompts:
     """Prompts for a volume, from what `to_json` wrote or a user wrote by hand.
 
     A point belongs to the voxel whose centre is nearest. The two corners of a box may come in any order; its
@@ -127,54 +172,63 @@ def from_json(given: Mapping[str, Any], volume: Grid) -> Prompts:
         UserError: an unknown key (the nearest is offered), another version, a point outside the volume, a
             mask of another grid, or a value of the wrong type.
     """
-    content = _checked(given, {"version", "space", "clicks", "box", "mask", "text"}, "prompts")
-    if content.get("version") != PROMPTS_VERSION or isinstance(content["version"], bool):
-        raise UserError(f"prompts: 'version' must be {PROMPTS_VERSION}, not {content.get('version')!r}")
-    space = content.get("space", "RAS")
-    if space not in SPACES:
-        raise UserError(f"prompts: unknown space {space!r}; {nearest_name(str(space), SPACES)}")
-    text = content.get("text")
-    if text is not None and (not isinstance(text, str) or not text.strip()):
-        raise UserError(f"prompts: 'text' must be words, not {text!r}")
-    clicks = content.get("clicks", ())
-    if not _is_list(clicks):
-        raise UserError(f"prompts: 'clicks' must be a list, not {clicks!r}")
+    try:
+        entry = _Content.model_validate(dict(content) if isinstance(content, Mapping) else content)
+    except ValidationError as error:
+        raise UserError(_first_problem(error)) from error
     return Prompts(
-        clicks=tuple(_click(click, f"click {i}", space, volume) for i, click in enumerate(clicks, start=1)),
-        box=_box(content["box"], space, volume) if content.get("box") is not None else None,
-        mask=_mask(content["mask"], volume) if content.get("mask") is not None else None,
-        text=text,
+        clicks=tuple(
+            Click(to_voxel(click.mm, f"click {number}, 'mm'", entry.space, volume), click.positive)
+            for number, click in enumerate(entry.clicks, start=1)
+        ),
+        box=None if entry.box is None else _box(entry.box, entry.space, volume),
+        mask=None if entry.mask is None else _mask(entry.mask, volume),
+        text=entry.text,
     )
 
 
-def _click(given: Any, where: str, space: str, volume: Grid) -> Click:
-    content = _checked(given, {"mm", "positive"}, where)
-    positive = content.get("positive", True)
-    if not isinstance(positive, bool):
-        raise UserError(f"{where}: 'positive' must be true or false, not {positive!r}")
-    return Click(_to_voxel(content.get("mm"), f"{where}, 'mm'", space, volume), positive)
+def _first_problem(error: ValidationError) -> str:
+    """The problem to name first: a misspelt key explains the rest."""
+    problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    where, model, place = "prompts", cast("type[BaseModel]", _Content), problem["loc"]
+    nested = len(place) > 1 and place[0] in _PARTS
+    if nested:
+        where, model = str(place[0]), _PARTS[str(place[0])]
+        place = place[1:]
+        if where == "clicks":
+            where, place = f"click {int(place[0]) + 1}", place[1:]
+    elif place and problem["type"] == "model_type":
+        where, model, place = str(place[0]), _PARTS[str(place[0])], ()
+    value = problem["input"]
+    if not place:
+        return f"{where}: an object with {', '.join(sorted(model.model_fields))} is needed, not {value!r}"
+    name = str(place[0])
+    if problem["type"] == "extra_forbidden":
+        return f"{where}: unknown key '{name}'; {nearest_name(name, model.model_fields)}"
+    if problem["type"] == "missing":
+        value = None
+    if name == "space":
+        return f"prompts: unknown space {value!r}; {nearest_name(str(value), SPACES)}"
+    phrase = f"must be {model.model_fields[name].description}, not {value!r}"
+    return f"{where}, '{name}': {phrase}" if nested else f"{where}: '{name}' {phrase}"
 
 
-def _box(given: Any, space: str, volume: Grid) -> Box:
-    content = _checked(given, {"from_mm", "to_mm"}, "box")
-    ends = [_to_voxel(content.get(end), f"box, '{end}'", space, volume) for end in ("from_mm", "to_mm")]
+def _box(entry: _BoxEntry, space: str, volume: Grid) -> Box:
+    ends = [to_voxel(getattr(entry, end), f"box, '{end}'", space, volume) for end in ("from_mm", "to_mm")]
     low, last = np.min(ends, axis=0), np.max(ends, axis=0)
     return Box(_triple(low), _triple(last + 1))
 
 
-def _mask(given: Any, volume: Grid) -> BoolArray:
-    content = _checked(given, {"shape", "affine", "runs"}, "mask")
-    affine = _numbers(content.get("affine"), (4, 4), "mask, 'affine'")
-    if content.get("shape") != list(volume.shape) or not same_grid(affine, volume.affine, volume.shape):
+def _mask(entry: _MaskEntry, volume: Grid) -> BoolArray:
+    affine = np.asarray(entry.affine, np.float64)
+    if entry.shape != tuple(volume.shape) or not same_grid(affine, volume.affine, volume.shape):
         raise UserError("mask: it belongs to another grid than the volume's; resample it to the volume first")
-    runs: Any = content.get("runs")
-    if not _is_list(runs) or len(runs) % 2 or not all(isinstance(n, int) and n >= 0 for n in runs):
-        raise UserError("mask: 'runs' must be an even number of whole numbers: start, length, start, length …")
-    starts, lengths = np.array(runs[0::2], np.int64), np.array(runs[1::2], np.int64)
+    if len(entry.runs) % 2:
+        raise UserError(f"mask, 'runs': must be {_PAIRS}")
     flat = np.zeros(math.prod(volume.shape), bool)
-    if starts.size and (starts + lengths).max() > flat.size:
-        raise UserError("mask: 'runs' reach beyond the volume")
-    for start, length in zip(starts, lengths, strict=True):
+    for start, length in zip(entry.runs[0::2], entry.runs[1::2], strict=True):
+        if start + length > flat.size:
+            raise UserError("mask: 'runs' reach beyond the volume")
         flat[start : start + length] = True
     return flat.reshape(volume.shape)
 
@@ -192,10 +246,9 @@ def _to_mm(position: Sequence[int], volume: Grid) -> list[float]:
     return [round(float(value), 4) for value in world]
 
 
-def _to_voxel(given: Any, where: str, space: str, volume: Grid) -> tuple[int, int, int]:
-    world = _numbers(given, (3,), where)
-    if space == "LPS":
-        world = world * (-1, -1, 1)
+def to_voxel(point: Sequence[float], where: str, space: str, volume: Grid) -> tuple[int, int, int]:
+    """The voxel whose centre is nearest to a point in world mm. Raises UserError if it lies outside the volume."""
+    world = np.asarray(point, np.float64) * ((-1, -1, 1) if space == "LPS" else (1, 1, 1))
     voxel = np.rint(np.linalg.solve(volume.affine[:3, :3], world - volume.affine[:3, 3]))
     if (voxel < 0).any() or (voxel >= volume.shape).any():
         last = np.asarray(volume.shape) - 1
@@ -205,29 +258,6 @@ def _to_voxel(given: Any, where: str, space: str, volume: Grid) -> tuple[int, in
             f"{_listed(ends.min(axis=0))} to {_listed(ends.max(axis=0))}"
         )
     return _triple(voxel)
-
-
-def _numbers(given: Any, shape: tuple[int, ...], where: str) -> NDArray[np.float64]:
-    try:
-        values = np.asarray(given, dtype=np.float64)
-    except (TypeError, ValueError):
-        values = np.empty(0)
-    if not _is_list(given) or values.shape != shape or not np.isfinite(values).all():
-        raise UserError(f"{where}: {' × '.join(map(str, shape))} finite numbers are needed, not {given!r}")
-    return values
-
-
-def _checked(given: Any, known: set[str], where: str) -> Mapping[str, Any]:
-    if not isinstance(given, Mapping):
-        raise UserError(f"{where}: an object with {', '.join(sorted(known))} is needed, not {given!r}")
-    for key in given:
-        if key not in known:
-            raise UserError(f"{where}: unknown key '{key}'; {nearest_name(str(key), known)}")
-    return given
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
 
 
 def _listed(values: NDArray[np.float64]) -> str:

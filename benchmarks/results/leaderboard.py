@@ -21,7 +21,7 @@ from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.metrics import mean_under_policies, scores_by_size, summarise_curves
 from benchmarks.metrics.lesions import size_bin_names
 from benchmarks.prompting.prompts import GIVEN
-from benchmarks.prompting.simulated_user import NOISE_SIZES, TRACKS, Protocol
+from benchmarks.prompting.protocol import NOISE_SIZES, TRACKS, Protocol
 from benchmarks.results.published import as_table, load_published
 from benchmarks.results.records import FAILED, SPACINGS
 from benchmarks.results.records import NO_TARGET as NOT_ASKED

@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.simulated_user import Track
+from benchmarks.prompting.protocol import Track
 
 LABEL = "published"
 

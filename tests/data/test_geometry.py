@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.contestants import Target
+from benchmarks.data.boxes import bounding_box
 from benchmarks.data.dataset import Case, target_mask
-from benchmarks.data.preprocessing import Recipe, bounding_box, crop, paste, prepare
+from benchmarks.data.preprocessing import Recipe, crop, paste, prepare
 from benchmarks.data.verify import problems, verify_case
 from benchmarks.data.volume import read_volume, write_mask
 

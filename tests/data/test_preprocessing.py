@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from benchmarks.data.preprocessing import Prepared, Recipe, bounding_box, crop, paste, prepare, resize
+from benchmarks.data.boxes import bounding_box
+from benchmarks.data.preprocessing import Prepared, Recipe, crop, paste, prepare, resize
 from benchmarks.data.volume import Volume, read_grid, read_label, write_mask
 
 shapes = st.tuples(*[st.integers(1, 12)] * 3)

@@ -15,7 +15,7 @@ from benchmarks.common.errors import UserError
 from benchmarks.contestants import method, methods
 from benchmarks.execution.ablation import Variant, ablation_suite, ablation_table
 from benchmarks.execution.suite import MethodEntry, load_suite
-from benchmarks.prompting.simulated_user import Protocol
+from benchmarks.prompting.protocol import Protocol
 from benchmarks.results.tables import show_ablation
 from tests.results.test_leaderboard import row_of, unit_of
 

@@ -26,7 +26,7 @@ from benchmarks.execution.evaluate import (
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.prompting.bank import BankItem, PromptBank
 from benchmarks.prompting.prompts import PromptKind, Prompts
-from benchmarks.prompting.simulated_user import OperatorNoise, Protocol
+from benchmarks.prompting.protocol import OperatorNoise, Protocol
 from benchmarks.results.records import SPACINGS
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", labels=(2,))

@@ -28,7 +28,7 @@ from benchmarks.execution.evaluate import Evaluation, evaluate_case
 from benchmarks.execution.label_guard import Guard, LabelLeak
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.prompting.prompts import PromptKind, Prompts
-from benchmarks.prompting.simulated_user import Protocol
+from benchmarks.prompting.protocol import Protocol
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", labels=(2,))
 SHAPE = (16, 14, 10)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.common.errors import UserError
-from benchmarks.execution.suite import embedded_suites, load_suite, parse_suite
+from benchmarks.execution.suite import BudgetEntry, embedded_suites, load_suite, parse_suite
 
 MINIMAL = """
 name: small
@@ -97,3 +97,43 @@ def test_the_suite_of_operators_has_a_ladder_rounds_and_lesions() -> None:
     ]
     assert protocols["iterative-3-each-lesion"].per == "each-lesion"
     assert protocols["iterative-5-displaced-4mm-wrong-sign-0.1-late-1"].noise.late_stop == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("budget: {steps: 5}", "budget: {steps: 5}\nname: again"), "the key 'name' stands twice"),
+        (("{kind: iterative, rounds: 3}", "{kind: iterative, rounds: 3, rounds: 4}"), "the key 'rounds' stands twice"),
+        (("budget: {steps: 5}", "budget: {}"), "give minutes or steps"),
+        (("budget: {steps: 5}", "budget: {minutes: .inf}"), "budget.minutes"),
+        (("budget: {steps: 5}", "budget: {minutes: .nan}"), "budget.minutes"),
+        (("budget: {steps: 5}", "budget: {steps: 5}\ntolerances_mm: [1, .nan]"), "tolerances_mm.1"),
+        (("budget: {steps: 5}", "budget: {steps: 5}\ntolerances_mm: [.inf]"), "tolerances_mm.0"),
+        (("budget: {steps: 5}", "budget: {steps: 5}\ntolerances_mm: [-1]"), "tolerances_mm.0"),
+        (("budget: {steps: 5}", "budget: {steps: 5}\ncase_timeout_minutes: .inf"), "case_timeout_minutes"),
+        (("rounds: 3", "rounds: 1000000000000"), "'rounds' must be a whole number, 1 to 1000"),
+        (("[centre-click, {kind: iterative, rounds: 3}]", "[]"), "protocols: at least one"),
+        (("[centre-click, {kind: iterative, rounds: 3}]", "centre-click"), "protocols: a list is needed"),
+        (("[ball, {name: ball, label: ball-again}]", "[]"), "methods: at least one"),
+        (("[{name: kits21, source: phantom, cases: 4}]", "[]"), "datasets: at least one"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_a_line_that_names_the_suite(change: tuple[str, str], message: str) -> None:
+    assert change[0] in MINIMAL
+    with pytest.raises(UserError, match=message) as caught:
+        parse_suite(MINIMAL.replace(*change), "mine")
+    assert str(caught.value).startswith("suite mine: ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("names", [["", ""], ["ball", ""], []])
+def test_a_method_without_a_name_is_refused(names: list[str]) -> None:
+    with pytest.raises(UserError, match="name"):
+        parse_suite(MINIMAL, "mine").with_methods(names)
+
+
+@pytest.mark.parametrize("minutes", [float("inf"), float("nan"), 0.0, -1.0])
+def test_a_budget_from_the_command_line_is_refused_in_a_line(minutes: float) -> None:
+    with pytest.raises(UserError, match="budget: 'minutes'") as caught:
+        BudgetEntry(minutes=minutes)
+    assert "\n" not in str(caught.value)

@@ -14,9 +14,10 @@ from benchmarks.common.errors import UserError
 from benchmarks.contestants import Target
 from benchmarks.data.dataset import Case, Dataset, Split
 from benchmarks.data.volume import Volume
-from benchmarks.prompting import simulated_user as users
 from benchmarks.prompting.bank import BankItem, PromptBank, StoredGrid, file_name
-from benchmarks.prompting.simulated_user import NoTarget, OperatorNoise, Protocol, SimulatedUser
+from benchmarks.prompting.protocol import PROTOCOL_VERSION, OperatorNoise, Protocol
+from benchmarks.prompting.simulated_user import NoTarget, SimulatedUser
+from benchmarks.prompting.tasks import tasks_of
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (2,))
 AFFINE = np.array([[0.8, 0.02, 0, -100], [0, 0.8, 0, -50.5], [0, 0, 3.0, -700], [0, 0, 0, 1]])
@@ -197,7 +198,7 @@ def test_prompts_do_not_change_between_releases() -> None:
         Protocol("box", per="each-lesion", box_jitter_mm=5.0),
     ]
     found = {p.name: PromptBank.build("lits17", "test-0", p, 2026, [item]).digest[:16] for p in protocols}
-    assert users.PROTOCOL_VERSION == "1"
+    assert PROTOCOL_VERSION == "1"
     assert found == GOLDEN
 
 
@@ -209,7 +210,7 @@ def test_a_bank_of_lesions_has_prompts_for_each_and_knows_how_many(tmp_path: Pat
     items_ = [BankItem("two", TARGET, truth, grid), BankItem("none", TARGET, np.zeros_like(truth), grid)]
     PromptBank.build("kits21", "test-0", protocol, 1, items_).save(tmp_path / "bank.json")
     bank = PromptBank.load(tmp_path / "bank.json")
-    for number, task in enumerate(users.tasks_of(protocol, (1, "kits21", "two", TARGET.name), truth)):
+    for number, task in enumerate(tasks_of(protocol, (1, "kits21", "two", TARGET.name), truth)):
         assert bank.prompts("two", TARGET.name, grid, number) == task.user.first(task.mask(), (1, 1, 1), TARGET)
     with pytest.raises(UserError, match="the prompt bank has 2 lesions, the label has more"):
         bank.prompts("two", TARGET.name, grid, 2)

@@ -19,7 +19,7 @@ from benchmarks.execution.suite import parse_suite
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.prompting.bank import PromptBank
 from benchmarks.prompting.by_hand import export_prompts, import_prompts, prompt_rows, save_given
-from benchmarks.prompting.simulated_user import Protocol
+from benchmarks.prompting.protocol import Protocol
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", labels=(2,))
 PROTOCOLS = [
@@ -166,7 +166,7 @@ def test_prompts_are_shown_in_mm_and_voxels(dataset: Dataset) -> None:
         ("case.0", 1, "box"),
         ("case.0", 2, "box"),
         ("case.1", 1, "box"),
-        ("case.2", "", "no target"),
+        ("case.2", "", "no-target"),
     ]
     assert len({tuple(row) for row in rows}) == 1  # one table
     bank = PromptBank.of_dataset(dataset, "test", 0, Protocol("centre-click", text=True), 7)

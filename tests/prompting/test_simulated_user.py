@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pickle
 import time
 from pathlib import Path
 
@@ -11,22 +12,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import ndimage
 from scipy.spatial.distance import cdist
 from scipy.stats import binomtest, chisquare
 
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Target
 from benchmarks.data.volume import read_label
-from benchmarks.prompting import simulated_user as users
+from benchmarks.prompting import components
+from benchmarks.prompting.components import box_around, interior_maximum, largest_error, split_lesions
 from benchmarks.prompting.prompts import Click, PromptKind, Prompts
-from benchmarks.prompting.simulated_user import (
-    NoTarget,
-    OperatorNoise,
-    Protocol,
-    SimulatedUser,
-    bounding_box,
-    interior_maximum,
-)
+from benchmarks.prompting.protocol import OperatorNoise, Protocol, noise_ladder
+from benchmarks.prompting.simulated_user import NoTarget, SimulatedUser
+from benchmarks.prompting.tasks import tasks_of
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (2,))
 SPACING = (0.8, 1.0, 3.0)
@@ -75,15 +73,15 @@ def test_ties_go_to_the_middle_and_do_not_depend_on_memory_order() -> None:
 def test_on_coarse_blocks_the_depth_is_within_the_stated_bound(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
     mask = ball((24, 22, 14), (12, 11, 7), 5.5) | ball((24, 22, 14), (5, 5, 7), 3)
     depth = depth_by_brute_force(mask, SPACING)
-    monkeypatch.setattr(users, "EXACT_VOXELS", limit)
-    _, factors = users._pooled(mask, SPACING)
+    monkeypatch.setattr(components, "EXACT_VOXELS", limit)
+    _, factors = components._pooled(mask, SPACING)
     assert factors.max() > 1
     found = depth[interior_maximum(mask, SPACING)]
     assert 0 < depth.max() - found + 1e-9 <= 2 * np.linalg.norm(factors * SPACING)
 
 
 def test_a_region_too_thin_for_any_block_still_gives_a_voxel_inside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(users, "EXACT_VOXELS", 10)
+    monkeypatch.setattr(components, "EXACT_VOXELS", 10)
     sheet = np.zeros((9, 9, 9), bool)
     sheet[4, :, :] = True
     assert sheet[interior_maximum(sheet, (1, 1, 1))]
@@ -105,18 +103,18 @@ def test_the_bounding_box_is_right_in_every_memory_order(low: tuple, size: tuple
     place = tuple(slice(a, a + s) for a, s in zip(low, size, strict=True))
     mask[place] = True
     inside = np.argwhere(mask)
-    box = bounding_box(mask)
+    box = box_around(mask)
     assert box is not None
     assert box.low == tuple(inside.min(axis=0))
     assert box.high == tuple(inside.max(axis=0) + 1)
 
 
 def test_the_bounding_box_refuses_what_is_not_a_bool_volume() -> None:
-    assert bounding_box(np.zeros((4, 4, 4), bool)) is None
+    assert box_around(np.zeros((4, 4, 4), bool)) is None
     with pytest.raises(TypeError, match="bool"):
-        bounding_box(np.zeros((4, 4, 4), np.uint8))
+        box_around(np.zeros((4, 4, 4), np.uint8))
     with pytest.raises(ValueError, match="3D"):
-        bounding_box(np.zeros((4, 4), bool))
+        box_around(np.zeros((4, 4), bool))
 
 
 def test_random_clicks_are_uniform_in_the_target() -> None:
@@ -172,7 +170,7 @@ def test_per_lesion_every_lesion_gets_its_own_clicks_largest_first() -> None:
         assert all(inside[click.position] for click in three[3 * lesion : 3 * lesion + 3])
 
 
-def test_the_box_is_the_bounding_box() -> None:
+def test_the_box_is_the_box_around() -> None:
     mask = ball((30, 30, 30), (14, 12, 10), 5)
     box = first(Protocol("box"), mask).box
     assert box is not None
@@ -243,13 +241,13 @@ def test_the_first_click_after_another_start_is_never_wrong_either(start: str) -
 
 def test_noise_ladder_scales_one_and_the_same_draw() -> None:
     mask = ball((200, 200, 200), (100, 100, 100), 3)
-    ladder = users.noise_ladder(Protocol("centre-click"), "displacement_mm", (0, 8, 16))
+    ladder = noise_ladder(Protocol("centre-click"), "displacement_mm", (0, 8, 16))
     assert [p.noise.displacement_mm for p in ladder] == [0, 8, 16]
     at = np.array([first(protocol, mask).clicks[0].position for protocol in ladder]) - 100
     assert (at[0] == 0).all()
     assert (np.abs(at[2] - 2 * at[1]) <= 2).all()
     with pytest.raises(UserError, match="did you mean 'displacement_mm'"):
-        users.noise_ladder(Protocol("centre-click"), "displacement", (1,))
+        noise_ladder(Protocol("centre-click"), "displacement", (1,))
 
 
 def test_a_correction_clicks_the_largest_error_with_its_sign() -> None:
@@ -279,7 +277,7 @@ def test_a_noiseless_correction_is_always_true_and_as_deep_as_can_be(seed: int) 
     click = prompts.clicks[-1]
     assert label[click.position] == click.positive
     assert prediction[click.position] != click.positive
-    labelled, _ = users.ndimage.label((label != prediction) & (label == click.positive), np.ones((3, 3, 3)))
+    labelled, _ = ndimage.label((label != prediction) & (label == click.positive), np.ones((3, 3, 3)))
     sizes = np.bincount(labelled.ravel())[1:]
     assert sizes[labelled[click.position] - 1] == sizes.max()
 
@@ -291,9 +289,9 @@ def test_the_largest_error_is_that_of_a_full_search(seed: int, some: float, othe
     label, predicted = rng.random((6, 7, 5)) < some, rng.random((6, 7, 5)) < others
     sizes = []
     for error in (label & ~predicted, predicted & ~label):
-        labelled, _ = users.ndimage.label(error, np.ones((3, 3, 3)))
+        labelled, _ = ndimage.label(error, np.ones((3, 3, 3)))
         sizes.append(max(np.bincount(labelled.ravel())[1:], default=0))
-    error, positive = users.largest_error(label, predicted)
+    error, positive = largest_error(label, predicted)
     assert error.size == max(sizes)
     assert positive == (sizes[0] >= sizes[1])
     box = tuple(slice(a, a + n) for a, n in zip(error.low, error.mask.shape, strict=True))
@@ -558,11 +556,11 @@ def three_lesions() -> np.ndarray:
 
 
 def test_lesions_are_the_components_largest_first() -> None:
-    lesions = users.lesions_of(three_lesions())
+    lesions = split_lesions(three_lesions())
     assert [lesion.voxels for lesion in lesions] == [1000, 64, 27]
-    together = np.sum([lesion.mask() for lesion in lesions], axis=0)
+    together = np.sum([lesion.whole() for lesion in lesions], axis=0)
     np.testing.assert_array_equal(together, three_lesions())  # nothing is lost, nothing counted twice
-    assert users.lesions_of(np.zeros((3, 3, 3), bool)) == []
+    assert split_lesions(np.zeros((3, 3, 3), bool)) == []
 
 
 @pytest.mark.parametrize(
@@ -570,7 +568,7 @@ def test_lesions_are_the_components_largest_first() -> None:
 )
 def test_a_target_is_one_task_unless_each_lesion_is_asked_for(protocol: Protocol) -> None:
     mask = three_lesions()
-    (task,) = users.tasks_of(protocol, SEED, mask)
+    (task,) = tasks_of(protocol, SEED, mask)
     assert task.lesion is None
     assert task.mask() is mask
     assert task.user.first(mask, SPACING, TARGET) == first(protocol, mask)
@@ -579,7 +577,7 @@ def test_a_target_is_one_task_unless_each_lesion_is_asked_for(protocol: Protocol
 @pytest.mark.parametrize("kind", ["centre-click", "random-click", "clicks", "box", "mask", "iterative"])
 def test_each_lesion_has_a_user_that_sees_it_alone(kind: str) -> None:
     protocol = Protocol.from_mapping({"kind": kind, "per": "each-lesion"} | ({"clicks": 3} if kind == "clicks" else {}))
-    tasks = users.tasks_of(protocol, SEED, three_lesions())
+    tasks = tasks_of(protocol, SEED, three_lesions())
     assert [task.lesion for task in tasks] == [0, 1, 2]
     for task in tasks:
         lesion = task.mask()
@@ -588,7 +586,7 @@ def test_each_lesion_has_a_user_that_sees_it_alone(kind: str) -> None:
         assert prompts.clicks == again.clicks
         assert all(lesion[click.position] for click in prompts.clicks)
         if prompts.box is not None:
-            assert prompts.box == bounding_box(lesion)
+            assert prompts.box == box_around(lesion)
         if prompts.mask is not None:
             others = three_lesions() & ~lesion
             assert not (prompts.mask & others).any()
@@ -598,7 +596,7 @@ def test_corrections_of_lesions_are_seeded_apart() -> None:
     """By (case, lesion, round): the same offset of the hand never comes twice."""
     protocol = Protocol("iterative", rounds=3, per="each-lesion", noise=OperatorNoise(displacement_mm=6))
     mask, offsets = three_lesions(), []
-    for task in users.tasks_of(protocol, SEED, mask):
+    for task in tasks_of(protocol, SEED, mask):
         lesion = task.mask()
         meant = SimulatedUser(Protocol("iterative", rounds=3), ("x",))
         prompts, exact = task.user.first(lesion, SPACING, TARGET), meant.first(lesion, SPACING, TARGET)
@@ -611,3 +609,38 @@ def test_corrections_of_lesions_are_seeded_apart() -> None:
             prompts, exact = following, calm
         offsets.append(np.subtract(prompts.clicks[-1].position, exact.clicks[-1].position).tolist())
     assert len({tuple(offset) for offset in offsets}) >= len(offsets) - 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"kind": "iterative", "rounds": 10**12}, "'rounds' must be a whole number, 1 to 1000, not 1000000000000"),
+        ({"kind": "iterative", "rounds": True}, "'rounds' must be"),
+        ({"kind": "clicks", "clicks": 10**12}, "'clicks' must be"),
+        ({"kind": "box", "box_jitter_mm": 10**400}, "'box_jitter_mm' must be"),
+        ({"kind": "box", "box_jitter_mm": "5"}, "'box_jitter_mm' must be"),
+        ({"kind": "clicks", "noise": {"wrong_sign": float("inf")}}, "noise: 'wrong_sign' must be a probability"),
+        ({"kind": "clicks", 3: 4}, "unknown setting '3'"),
+        ({"kind": "box", "per": "lesions"}, "unknown per 'lesions'; did you mean 'lesion'"),
+        (["box"], "a mapping of settings is needed"),
+    ],
+)
+def test_other_mistakes_in_a_protocol_are_one_line_too(wrong: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        Protocol.from_mapping(wrong)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_whole_number_stays_one_so_that_the_hash_of_a_bank_does() -> None:
+    protocol = Protocol.from_mapping({"kind": "box", "box_jitter_mm": 5, "text": True})
+    assert repr(protocol.to_mapping()) == "{'kind': 'box', 'box_jitter_mm': 5, 'text': True}"
+    noisy = Protocol("clicks", 3, noise=OperatorNoise(2, 0.1))
+    assert repr(noisy.to_mapping()["noise"]) == "{'displacement_mm': 2, 'wrong_sign': 0.1}"
+    assert pickle.loads(pickle.dumps(noisy)) == noisy  # noqa: S301 - our own bytes
+
+
+def test_a_wrong_call_is_a_wrong_setting() -> None:
+    with pytest.raises(UserError, match="did you mean 'rounds'"):
+        Protocol("iterative", round=3)  # type: ignore[call-arg]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Protocol("box").text = True  # type: ignore[misc]

@@ -20,7 +20,7 @@ from scipy import stats
 
 from benchmarks.common.errors import UserError
 from benchmarks.metrics import Reference, evaluate_mask, failed_values, is_metric
-from benchmarks.prompting.simulated_user import Protocol
+from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
 from benchmarks.results import statistics as st
 from benchmarks.results import tables as display
