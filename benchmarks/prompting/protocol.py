@@ -15,6 +15,7 @@ from benchmarks.prompting.prompts import PromptKind
 
 Kind = Literal["none", "text", "centre-click", "random-click", "clicks", "box", "mask", "iterative"]
 Start = Literal["centre-click", "random-click", "box", "text", "none"]
+Corrections = Literal["standard", "cvpr25"]
 Per = Literal["target", "lesion", "each-lesion"]
 Track = Literal["automatic", "text", "clicks", "box", "mask"]
 
@@ -110,6 +111,8 @@ class Protocol:
             lesion a task of its own: one session, first prompt and corrections for it alone, and the union of
             the answers is the answer for the target.
         text: adds the target's text to any other prompt.
+        corrections: whose rule places the corrective clicks of "iterative": "standard" is this bench's, "cvpr25" that
+            of the CVPR 2025 challenge, see `benchmarks.prompting.cvpr25`.
     """
 
     kind: Kind
@@ -123,6 +126,7 @@ class Protocol:
     previous_mask: Switch = False
     mask_error_mm: Millimetres = 2.0
     text: Switch = False
+    corrections: Corrections = "standard"
 
     def __post_init__(self) -> None:
         self._refuse_settings_without_effect()
@@ -140,6 +144,7 @@ class Protocol:
             ("mask_error_mm", self.mask_error_mm != 2.0, first == "mask"),
             ("per: lesion", self.per == "lesion", first in _FIRST_CLICKS),
             ("per: each-lesion", self.per == "each-lesion", self.looks_at_label),
+            ("corrections", self.corrections != "standard", iterative and self.rounds > 1),
             ("text", self.text, first not in ("none", "text")),
             ("noise.displacement_mm", self.noise.displacement_mm != 0, iterative or first in _FIRST_CLICKS),
             ("noise.wrong_sign", self.noise.wrong_sign != 0, iterative or self.kind == "clicks"),
@@ -222,6 +227,7 @@ class Protocol:
         parts += [f"-until-{self.stop_dice:g}"] if self.stop_dice < 1 else []
         parts += ["-mask-back"] if self.previous_mask else []
         parts += ["-text"] if self.text else []
+        parts += [f"-{self.corrections}"] if self.corrections != "standard" else []
         parts += {"target": [], "lesion": ["-per-lesion"], "each-lesion": ["-each-lesion"]}[self.per]
         return "".join(parts)
 

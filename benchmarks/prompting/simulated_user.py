@@ -18,6 +18,7 @@ from scipy import ndimage
 
 from benchmarks.common.seeds import generator
 from benchmarks.data.boxes import slices
+from benchmarks.prompting import cvpr25
 from benchmarks.prompting.components import (
     BoolArray,
     Component,
@@ -32,7 +33,7 @@ from benchmarks.prompting.components import (
     shift,
 )
 from benchmarks.prompting.prompts import Box, Click, Prompts
-from benchmarks.prompting.protocol import Protocol
+from benchmarks.prompting.protocol import Corrections, Protocol
 
 if TYPE_CHECKING:
     from benchmarks.data.target import Target
@@ -85,8 +86,8 @@ class SimulatedUser:
     def next(self, label_mask: BoolArray, prediction: BoolArray, previous: Prompts, spacing: Spacing) -> Prompts | None:
         """The prompts of the next round: all given so far and one corrective click.
 
-        The click falls in the largest error component (false negative or false positive), at its interior
-        maximum; it is positive on a false negative.
+        The standard click falls in the largest error component (false negative or false positive), at its interior
+        maximum, and is positive on a false negative; see `benchmarks.prompting.cvpr25` for the other rule.
 
         Returns:
             None when the rounds are used up or the user is satisfied (and the late stop is over).
@@ -122,14 +123,12 @@ class SimulatedUser:
         spacing: Spacing,
         previous: Prompts,
     ) -> Click:
-        error, positive = largest_error(label, predicted)
-        if error.size:
-            local = interior_maximum(error.mask, spacing)
-            meant = shift(local, error.low, origin)
-        else:  # a late user clicks on a mask that is already right
+        found = _error_click(label, predicted, spacing, self.protocol.corrections)
+        if found is None:  # a late user clicks on a mask that is already right
             chance = generator(*self._seed_parts, "round", self._round, "place")
-            meant = shift(_draw_voxels(label, 1, chance)[0], origin)
-        return self._hand(meant, positive, shape, spacing, 0, exempt=not previous.clicks)
+            found = _draw_voxels(label, 1, chance)[0], True
+        meant, positive = found
+        return self._hand(shift(meant, origin), positive, shape, spacing, 0, exempt=not previous.clicks)
 
     def _first_clicks(self, label_mask: BoolArray, box: Box, spacing: Spacing) -> tuple[Click, ...]:
         inside = label_mask[slices(box.low, box.high)]
@@ -201,6 +200,16 @@ class SimulatedUser:
 def target_text(target: Target) -> str:
     """The target in plain words, such as "kidney tumor"; its name if it has none."""
     return f"{target.organ} {target.lesion}".strip() or target.name
+
+
+def _error_click(
+    label: BoolArray, predicted: BoolArray, spacing: Spacing, rule: Corrections
+) -> tuple[Position, bool] | None:
+    """Where to correct and with which sign; None where nothing is wrong."""
+    if rule == "cvpr25":
+        return cvpr25.correction(label, predicted)
+    error, positive = largest_error(label, predicted)
+    return (shift(interior_maximum(error.mask, spacing), error.low), positive) if error.size else None
 
 
 def _draw_voxels(region: BoolArray, count: int, chance: np.random.Generator) -> list[Position]:
