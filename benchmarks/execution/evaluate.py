@@ -207,10 +207,15 @@ class _Asked:
         }
 
     def failed(self, error: BaseException, since: int, lesions: Sequence[Task] = ()) -> list[dict[str, Any]]:
-        """The rows from a step on, with the worst values and the reason."""
+        """The rows from a step on, with the worst values, the reason, and the clicks that were due by then."""
         told = failed_values(self.truth.reference) | _nothing_done(FAILED, one_line(error)[:500])
         told |= _lesion_figures(self, lesions, [0.0] * len(lesions))
-        return [{**self.identity(step), **told} for step in self.steps if step >= since]
+        sessions = max(1, len(lesions))
+        return [
+            {**self.identity(step), **told, "clicks": sessions * self.protocol.clicks_by(step)}
+            for step in self.steps
+            if step >= since
+        ]
 
     def not_asked(self) -> list[dict[str, Any]]:
         """The rows of a case without the target: no metric, for the method did nothing well or badly."""

@@ -264,6 +264,11 @@ class Protocol:
         kinds = {_KINDS_OF_START[self.first_kind]} | ({PromptKind.TEXT} if self.text else set())
         return frozenset(kinds)
 
+    def clicks_by(self, step: int) -> int:
+        """How many clicks one session (of one lesion, where each has its own clicks) has been given by a step."""
+        first = {"centre-click": 1, "random-click": 1, "clicks": self.clicks}.get(self.first_kind, 0)
+        return first + (min(step, self.rounds) - 1)
+
     @property
     def looks_at_label(self) -> bool:
         """Whether the first prompt is made from the label map; if not, it exists for an empty target too."""

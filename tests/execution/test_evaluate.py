@@ -94,6 +94,30 @@ def test_a_correcting_user_gives_a_row_per_round_and_stops_when_satisfied(case: 
     assert len(segmenter.opened) == 1
 
 
+@pytest.mark.parametrize(
+    ("protocol", "clicks"),
+    [
+        (Protocol("iterative", rounds=3, start="box"), [0, 1, 2]),
+        (Protocol("iterative", rounds=3), [1, 2, 3]),
+        (Protocol("clicks", clicks=4), [4]),
+        (Protocol("box"), [0]),
+        (Protocol("iterative", rounds=2, per="each-lesion"), [1, 2]),
+    ],
+    ids=lambda value: value.name if isinstance(value, Protocol) else "",
+)
+def test_rows_count_clicks_and_not_rounds_even_where_the_method_failed(
+    case: Case, protocol: Protocol, clicks: list[int]
+) -> None:
+    """So that a curve over clicks has a place for every row; a box alone is no click."""
+    well = evaluate_case(case, Fixed(cube(2)), evaluation(protocol))
+    assert [row["clicks"] for row in well] == clicks
+    broken = evaluate_case(case, method("mock-crash").build(), evaluation(protocol))
+    assert {row["status"] for row in broken} == {"failed"}
+    assert [row["clicks"] for row in broken] == clicks
+    unreadable = failed_case(case, evaluation(protocol), RuntimeError("gone"))
+    assert [row["clicks"] for row in unreadable] == clicks
+
+
 def test_every_protocol_pays_its_own_open(case: Case) -> None:
     segmenter = Fixed(cube(8))
     rows = evaluate_case(case, segmenter, evaluation(Protocol("none"), Protocol("centre-click")))
