@@ -130,6 +130,11 @@ def read_grid(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
     return (x, y, z), affine.astype(np.float64)
 
 
+def read_orientation(path: Path) -> NDArray[np.float64]:
+    """nibabel's orientation transform (3 × 2) of a file's axes to RAS+, as `Volume.orientation`; reads the header."""
+    return _open_itk(path)[2] if path.name.lower().endswith(ITK_SUFFIXES) else _open(path)[1]
+
+
 def same_grid(a: NDArray[np.float64], b: NDArray[np.float64], shape: tuple[int, int, int]) -> bool:
     """Whether two affines put every corner of a grid of `shape` within 0.01 mm plus 0.1 % of a voxel."""
     ends = [(0, n) for n in shape]

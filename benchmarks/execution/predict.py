@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.contestants import Segmenter, Target, method
 from benchmarks.data.volume import Volume, read_volume, write_mask
 from benchmarks.execution.training import load_trained
-from benchmarks.prompting.prompts import PromptKind, Prompts, from_json
+from benchmarks.prompting.formats import read_prompt_file
+from benchmarks.prompting.prompts import PROMPTS_VERSION, PromptKind, Prompts, from_json
 
 
 def unit_of(units: Iterable[Mapping[str, Any]], name: str, dataset: str | None = None) -> Mapping[str, Any]:
@@ -54,23 +55,15 @@ def load_unit(unit: Mapping[str, Any], checkpoints: Path, device: str = "cpu") -
 
 
 def read_prompts(file: Path | None, volume: Volume, text: str | None = None) -> Prompts:
-    """Prompts of a JSON file in world mm (schema in docs/protocols.md), with a text added; none without a file.
+    """Prompts of a JSON file in a format of docs/protocols.md, with a text added or replaced; none without a file.
 
     Raises:
         UserError: unreadable, or wrong in a way that the message tells.
     """
-    given: Any = {"version": 1}
-    if file is not None:
-        try:
-            given = json.loads(file.read_text(encoding="utf-8"))
-        except (ValueError, OSError) as error:
-            raise UserError(f"{file}: not JSON ({error})") from error
-    if text is not None and isinstance(given, Mapping):
-        given = {**given, "text": text}
-    try:
-        return from_json(given, volume)
-    except UserError as error:
-        raise UserError(f"{file}: {error}" if file else str(error)) from error
+    prompts = Prompts() if file is None else read_prompt_file(file, volume, volume.orientation)
+    if text is None:
+        return prompts
+    return replace(prompts, text=from_json({"version": PROMPTS_VERSION, "text": text}, volume).text)
 
 
 def predict_scan(

@@ -162,7 +162,10 @@ def load_suite(name_or_file: str) -> Suite:
         path = Path(name_or_file)
         if not path.is_file():
             raise UserError(f"suite file {path} does not exist")
-        text, where = path.read_text(encoding="utf-8"), str(path)
+        try:
+            text, where = path.read_text(encoding="utf-8"), str(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"suite file {path}: not readable as UTF-8 ({error})") from error
     else:
         if name_or_file not in embedded_suites():
             raise UserError(f"unknown suite '{name_or_file}'; {nearest_name(name_or_file, embedded_suites())}")

@@ -8,14 +8,17 @@ every row and table says that people gave them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import write_json
 from benchmarks.data.dataset import Dataset
+from benchmarks.data.volume import read_orientation
 from benchmarks.prompting.bank import (
     BankItem,
     PromptBank,
@@ -25,7 +28,8 @@ from benchmarks.prompting.bank import (
     stored_prompts,
 )
 from benchmarks.prompting.components import split_lesions
-from benchmarks.prompting.prompts import GIVEN, NO_TARGET, SIMULATED, PromptKind, Prompts, from_json
+from benchmarks.prompting.formats import read_prompt_file
+from benchmarks.prompting.prompts import GIVEN, NO_TARGET, SIMULATED, PromptKind, Prompts
 from benchmarks.prompting.protocol import Protocol
 
 
@@ -57,12 +61,13 @@ def import_prompts(folder: Path, dataset: Dataset, part: str, fold: int, protoco
         raise UserError(f"protocol '{protocol.name}' has no prompts to give by hand")
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    left = {path.name: path for path in sorted(folder.glob("*.json"))}
+    left = _files_in(folder)
     cases: dict[str, dict[str, Any]] = {}
     for item in bank_items(dataset, part, fold):
         entry = entry_without_target(item.grid)
         if item.mask.any():
-            entry = _entry_from_files(item, protocol, left, folder)
+            orientation = read_orientation(dataset.cases[item.case_id].image)
+            entry = _entry_from_files(item, protocol, left, folder, orientation)
         cases.setdefault(item.case_id, {})[item.target.name] = entry
     if left:
         raise UserError(
@@ -138,7 +143,20 @@ def _name(case_id: str, target: str, lesion: int | str) -> str:
     return f"{case_id}.{target}.json" if lesion == "" else f"{case_id}.{target}.lesion-{lesion}.json"
 
 
-def _entry_from_files(item: BankItem, protocol: Protocol, left: dict[str, Path], folder: Path) -> dict[str, Any]:
+def _files_in(folder: Path) -> dict[str, Path]:
+    """The prompt files of a folder by the name that they have in an export; Slicer's end in .mrk.json."""
+    files: dict[str, Path] = {}
+    for path in sorted(folder.glob("*.json")):
+        name = path.name.removesuffix(".mrk.json") + ".json" if path.name.endswith(".mrk.json") else path.name
+        if name in files:
+            raise UserError(f"{path}: beside {files[name].name}; keep one of them")
+        files[name] = path
+    return files
+
+
+def _entry_from_files(
+    item: BankItem, protocol: Protocol, left: dict[str, Path], folder: Path, orientation: NDArray[np.float64]
+) -> dict[str, Any]:
     """The entry of a case from its files, which are taken off the list."""
     lesions: list[int | str] = [""]
     if protocol.per == "each-lesion":
@@ -148,20 +166,13 @@ def _entry_from_files(item: BankItem, protocol: Protocol, left: dict[str, Path],
         name = _name(item.case_id, item.target.name, lesion)
         if name not in left:
             raise UserError(f"{folder}: no file '{name}'; every case with the target needs its prompts")
-        sessions.append(stored_prompts(_read(left.pop(name), item, protocol), item.grid))
+        sessions.append(stored_prompts(_read(left.pop(name), item, protocol, orientation), item.grid))
     grid = stored_grid(item.grid)
     return {**grid, "lesions": sessions} if protocol.per == "each-lesion" else grid | sessions[0]
 
 
-def _read(path: Path, item: BankItem, protocol: Protocol) -> Prompts:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
-    try:
-        prompts = from_json(content, item.grid)
-    except UserError as error:
-        raise UserError(f"{path}: {error}") from error
+def _read(path: Path, item: BankItem, protocol: Protocol, orientation: NDArray[np.float64]) -> Prompts:
+    prompts = read_prompt_file(path, item.grid, orientation)
     due = protocol.first_needs
     if prompts.kinds != due:
         found, wanted = (", ".join(sorted(kinds)) for kinds in (prompts.kinds, due))

@@ -50,9 +50,7 @@ _TRACK_OF_KIND: dict[PromptKind, Track] = {
 
 _STRICT = ConfigDict(strict=True, extra="forbid")
 
-Millimetres = Annotated[
-    int | Annotated[float, Field(allow_inf_nan=False)], Field(ge=0, le=MOST_MM, description="0 or more mm")
-]
+Millimetres = Annotated[int | float, Field(ge=0, le=MOST_MM, description=f"0 or more mm, at most {MOST_MM}")]
 Probability = Annotated[int | float, Field(ge=0, le=1, description="a probability")]
 Quality = Annotated[int | float, Field(gt=0, le=1, description="above 0 and at most 1")]
 Count = Annotated[int, Field(ge=1, le=MOST_ROUNDS, description=f"a whole number, 1 to {MOST_ROUNDS}")]

@@ -64,6 +64,12 @@ def test_unknown_suite_and_missing_file() -> None:
         load_suite("nowhere.yaml")
 
 
+def test_a_suite_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "latin.yaml").write_bytes("title: Tumör".encode("latin-1"))
+    with pytest.raises(UserError, match="not readable as UTF-8"):
+        load_suite(str(tmp_path / "latin.yaml"))
+
+
 def test_a_dataset_outside_the_suite_is_refused_with_the_nearest_name() -> None:
     with pytest.raises(UserError, match="did you mean 'lits17'"):
         load_suite("phantom").with_datasets(["lits"])
