@@ -241,6 +241,7 @@ def train(
     sink = _sink(folders, tracking_uri)
     for unit, figures in zip(units, results, strict=True):
         sink.log_training(unit.description(), figures)
+    sink.close()
     if as_json:
         _print_json(results)
         return
@@ -309,7 +310,9 @@ def tune(
     best_file.write_text(
         yaml.safe_dump({"name": unit.method.name, "label": f"{unit.method.name}-tuned", "config": best.config})
     )
-    _sink(folders, tracking_uri).log_sweep(unit.description(), found)
+    sink = _sink(folders, tracking_uri)
+    sink.log_sweep(unit.description(), found)
+    sink.close()
     if as_json:
         _print_json({"trials": rows, "best": best.config, "best_file": str(best_file)})
         return
@@ -1184,10 +1187,9 @@ def _execute(
     started = time.perf_counter()
     synthetic = any(dataset.synthetic for dataset in datasets)
     _say_synthetic(synthetic, console)
-    with console.status("opening the MLflow store"):
-        sink = _sink(folders, tracking_uri)
-        plan_digest = digest([unit.digest for unit in units])
-        sink.begin(suite_as_dict(suite), plan_digest, synthetic)
+    sink = _sink(folders, tracking_uri)
+    plan_digest = digest([unit.digest for unit in units])
+    sink.begin(suite_as_dict(suite), plan_digest, synthetic, [unit.description() for unit in units])
     with console.status("starting Ray"):
         start_ray(address)
     frames: dict[str, pd.DataFrame] = {}
@@ -1196,14 +1198,20 @@ def _execute(
         sink.log_unit(unit.description(), rows, training)
         frames[unit.digest] = rows
 
-    with Bars(units, console) as bars:
-        outcome = run_units(units, folders, bars, fresh=fresh, retry_failed=retry_failed, on_unit=on_unit)
+    try:
+        with Bars(units, console) as bars:
+            outcome = run_units(units, folders, bars, fresh=fresh, retry_failed=retry_failed, on_unit=on_unit)
+    except BaseException as error:
+        sink.end(None, 0, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        sink.close(patience=3.0)
+        raise
     in_order = [frames[unit.digest] for unit in units]  # not in the order in which they happened to finish
     rows = pd.concat([frame for frame in in_order if not frame.empty], ignore_index=True)
     failed = int((rows["status"] == "failed").sum())
     sink.end(leaderboard_of(rows, [unit.description() for unit in units]), failed)
+    sink.close()
     links = {
-        "MLflow store": sink.uri,
+        "MLflow store": sink.shown_uri,
         "records": str(folders.records / suite.name),
         "masks and prompts of each case": str(folders.predictions / suite.name),
         "trained models": str(folders.checkpoints),
@@ -1220,10 +1228,9 @@ def suite_as_dict(suite: Suite) -> dict[str, Any]:
 
 def _sink(folders: Folders, tracking_uri: str | None) -> MlflowSink:
     """The MLflow side of this call: the server that was named, or the store of the output folder."""
-    from benchmarks.results.mlflow_sink import MlflowSink, default_uri
+    from benchmarks.results.mlflow_sink import MlflowSink
 
-    artifacts = None if tracking_uri else folders.out / "mlflow-artifacts"
-    return MlflowSink(tracking_uri or default_uri(folders.out), "tags-bench", artifacts)
+    return MlflowSink(folders.out, tracking_uri)
 
 
 def _next_steps(suite: Suite, out: Path, links: dict[str, str]) -> dict[str, str]:

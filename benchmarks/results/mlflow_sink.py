@@ -1,315 +1,325 @@
-"""Records and artifacts → MLflow. MLflow is a sink: losing it loses nothing, the records stay the truth.
+"""Records → MLflow. MLflow is a sink: a server that is away, slow or wrong costs a warning, no result and no waiting.
 
-One parent run per suite and plan, one child per unit, found again by tag, so that a resumed run goes on in the
-same MLflow runs. The driver alone writes; workers never see the tracking server.
+The driver puts messages into an outbox on disk, and one thread of it sends them. What is not sent when the run ends
+is sent by the next run into the same output folder, or by `tags-bench sync`. Workers never see the server.
 """
 
 from __future__ import annotations
 
+import getpass
+import io
 import json
 import logging
 import os
+import sys
 import tempfile
+import threading
+import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 
+from benchmarks.common.addresses import sqlite_address, sqlite_path, without_password
 from benchmarks.common.environment import manifest
-from benchmarks.common.errors import UserError
-from benchmarks.results.leaderboard import METRIC_COLUMNS, summarise
+from benchmarks.common.errors import UserError, one_line
+from benchmarks.common.files import atomically
+from benchmarks.common.identity import digest
+from benchmarks.results.mlflow_outbox import Outbox
+from benchmarks.results.mlflow_writer import (
+    CALLED_TAG,
+    KEY_TAG,
+    PARENT_TAG,
+    PLAN_TAG,
+    SUITE_TAG,
+    MlflowWriter,
+    search_by_tags,
+)
 from benchmarks.results.records import upgraded
 from benchmarks.results.sweep import Trial
 
-UNIT_TAG, PLAN_TAG, SUITE_TAG, SYNTHETIC_TAG = (
-    "tagsbench.unit",
-    "tagsbench.plan",
-    "tagsbench.suite",
-    "tagsbench.synthetic",
-)
-SYNTHETIC_NOTE = "Synthetic phantoms: these numbers rank methods on generated data and say nothing about patients."
-PARAM_LIMIT = 500
+EXPERIMENT = "tags-bench"
+PATIENCE_SECONDS = 10.0
+"""How long the end of a run waits for a server that does not take another message."""
+LONGEST_PAUSE_SECONDS = 60.0
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 def default_uri(out: Path) -> str:
-    """The SQLite store of an output folder, as an absolute URI."""
-    return f"sqlite:///{(out / 'mlflow.db').resolve()}"
+    """The SQLite store of an output folder, as an absolute URI. Raises UserError if MLflow cannot open one there."""
+    return sqlite_address(out / "mlflow.db")
 
 
 class MlflowSink:
-    """The MLflow side of one benchmark run."""
+    """The MLflow side of one output folder. No method waits for the server, and none raises because of it."""
 
-    def __init__(self, uri: str, experiment: str, artifacts: Path | None = None) -> None:
-        """Connect, creating the SQLite store and the experiment if they are new.
-
-        Args:
-            uri: tracking URI; SQLite paths must be absolute.
-            artifacts: where a new experiment on a local store keeps its artifacts.
+    def __init__(self, out: Path, tracking_uri: str | None = None) -> None:
+        """Send what is put here, and what an earlier run left, to a server or to the store of the output folder.
 
         Raises:
-            UserError: nothing answers there.
+            UserError: the output folder has a name under which MLflow can keep no store.
         """
-        quiet_mlflow()
-        from mlflow.exceptions import MlflowException
-        from mlflow.tracking import MlflowClient
+        self.uri = tracking_uri or default_uri(out)
+        self._artifacts = None if tracking_uri else out / "mlflow-artifacts"
+        self._outbox = Outbox(outbox_folder(out, self.uri))
+        self._out_id = _identity_of(out)
+        self._plan: dict[str, Any] = {}
+        self._sender = _Sender(self.uri, self._artifacts, self._outbox)
 
-        self.uri = uri
-        if uri.startswith("sqlite:///"):
-            Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-        try:
-            self.client = MlflowClient(tracking_uri=uri)
-            self.experiment_id = self._experiment(experiment, artifacts)
-        except (MlflowException, OSError) as error:
-            raise UserError(f"MLflow at '{uri}' cannot be used: {' '.join(str(error).split())[:200]}") from error
-        self.parent_id = ""
+    @property
+    def shown_uri(self) -> str:
+        """The address without a password."""
+        return without_password(self.uri)
 
-    def _experiment(self, name: str, artifacts: Path | None) -> str:
-        found = self.client.get_experiment_by_name(name)
-        if found is not None:
-            return str(found.experiment_id)
-        location = artifacts.resolve().as_uri() if artifacts is not None else None
-        return str(self.client.create_experiment(name, artifact_location=location))
+    def begin(self, suite: Mapping[str, Any], plan: str, synthetic: bool, units: Sequence[Mapping[str, Any]]) -> None:
+        """A run of a suite begins; an earlier call of the same plan from the same output folder is continued.
 
-    def begin(self, suite: Mapping[str, Any], plan: str, synthetic: bool) -> str:
-        """Open the parent run of a plan (the one of an earlier call if there is one); returns its id."""
-        tags = {SUITE_TAG: str(suite["name"]), PLAN_TAG: plan, SYNTHETIC_TAG: str(synthetic).lower()}
-        if synthetic:
-            tags["mlflow.note.content"] = SYNTHETIC_NOTE
-        name = f"{'[synthetic] ' if synthetic else ''}{suite['name']}"
-        self.parent_id = self._run(name, PLAN_TAG, plan, tags, parent=None)
-        self._params(self.parent_id, {"suite": suite["name"], "seed": suite["seed"], "plan": plan})
-        self.client.log_dict(self.parent_id, dict(suite), "suite.json")
-        self.client.log_dict(self.parent_id, manifest(), "environment.json")
-        return self.parent_id
-
-    def log_unit(self, description: Mapping[str, Any], rows: pd.DataFrame, training: Mapping[str, Any] | None) -> str:
-        """Write one unit as a child run: parameters, metrics, dataset input, tables; returns the run's id."""
-        unit = str(description["unit"])
-        synthetic = bool(description["synthetic"])
-        tags = {
-            UNIT_TAG: unit,
-            SUITE_TAG: str(description["suite"]),
-            SYNTHETIC_TAG: str(synthetic).lower(),
-            "tagsbench.method": str(description["method"]),
-            "tagsbench.dataset": str(description["dataset"]),
-            "mlflow.parentRunId": self.parent_id,
+        Args:
+            plan: digest of what the run consists of.
+            units: the descriptions of its units, in the order in which they are shown.
+        """
+        self._plan = {
+            "suite": suite["name"],
+            "seed": suite["seed"],
+            "plan": plan,
+            "synthetic": synthetic,
+            "out": self._out_id,
+            "user": _user(),
         }
-        if synthetic:
-            tags["mlflow.note.content"] = SYNTHETIC_NOTE
-        name = f"{'[synthetic] ' if synthetic else ''}{description['method']} on {description['dataset']}"
-        run_id = self._run(name, UNIT_TAG, unit, tags, parent=self.parent_id)
-        keys = ("method", "method_version", "dataset", "dataset_version", "fold", "seed", "checkpoint", "workers",
-                "empty_policy", "metrics_version", "contamination")  # fmt: skip
-        parameters = {key: description[key] for key in keys}
-        parameters |= {f"config.{key}": value for key, value in description["config"].items()}
-        parameters |= {f"budget.{key}": value for key, value in description["budget"].items()}
-        self._params(run_id, parameters)
-        self._metrics(run_id, unit_metrics(rows))
-        if training:
-            self._metrics(run_id, _training_metrics(training))
-            self._curve(run_id, training.get("curve", []))
-            self.client.log_dict(run_id, dict(training), "training.json")
-        self.client.log_dict(run_id, dict(description), "unit.json")
-        self._log_tables(run_id, rows)
-        self._log_dataset(run_id, description)
-        self.client.set_terminated(run_id, "FINISHED")
-        return run_id
+        called_at = datetime.now(UTC).isoformat(timespec="microseconds")
+        keys = [_key(unit) for unit in units]
+        content = {"plan": self._plan, "suite": suite, "units": keys, "called_at": called_at, "environment": manifest()}
+        self._outbox.put("begin", f"{plan} {self._out_id}", content)
+        self._sender.wake()
 
-    def log_training(self, description: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
-        """Write one training without evaluation as a run of its own; returns the run's id."""
-        tags = {"tagsbench.training": str(description["checkpoint"])}
-        tags[SYNTHETIC_TAG] = str(description["synthetic"]).lower()
-        name = f"training {description['method']} on {description['dataset']}"
-        run_id = self._run(name, "tagsbench.training", str(description["checkpoint"]), tags, parent=None)
-        self._params(run_id, {"method": description["method"], "dataset": description["dataset"]})
-        self._params(run_id, {f"config.{key}": value for key, value in figures["config"].items()})
-        self._metrics(run_id, _training_metrics(figures))
-        self._curve(run_id, figures.get("curve", []))
-        self.client.log_dict(run_id, dict(figures), "training.json")
-        self.client.log_dict(run_id, manifest(), "environment.json")
-        self._log_dataset(run_id, {**description, "cases": []})
-        self.client.set_terminated(run_id, "FINISHED")
-        return run_id
+    def log_unit(self, description: Mapping[str, Any], rows: pd.DataFrame, training: Mapping[str, Any] | None) -> None:
+        """A unit is complete: parameters, metrics, dataset input and tables of a child run."""
+        content = {"plan": self._plan, "description": description, "training": training}
+        self._outbox.put("unit", _key(description), content, rows)
+        self._sender.wake()
 
-    def log_sweep(self, description: Mapping[str, Any], trials: Sequence[Trial]) -> str:
-        """Write a sweep: a parent run, one child per trial; returns the parent's id."""
-        synthetic = bool(description["synthetic"])
-        tags = {"tagsbench.sweep": str(description["unit"]), SYNTHETIC_TAG: str(synthetic).lower()}
-        if synthetic:
-            tags["mlflow.note.content"] = SYNTHETIC_NOTE
-        name = f"{'[synthetic] ' if synthetic else ''}sweep of {description['method']} on {description['dataset']}"
-        parent = str(self.client.create_run(self.experiment_id, run_name=name, tags=tags).info.run_id)
-        for trial in trials:
-            child = self.client.create_run(
-                self.experiment_id,
-                run_name=f"trial {trial.number}",
-                tags={
-                    "mlflow.parentRunId": parent,
-                    SYNTHETIC_TAG: str(synthetic).lower(),
-                    "status": trial.status,
-                },
+    def log_training(self, description: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+        """A training without evaluation, as a run of its own."""
+        content = {
+            "description": {**description, "cases": []},
+            "training": figures,
+            "environment": manifest(),
+        }
+        self._outbox.put("training", str(description["checkpoint"]), content)
+        self._sender.wake()
+
+    def log_sweep(self, description: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+        """A sweep: a parent run, one child per trial."""
+        rows = [{**asdict(trial), "checkpoint": str(trial.checkpoint or "")} for trial in trials]
+        content = {"description": description, "trials": rows, "environment": manifest()}
+        key = digest([description["unit"], self._out_id, rows])
+        self._outbox.put("sweep", key, content)
+        self._sender.wake()
+
+    def end(self, leaderboard: pd.DataFrame | None, failed: int, status: Status = "FINISHED") -> None:
+        """The run of the suite is over, with its leaderboard as a table."""
+        rows = None if leaderboard is None or leaderboard.empty else leaderboard
+        figures = {"rows": float(0 if rows is None else len(rows)), "failed_rows": float(failed)}
+        content = {"plan": self._plan, "figures": figures, "status": status}
+        self._outbox.put("end", f"{self._plan['plan']} {self._out_id}", content, rows)
+        self._sender.wake()
+
+    def close(self, patience: float = PATIENCE_SECONDS) -> int:
+        """Wait while messages are being taken, at most `patience` seconds for one; the number that is left."""
+        left = self._sender.close(patience)
+        if left:
+            print(
+                f"warning: {left} messages to MLflow at {self.shown_uri} are kept in {self._outbox.folder}; "
+                "the next run or `tags-bench sync` sends them",
+                file=sys.stderr,
             )
-            run_id = str(child.info.run_id)
-            self._params(run_id, trial.config)
-            self._metrics(
-                run_id,
-                {"validation_dice": trial.validation_dice, "rungs": trial.rungs, "seconds": trial.seconds},
-            )
-            self.client.set_terminated(run_id, "FAILED" if trial.status.startswith("failed") else "FINISHED")
-        self._params(parent, {f"best.{key}": value for key, value in trials[0].config.items()})
-        self._metrics(parent, {"best_validation_dice": trials[0].validation_dice, "trials": len(trials)})
-        self.client.log_dict(parent, manifest(), "environment.json")
-        self.client.set_terminated(parent, "FINISHED")
-        return parent
-
-    def end(self, leaderboard: pd.DataFrame, failed: int) -> None:
-        """Close the parent run with the leaderboard as a table."""
-        self._metrics(self.parent_id, {"rows": float(len(leaderboard)), "failed_rows": float(failed)})
-        if not leaderboard.empty:
-            self.client.log_table(self.parent_id, leaderboard.astype(object), "leaderboard.json")
-        self.client.set_terminated(self.parent_id, "FINISHED")
-
-    def _run(self, name: str, tag: str, value: str, tags: dict[str, str], parent: str | None) -> str:
-        query = f"tags.`{tag}` = '{value}'"
-        if parent is not None:
-            query += f" and tags.`mlflow.parentRunId` = '{parent}'"
-        found = self.client.search_runs([self.experiment_id], filter_string=query, max_results=1)
-        if found:
-            run_id = str(found[0].info.run_id)
-            self.client.update_run(run_id, status="RUNNING")
-            return run_id
-        run = self.client.create_run(self.experiment_id, run_name=name, tags=tags)
-        return str(run.info.run_id)
-
-    def _params(self, run_id: str, values: Mapping[str, Any]) -> None:
-        from mlflow.entities import Param
-
-        already = self.client.get_run(run_id).data.params
-        new = [Param(key, str(value)[:PARAM_LIMIT]) for key, value in values.items() if key not in already]
-        self.client.log_batch(run_id, params=new)
-
-    def _metrics(self, run_id: str, values: Mapping[str, float], step: int = 0) -> None:
-        from mlflow.entities import Metric
-
-        now = _milliseconds()
-        self.client.log_batch(run_id, metrics=[Metric(key, float(v), now, step) for key, v in values.items()])
-
-    def _curve(self, run_id: str, curve: list[Mapping[str, float]]) -> None:
-        from mlflow.entities import Metric
-
-        if "train/loss" in self.client.get_run(run_id).data.metrics:
-            return  # logged by the run that this one resumes
-        now = _milliseconds()
-        points = [
-            Metric(f"train/{key}", float(value), now, int(point["step"]))
-            for point in curve
-            for key, value in point.items()
-            if key not in ("step", "progress")
-        ]
-        for start in range(0, len(points), 500):
-            self.client.log_batch(run_id, metrics=points[start : start + 500])
-
-    def _log_tables(self, run_id: str, rows: pd.DataFrame) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "records.parquet"
-            rows.to_parquet(path, index=False)
-            self.client.log_artifact(run_id, str(path))
-        columns = ["case", "protocol", "step", "status", "reason", *[c for c in METRIC_COLUMNS if c in rows]]
-        if not rows.empty:
-            self.client.log_table(run_id, rows[columns].astype(object), "cases.json")
-
-    def _log_dataset(self, run_id: str, description: Mapping[str, Any]) -> None:
-        """The split manifest as a dataset input: names and a digest, never the volumes."""
-        import mlflow.data
-        from mlflow.entities import DatasetInput, InputTag
-
-        parts = [("train", case) for case in description["training_cases"]]
-        parts += [("test", case) for case in description["cases"]]
-        frame = pd.DataFrame(parts, columns=["part", "case"])
-        dataset = mlflow.data.from_pandas(frame, name=str(description["dataset"]))
-        tags = [
-            InputTag("mlflow.data.context", "evaluation"),
-            InputTag("synthetic", str(description["synthetic"])),
-        ]
-        self.client.log_inputs(run_id, [DatasetInput(dataset._to_mlflow_entity(), tags)])
+        return left
 
 
-def unit_metrics(rows: pd.DataFrame) -> dict[str, float]:
-    """Aggregates of a unit for MLflow: `<metric>/<protocol>` at the last step, failures counted as worst."""
-    if rows.empty:
-        return {}
-    values: dict[str, float] = {}
-    for record in summarise(rows).to_dict("records"):
-        protocol = record["protocol"]
-        for column in METRIC_COLUMNS:
-            if column in record and pd.notna(record[column]):
-                values[f"{_metric_name(column)}/{protocol}"] = float(record[column])
-        values[f"failed/{protocol}"] = float(record["failed"])
-    return values
+class _Sender:
+    """The thread that sends. A message that fails stays in the outbox and is tried again after a growing pause."""
+
+    def __init__(self, uri: str, artifacts: Path | None, outbox: Outbox) -> None:
+        self._uri, self._artifacts, self._outbox = uri, artifacts, outbox
+        self._news, self._closing = threading.Event(), threading.Event()
+        self._sent = 0
+        self._warned: set[str] = set()
+        self._writer: MlflowWriter | None = None
+        self._thread: threading.Thread | None = None
+
+    def wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="mlflow-sender", daemon=True)
+            self._thread.start()
+        self._news.set()
+
+    def close(self, patience: float) -> int:
+        self._closing.set()
+        self._news.set()
+        if self._thread is not None:
+            sent = -1
+            while self._thread.is_alive() and sent != self._sent:
+                sent = self._sent
+                self._thread.join(patience)
+        return len(self._outbox.waiting())
+
+    def _work(self) -> None:
+        pause = 1.0
+        while True:
+            self._news.clear()
+            for path in self._outbox.waiting():
+                if self._delivered(path):
+                    self._sent += 1
+                    pause = 1.0
+                    continue
+                if self._closing.wait(pause):
+                    return
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            if not self._outbox.waiting():
+                if self._closing.is_set():
+                    return
+                self._news.wait()
+
+    def _delivered(self, path: Path) -> bool:
+        """Send one message; once more over a new connection if what the old one remembers may be what is wrong."""
+        for _ in range(2):
+            remembered = self._writer is not None
+            try:
+                self._writer = self._writer or _connected(self._uri, self._artifacts, self._warn)
+                message = self._outbox.read(path)
+                self._writer.send(message)
+                self._outbox.sent(path, message)
+                return True
+            except Exception as error:  # whatever a server, a store or a network can do; nothing is lost by it
+                self._writer = None
+                if not remembered:
+                    self._warn(f"MLflow at {self._uri} does not take everything ({one_line(error)[:300]})")
+                    return False
+        return False
+
+    def _warn(self, text: str) -> None:
+        text = without_password(text)
+        if text not in self._warned:
+            self._warned.add(text)
+            print(f"warning: {text}", file=sys.stderr)
 
 
-def _metric_name(column: str) -> str:
-    """MLflow allows letters, digits and _-./ and spaces in names."""
-    return column.replace("@", "_at_")
+def _connected(uri: str, artifacts: Path | None, warn: Any) -> MlflowWriter:
+    quiet_mlflow()
+    file = sqlite_path(uri)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return MlflowWriter(uri, EXPERIMENT, artifacts, warn)
 
 
-def _training_metrics(training: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        f"training/{key}": float(value)
-        for key, value in training.items()
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
+def sync(out: Path, tracking_uri: str | None = None, patience: float = PATIENCE_SECONDS) -> tuple[int, int]:
+    """Send what earlier runs could not; the numbers of messages sent and left.
+
+    Raises:
+        UserError: nothing was ever kept for that server in this output folder.
+    """
+    uri = tracking_uri or default_uri(out)
+    outbox = Outbox(outbox_folder(out, uri))
+    waiting = len(outbox.waiting())
+    if not waiting:
+        return 0, 0
+    sender = _Sender(uri, None if tracking_uri else out / "mlflow-artifacts", outbox)
+    sender.wake()
+    left = sender.close(patience)
+    return waiting - left, left
 
 
-def _milliseconds() -> int:
-    import time
+def outbox_folder(out: Path, uri: str) -> Path:
+    """Where messages for a server wait; a moved output folder keeps those for its own store."""
+    own = uri == default_uri(out)
+    return out / "mlflow-outbox" / ("own-store" if own else digest(without_password(uri)))
 
-    return int(time.time() * 1000)
+
+def _identity_of(out: Path) -> str:
+    """A name of an output folder that goes with it when it is moved."""
+    path = out / "mlflow-outbox" / "identity"
+    if not path.is_file():
+        with atomically(path) as partial:
+            partial.write_text(uuid.uuid4().hex, encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
+
+
+def _key(description: Mapping[str, Any]) -> str:
+    target = description["target"]["name"]
+    return str(
+        description.get("key") or f"{description['dataset']}|{description['fold']}|{target}|{description['method']}"
+    )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
 
 
 def quiet_mlflow() -> None:
-    """Keep MLflow's own chatter off the terminal, and its pickle loading off altogether."""
+    """Keep MLflow's chatter off the terminal, its pickle loading off, and its patience with a server short."""
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def records_from_mlflow(uri: str, suite: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """The rows and unit descriptions of the latest run of a suite on an MLflow server.
+    """The rows and unit descriptions of the latest call of a suite on an MLflow server.
 
     Raises:
         UserError: the server does not answer, or has no run of that suite.
     """
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
-        raise UserError(f"MLflow at '{uri}' cannot be read: no such file")  # MLflow would create an empty store
+    shown, file = without_password(uri), sqlite_path(uri)
+    if file is not None and not file.is_file():
+        raise UserError(f"MLflow at '{shown}' cannot be read: no such file")  # MLflow would create an empty store
     quiet_mlflow()
-    from mlflow.artifacts import download_artifacts
-    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
     try:
         client = MlflowClient(tracking_uri=uri)
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        parents = client.search_runs(
-            experiments,
-            filter_string=f"tags.`{SUITE_TAG}` = '{suite}' and tags.`{PLAN_TAG}` != ''",
-            order_by=["attributes.start_time DESC"],
-            max_results=1,
-        )
+        runs = search_by_tags(client, experiments, {SUITE_TAG: suite}) if experiments else []
+        parents = [run for run in runs if run.data.tags.get(PLAN_TAG)]
         if not parents:
-            raise UserError(f"MLflow at '{uri}' has no run of suite '{suite}'")
-        query = f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}'"
-        frames, units = [], []
-        for child in client.search_runs(experiments, filter_string=query):
-            with tempfile.TemporaryDirectory() as folder:
-                for name in ("records.parquet", "unit.json"):
-                    download_artifacts(run_id=child.info.run_id, artifact_path=name, dst_path=folder, tracking_uri=uri)
-                frames.append(upgraded(pd.read_parquet(Path(folder) / "records.parquet"), uri))
-                units.append(json.loads((Path(folder) / "unit.json").read_text(encoding="utf-8")))
-    except (MlflowException, OSError) as error:
-        raise UserError(f"MLflow at '{uri}' cannot be read: {' '.join(str(error).split())[:200]}") from error
+            raise UserError(f"MLflow at '{shown}' has no run of suite '{suite}'")
+        latest = max(parents, key=_called_at)
+        found = search_by_tags(client, [latest.info.experiment_id], {PARENT_TAG: latest.info.run_id})
+        children = {child.data.tags.get(KEY_TAG): child.info.run_id for child in found}
+        order = json.loads(_artifact(uri, latest.info.run_id, "units.json"))
+        read = [_unit_from_mlflow(uri, children[key]) for key in order if key in children]
+        frames, units = [rows for rows, _ in read], [unit for _, unit in read]
+    except UserError:
+        raise
+    except Exception as error:  # MLflow's own, the database's, the network's, the file system's
+        reason = without_password(one_line(error))[:200]
+        raise UserError(f"MLflow at '{shown}' cannot be read: {reason}") from error
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(), units
+
+
+def _called_at(run: Any) -> tuple[str, int]:
+    return run.data.tags.get(CALLED_TAG, ""), run.info.start_time
+
+
+def _unit_from_mlflow(uri: str, run_id: str) -> tuple[pd.DataFrame, dict[str, Any]]:
+    rows = pd.read_parquet(io.BytesIO(_artifact(uri, run_id, "records.parquet")))
+    return upgraded(rows, without_password(uri)), json.loads(_artifact(uri, run_id, "unit.json"))
+
+
+def _artifact(uri: str, run_id: str, name: str) -> bytes:
+    from mlflow.artifacts import download_artifacts
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = download_artifacts(run_id=run_id, artifact_path=name, dst_path=folder, tracking_uri=uri)
+        return Path(path).read_bytes()

@@ -1,0 +1,84 @@
+"""What is still to be sent to an MLflow server: a folder of messages, so that a server that is away loses nothing.
+
+A message is one JSON file, with its table of rows in a Parquet file beside it. It holds everything that is needed to
+send it, at any time, by any process, once or again: the order does not matter and a second sending changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from benchmarks.common.files import atomically, write_json
+from benchmarks.common.identity import digest
+
+Kind = Literal["begin", "unit", "training", "sweep", "end"]
+
+
+@dataclass(frozen=True)
+class Message:
+    """One thing to be written to MLflow.
+
+    Attributes:
+        kind: which run it makes or completes.
+        key: names that run within its kind; a later message of the same kind and key takes the place of an earlier.
+        content: JSON-like; what the writer of that kind takes.
+        rows: the records of a unit, or a leaderboard.
+        written_at: when the message was made, seconds since 1970.
+    """
+
+    kind: Kind
+    key: str
+    content: Mapping[str, Any]
+    rows: pd.DataFrame | None
+    written_at: float
+
+    @property
+    def digest(self) -> str:
+        """Of what is told, not of when: equal for a message that says the same again."""
+        rows = "" if self.rows is None else self.rows.to_json(orient="split", double_precision=12)
+        return digest([self.kind, self.key, self.content, rows])
+
+
+class Outbox:
+    """The messages for one server."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def put(self, kind: Kind, key: str, content: Mapping[str, Any], rows: pd.DataFrame | None = None) -> Path:
+        """Keep a message until it is sent; one of the same kind and key that waits is replaced."""
+        path = self.folder / f"{kind}-{digest([kind, key])}.json"
+        if rows is not None:
+            with atomically(path.with_suffix(".parquet")) as partial:
+                rows.to_parquet(partial, index=False)
+        plain = json.loads(json.dumps(content, default=_plain))
+        write_json(path, {"kind": kind, "key": key, "content": plain, "rows": rows is not None, "at": time.time()})
+        return path
+
+    def waiting(self) -> list[Path]:
+        """The messages that are to be sent, in the order in which they were written."""
+        files = [(path.stat().st_mtime_ns, path) for path in self.folder.glob("*.json")]
+        return [path for _, path in sorted(files)]
+
+    def read(self, path: Path) -> Message:
+        """A message. Raises ValueError or OSError if its files are damaged."""
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        rows = pd.read_parquet(path.with_suffix(".parquet")) if stored["rows"] else None
+        return Message(stored["kind"], stored["key"], stored["content"], rows, float(stored["at"]))
+
+    def sent(self, path: Path, message: Message) -> None:
+        """Drop a message, unless another has taken its place meanwhile."""
+        if path.is_file() and self.read(path).written_at == message.written_at:
+            path.unlink()
+            path.with_suffix(".parquet").unlink(missing_ok=True)
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if hasattr(value, "tolist") else str(value)

@@ -1,0 +1,400 @@
+"""MLflow as a sink: everything arrives once, and a server that is away costs a warning and nothing else."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from pandas.testing import assert_frame_equal
+
+from benchmarks.common.addresses import sqlite_address, without_password
+from benchmarks.common.errors import UserError
+from benchmarks.prompting.simulated_user import Protocol
+from benchmarks.results import mlflow_sink
+from benchmarks.results.mlflow_sink import MlflowSink, default_uri, outbox_folder, records_from_mlflow, sync
+from benchmarks.results.sweep import Trial
+from tests.results.test_leaderboard import row_of, unit_of
+
+ITERATIVE = Protocol("iterative", rounds=3)
+DICE = {1: (0.2, 0.4), 2: (0.5, 0.7), 3: (0.6, None)}  # step → two cases; None failed, so its Dice is 0
+SUITE = {"name": "suite", "seed": 7}
+
+
+def description_of(method: str, suite: str = "suite") -> dict[str, Any]:
+    more = {"suite": suite, "method_version": "1", "dataset_version": "1", "seed": 7, "workers": 0, "empty_policy": "p",
+            "metrics_version": 2, "config": {"rate": 0.1}, "budget": {"steps": 3}, "training_cases": ["t"],
+            "cases_digest": "5eed", "synthetic": True}  # fmt: skip
+    return unit_of(method, "kits21", [ITERATIVE], 2, **more)
+
+
+def rows_of(description: dict[str, Any]) -> pd.DataFrame:
+    rows = [
+        row_of(description, case, ITERATIVE, step, dice)
+        for step, pair in DICE.items()
+        for case, dice in enumerate(pair)
+    ]
+    return pd.DataFrame(rows)
+
+
+def a_run(out: Path, uri: str | None = None, plan: str = "plan", suite: str = "suite", patience: float = 30.0) -> int:
+    """What a run of two methods sends; the number of messages that are left."""
+    sink = MlflowSink(out, uri)
+    sink.begin({**SUITE, "name": suite}, plan, True, [description_of(method, suite) for method in ("ball", "net")])
+    for method, training in (("ball", None), ("net", {"seconds_total": 4.0, "steps": 3, "curve": CURVE})):
+        description = description_of(method, suite)
+        sink.log_unit(description, rows_of(description), training)
+    sink.end(pd.DataFrame({"method": ["ball", "net"], "dice": [0.3, 0.3]}), failed=2)
+    return sink.close(patience)
+
+
+CURVE = [{"step": 1, "progress": 0.3, "loss": 0.9}, {"step": 3, "progress": 1.0, "loss": 0.5}]
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite store with its tables made: that takes seconds, copying it does not."""
+    from mlflow.tracking import MlflowClient
+
+    folder = tmp_path_factory.mktemp("store")
+    MlflowClient(tracking_uri=default_uri(folder)).search_experiments()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def new_out(tmp_path: Path, empty_store: Path) -> Callable[[str], Path]:
+    def made(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        shutil.copy(empty_store, tmp_path / name / "mlflow.db")
+        return tmp_path / name
+
+    return made
+
+
+@pytest.fixture
+def out(new_out: Callable[[str], Path]) -> Path:
+    return new_out("out")
+
+
+def client_of(out: Path) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri=default_uri(out))
+
+
+def runs_of(out: Path) -> list[Any]:
+    client = client_of(out)
+    return list(client.search_runs([client.get_experiment_by_name("tags-bench").experiment_id]))
+
+
+def parents(runs: list[Any]) -> list[Any]:
+    return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+
+
+def child_named(runs: list[Any], name: str) -> Any:
+    return next(run for run in runs if run.info.run_name.startswith(name))
+
+
+def test_everything_arrives_once_however_often_it_is_sent(out: Path) -> None:
+    for _ in range(3):
+        assert a_run(out) == 0
+    runs, client = runs_of(out), client_of(out)
+    assert len(runs) == 3
+    assert len(parents(runs)) == 1
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    net = child_named(runs, "net on kits21")
+    history = client.get_metric_history(net.info.run_id, f"dice/{ITERATIVE.name}")
+    assert [(point.step, point.value) for point in history] == [
+        (step, pytest.approx(sum(value or 0.0 for value in pair) / 2)) for step, pair in DICE.items()
+    ]
+    assert [(p.step, p.value) for p in client.get_metric_history(net.info.run_id, "train/loss")] == [(1, 0.9), (3, 0.5)]
+    assert net.data.metrics[f"failed/{ITERATIVE.name}"] == 1
+    assert len(net.inputs.dataset_inputs) == 1
+    digests = {run.inputs.dataset_inputs[0].dataset.digest for run in runs if run not in parents(runs)}
+    assert digests == {"5eed"}
+    spent = 4.0 + rows_of(description_of("net"))[["seconds_open", "seconds_segment"]].sum().sum()
+    assert (net.info.end_time - net.info.start_time) / 1000 == pytest.approx(spent, abs=0.01)
+    table = json.loads((artifact(out, net.info.run_id, "cases.json")).read_text(encoding="utf-8"))
+    assert len(table["data"]) == 6
+
+
+def artifact(out: Path, run_id: str, name: str) -> Path:
+    from mlflow.artifacts import download_artifacts
+
+    return Path(download_artifacts(run_id=run_id, artifact_path=name, tracking_uri=default_uri(out)))
+
+
+def test_rows_that_changed_take_the_place_of_the_old(out: Path) -> None:
+    a_run(out)
+    sink = MlflowSink(out)
+    sink.begin(SUITE, "plan", True, [])
+    sink.log_unit(description_of("ball"), rows_of(description_of("ball")).iloc[:4], None)
+    assert sink.close() == 0
+    ball = child_named(runs_of(out), "ball")
+    table = json.loads(artifact(out, ball.info.run_id, "cases.json").read_text(encoding="utf-8"))
+    assert len(table["data"]) == 4
+
+
+@pytest.mark.parametrize("name", ["Bob's scans", 'say "50 %" \\ or _', "a'b\"c", "plain"])
+def test_what_is_read_back_is_what_the_records_say(out: Path, name: str) -> None:
+    a_run(out, suite="another")
+    a_run(out, suite=name, plan="of this name")
+    rows, units = records_from_mlflow(default_uri(out), name)
+    assert [unit["method"] for unit in units] == ["ball", "net"]
+    expected = pd.concat([rows_of(description_of(method, name)) for method in ("ball", "net")], ignore_index=True)
+    assert_frame_equal(rows, expected)
+
+
+def test_the_latest_call_counts_and_not_the_newest_plan(out: Path) -> None:
+    a_run(out, plan="first")
+    sink = MlflowSink(out)
+    sink.begin(SUITE, "second", True, [description_of("region")])
+    sink.log_unit(description_of("region"), rows_of(description_of("region")), None)
+    sink.end(None, 0)
+    assert sink.close() == 0
+    assert [unit["method"] for unit in records_from_mlflow(default_uri(out), "suite")[1]] == ["region"]
+    a_run(out, plan="first")  # everything is there already
+    assert [unit["method"] for unit in records_from_mlflow(default_uri(out), "suite")[1]] == ["ball", "net"]
+
+
+def test_two_folders_share_a_server_and_no_run(new_out: Callable[[str], Path]) -> None:
+    one, other = new_out("one"), new_out("other")
+    for out in (one, other):
+        assert a_run(out, default_uri(one)) == 0
+    assert len(parents(runs_of(one))) == 2
+    assert len(runs_of(one)) == 6
+
+
+def test_a_deleted_experiment_comes_back(out: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    a_run(out)
+    client = client_of(out)
+    client.delete_experiment(client.get_experiment_by_name("tags-bench").experiment_id)
+    assert a_run(out) == 0
+    assert len(runs_of(out)) == 3
+    assert "had been deleted and is restored" in capfd.readouterr().err
+
+
+def test_a_deleted_run_is_written_again(out: Path) -> None:
+    a_run(out)
+    client = client_of(out)
+    for run in runs_of(out):
+        client.delete_run(run.info.run_id)
+    assert a_run(out) == 0
+    assert len(runs_of(out)) == 3
+
+
+def test_runs_deleted_in_the_middle_cost_nothing(out: Path) -> None:
+    sink = MlflowSink(out)
+    sink.begin(SUITE, "plan", True, [])
+    sink.log_unit(description_of("ball"), rows_of(description_of("ball")), None)
+    wait_until(lambda: not list(outbox_folder(out, default_uri(out)).glob("*.json")))
+    for run in runs_of(out):
+        client_of(out).delete_run(run.info.run_id)
+    sink.log_unit(description_of("net"), rows_of(description_of("net")), None)
+    sink.end(None, 0)
+    assert sink.close(30) == 0
+    runs = runs_of(out)
+    assert {run.data.tags.get("tagsbench.method") for run in runs} == {None, "net"}
+    assert a_run(out) == 0  # the next run sends the one that was deleted
+    assert {run.data.tags.get("tagsbench.method") for run in runs_of(out)} == {None, "net", "ball"}
+
+
+def wait_until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_a_run_that_a_crash_left_running_is_ended_by_the_next(out: Path) -> None:
+    sink = MlflowSink(out)
+    sink.begin(SUITE, "crashed", True, [])
+    assert sink.close() == 0
+    assert [run.info.status for run in runs_of(out)] == ["RUNNING"]
+    a_run(out, plan="next")
+    by_plan = {run.data.tags["tagsbench.plan"]: run.info.status for run in parents(runs_of(out))}
+    assert by_plan == {"crashed": "KILLED", "next": "FINISHED"}
+
+
+def test_an_interrupted_run_is_killed(out: Path) -> None:
+    sink = MlflowSink(out)
+    sink.begin(SUITE, "plan", True, [])
+    sink.end(None, 0, "KILLED")
+    assert sink.close() == 0
+    assert [run.info.status for run in runs_of(out)] == ["KILLED"]
+
+
+@contextmanager
+def bad_server(manner: str) -> Iterator[str]:
+    """A server that answers every request with 500, with a page, or not at all."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if manner == "hangs":
+                release.wait(30)
+                return
+            self.send_response(500 if manner == "500" else 200)
+            self.send_header("Content-Length", "14")
+            self.end_headers()
+            self.wfile.write(b"<html>no</html>"[:14])
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    release = threading.Event()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    release.set()
+    server.shutdown()
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("manner", ["500", "html", "hangs", "down"])
+def test_a_bad_server_costs_a_warning_and_no_waiting(
+    manner: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    started = time.monotonic()
+    if manner == "down":
+        left = a_run(tmp_path, f"http://somebody:secret@127.0.0.1:{closed_port()}", patience=3.0)
+    else:
+        with bad_server(manner) as address:
+            left = a_run(tmp_path, address.replace("http://", "http://somebody:secret@"), patience=3.0)
+    assert left == 4
+    assert time.monotonic() - started < 20  # the import of MLflow and the patience
+    told = capfd.readouterr().err
+    assert "tags-bench sync" in told
+    kept = "".join(path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file())
+    assert "secret" not in told + kept
+
+
+def test_what_could_not_be_sent_is_sent_later(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*arguments: Any) -> Any:
+        raise ConnectionError("nobody there")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(mlflow_sink, "MlflowWriter", away)
+        assert a_run(out, patience=1.0) == 4
+    assert sync(out, patience=30.0) == (4, 0)
+    assert len(runs_of(out)) == 3
+    assert {run.info.status for run in runs_of(out)} == {"FINISHED"}
+    assert sync(out) == (0, 0)
+
+
+def test_a_damaged_message_stops_no_other(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = MlflowSink(out)
+    folder = outbox_folder(out, default_uri(out))
+    folder.mkdir(parents=True)
+    (folder / "unit-0.json").write_text("{", encoding="utf-8")
+    sink.begin(SUITE, "plan", True, [])
+    wait_until(lambda: [path.name for path in folder.glob("*.json")] == ["unit-0.json"])
+    assert sink.close(2.0) == 1
+    assert len(runs_of(out)) == 1
+
+
+def test_a_sweep_and_a_training_arrive_once(out: Path) -> None:
+    trials = [
+        Trial(number, {"rate": rate}, dice, 4, 1.5, status, None)
+        for number, rate, dice, status in ((1, 0.1, 0.7, "finished"), (0, 0.2, 0.6, "failed: no"))
+    ]
+    for _ in range(2):
+        sink = MlflowSink(out)
+        sink.log_sweep(description_of("net"), trials)
+        figures = {"seconds_total": 2.0, "loss": 0.5, "config": {"rate": 1}, "curve": CURVE}
+        sink.log_training(description_of("net") | {"checkpoint": "abc"}, figures)
+        assert sink.close() == 0
+    runs = runs_of(out)
+    assert len(runs) == 4
+    sweep = child_named(runs, "net on kits21, sweep")
+    assert sweep.data.metrics["best_validation_dice"] == 0.7
+    assert child_named(runs, "trial 0").info.status == "FAILED"
+    training = child_named(runs, "net on kits21, training")
+    assert training.data.metrics["training/loss"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["a b", "ha#sh", "quo'te", "umläut", "50%"])
+def test_a_store_lies_in_folders_of_odd_names(new_out: Callable[[str], Path], name: str) -> None:
+    out = new_out(name)
+    assert a_run(out) == 0
+    assert len(runs_of(out)) == 3
+    assert len(list(out.rglob("records.parquet"))) == 2
+
+
+@pytest.mark.parametrize("name", ["why?", "a%20b"])
+def test_a_folder_in_which_mlflow_can_keep_no_store_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="rename"):
+        MlflowSink(tmp_path / name)
+
+
+def test_addresses_are_shown_without_passwords() -> None:
+    assert without_password("http://me:pw@host:5000/x") == "http://host:5000/x"
+    assert without_password("no route to postgresql://u:p%40@db/x, sorry") == "no route to postgresql://db/x, sorry"
+    plain = sqlite_address(Path("/data/a@b/mlflow.db"))
+    assert without_password(plain) == plain
+
+
+@pytest.mark.slow
+def test_a_real_server_that_goes_away_and_comes_back(tmp_path: Path, empty_store: Path) -> None:
+    """Down at the start, up, down in the middle, up again: in the end everything is there once."""
+    port = closed_port()
+    address = f"http://127.0.0.1:{port}"
+    shutil.copy(empty_store, tmp_path / "server.db")
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+               "--backend-store-uri", f"sqlite:///{tmp_path / 'server.db'}",
+               "--artifacts-destination", str(tmp_path / "artifacts")]  # fmt: skip
+
+    @contextmanager
+    def serving() -> Iterator[None]:
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        wait_until(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 120)
+        yield
+        import os
+        import signal
+
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+    out = tmp_path / "out"
+    out.mkdir()
+    assert a_run(out, address, plan="first", patience=3.0) == 4
+    with serving():
+        assert sync(out, address, patience=60.0) == (4, 0)
+        sink = MlflowSink(out, address)
+        sink.begin(SUITE, "second", True, [description_of("ball")])
+        wait_until(lambda: not list(outbox_folder(out, address).glob("*.json")), 60)
+    sink.log_unit(description_of("ball"), rows_of(description_of("ball")), None)
+    sink.end(None, 0)
+    assert sink.close(3.0) == 2
+    with serving():
+        assert sync(out, address, patience=60.0) == (2, 0)
+        from mlflow.tracking import MlflowClient
+
+        client = MlflowClient(tracking_uri=address)
+        runs = client.search_runs([client.get_experiment_by_name("tags-bench").experiment_id])
+        assert len(runs) == 5
+        assert {run.info.status for run in runs} == {"FINISHED"}
+        rows, units = records_from_mlflow(address, "suite")
+        assert [unit["method"] for unit in units] == ["ball"]
+        assert_frame_equal(rows, rows_of(description_of("ball")))
