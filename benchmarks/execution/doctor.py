@@ -67,6 +67,7 @@ def _ray(address: str | None) -> str:
 
 
 def _mlflow(tracking_uri: str | None, out: Path) -> str:
+    from benchmarks.common.addresses import without_password
     from benchmarks.results.mlflow_sink import default_uri, quiet_mlflow
 
     uri = tracking_uri or default_uri(out)
@@ -78,8 +79,8 @@ def _mlflow(tracking_uri: str | None, out: Path) -> str:
     try:
         experiments = MlflowClient(tracking_uri=uri).search_experiments()
     except Exception as error:  # any failure to reach the store is the finding itself
-        return f"{uri}: not reachable ({' '.join(str(error).split())[:120]})"
-    return f"{uri}: {len(experiments)} experiment(s)"
+        return without_password(f"{uri}: not reachable ({' '.join(str(error).split())[:120]})")
+    return without_password(f"{uri}: {len(experiments)} experiment(s)")
 
 
 def _checkpoints(out: Path) -> dict[str, Any]:
