@@ -1,0 +1,71 @@
+"""The GPU report runs where there is no GPU, and a section that fails costs no other."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.performance import gpu_report
+from tests.performance.gpu_report import Report, TimeLimitError, counted_tflop, main, time_limit
+
+HERE = ["--device", "cpu", "--size", "tiny", "--quick", "--cpus", "1", "--cases", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_a_section_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(self: Report) -> None:
+        raise RuntimeError("broken on purpose")
+
+    monkeypatch.setattr(Report, "measure_step", broken)
+    assert main([*HERE, "--sections", "matmul,step,inference", "--out", str(tmp_path)]) == 1
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report["errors"]) == ["step"]
+    assert "broken on purpose" in report["errors"]["step"]
+    measured = {row["section"]: row for row in report["rows"]}
+    assert set(measured) == {"matmul", "inference"}
+    assert all(row["seconds"] > 0 for row in report["rows"])
+    assert "broken" not in (tmp_path / "report.txt").read_text()
+
+
+def test_a_training_step_is_timed_and_its_work_is_counted(tmp_path: Path) -> None:
+    report = Report("tiny", "cpu", tmp_path, quick=True, cases=1, cpus=1)
+    report._step("batch 1", 1, checkpointing=False)
+    report._step("batch 2", 2, checkpointing=True)
+    one, two = report.rows
+    assert one.seconds
+    assert one.tflop
+    assert two.tflop == pytest.approx(2 * one.tflop, rel=0.2)  # the rounds differ a little
+
+
+def test_time_limit_ends_a_section_and_gives_the_timer_back() -> None:
+    with pytest.raises(TimeLimitError, match=r"within 0\.05 s"), time_limit(0.05):
+        time.sleep(2)
+    with time_limit(5):
+        pass
+
+
+def test_depthwise_convolution_counts_as_what_it_is() -> None:
+    x, weight = torch.randn(1, 6, 4, 4, 4, requires_grad=True), torch.randn(6, 1, 3, 3, 3, requires_grad=True)
+
+    def both() -> None:
+        torch.nn.functional.conv3d(x, weight, padding=1, groups=6).sum().backward()
+
+    assert counted_tflop(both) * 1e12 == pytest.approx(3 * 2 * 4**3 * 6 * 27)
+
+
+def test_an_unknown_section_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*HERE, "--sections", "matmul,stairs"])
+    assert "no section 'stairs'" in capsys.readouterr().err
+    assert set(gpu_report.SECTIONS) <= {name.removeprefix("measure_") for name in dir(Report)}
