@@ -29,5 +29,9 @@ class SpatialAdapter(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = F.gelu(self.down(x)).permute(0, 4, 1, 2, 3)
+        if hidden.is_cuda:
+            # Channels last, as the tokens come, cuDNN takes 247 ms on an H100 for both directions of a block's
+            # convolution (2 × 384 × 32³, bf16); torch's own kernel takes 3 ms, this copy included.
+            hidden = hidden.contiguous()
         hidden = F.gelu(self.conv(hidden)).permute(0, 2, 3, 4, 1)
         return x + self.up(hidden)
