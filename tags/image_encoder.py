@@ -2,14 +2,16 @@
 
 Names of SAM's own parameters are kept, so that its checkpoint maps one to one. The relative-position bias and every
 mask (window shift, padding) depend on a query and on one coordinate of a key at a time. They are therefore appended
-to the head dimension: q' = [q/√d, b_x, b_y, b_z], k' = [k, 1_x, 1_y, 1_z]. Plain attention on q', k' is exact, no
+to the head dimension: q' = [q, √d·b_x, √d·b_y, √d·b_z], k' = [k, 1_x, 1_y, 1_z]. Plain attention on q', k' is exact, no
 score matrix and no mask is materialised, and flash kernels apply.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tags.adapters import SpatialAdapter
 
-MASKED = -1e4  # exp() of it is zero in every float type in use, and bf16 holds it
+MASKED = -1e4  # exp() of it, over √d too, is zero in every float type in use, and bf16 holds it
 CHUNK_TOKENS = {"cpu": 2048, "cuda": 65_536}  # handled at once without gradients: bounds memory, costs no speed
 
 
@@ -49,8 +51,39 @@ def axis_mask(size: int, window: int, shift: int) -> Tensor:
         source = (torch.arange(padded) + shift) % padded
         wrapped = torch.arange(padded) >= padded - shift
         source, wrapped = source.view(windows, window), wrapped.view(windows, window)
-        hidden = (wrapped[:, :, None] != wrapped[:, None, :]) | (source[:, None, :] >= size)
+        hidden = (wrapped[:, :, None] ^ wrapped[:, None, :]) | (source[:, None, :] >= size)
         return hidden.float() * MASKED
+
+
+class Reordered(torch.autograd.Function):
+    """Tokens (B, N, C) in another order: one copy, and one for the gradient (`index_select` itself would add it up).
+
+    Arguments are the tokens, where each token of the result comes from, and the inverse of that.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, order: Tensor, back: Tensor) -> Tensor:
+        ctx.save_for_backward(back)
+        return x.index_select(1, order)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (back,) = ctx.saved_tensors
+        return gradients[0].index_select(1, back), None, None
+
+
+@lru_cache(maxsize=64)
+def window_order(
+    size: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Where the tokens of all windows come from in a grid rolled by −`shift`, window by window; and the inverse."""
+    x, y, z = (n // w for n, w in zip(size, window, strict=True))
+    with torch.inference_mode(False):
+        tokens = torch.arange(math.prod(size), device=device)
+        rolled = tokens.view(size).roll([-s for s in shift], dims=(0, 1, 2))
+        order = rolled.view(x, window[0], y, window[1], z, window[2]).permute(0, 2, 4, 1, 3, 5).flatten()
+        back = tokens.view(x, y, z, *window).permute(0, 3, 1, 4, 2, 5).reshape(size)
+        return order, back.roll(shift, dims=(0, 1, 2)).flatten()
 
 
 class WindowAttention(nn.Module):
@@ -75,6 +108,8 @@ class WindowAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, X, Y, Z, C) → the same shape."""
+        if torch.is_autocast_enabled(x.device.type):  # as `qkv` would, before the copies that make the windows
+            x = x.to(torch.get_autocast_dtype(x.device.type))
         batch, *size, channels = x.shape
         window = [min(self.window, n) for n in size]
         shift = [w // 2 if self.shift and n > w else 0 for n, w in zip(size, window, strict=True)]
@@ -82,21 +117,22 @@ class WindowAttention(nn.Module):
         padding = [c * w - n for c, w, n in zip(count, window, size, strict=True)]
         if any(padding):
             x = F.pad(x, (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
-        if any(shift):
-            x = torch.roll(x, [-s for s in shift], dims=(1, 2, 3))
-        x = x.view(batch, count[0], window[0], count[1], window[1], count[2], window[2], channels)
-        x = x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, *window, channels)
+        several = max(count) > 1
+        padded = [c * w for c, w in zip(count, window, strict=True)]
+        if several:
+            order, back = window_order(tuple(padded), tuple(window), tuple(shift), x.device)
+            x = Reordered.apply(x.flatten(1, 3), order, back)
+        x = x.reshape(-1, *window, channels)
 
         table = self._table(window)
         mask = None
         if any(padding) or any(shift):
-            mask = window_mask(tuple(size), tuple(window), tuple(shift)).to(x.device).repeat(batch, 1, 1)
-        x = self._attend_in_chunks(x, table, mask, in_place=max(count) > 1)  # several windows: x is a copy by now
+            mask = window_mask(tuple(size), tuple(window), tuple(shift), x.device).repeat(batch, 1, 1)
+        x = self._attend_in_chunks(x, table, mask, in_place=several)  # several windows: x is a copy by now
 
-        x = x.view(batch, *count, *window, channels).permute(0, 1, 4, 2, 5, 3, 6, 7)
-        x = x.reshape(batch, count[0] * window[0], count[1] * window[1], count[2] * window[2], channels)
-        if any(shift):
-            x = torch.roll(x, shift, dims=(1, 2, 3))
+        if several:
+            x = Reordered.apply(x.view(batch, -1, channels), back, order)
+        x = x.view(batch, *padded, channels)
         if any(padding):
             x = x[:, : size[0], : size[1], : size[2]]
         return x
@@ -124,22 +160,26 @@ class WindowAttention(nn.Module):
         number, *window, channels = x.shape
         depth = channels // self.heads
         q, k, v = self.qkv(x).view(number, -1, 3, self.heads, depth).permute(2, 0, 3, 1, 4)
-        bias = torch.einsum("nalc,lkc->nalk", q, table.to(q.dtype))
+        scale = depth**-0.5
+        bias = torch.einsum("nalc,lkc->nalk", q, (table / scale).to(q.dtype))  # `scale` takes it back below
         if mask is not None:
             bias = bias + mask[:, None].to(bias.dtype)
         width = depth + bias.shape[-1]
         spare = -width % 8  # flash kernels want head dimensions in eights
-        coordinates = key_coordinates(window[0], window[1], window[2], spare).to(k)
-        q = torch.cat((q * depth**-0.5, bias, *([bias.new_zeros(*bias.shape[:-1], spare)] if spare else [])), dim=-1)
+        coordinates = key_coordinates(window[0], window[1], window[2], spare, k.dtype, k.device)
+        q = torch.cat((q, bias, *([bias.new_zeros(*bias.shape[:-1], spare)] if spare else [])), dim=-1)
         k = torch.cat((k, coordinates.expand(number, self.heads, -1, -1)), dim=-1)
         v = F.pad(v, (0, width + spare - depth))
-        out = F.scaled_dot_product_attention(q, k, v, scale=1.0)[..., :depth]
+        out = F.scaled_dot_product_attention(q, k, v, scale=scale)[..., :depth]
         return self.proj(out.transpose(1, 2).reshape(number, *window, channels))
 
 
 @lru_cache(maxsize=64)
-def window_mask(size: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> Tensor:
-    """(windows, tokens, x + y + z): `axis_mask` of every axis, for each window and each query in it."""
+def window_mask(size: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...], device: torch.device) -> Tensor:
+    """(windows, tokens, x + y + z): `axis_mask` of every axis, for each window and each query in it.
+
+    Kept on the device: to send it there again in every block makes the host wait for the device.
+    """
     with torch.inference_mode(False):
         x, y, z = (axis_mask(n, w, s) for n, w, s in zip(size, window, shift, strict=True))
         count, side = [len(x), len(y), len(z)], [*window]
@@ -148,11 +188,12 @@ def window_mask(size: tuple[int, ...], window: tuple[int, ...], shift: tuple[int
             y[None, :, None, None, :, None].expand(*count, *side, -1),
             z[None, None, :, None, None, :].expand(*count, *side, -1),
         )
-        return torch.cat(masks, dim=-1).reshape(count[0] * count[1] * count[2], side[0] * side[1] * side[2], -1)
+        mask = torch.cat(masks, dim=-1).reshape(count[0] * count[1] * count[2], side[0] * side[1] * side[2], -1)
+        return mask.to(device)
 
 
 @lru_cache(maxsize=64)
-def key_coordinates(x: int, y: int, z: int, spare: int = 0) -> Tensor:
+def key_coordinates(x: int, y: int, z: int, spare: int, dtype: torch.dtype, device: torch.device) -> Tensor:
     """(x·y·z, x + y + z + spare): one-hot coordinates of every token of a window along each axis, then zeros."""
     with torch.inference_mode(False):
         hot = torch.cat(
@@ -164,7 +205,7 @@ def key_coordinates(x: int, y: int, z: int, spare: int = 0) -> Tensor:
             ),
             dim=-1,
         )
-        return hot.reshape(x * y * z, -1)
+        return hot.reshape(x * y * z, -1).to(device, dtype)
 
 
 class MLP(nn.Module):

@@ -7,7 +7,15 @@ import itertools
 import pytest
 import torch
 
-from tags.image_encoder import CHUNK_TOKENS, Block, ImageEncoder, WindowAttention, axis_mask
+from tags.image_encoder import (
+    CHUNK_TOKENS,
+    Block,
+    ImageEncoder,
+    Reordered,
+    WindowAttention,
+    axis_mask,
+    window_order,
+)
 
 
 def randomised(module):
@@ -67,6 +75,21 @@ def test_padding_and_the_far_edge_are_never_seen():
     assert (mask[0, :, 3] < -1e3).all()
     assert (mask[1, 2:, 2:] == 0).all()
     assert (mask[1, 2:, :2] < -1e3).all()
+
+
+def test_one_gather_is_a_roll_and_a_partition(noise):
+    size, window, shift = (4, 6, 2), (2, 3, 2), (1, 1, 0)
+    order, back = window_order(size, window, shift, torch.device("cpu"))
+    x = noise(2, *size, 5).requires_grad_()
+    rolled = torch.roll(x, [-s for s in shift], dims=(1, 2, 3)).view(2, 2, 2, 2, 3, 1, 2, 5)
+    wanted = rolled.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(2, -1, 5)
+    tokens = Reordered.apply(x.flatten(1, 3), order, back)
+    assert torch.equal(tokens, wanted)
+    assert torch.equal(Reordered.apply(tokens, back, order), x.flatten(1, 3))
+    weight = noise(*wanted.shape, seed=1)
+    (ours,) = torch.autograd.grad((tokens * weight).sum(), x, retain_graph=True)
+    (theirs,) = torch.autograd.grad((wanted * weight).sum(), x)
+    assert torch.equal(ours, theirs)
 
 
 def test_chunks_and_training_mode_give_the_same(noise, monkeypatch):
