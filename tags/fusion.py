@@ -9,6 +9,10 @@ from torch import Tensor, nn
 TYPES = ("clicks", "box", "organ", "lesion", "clip", "queries")
 GATED = TYPES[:-1]  # learned queries are the place to look when every prompt is turned down
 
+# Up to so many queries or keys the scores are smaller than the tokens. Fused kernels divide their work over blocks of
+# queries (forward) or of keys (backward), so that with few of them most of a GPU stands idle.
+FEW = 64
+
 
 class Attention(nn.Module):
     """Multi-head attention with an inner width and a bias on the keys."""
@@ -28,7 +32,11 @@ class Attention(nn.Module):
             for layer, x in ((self.q_proj, q), (self.k_proj, k), (self.v_proj, v))
         )
         mask = None if key_bias is None else key_bias[:, None, None, :].to(q.dtype)
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if min(q.shape[-2], k.shape[-2]) <= FEW:
+            scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+            out = (scores if mask is None else scores + mask).softmax(dim=-1).to(v.dtype) @ v
+        else:
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
