@@ -35,15 +35,15 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.datasets.catalogue import load_dataset
-from benchmarks.datasets.dataset import Case, Dataset
-from benchmarks.datasets.phantom import synthesise
-from benchmarks.evaluate import Evaluation
+from benchmarks.contestants import Batch, Budget, Target
+from benchmarks.data.catalogue import load_dataset
+from benchmarks.data.dataset import Case, Dataset
+from benchmarks.data.phantom import synthesise
+from benchmarks.execution.evaluate import Evaluation
+from benchmarks.execution.training import CropSource, TrainingJob, _autocast, _distributed, _Loop
 from benchmarks.metrics import DEFAULT_POLICY
-from benchmarks.prompts import Click, Prompts
-from benchmarks.segmenter import Batch, Budget, Target
-from benchmarks.training import CropSource, TrainingJob, _autocast, _distributed, _Loop
-from benchmarks.users import Protocol
+from benchmarks.prompting.prompts import Click, Prompts
+from benchmarks.prompting.protocol import Protocol
 from tags.model import TAGS
 from tags.prompt_encoder import PromptTensors
 from tags.segmenter import TagsSegmenter, anatomy_of, bounds_of
@@ -529,7 +529,7 @@ class Report:
         """Cases per second: one evaluator on a GPU against two with half of it each."""
         import ray
 
-        from benchmarks.runner import start_ray
+        from benchmarks.execution.cluster import start_ray
 
         start_ray(None)
         try:
@@ -548,12 +548,12 @@ class Report:
         """Cases per second of so many actors at once."""
         import ray
 
-        from benchmarks.runner import _Evaluator
+        from benchmarks.execution.worker import Evaluator
 
         protocol = Protocol("centre-click")
         asked = Evaluation((self.target,), (protocol,), SEED, (2.0,), DEFAULT_POLICY.policy_id, None, {})
         cpus = max(1, min(4, (os.cpu_count() or 2) // 2))
-        actor = ray.remote(num_cpus=cpus, num_gpus=1 / number if self.on_gpu else 0)(_Evaluator)
+        actor = ray.remote(num_cpus=cpus, num_gpus=1 / number if self.on_gpu else 0)(Evaluator)
         config = {**RANDOM_WEIGHTS, "max_grown": 0}
         actors = [
             actor.remote(
