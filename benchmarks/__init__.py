@@ -1,1 +1,54 @@
-"""The bench: volumes, prompts, metrics, scheduling and results. It knows no model."""
+"""The bench: volumes, prompts, metrics, Ray and MLflow. Knows no model.
+
+    import benchmarks
+    suite = benchmarks.load_suite("phantom", datasets=["lits17"], methods=["ball", "region-growing"])
+    benchmarks.run(suite)
+
+The names below are loaded when they are first used: importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.api import (
+        BudgetChanges,
+        MethodOfRun,
+        OwnData,
+        Suite,
+        ablate,
+        load_results,
+        load_suite,
+        predict,
+        run,
+        score,
+        train,
+        tune,
+    )
+
+__all__ = [
+    "BudgetChanges",
+    "MethodOfRun",
+    "OwnData",
+    "Suite",
+    "ablate",
+    "load_results",
+    "load_suite",
+    "predict",
+    "run",
+    "score",
+    "train",
+    "tune",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'benchmarks' has no attribute '{name}'")
+    return getattr(import_module("benchmarks.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

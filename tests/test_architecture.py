@@ -136,3 +136,11 @@ def test_statistics_and_metrics_import_no_torch(floor: str) -> None:
     """`mlflow` may load behind `results.mlflow_sink`, inside the functions that need it, and nowhere else."""
     names = [name for name in modules_of("benchmarks") if name.startswith(f"benchmarks.{floor}")]
     assert not modules_after(f"import {', '.join(names)}") & set(HEAVY)
+
+
+def test_importing_the_bench_loads_nothing() -> None:
+    assert not modules_after("import benchmarks; dir(benchmarks)") & {*HEAVY, "pandas", "scipy", "numpy", "pydantic"}
+
+
+def test_the_python_face_loads_no_torch_before_it_works() -> None:
+    assert not modules_after("import benchmarks; benchmarks.run") & set(HEAVY)

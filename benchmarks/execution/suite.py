@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.resources import files
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -13,10 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.validation import one_line_errors
 from benchmarks.contestants import Budget
+from benchmarks.execution.embedded import embedded_suites, suite_text
 from benchmarks.metrics import DEFAULT_POLICY, POLICIES
 from benchmarks.prompting.protocol import Protocol
-
-SUITE_FOLDER = files("benchmarks") / "suites"
 
 
 class _Strict(BaseModel):
@@ -78,6 +77,49 @@ class BudgetEntry(_Strict):
         return Budget(self.minutes, self.steps, self.cpus, self.gpus)
 
 
+@dataclass(frozen=True)
+class OwnData:
+    """Scans of the user's own, in place of the datasets of a suite.
+
+    Attributes:
+        source: a folder in a known layout, or a CSV table of pairs.
+        name: of the dataset; by default that of the folder or table.
+        target: the label to segment, value or name; needed where there is more than one.
+        organ, lesion: plain words for methods that read text.
+    """
+
+    source: Path
+    name: str = ""
+    target: int | str | None = None
+    organ: str = ""
+    lesion: str = ""
+
+    def entry(self) -> DatasetEntry:
+        """The entry of a suite. Raises UserError if nothing lies there."""
+        source = self.source.expanduser()
+        if not source.exists():
+            raise UserError(f"own data {self.source}: no such folder or table")
+        whole = source.resolve()
+        name = self.name or (whole.stem if whole.is_file() else whole.name)
+        return DatasetEntry(
+            name=name, source=str(self.source), target=self.target, organ=self.organ, lesion=self.lesion
+        )
+
+
+@dataclass(frozen=True)
+class BudgetChanges:
+    """What replaces the budget of a suite; None keeps what it says. `steps` alone takes the place of `minutes`.
+
+    `workers` is the number of Ray Train workers of one training; `cpus` and `gpus` are for each of them.
+    """
+
+    minutes: float | None = None
+    steps: int | None = None
+    cpus: int | None = None
+    gpus: float | None = None
+    workers: int | None = None
+
+
 class Suite(_Strict):
     """What a benchmark run consists of."""
 
@@ -129,7 +171,7 @@ class Suite(_Strict):
         titles = [entry.title for entry in self.methods]
         for name in files:
             if name not in titles:
-                raise UserError(f"--checkpoint {name}=…: not among the methods; {nearest_name(name, titles)}")
+                raise UserError(f"checkpoint of '{name}': not among the methods; {nearest_name(name, titles)}")
         changed = [
             entry.model_copy(update={"config": {**entry.config, "checkpoint": str(files[entry.title])}})
             if entry.title in files
@@ -146,10 +188,38 @@ class Suite(_Strict):
                 raise UserError(f"suite '{self.name}' has no dataset '{name}'; {nearest_name(name, listed)}")
         return self.model_copy(update={"datasets": tuple(listed[name] for name in names)})
 
+    def with_own_data(self, own: OwnData) -> Suite:
+        """The methods and protocols of this suite on the user's own scans. Raises UserError if nothing lies there."""
+        entry = own.entry()
+        return self.model_copy(update={"name": f"data-{entry.name}", "title": str(own.source), "datasets": (entry,)})
 
-def embedded_suites() -> list[str]:
-    """Names of the suites that come with the package."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in SUITE_FOLDER.iterdir() if entry.name.endswith(".yaml"))
+    def with_budget(self, changes: BudgetChanges) -> Suite:
+        """Another training budget. Raises UserError for a value that no budget can have."""
+        given = {key: value for key, value in asdict(changes).items() if value is not None}
+        workers = given.pop("workers", self.workers)
+        budget = self.budget.model_dump() | given
+        if changes.steps is not None and changes.minutes is None:
+            budget["minutes"] = None  # a budget in steps replaces one in minutes
+        try:
+            if workers < 1:
+                raise UserError(f"budget: workers must be at least 1, not {workers}")
+            return self.model_copy(update={"budget": BudgetEntry(**budget), "workers": workers})
+        except ValidationError as error:
+            raise UserError(f"budget: {_first_problem(error)}") from error
+
+    def with_seed(self, seed: int) -> Suite:
+        """Other phantoms, splits, prompts and trainings."""
+        return self.model_copy(update={"seed": seed})
+
+    def fine_tuned(self) -> Suite:
+        """Every method trained, those with official weights from these."""
+        entries = tuple(entry.model_copy(update={"fine_tune": True}) for entry in self.methods)
+        return self.model_copy(update={"methods": entries})
+
+    def as_plain(self) -> dict[str, Any]:
+        """The suite as plain values, for MLflow."""
+        plain = self.model_dump(mode="json", exclude={"protocols"})
+        return plain | {"protocols": [protocol.to_mapping() for protocol in self.protocols]}
 
 
 def load_suite(name_or_file: str) -> Suite:
@@ -169,7 +239,7 @@ def load_suite(name_or_file: str) -> Suite:
     else:
         if name_or_file not in embedded_suites():
             raise UserError(f"unknown suite '{name_or_file}'; {nearest_name(name_or_file, embedded_suites())}")
-        text, where = (SUITE_FOLDER / f"{name_or_file}.yaml").read_text(encoding="utf-8"), name_or_file
+        text, where = suite_text(name_or_file), name_or_file
     return parse_suite(text, where)
 
 

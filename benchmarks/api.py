@@ -1,0 +1,421 @@
+"""The bench from Python: one function for every verb of the command line, each giving back a result object.
+
+    import benchmarks
+    suite = benchmarks.load_suite("phantom", datasets=["lits17"], methods=["ball", "region-growing"])
+    benchmarks.run(suite)
+
+Ray is started on first use and kept until the process ends; pass `address` to join a cluster.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from benchmarks.common.errors import UserError
+from benchmarks.common.files import atomically
+from benchmarks.common.identity import digest
+from benchmarks.common.output import DEFAULT_OUT, writable_folder
+from benchmarks.contestants import Budget
+from benchmarks.contestants import method as find_method
+from benchmarks.data.dataset import Dataset
+from benchmarks.execution import suite as suites
+from benchmarks.execution.ablation import ablation_suite
+from benchmarks.execution.cluster import start_ray
+from benchmarks.execution.outcomes import (
+    AblationResult,
+    Prediction,
+    Results,
+    RunResult,
+    ScoreResult,
+    TrainingResult,
+    TuningResult,
+)
+from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
+from benchmarks.execution.pool import run as run_units
+from benchmarks.execution.pool import train_now
+from benchmarks.execution.progress import Progress
+from benchmarks.execution.suite import BudgetChanges, OwnData, Suite
+from benchmarks.execution.training import checkpoint_folder, device_for
+from benchmarks.metrics import TOLERANCES_MM
+from benchmarks.results.leaderboard import leaderboard_of
+from benchmarks.results.mlflow_sink import MlflowSink, default_uri
+from benchmarks.results.records import FAILED, RecordStore
+from benchmarks.results.tables import SYNTHETIC_BANNER
+
+Recompute = Literal["missing", "failed", "all"]
+"""What a run computes: what has no record yet; failed cases too; everything again, trained models included."""
+
+
+def load_suite(
+    name_or_file: str | Path = "phantom",
+    *,
+    datasets: Sequence[str] | None = None,
+    methods: Sequence[str] | None = None,
+    data: OwnData | str | Path | None = None,
+    budget: BudgetChanges | None = None,
+    seed: int | None = None,
+    checkpoints: Mapping[str, Path] | None = None,
+) -> Suite:
+    """Read a suite, and change what is named here.
+
+    Args:
+        name_or_file: an embedded suite by name, or a YAML file.
+        datasets: only these of the suite.
+        methods: only these; a name that the suite does not list joins with its default configuration.
+        data: the user's own scans in place of the datasets.
+        budget: of the training.
+        seed: of phantoms, splits, prompts and trainings.
+        checkpoints: official weights files, by method, used as they are.
+
+    Raises:
+        UserError: an unknown name (the nearest one is offered), an unreadable file, a bad value.
+    """
+    suite = suites.load_suite(str(name_or_file))
+    if data is not None:
+        if datasets is not None:
+            raise UserError("own data replace the datasets of a suite; name one or the other")
+        suite = suite.with_own_data(data if isinstance(data, OwnData) else OwnData(Path(data)))
+    elif datasets is not None:
+        suite = suite.with_datasets(list(datasets))
+    if methods is not None:
+        suite = suite.with_methods(list(methods))
+    if budget is not None:
+        suite = suite.with_budget(budget)
+    if seed is not None:
+        suite = suite.with_seed(seed)
+    return suite.with_checkpoints(checkpoints) if checkpoints else suite
+
+
+def run(
+    suite: Suite | str | Path = "phantom",
+    *,
+    out: str | Path = DEFAULT_OUT,
+    tracking_uri: str | None = None,
+    address: str | None = None,
+    recompute: Recompute = "missing",
+    progress: Progress | None = None,
+) -> RunResult:
+    """Train, evaluate and rank the methods of a suite. What is finished is not computed again.
+
+    Args:
+        suite: all of it is run; `load_suite` gives a part of one.
+        out: folder of records, checkpoints, predictions, logs and the MLflow store.
+        tracking_uri: MLflow server; by default a SQLite store in `out`.
+        address: Ray cluster to join; by default Ray starts on this machine.
+        progress: who is told how it goes on; by default the log `tags_bench`.
+
+    Raises:
+        UserError: an unknown name or setting, data that cannot be read, a folder that cannot be written.
+    """
+    progress = progress or Progress()
+    work = _planned(_suite(suite), out, progress)
+    return RunResult(**_executed(work, tracking_uri, address, recompute, progress))
+
+
+def ablate(
+    suite: Suite | str | Path = "ablation",
+    *,
+    repeats: int = 1,
+    out: str | Path = DEFAULT_OUT,
+    tracking_uri: str | None = None,
+    address: str | None = None,
+    recompute: Recompute = "missing",
+    progress: Progress | None = None,
+) -> AblationResult:
+    """Run the one method of a suite whole, and without each of its parts. Arguments as for `run`.
+
+    Args:
+        repeats: trainings of every variant.
+
+    Raises:
+        UserError: as for `run`; not exactly one method, or one that announces no part.
+    """
+    progress = progress or Progress()
+    varied, variants = ablation_suite(_suite(suite), repeats)
+    work = _planned(varied, out, progress)
+    return AblationResult(**_executed(work, tracking_uri, address, recompute, progress), variants=tuple(variants))
+
+
+def train(
+    suite: Suite | str | Path = "phantom",
+    *,
+    out: str | Path = DEFAULT_OUT,
+    tracking_uri: str | None = None,
+    address: str | None = None,
+    fresh: bool = False,
+    progress: Progress | None = None,
+) -> TrainingResult:
+    """Train the methods of a suite and keep the checkpoints, which `run` then uses. Arguments as for `run`.
+
+    A method with official weights is trained from these.
+
+    Args:
+        fresh: train again even if the checkpoint is there.
+
+    Raises:
+        UserError: as for `run`; none of the methods is trained.
+    """
+    started = time.perf_counter()
+    progress = progress or Progress()
+    work = _planned(_suite(suite).fine_tuned(), out, progress)
+    units = [unit for unit in work.units if unit.job is not None]
+    if not units:
+        raise UserError("none of these methods is trained; see `tags-bench methods`")
+    start_ray(address)
+    trainings = [_trained(unit, work.folders, fresh, progress) for unit in units]
+    sink = _sink(work.folders, tracking_uri)
+    descriptions = tuple(unit.description() for unit in units)
+    for description, figures in zip(descriptions, trainings, strict=True):
+        sink.log_training(description, figures)
+    places = {
+        "MLflow store": sink.uri,
+        "trained models": str(work.folders.checkpoints),
+        "logs": str(work.folders.logs / work.suite.name),
+    }
+    return TrainingResult(tuple(trainings), descriptions, time.perf_counter() - started, places)
+
+
+def tune(
+    suite: Suite | str | Path,
+    *,
+    trials: int = 6,
+    concurrent: int = 2,
+    out: str | Path = DEFAULT_OUT,
+    tracking_uri: str | None = None,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> TuningResult:
+    """Search the hyper-parameters of the one method of a suite on its one dataset; the validation split decides.
+
+    Args:
+        trials: points of the search space to try.
+        concurrent: how many at a time.
+
+    Raises:
+        UserError: as for `run`; more than one method or dataset, or a method that is not trained.
+    """
+    import yaml
+
+    from benchmarks.execution.tuning import tune_method
+
+    started = time.perf_counter()
+    progress = progress or Progress()
+    work = _planned(_suite(suite), out, progress)
+    if len(work.units) != 1 or work.units[0].job is None:
+        raise UserError("a sweep takes exactly one method that is trained, and one dataset")
+    unit, job = work.units[0], work.units[0].job
+    validation = tuple(work.datasets[0].split_cases("validation", unit.fold))
+    start_ray(address)
+    folder = work.folders.out / "sweeps" / unit.digest
+    with progress.step(f"{trials} trials of {unit.title}"):
+        found = tune_method(replace(job, validation=validation), trials, concurrent, folder)
+    best_file = folder / "best.yaml"
+    entry = {"name": unit.method.name, "label": f"{unit.method.name}-tuned", "config": found[0].config}
+    with atomically(best_file) as partial:
+        partial.write_text(yaml.safe_dump(entry), encoding="utf-8")
+    sink = _sink(work.folders, tracking_uri)
+    sink.log_sweep(unit.description(), found)
+    places = {"MLflow store": sink.uri, "trials": str(folder), "best setting": str(best_file)}
+    return TuningResult(unit.description(), tuple(found), best_file, time.perf_counter() - started, places)
+
+
+def load_results(
+    suite: str = "phantom",
+    *,
+    out: str | Path = DEFAULT_OUT,
+    records: str | Path | None = None,
+    tracking_uri: str | None = None,
+) -> Results:
+    """The records of an earlier run, complete or not. Computes no prediction.
+
+    Args:
+        suite: its name.
+        out: output folder of the run.
+        records: the folder of records, if it lies elsewhere.
+        tracking_uri: read from this MLflow server, not from records.
+
+    Raises:
+        UserError: there are no records of that suite.
+    """
+    if tracking_uri is not None:
+        from benchmarks.results.mlflow_sink import records_from_mlflow
+
+        rows, units = records_from_mlflow(tracking_uri, suite)
+    else:
+        rows, units = RecordStore(Path(records or Path(out) / "records").expanduser()).read_suite(suite)
+    return Results(suite, rows, tuple(units))
+
+
+@dataclass(frozen=True)
+class MethodOfRun:
+    """A method of a finished run.
+
+    Attributes:
+        name: as the leaderboard has it.
+        dataset: on which it was trained; needed if it was run on several.
+        suite: name of the suite that was run.
+        out: output folder of the run.
+    """
+
+    name: str
+    dataset: str | None = None
+    suite: str = "phantom"
+    out: str | Path = DEFAULT_OUT
+
+
+def predict(
+    scan: str | Path,
+    mask: str | Path,
+    method: MethodOfRun | str,
+    *,
+    prompts: str | Path | None = None,
+    text: str | None = None,
+    gpus: float = 0.0,
+) -> Prediction:
+    """Segment one scan with a method of a finished run, and write the mask. No label is needed.
+
+    Args:
+        scan: NIfTI, NRRD or MHA.
+        mask: the .nii or .nii.gz file to write, on the grid of the scan.
+        prompts: JSON in world mm; see docs/protocols.md.
+        text: a text prompt, such as "liver tumor".
+        gpus: more than 0 to work on the GPU.
+
+    Raises:
+        UserError: no such method or checkpoint, an unusable scan, prompts that the method does not understand.
+    """
+    from benchmarks.execution.predict import load_unit, predict_scan, unit_of
+
+    wanted = method if isinstance(method, MethodOfRun) else MethodOfRun(method)
+    folders = Folders(Path(wanted.out).expanduser().resolve())
+    _, units = RecordStore(folders.records).read_suite(wanted.suite)
+    unit = unit_of(units, wanted.name, wanted.dataset)
+    segmenter, target = load_unit(unit, folders.checkpoints, device_for(Budget(gpus=gpus)))
+    figures = predict_scan(Path(scan), segmenter, target, Path(mask), Path(prompts) if prompts else None, text)
+    return Prediction(Path(mask), figures, unit)
+
+
+def score(
+    predictions: str | Path,
+    labels: str | Path,
+    *,
+    label: int | None = None,
+    tolerances: Sequence[float] = TOLERANCES_MM,
+) -> ScoreResult:
+    """Score a folder of masks against a folder of label maps; files pair by name. No run is needed.
+
+    Args:
+        label: the value to score; without it, all above 0.
+        tolerances: of the surface Dice, mm.
+
+    Raises:
+        UserError: folders or files that do not fit each other.
+    """
+    from benchmarks.metrics.folders import mean_scores, score_folders
+
+    rows = score_folders(Path(predictions), Path(labels), label, tuple(tolerances))
+    return ScoreResult(tuple(rows), mean_scores(rows))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """A suite that is planned: nothing is wrong with it that can be seen beforehand."""
+
+    suite: Suite
+    folders: Folders
+    units: list[Unit]
+    datasets: list[Dataset]
+
+
+def _suite(given: Suite | str | Path) -> Suite:
+    return given if isinstance(given, Suite) else suites.load_suite(str(given))
+
+
+def _planned(suite: Suite, out: str | Path, progress: Progress) -> _Work:
+    """Read the data, writing phantoms on the way, and plan the units. Bad input ends here, before any work."""
+    for entry in suite.methods:
+        find_method(entry.name).configured(entry.config)
+    folders = Folders(writable_folder(out))
+    datasets = []
+    for dataset_entry in suite.datasets:
+        with progress.step(f"reading {dataset_entry.name}"):
+            datasets.append(resolve_dataset(dataset_entry, suite.seed, folders))
+    return _Work(suite, folders, plan(suite, datasets, folders), datasets)
+
+
+def _executed(
+    work: _Work, tracking_uri: str | None, address: str | None, recompute: Recompute, progress: Progress
+) -> dict[str, Any]:
+    """Run the units, with MLflow; the fields of a `RunResult`."""
+    started = time.perf_counter()
+    synthetic = any(dataset.synthetic for dataset in work.datasets)
+    if synthetic:
+        progress.note(SYNTHETIC_BANNER)
+    with progress.step("opening the MLflow store"):
+        sink = _sink(work.folders, tracking_uri)
+        sink.begin(work.suite.as_plain(), digest([unit.digest for unit in work.units]), synthetic)
+    with progress.step("starting Ray"):
+        start_ray(address)
+    frames: dict[str, pd.DataFrame] = {}
+
+    def on_unit(unit: Unit, rows: pd.DataFrame, training: dict[str, Any] | None) -> None:
+        sink.log_unit(unit.description(), rows, training)
+        frames[unit.digest] = rows
+
+    again = {"fresh": recompute == "all", "retry_failed": recompute == "failed"}
+    with progress.units(work.units) as observer:
+        outcome = run_units(work.units, work.folders, observer, on_unit=on_unit, **again)
+    rows = _in_order(work.units, frames)
+    descriptions = tuple(unit.description() for unit in work.units)
+    failed = int((rows["status"] == FAILED).sum()) if len(rows) else 0
+    sink.end(leaderboard_of(rows, descriptions), failed)
+    return {
+        "suite": work.suite.name,
+        "rows": rows,
+        "units": descriptions,
+        "computed": outcome.computed,
+        "cases": sum(len(unit.cases) for unit in work.units),
+        "not_run": outcome.not_run,
+        "seconds": time.perf_counter() - started,
+        "places": _places(work, sink.uri),
+    }
+
+
+def _in_order(units: Sequence[Unit], frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """All rows in the order of the plan, not in that in which the units happened to finish."""
+    filled = [frames[unit.digest] for unit in units if not frames[unit.digest].empty]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+
+
+def _places(work: _Work, uri: str) -> dict[str, str]:
+    folders, name = work.folders, work.suite.name
+    return {
+        "MLflow store": uri,
+        "records": str(folders.records / name),
+        "masks and prompts of each case": str(folders.predictions / name),
+        "trained models": str(folders.checkpoints),
+        "logs": str(folders.logs / name),
+    }
+
+
+def _trained(unit: Unit, folders: Folders, fresh: bool, progress: Progress) -> dict[str, Any]:
+    assert unit.job is not None
+    folder = checkpoint_folder(folders.checkpoints, unit.job)
+    if fresh and folder.exists():
+        shutil.rmtree(folder)
+    with progress.step(f"training {unit.title}, log in {unit.log}"):
+        figures = train_now(unit, folders)
+    return {**figures, "checkpoint": str(folder)}
+
+
+def _sink(folders: Folders, tracking_uri: str | None) -> MlflowSink:
+    """The MLflow side of this call: the server that was named, or the store of the output folder."""
+    artifacts = None if tracking_uri else folders.out / "mlflow-artifacts"
+    return MlflowSink(tracking_uri or default_uri(folders.out), "tags-bench", artifacts)

@@ -1,0 +1,260 @@
+"""What a call gives back: rows as a data frame, where things lie, and a short picture for a notebook."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.execution.ablation import Variant, ablation_table
+from benchmarks.execution.pool import NotRun
+from benchmarks.results import leaderboard as boards
+from benchmarks.results.statistics import higher_is_better
+from benchmarks.results.sweep import Trial, as_rows
+
+Description = Mapping[str, Any]
+"""What a unit is, as in its `unit.json`."""
+
+
+@dataclass(frozen=True, repr=False)
+class Results:
+    """The records of a suite.
+
+    Attributes:
+        suite: its name.
+        rows: one for each unit × case × target × protocol × step.
+        units: what the units are.
+    """
+
+    suite: str
+    rows: pd.DataFrame
+    units: tuple[Description, ...]
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether any of the data are phantoms."""
+        return any(unit["synthetic"] for unit in self.units)
+
+    @cached_property
+    def leaderboard(self) -> pd.DataFrame:
+        """Means and intervals, one row for each dataset, target, track, protocol and method; ranked inside these."""
+        return boards.leaderboard_of(self.rows, self.units)
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What must be said beside the leaderboard, such as failed cases."""
+        return boards.notes_of(self.rows, self.units)
+
+    def check_complete(self) -> None:
+        """Raises UserError if a row of a unit is missing."""
+        boards.check_complete(self.rows, self.units)
+
+    def check_metric(self, metric: str) -> None:
+        """Raises UserError, with the nearest name, for a metric that these rows do not have."""
+        if metric in self.rows:
+            higher_is_better(metric)
+            return
+        numbers = self.rows.select_dtypes("number").columns
+        known = [str(name) for name in numbers if _has_direction(str(name))]
+        raise UserError(f"no metric '{metric}' in these records; {nearest_name(metric, known)}")
+
+    def details(
+        self, metric: str = "dice", margin: float | None = None, only: Sequence[str] = ()
+    ) -> dict[str, pd.DataFrame]:
+        """The tables beside the leaderboard, by name; see `benchmarks.results.leaderboard.details`."""
+        self.check_metric(metric)
+        return boards.details(self.rows, self.units, metric, margin, only)
+
+    def __repr__(self) -> str:
+        methods = dict.fromkeys(str(unit["method"]) for unit in self.units)
+        return f"<{type(self).__name__} of suite '{self.suite}': {len(self.rows)} rows, {', '.join(methods)}>"
+
+    def _repr_html_(self) -> str:
+        from benchmarks.results.tables import show_leaderboard
+
+        return as_html(lambda console: show_leaderboard(self.leaderboard, console, self.notes))
+
+
+@dataclass(frozen=True, repr=False)
+class RunResult(Results):
+    """What a run came to.
+
+    Attributes:
+        computed: cases that were computed now; the others were finished before.
+        cases: cases of all units together.
+        not_run: cases that the machine, not the method, kept from being evaluated; the next run takes them up.
+        seconds: that this call took.
+        places: where things lie, by what they are.
+    """
+
+    computed: int = 0
+    cases: int = 0
+    not_run: tuple[NotRun, ...] = ()
+    seconds: float = 0.0
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every case has its rows."""
+        return not self.not_run
+
+    def __repr__(self) -> str:
+        told = f"{self.computed} of {self.cases} cases computed now, {self.seconds:.0f} s"
+        missing = "" if self.complete else f", {len(self.not_run)} not run"
+        return f"{super().__repr__()[:-1]}; {told}{missing}; records in {self.places.get('records', '?')}>"
+
+
+@dataclass(frozen=True, repr=False)
+class AblationResult(RunResult):
+    """A run of a method whole and without each of its parts.
+
+    Attributes:
+        variants: of the method, the whole one first.
+    """
+
+    variants: tuple[Variant, ...] = ()
+
+    def table(self, metric: str = "dice") -> pd.DataFrame:
+        """Every variant against the whole method; see `benchmarks.execution.ablation.ablation_table`."""
+        self.check_metric(metric)
+        return ablation_table(self.rows, list(self.variants), metric)
+
+    def _repr_html_(self) -> str:
+        from benchmarks.results.tables import show_ablation
+
+        return as_html(lambda console: show_ablation(self.table(), "dice", self.synthetic, console))
+
+
+@dataclass(frozen=True, repr=False)
+class TrainingResult:
+    """Trained models.
+
+    Attributes:
+        trainings: figures of each: method, dataset, steps, seconds, loss curve, `checkpoint` (the folder).
+        units: what the units are, in the same order.
+        seconds: that this call took.
+        places: where things lie, by what they are.
+    """
+
+    trainings: tuple[Mapping[str, Any], ...]
+    units: tuple[Description, ...]
+    seconds: float
+    places: Mapping[str, str]
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """One row for each training, without its curves."""
+        return pd.DataFrame([short_figures(one) for one in self.trainings])
+
+    def __repr__(self) -> str:
+        titles = ", ".join(f"{unit['method']} on {unit['dataset']}" for unit in self.units)
+        return f"<TrainingResult: {titles}; {self.seconds:.0f} s; models in {self.places['trained models']}>"
+
+    def _repr_html_(self) -> str:
+        return str(self.rows.to_html(index=False))
+
+
+@dataclass(frozen=True, repr=False)
+class TuningResult:
+    """A sweep over hyper-parameters.
+
+    Attributes:
+        unit: what was varied.
+        trials: best first.
+        best_file: an entry for the `methods:` of a suite with the best setting.
+        seconds: that this call took.
+        places: where things lie, by what they are.
+    """
+
+    unit: Description
+    trials: tuple[Trial, ...]
+    best_file: Path
+    seconds: float
+    places: Mapping[str, str]
+
+    @property
+    def best(self) -> dict[str, Any]:
+        """The setting of the best trial."""
+        return self.trials[0].config
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """One row for each trial, best first."""
+        return pd.DataFrame(as_rows(self.trials))
+
+    def __repr__(self) -> str:
+        title = f"{self.unit['method']} on {self.unit['dataset']}"
+        return f"<TuningResult of {title}: {len(self.trials)} trials, {self.seconds:.0f} s; best: {self.best}>"
+
+    def _repr_html_(self) -> str:
+        return str(self.rows.to_html(index=False))
+
+
+@dataclass(frozen=True, repr=False)
+class Prediction:
+    """One scan, segmented.
+
+    Attributes:
+        mask: the file that was written.
+        figures: voxels, millilitres, clicks, seconds_open, seconds_segment.
+        unit: what the method was trained and evaluated on.
+    """
+
+    mask: Path
+    figures: Mapping[str, Any]
+    unit: Description
+
+    def __repr__(self) -> str:
+        return f"<Prediction {self.mask}: {self.figures['millilitres']:.2f} ml by {self.unit['method']}>"
+
+
+@dataclass(frozen=True, repr=False)
+class ScoreResult:
+    """Masks of a folder against labels.
+
+    Attributes:
+        cases: one mapping for each, with its metrics, status and reason.
+        means: over all cases, failed ones at their worst values.
+    """
+
+    cases: tuple[Mapping[str, Any], ...]
+    means: Mapping[str, float]
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """One row for each case."""
+        return pd.DataFrame([dict(one) for one in self.cases])
+
+    def __repr__(self) -> str:
+        return f"<ScoreResult: {len(self.cases)} cases, mean Dice {self.means['dice']:.3f}>"
+
+    def _repr_html_(self) -> str:
+        return str(self.rows.to_html(index=False))
+
+
+def short_figures(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a training without curves and lists."""
+    return {key: value for key, value in figures.items() if not isinstance(value, (list, dict))}
+
+
+def as_html(show: Callable[[Any], None]) -> str:
+    """What `show` prints on a rich console, as preformatted HTML."""
+    from rich.console import Console
+
+    console = Console(file=io.StringIO(), record=True, width=120)
+    show(console)
+    return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+
+def _has_direction(metric: str) -> bool:
+    try:
+        higher_is_better(metric)
+    except UserError:
+        return False
+    return True

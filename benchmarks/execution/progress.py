@@ -1,0 +1,60 @@
+"""Who watches a call: bars in a terminal, or the log `tags_bench` for a caller from Python."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+from benchmarks.data.dataset import Case
+from benchmarks.execution.plan import Unit
+from benchmarks.execution.pool import Observer
+
+log = logging.getLogger("tags_bench")
+
+
+class Progress:
+    """Writes to the log: steps at level INFO, failed cases at level WARNING, which Python shows by default.
+
+    A subclass shows them in another way.
+    """
+
+    def step(self, text: str) -> AbstractContextManager[Any]:
+        """Something begins that may take a while; it lasts as long as the block."""
+        return _logged(text)
+
+    def note(self, text: str) -> None:
+        """Something to be read before the results."""
+        log.warning(text)
+
+    def units(self, units: Sequence[Unit]) -> AbstractContextManager[Observer]:
+        """The evaluation of these units begins; the observer is told how it goes on."""
+        return _observed()
+
+
+@contextmanager
+def _logged(text: str) -> Iterator[None]:
+    log.info(text)
+    yield
+
+
+@contextmanager
+def _observed() -> Iterator[Observer]:
+    yield _Log()
+
+
+class _Log:
+    """Implements `benchmarks.execution.pool.Observer`."""
+
+    def stage(self, unit: Unit, stage: str) -> None:
+        log.info("%s: %s", unit.title, stage)
+
+    def advanced(self, unit: Unit, finished_cases: int) -> None:
+        log.debug("%s: %d of %d cases", unit.title, finished_cases, len(unit.cases))
+
+    def failed(self, unit: Unit, case: Case, reason: str) -> None:
+        log.warning("failed: %s, %s: %s", unit.title, case.case_id, reason)
+
+    def finished_unit(self, unit: Unit, training: dict[str, Any] | None) -> None:
+        log.info("%s: %d cases finished", unit.title, len(unit.cases))
