@@ -43,7 +43,7 @@ def test_the_three_lines_of_the_readme(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], local_ray: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = readme_lines().splitlines()
+    lines = [line for line in readme_lines().splitlines() if line]
     assert len(lines) == 3
     names: dict[str, object] = {}
     exec("\n".join(lines[:-1]), names)

@@ -1,9 +1,10 @@
-"""What a person sees while a run goes on: progress bars."""
+"""What a person sees while a run goes on: progress bars, on standard error."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,7 +22,24 @@ from rich.progress import (
 from rich.text import Text
 
 from benchmarks.data.dataset import Case
+from benchmarks.execution import progress
 from benchmarks.execution.plan import Unit
+
+
+class Terminal(progress.Progress):
+    """Shows how a call of `benchmarks.api` goes on."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def step(self, text: str) -> AbstractContextManager[Any]:
+        return self.console.status(text)
+
+    def note(self, text: str) -> None:
+        self.console.print(Text(text, style="bold yellow"))
+
+    def units(self, units: Sequence[Unit]) -> Bars:
+        return Bars(units, self.console)
 
 
 class _Stage(ProgressColumn):

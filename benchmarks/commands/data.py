@@ -1,0 +1,262 @@
+"""`data`: make, fetch, check and inspect data sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from benchmarks.commands import completion
+from benchmarks.commands.declare import command, new_group
+from benchmarks.commands.licence import show_licence
+from benchmarks.commands.options import (
+    AcceptOption,
+    DatasetsOption,
+    DebugOption,
+    LabelOptions,
+    OutOption,
+    PrintOptions,
+    SeedOption,
+)
+from benchmarks.commands.printing import console, print_json, print_rows
+from benchmarks.common.errors import UserError
+from benchmarks.common.output import DEFAULT_OUT, writable_folder
+
+if TYPE_CHECKING:
+    from benchmarks.data.registry import Registration
+
+app = new_group(help="Make, fetch, check and inspect data sets.")
+
+AddedArgument = Annotated[
+    str,
+    Argument(metavar="NAME", help="A dataset of `tags-bench data list`.", autocompletion=completion.added_names),
+]
+
+
+@command(app)
+def synth(
+    *,
+    dataset: DatasetsOption = None,
+    cases: Annotated[int, Option("--cases", metavar="N", min=3, help="Phantoms per dataset.")] = 14,
+    out: OutOption = DEFAULT_OUT,
+    seed: SeedOption = None,
+    printing: PrintOptions,
+) -> None:
+    """Write synthetic CT in the official layouts of the datasets.
+
+    Example: `tags-bench data synth --dataset lits17 --cases 20 --out /tmp/phantoms`
+    """
+    from benchmarks.common.errors import nearest_name
+    from benchmarks.data.phantom import KINDS as PHANTOMS
+    from benchmarks.data.phantom import synthesise
+
+    rows = []
+    for name in dataset or list(PHANTOMS):
+        if name not in PHANTOMS:
+            raise UserError(f"no phantom of dataset '{name}'; {nearest_name(name, PHANTOMS)}")
+        folder = writable_folder(out) / "data" / "phantom"
+        with console().status(f"writing {cases} phantoms of {name}"):
+            written = synthesise(name, folder, seed=2026 if seed is None else seed, cases=cases)
+        rows.append({"dataset": name, "cases": cases, "folder": str(written), "synthetic": True})
+    print_rows("synthetic phantoms", rows, printing.as_json)
+
+
+@command(app)
+def fetch(
+    *,
+    name: Annotated[str, Argument(help="msd-pancreas, msd-colon, lits17 or kits21.")],
+    cases: Annotated[int | None, Option("--cases", metavar="N", min=1, help="Only the first cases (kits21).")] = None,
+    accept: AcceptOption = False,
+    printing: PrintOptions,
+) -> None:
+    """Download a public dataset (resumed, checksummed), check it, and add it.
+
+    The licence is shown and accepted once.
+
+    Example: `tags-bench data fetch msd-pancreas --accept-licence`
+    """
+    from benchmarks.commands.bars import download_bars
+    from benchmarks.common.errors import nearest_name
+    from benchmarks.data import fetch as fetching
+
+    if name not in fetching.fetchable():
+        raise UserError(f"'{name}' cannot be fetched; {nearest_name(name, fetching.fetchable())}")
+    if not fetching.licence_accepted(name):
+        show_licence(fetching.licence(name), accept)
+        fetching.accept_licence(name)
+    with download_bars(console()) as advance:
+        folder = fetching.fetch(name, cases=range(cases) if cases else None, progress=advance)
+    _add(name, folder, printing, LabelOptions())
+
+
+@command(app)
+def add(
+    *,
+    name: Annotated[str, Argument(help="kits21, msd-pancreas, lits17, msd-colon, or a name for your own data.")],
+    source: Annotated[
+        Path,
+        Option("--from", metavar="DIR", help="The data as downloaded, or a CSV table of pairs; only read."),
+    ],
+    labels: LabelOptions,
+    splits: Annotated[
+        str | None, Option("--splits", metavar="NAME", help="3dsam-adapter or patient; default: its own.")
+    ] = None,
+    printing: PrintOptions,
+) -> None:
+    """Check every voxel of a dataset and list it by name.
+
+    Bad cases are left out and listed with reasons. Nothing is written to the data.
+
+    Example: `tags-bench data add kits21 --from /data/kits21`
+    """
+    if not source.exists():
+        raise UserError(f"--from {source}: no such folder or table")
+    _add(name, source, printing, labels, splits)
+
+
+@command(app, "list")
+def list_added(printing: PrintOptions) -> None:
+    """List the datasets of this machine that have been added."""
+    from benchmarks.data.registry import registrations
+
+    rows = [
+        {
+            "name": one.name,
+            "cases": len(one.sizes),
+            "left out": len(one.excluded),
+            "licence": one.licence,
+            "folder": str(one.root),
+        }
+        for one in registrations().values()
+    ]
+    if not rows and not printing.as_json:
+        print("none yet; see `tags-bench data add --help`")
+        return
+    print_rows("datasets of this machine", rows, printing.as_json)
+
+
+@command(app)
+def verify(name: AddedArgument, printing: PrintOptions) -> None:
+    """Check an added dataset again, after its files changed."""
+    from benchmarks.commands.bars import case_bar
+    from benchmarks.data.registry import verify_again
+    from benchmarks.data.verify import in_processes
+
+    with case_bar(console(), name) as (opened, progress):
+        found = verify_again(name, each=in_processes, opened=opened, progress=progress)
+    _show(found, printing)
+
+
+@command(app)
+def stats(
+    *,
+    name: AddedArgument,
+    figure: Annotated[Path | None, Option("--figure", metavar="FILE", help="Also draw it: PNG, SVG or PDF.")] = None,
+    printing: PrintOptions,
+) -> None:
+    """Spacings, sizes, Hounsfield units, tumours over the cases of a dataset."""
+    from benchmarks.data.figures import statistics_figure
+    from benchmarks.data.registry import registration
+    from benchmarks.data.verify import statistics
+
+    found = registration(name)
+    print_rows(f"{name}, {len(found.sizes)} cases", statistics(found.reports), printing.as_json)
+    if figure is not None:
+        console().print(f"figure: {statistics_figure(found.reports, figure, name)}")
+
+
+@command(app)
+def splits(
+    *,
+    name: AddedArgument,
+    out: Annotated[
+        Path | None, Option("--out", metavar="FILE", help="Also write the case ids of every fold here.")
+    ] = None,
+    printing: PrintOptions,
+) -> None:
+    """Show how many cases are in which part of every fold.
+
+    Each fold has a hash; every run uses these.
+
+    Example: `tags-bench data splits kits21 --out kits21-splits.json`
+    """
+    from benchmarks.data.registry import load
+    from benchmarks.data.splits import split_rows, write_splits
+
+    dataset = load(name)
+    print_rows(f"splits of {name}: {dataset.split_source}", split_rows(dataset.splits), printing.as_json)
+    if out is not None:
+        console().print(f"case ids: {write_splits(out, name, dataset.split_source, dataset.splits)}")
+
+
+@command(app)
+def remove(name: AddedArgument, debug: DebugOption = False) -> None:
+    """Forget an added dataset. No file of it is deleted."""
+    from benchmarks.data import registry
+
+    print(f"forgotten; the files stay in {registry.remove(name)}")
+
+
+@command(app, "import-dicom")
+def import_dicom(
+    *,
+    source: Annotated[Path, Argument(help="A folder per case: a CT series with its RTSTRUCT or SEG.")],
+    out: Annotated[Path, Option("--out", metavar="DIR", help="New folder for the scans in MSD layout.")],
+    label: Annotated[list[str], Option("--label", metavar="NAME=VALUE", help="ROI or segment; repeatable.")],
+    printing: PrintOptions,
+) -> None:
+    """Convert DICOM with contours or segmentations into a folder for `--data`.
+
+    Example: `tags-bench data import-dicom DICOM --out scans --label GTV-1=1`
+    """
+    from benchmarks.data.dicom import convert
+
+    labels = {}
+    for word in label:
+        roi, separator, value = word.rpartition("=")
+        if not separator or not value.isdigit():
+            raise UserError(f"--label {word}: the form is NAME=VALUE, such as GTV-1=1")
+        labels[roi] = int(value)
+    with console().status("converting"):
+        failed = convert(source, out, labels)
+    rows = [{"case": case, "not converted": why} for case, why in failed.items()]
+    if printing.as_json:
+        print_json({"folder": str(out), "failed": failed})
+    elif rows:
+        print_rows(f"{out}, without these", rows, as_json=False)
+    else:
+        print(f"all cases converted into {out}")
+
+
+def _add(name: str, folder: Path, printing: PrintOptions, labels: LabelOptions, splits: str | None = None) -> None:
+    from benchmarks.commands.bars import case_bar
+    from benchmarks.data import registry
+    from benchmarks.data.verify import in_processes
+
+    with case_bar(console(), name) as (opened, progress):
+        found = registry.add(
+            name,
+            folder,
+            target=labels.target,
+            organ=labels.organ,
+            lesion=labels.lesion,
+            splits=splits,
+            each=in_processes,
+            opened=opened,
+            progress=progress,
+        )
+    _show(found, printing)
+
+
+def _show(found: Registration, printing: PrintOptions) -> None:
+    from benchmarks.data.registry import problem_rows
+
+    rows = problem_rows(found)
+    if printing.as_json:
+        print_json({"name": found.name, "root": str(found.root), "cases": len(found.sizes), "problems": rows})
+        return
+    if rows:
+        print_rows(f"{found.name}: what is wrong with which case", rows, as_json=False)
+    left = f", {len(found.excluded)} left out" if found.excluded else ", no error found"
+    print(f"{found.name}: {len(found.sizes)} cases{left}; use it as a dataset without `source` in a suite")

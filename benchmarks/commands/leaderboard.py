@@ -1,0 +1,163 @@
+"""`leaderboard`: results that are on disk or on an MLflow server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+from benchmarks.commands.declare import DATA, OUTPUT, TABLES, command, new_group
+from benchmarks.commands.options import LAST_RUN, FinishedOptions, PrintOptions
+from benchmarks.commands.printing import console, print_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from benchmarks.execution.outcomes import Results
+
+app = new_group()
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """Where the records are read."""
+
+    run: FinishedOptions = LAST_RUN
+    records: Annotated[
+        Path | None,
+        Option("--records", metavar="DIR", help="Read records from here, not --out.", rich_help_panel=DATA),
+    ] = None
+    tracking_uri: Annotated[
+        str | None,
+        Option("--tracking-uri", metavar="URI", help="Read from this MLflow server.", rich_help_panel=DATA),
+    ] = None
+    incomplete: Annotated[
+        bool, Option("--incomplete", help="Show a run that is not finished.", rich_help_panel=DATA)
+    ] = False
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """Which tables are shown, and of what."""
+
+    overall: Annotated[bool, Option("--overall", help="Only the tables over all datasets.", rich_help_panel=TABLES)] = (
+        False
+    )
+    details: Annotated[
+        bool,
+        Option("--details", help="Also ranks, paired tests, subgroups, curves …", rich_help_panel=TABLES),
+    ] = False
+    table: Annotated[
+        list[str] | None,
+        Option(
+            "--table",
+            metavar="NAME",
+            help="Only this table of --details, such as comparisons; repeatable.",
+            rich_help_panel=TABLES,
+        ),
+    ] = None
+    metric: Annotated[
+        str, Option("--metric", metavar="NAME", help="What the details compare.", rich_help_panel=TABLES)
+    ] = "dice"
+    margin: Annotated[
+        float | None,
+        Option("--margin", metavar="X", help="Smaller differences do not matter.", rich_help_panel=TABLES),
+    ] = None
+
+
+@dataclass(frozen=True)
+class FormatOptions:
+    """How they are shown."""
+
+    markdown: Annotated[bool, Option("--markdown", help="Print as Markdown.", rich_help_panel=OUTPUT)] = False
+    latex: Annotated[bool, Option("--latex", help="Print as LaTeX (booktabs).", rich_help_panel=OUTPUT)] = False
+    svg: Annotated[
+        Path | None, Option("--svg", metavar="FILE", help="Write the table as a picture.", rich_help_panel=OUTPUT)
+    ] = None
+    figure: Annotated[
+        Path | None,
+        Option(
+            "--figure",
+            metavar="FILE",
+            help="Draw robustness and click curves: PNG, SVG, PDF.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = None
+
+
+@command(app, panel="Results")
+def leaderboard(source: SourceOptions, tables: TableOptions, form: FormatOptions, printing: PrintOptions) -> None:
+    """Show the ranking of a run. Computes no prediction.
+
+    Examples:
+
+    * `tags-bench leaderboard --details` — with paired tests, ranking stability, subgroups
+    * `tags-bench leaderboard --table comparisons --metric hd95_mm` — one table of these, and no other
+    * `tags-bench leaderboard --records /data/shared/records --suite paper --json`
+    * `tags-bench leaderboard --tracking-uri http://127.0.0.1:5000`
+    """
+    from benchmarks import api
+
+    results = api.load_results(
+        source.run.suite, out=source.run.out, records=source.records, tracking_uri=source.tracking_uri
+    )
+    if not source.incomplete:
+        results.check_complete()
+    if not results.rows.empty:
+        results.check_metric(tables.metric)
+    if printing.as_json:
+        _print_json(results, tables)
+    elif form.markdown or form.latex or form.svg is not None:
+        _print_board(results, tables, form)
+    elif form.figure is not None:
+        _draw(results, tables, form.figure)
+    else:
+        _print_tables(results, tables)
+
+
+def _details(results: Results, tables: TableOptions) -> Mapping[str, pd.DataFrame]:
+    return results.details(tables.metric, tables.margin, tables.table or ())
+
+
+def _print_json(results: Results, tables: TableOptions) -> None:
+    from benchmarks.results.leaderboard import as_json as plain_rows
+
+    board = plain_rows(results.leaderboard)
+    if not tables.details and not tables.table:
+        print_json(board)
+        return
+    shown = {} if tables.table else {"leaderboard": board}
+    print_json({**shown, **{name: plain_rows(one) for name, one in _details(results, tables).items()}})
+
+
+def _print_board(results: Results, tables: TableOptions, form: FormatOptions) -> None:
+    from benchmarks.results.tables import svg, to_latex, to_markdown
+
+    if form.svg is not None:
+        form.svg.write_text(svg(results.leaderboard, results.notes, tables.overall), encoding="utf-8")
+    elif form.markdown:
+        print(to_markdown(results.leaderboard, results.notes))
+    else:
+        print(to_latex(results.leaderboard))
+
+
+def _draw(results: Results, tables: TableOptions, path: Path) -> None:
+    from benchmarks.results.figures import curves_figure
+    from benchmarks.results.tables import SYNTHETIC_BANNER
+
+    curves = results.details(tables.metric, tables.margin, ("robustness", "rounds"))
+    print(curves_figure(curves, path, tables.metric, SYNTHETIC_BANNER if results.synthetic else ""))
+
+
+def _print_tables(results: Results, tables: TableOptions) -> None:
+    from benchmarks.results.tables import show_details, show_leaderboard
+
+    printer = console(stderr=False)
+    if not tables.table:
+        show_leaderboard(results.leaderboard, printer, results.notes, tables.overall)
+    if tables.details or tables.table:
+        only = tuple(tables.table or ())
+        show_details(results.rows, list(results.units), printer, tables.metric, tables.margin, only)

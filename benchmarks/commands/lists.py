@@ -1,0 +1,87 @@
+"""`suites`, `methods`, `datasets`: what there is to choose from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks.commands.declare import command, new_group
+from benchmarks.commands.options import PrintOptions
+from benchmarks.commands.printing import print_json, print_rows
+
+app = new_group()
+PANEL = "What there is"
+
+
+@command(app, "suites", panel=PANEL)
+def list_suites(printing: PrintOptions) -> None:
+    """List the embedded suites and what is in them."""
+    from benchmarks.execution.embedded import embedded_suites
+    from benchmarks.execution.suite import load_suite
+
+    rows: list[dict[str, Any]] = []
+    for suite in map(load_suite, embedded_suites()):
+        sources = {entry.source or "added" for entry in suite.datasets}
+        rows.append(
+            {
+                "name": suite.name,
+                "title": suite.title,
+                "datasets": [entry.name for entry in suite.datasets],
+                "data": ", ".join(sorted("phantoms" if source == "phantom" else source for source in sources)),
+                "methods": [entry.title for entry in suite.methods],
+                "protocols": [protocol.name for protocol in suite.protocols],
+                "budget": suite.budget.model_dump(exclude_none=True),
+            }
+        )
+    if printing.as_json:
+        print_json(rows)
+        return
+    shown = [
+        {
+            "name": row["name"],
+            "title": row["title"],
+            "datasets": ", ".join(row["datasets"]),
+            "data": row["data"],
+            "methods": len(row["methods"]),
+            "protocols": len(row["protocols"]),
+            "minutes": row["budget"].get("minutes", ""),
+        }
+        for row in rows
+    ]
+    print_rows("suites", shown, as_json=False)
+
+
+@command(app, "methods", panel=PANEL)
+def list_methods(printing: PrintOptions) -> None:
+    """List the installed methods and the prompts they take."""
+    from benchmarks.contestants import methods as installed
+
+    rows = [
+        {
+            "name": method.name,
+            "summary": method.summary,
+            "prompts": ", ".join(sorted(method.prompts)),
+            "training": {"none": "none", "bench": "by the bench", "own": "by its own tool"}[method.training],
+            "floor": "yes" if method.floor else "",
+        }
+        for method in installed().values()
+    ]
+    print_rows("methods", rows, printing.as_json)
+
+
+@command(app, "datasets", panel=PANEL)
+def list_datasets(printing: PrintOptions) -> None:
+    """List the datasets known by name; `--data` reads other folders."""
+    from benchmarks.data.catalogue import datasets as known
+
+    rows = [
+        {
+            "name": info.name,
+            "title": info.title,
+            "target": ", ".join(target.name for target in info.targets),
+            "cases": info.cases,
+            "licence": info.licence,
+            "split": info.split_source,
+        }
+        for info in known().values()
+    ]
+    print_rows("datasets", rows, printing.as_json)

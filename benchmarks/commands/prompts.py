@@ -1,0 +1,142 @@
+"""`prompts`: first prompts, shown, taken out as JSON, given by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from benchmarks.commands import completion
+from benchmarks.commands.declare import DATA, command, new_group
+from benchmarks.commands.options import OutOption, PrintOptions, SuiteOption
+from benchmarks.commands.printing import print_json, print_rows
+from benchmarks.common.output import DEFAULT_OUT, writable_folder
+
+if TYPE_CHECKING:
+    from benchmarks.data.dataset import Dataset
+    from benchmarks.execution.suite import Suite
+    from benchmarks.prompting.bank import PromptBank
+    from benchmarks.prompting.simulated_user import Protocol
+
+app = new_group(help="Look at first prompts, take them out as JSON, give your own.")
+
+
+@dataclass(frozen=True)
+class BankOptions:
+    """Whose prompts."""
+
+    suite: SuiteOption = "phantom"
+    dataset: Annotated[
+        str | None,
+        Option(
+            "--dataset",
+            metavar="NAME",
+            help="Of the suite; default: its first one.",
+            rich_help_panel=DATA,
+            autocompletion=completion.dataset_names,
+        ),
+    ] = None
+    protocol: Annotated[str, Option("--protocol", metavar="NAME", help="Of the suite.", rich_help_panel=DATA)] = (
+        "centre-click"
+    )
+    out: OutOption = DEFAULT_OUT
+
+
+@command(app)
+def show(
+    *,
+    bank: BankOptions,
+    case: Annotated[str | None, Option("--case", metavar="ID", help="Only this case.", rich_help_panel=DATA)] = None,
+    printing: PrintOptions,
+) -> None:
+    """Show the frozen first prompts that every method is given, in world mm and voxels.
+
+    Example: `tags-bench prompts show --dataset kits21 --protocol centre-click`
+    """
+    from benchmarks.prompting.by_hand import prompt_rows
+
+    asked = _asked(bank)
+    frozen = asked.frozen()
+    title = f"{frozen.origin} prompts, {asked.dataset.name}, {asked.protocol.name}, bank {frozen.digest[:16]}"
+    print_rows(title, prompt_rows(frozen, case), printing.as_json)
+
+
+@command(app, "export")
+def export(
+    *,
+    to: Annotated[Path, Argument(metavar="DIR", help="New folder: one JSON file for each case and target.")],
+    bank: BankOptions,
+    printing: PrintOptions,
+) -> None:
+    """Write the first prompts as JSON in world mm, to be read, drawn in a viewer, or edited.
+
+    Example: `tags-bench prompts export clicks --dataset kits21`
+    """
+    from benchmarks.prompting.by_hand import export_prompts
+
+    files = export_prompts(_asked(bank).frozen(), to)
+    if printing.as_json:
+        print_json({"files": [str(file) for file in files]})
+    else:
+        print(f"{len(files)} files in {to}")
+
+
+@command(app, "import")
+def import_(
+    *,
+    source: Annotated[Path, Argument(metavar="DIR", help="Folder as `prompts export` writes it.")],
+    bank: BankOptions,
+    replace: Annotated[bool, Option("--replace", help="Replace other prompts that were given before.")] = False,
+    printing: PrintOptions,
+) -> None:
+    """Let the next run of the suite replay your own first prompts, to every method; its rows say so.
+
+    Example: `tags-bench prompts import clicks --dataset kits21`, then `tags-bench run --dataset kits21`
+    """
+    from benchmarks.execution.prompt_banks import bank_file
+    from benchmarks.prompting.by_hand import import_prompts, save_given
+
+    asked = _asked(bank)
+    suite, dataset, fold, protocol = asked.suite, asked.dataset, asked.fold, asked.protocol
+    given = import_prompts(source, dataset, suite.part, fold, protocol, suite.seed)
+    path = bank_file(asked.folder, suite, dataset, fold, protocol)
+    save_given(given, path, replace)
+    if printing.as_json:
+        print_json({"bank": str(path), "sha256": given.digest, "cases": len(given.cases)})
+    else:
+        print(f"{len(given.cases)} cases; the next run replays {path}")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The prompts of one protocol on one dataset of a suite.
+
+    Attributes:
+        folder: of the prompt banks.
+    """
+
+    suite: Suite
+    dataset: Dataset
+    fold: int
+    protocol: Protocol
+    folder: Path
+
+    def frozen(self) -> PromptBank:
+        from benchmarks.execution.prompt_banks import frozen_bank
+
+        return frozen_bank(self.folder, self.suite, self.dataset, self.fold, self.protocol)
+
+
+def _asked(bank: BankOptions) -> _Asked:
+    """What the options name."""
+    from benchmarks.execution.plan import Folders, resolve_dataset
+    from benchmarks.execution.prompt_banks import protocol_of
+    from benchmarks.execution.suite import load_suite
+
+    suite = load_suite(bank.suite)
+    entry = suite.with_datasets([bank.dataset]).datasets[0] if bank.dataset else suite.datasets[0]
+    folders = Folders(writable_folder(bank.out))
+    protocol = protocol_of(suite, bank.protocol)
+    return _Asked(suite, resolve_dataset(entry, suite.seed, folders), entry.fold, protocol, folders.prompts)

@@ -1,0 +1,275 @@
+"""`run`, `train`, `tune`, `ablate`: work on a suite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from benchmarks.commands.declare import METHODS, command, new_group
+from benchmarks.commands.options import (
+    ABLATION,
+    ONE_METHOD,
+    AgainOptions,
+    FreshOption,
+    OutputOptions,
+    PrintOptions,
+    WorkOptions,
+)
+from benchmarks.commands.printing import console, print_json, print_mapping, say_synthetic
+from benchmarks.common.errors import UserError
+from benchmarks.common.output import DEFAULT_OUT
+
+if TYPE_CHECKING:
+    from benchmarks.execution.outcomes import RunResult
+    from benchmarks.execution.pool import NotRun
+    from benchmarks.execution.suite import Suite
+
+app = new_group()
+PANEL = "Work"
+NOT_RUN_EXIT = 3
+"""The machine kept a case from being evaluated; the same command takes it up again."""
+
+
+@command(app, panel=PANEL)
+def run(work: WorkOptions, output: OutputOptions, again: AgainOptions, printing: PrintOptions) -> None:
+    """Train, evaluate and rank methods; what is finished is kept.
+
+    Examples:
+
+    * `tags-bench run --all-datasets` — all methods on the synthetic phantoms
+    * `tags-bench run --dataset kits21 --methods tags-tiny,ball` — one dataset, two methods
+    * `tags-bench run --data ./Task07_Pancreas --target 2 --organ pancreas --lesion tumour` — your own scans
+    * `tags-bench run --suite my.yaml --address auto --gpus 1` — a suite of yours, on a Ray cluster
+    """
+    from benchmarks import api
+    from benchmarks.commands.terminal import Terminal
+    from benchmarks.results.leaderboard import as_json as plain_rows
+    from benchmarks.results.tables import show_leaderboard
+
+    result = api.run(
+        chosen_suite(work),
+        out=output.out,
+        tracking_uri=output.tracking_uri,
+        address=work.cluster.address,
+        recompute=again.recompute,
+        progress=Terminal(console()),
+    )
+    _check(result)
+    if printing.as_json:
+        print_json({"leaderboard": plain_rows(result.leaderboard), **_figures(result)})
+    else:
+        show_leaderboard(result.leaderboard, console(stderr=False), result.notes)
+        _print_end(result)
+        print_mapping("next", _next_steps(result, output.out))
+    _say_not_run(result.not_run)
+
+
+@command(app, panel=PANEL)
+def train(
+    *, work: WorkOptions = ONE_METHOD, output: OutputOptions, fresh: FreshOption = False, printing: PrintOptions
+) -> None:
+    """Train methods and keep the checkpoints, which `run` then uses.
+
+    Examples:
+
+    * `tags-bench train --dataset kits21 --minutes 2` — tags-tiny on the phantoms of one dataset
+    * `tags-bench train --workers 2` — two Ray Train workers
+    * `tags-bench train --data ./Task07_Pancreas --target 2 --methods tags-vit-b --gpus 1 --minutes 600`
+    """
+    from benchmarks import api
+    from benchmarks.commands.terminal import Terminal
+    from benchmarks.execution.outcomes import short_figures
+
+    result = api.train(
+        chosen_suite(work),
+        out=output.out,
+        tracking_uri=output.tracking_uri,
+        address=work.cluster.address,
+        fresh=fresh,
+        progress=Terminal(console()),
+    )
+    if printing.as_json:
+        print_json(result.trainings)
+        return
+    for figures in result.trainings:
+        print_mapping(f"{figures['method']} on {figures['dataset']}", short_figures(figures))
+
+
+@command(app, panel=PANEL)
+def tune(
+    *,
+    work: WorkOptions = ONE_METHOD,
+    trials: Annotated[
+        int,
+        typer.Option("--trials", metavar="N", min=1, help="Points of the search space.", rich_help_panel=METHODS),
+    ] = 6,
+    concurrent: Annotated[
+        int, typer.Option("--concurrent", metavar="N", min=1, help="Trials at a time.", rich_help_panel=METHODS)
+    ] = 2,
+    output: OutputOptions,
+    printing: PrintOptions,
+) -> None:
+    """Search hyper-parameters; the validation split decides.
+
+    Ray Tune with Optuna's TPE; ASHA stops the trials that fall behind.
+
+    Examples:
+
+    * `tags-bench tune --trials 6` — tags-tiny on the first dataset of the phantoms
+    * `tags-bench tune --methods tags-vit-b --data DIR --target 2 --gpus 1 --minutes 120 --trials 40 --concurrent 8`
+    """
+    from benchmarks import api
+    from benchmarks.commands.terminal import Terminal
+    from benchmarks.results.sweep import as_rows
+    from benchmarks.results.tables import show_rows
+
+    result = api.tune(
+        chosen_suite(work),
+        trials=trials,
+        concurrent=concurrent,
+        out=output.out,
+        tracking_uri=output.tracking_uri,
+        address=work.cluster.address,
+        progress=Terminal(console()),
+    )
+    rows = as_rows(result.trials)
+    if printing.as_json:
+        print_json({"trials": rows, "best": result.best, "best_file": str(result.best_file)})
+        return
+    printer = console(stderr=False)
+    say_synthetic(bool(result.unit["synthetic"]))
+    show_rows(f"sweep of {result.unit['method']} · {result.unit['dataset']}", rows, printer)
+    printer.print(f"best setting: {result.best_file} (an entry for the `methods:` of a suite)", soft_wrap=True)
+
+
+@command(app, panel=PANEL)
+def ablate(
+    *,
+    work: WorkOptions = ABLATION,
+    repeats: Annotated[
+        int,
+        typer.Option("--repeats", metavar="N", min=1, help="Trainings of every variant.", rich_help_panel=METHODS),
+    ] = 1,
+    metric: Annotated[
+        str, typer.Option("--metric", metavar="NAME", help="What is compared.", rich_help_panel=METHODS)
+    ] = "dice",
+    output: OutputOptions,
+    again: AgainOptions,
+    printing: PrintOptions,
+) -> None:
+    """Run a method without each of its parts in turn.
+
+    Examples:
+
+    * `tags-bench ablate --all-datasets --repeats 3` — tags-tiny on the synthetic phantoms
+    * `tags-bench ablate --methods tags-vit-b --data DIR --target 2 --gpus 1 --minutes 120`
+    """
+    from benchmarks import api
+    from benchmarks.commands.terminal import Terminal
+    from benchmarks.results.leaderboard import as_json as plain_rows
+    from benchmarks.results.statistics import higher_is_better
+    from benchmarks.results.tables import show_ablation
+
+    higher_is_better(metric)  # an unknown metric ends here, before the work
+    result = api.ablate(
+        chosen_suite(work),
+        repeats=repeats,
+        out=output.out,
+        tracking_uri=output.tracking_uri,
+        address=work.cluster.address,
+        recompute=again.recompute,
+        progress=Terminal(console()),
+    )
+    _check(result)
+    table = result.table(metric)
+    if printing.as_json:
+        print_json({"ablation": plain_rows(table), **_figures(result)})
+    else:
+        show_ablation(table, metric, result.synthetic, console(stderr=False))
+        _print_end(result)
+    _say_not_run(result.not_run)
+
+
+def chosen_suite(work: WorkOptions) -> Suite:
+    """The suite that the options describe; without a word about datasets, on its first one."""
+    from benchmarks import api
+
+    data, labels, wanted = work.data, work.data.labels, work.methods
+    own = None
+    if data.data is not None:
+        if data.all_datasets or len(data.dataset or ()) > 1:
+            raise UserError("--data names one folder; use it with at most one --dataset, and not with --all-datasets")
+        name = data.dataset[0] if data.dataset else ""
+        own = api.OwnData(data.data, name, labels.target, labels.organ, labels.lesion)
+    elif labels.target or labels.organ or labels.lesion:
+        raise UserError("--target, --organ and --lesion belong to --data")
+    suite = api.load_suite(
+        data.suite,
+        datasets=data.dataset if own is None else None,
+        methods=_words(wanted.methods) if wanted.methods else None,
+        data=own,
+        budget=api.BudgetChanges(
+            work.budget.minutes, work.budget.steps, work.cluster.cpus, work.cluster.gpus, work.cluster.workers
+        ),
+        seed=data.seed,
+        checkpoints=_checkpoint_files(wanted.checkpoint or ()),
+    )
+    everything = own is not None or data.dataset or data.all_datasets
+    return suite if everything else suite.with_datasets([suite.datasets[0].name])
+
+
+def _words(given: str) -> list[str]:
+    return [word.strip() for word in given.split(",") if word.strip()]
+
+
+def _checkpoint_files(given: Sequence[str]) -> dict[str, Path]:
+    """`METHOD=FILE` words as a mapping. Raises UserError for another form or a missing file."""
+    files = {}
+    for word in given:
+        name, separator, path = word.partition("=")
+        if not separator or not path:
+            raise UserError(f"--checkpoint {word}: the form is METHOD=FILE")
+        if not Path(path).expanduser().is_file():
+            raise UserError(f"--checkpoint {word}: no such file")
+        files[name] = Path(path).expanduser().resolve()
+    return files
+
+
+def _check(result: RunResult) -> None:
+    """Every row is there, except those of cases that are known not to have run."""
+    if result.complete:
+        result.check_complete()
+
+
+def _figures(result: RunResult) -> dict[str, Any]:
+    not_run = [{"unit": one.unit, "case": one.case, "reason": one.reason} for one in result.not_run]
+    return {"computed_cases": result.computed, "seconds": result.seconds, "not_run": not_run, **result.places}
+
+
+def _print_end(result: RunResult) -> None:
+    print_mapping(f"{result.computed} of {result.cases} cases computed now, {result.seconds:.0f} s", result.places)
+
+
+def _say_not_run(cases: Sequence[NotRun]) -> None:
+    """Name the cases that the machine kept from running, and end with an exit code that says so."""
+    if not cases:
+        return
+    printer = console()
+    for one in cases:
+        printer.print(f"not run: {one.unit}, {one.case}: {one.reason}", style="red", markup=False, soft_wrap=True)
+    printer.print(f"{len(cases)} cases were not run; the same command takes them up again", soft_wrap=True)
+    raise typer.Exit(NOT_RUN_EXIT)
+
+
+def _next_steps(result: RunResult, out: Path) -> dict[str, str]:
+    place = "" if out == DEFAULT_OUT else f" --out {out}"
+    name = "" if result.suite == "phantom" else f" --suite {result.suite}"
+    return {
+        "ranks, tests, subgroups": f"tags-bench leaderboard --details{place}{name}",
+        "browse the runs": f"mlflow ui --host 127.0.0.1 --backend-store-uri {result.places['MLflow store']}",
+        "try your own scans": f"tags-bench run --data DIR --target LABEL --organ NAME --lesion NAME{place}",
+        "search hyper-parameters": f"tags-bench tune --methods tags-tiny{place}",
+    }

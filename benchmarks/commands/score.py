@@ -1,0 +1,71 @@
+"""`score`: two folders of masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Argument, Option
+
+from benchmarks.commands.declare import OUTPUT, command, new_group
+from benchmarks.commands.options import PrintOptions
+from benchmarks.commands.printing import console, print_mapping
+from benchmarks.common.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmarks.execution.outcomes import ScoreResult
+
+app = new_group()
+
+
+@command(app, panel="Results")
+def score(
+    *,
+    predictions: Annotated[Path, Argument(metavar="PRED_DIR", help="Folder of predicted masks (NIfTI).")],
+    labels: Annotated[Path, Argument(metavar="LABEL_DIR", help="Folder of label maps; files pair by name.")],
+    label: Annotated[
+        int | None, Option("--label", metavar="N", help="The value to score; without it, all above 0.")
+    ] = None,
+    tolerance: Annotated[
+        list[float] | None,
+        Option("--tolerance", metavar="MM", min=0, help="Of the surface Dice; repeatable. Default 1 2 5."),
+    ] = None,
+    as_csv: Annotated[bool, Option("--csv", help="Print a row per case as CSV.", rich_help_panel=OUTPUT)] = False,
+    printing: PrintOptions,
+) -> None:
+    """Score a folder of masks against labels. No run is needed.
+
+    Dice, IoU, surface Dice, HD95 and lesion-wise numbers, a row per case and the means.
+
+    Examples:
+
+    * `tags-bench score predictions/ labelsTs/` — every voxel above 0
+    * `tags-bench score predictions/ labelsTs/ --label 2 --tolerance 1 --tolerance 3 --json`
+    """
+    from benchmarks import api
+    from benchmarks.metrics.folders import to_csv, to_json
+
+    if printing.as_json and as_csv:
+        raise UserError("choose one of --json and --csv")
+    chosen = {"tolerances": tuple(tolerance)} if tolerance else {}
+    result = api.score(predictions, labels, label=label, **chosen)
+    if printing.as_json:
+        print(to_json(result.cases))
+    elif as_csv:
+        print(to_csv(result.cases), end="")
+    else:
+        _print_table(f"{predictions} against {labels}", result)
+
+
+def _print_table(title: str, result: ScoreResult) -> None:
+    from benchmarks.results.tables import show_rows
+
+    surface = [key for key in result.cases[0] if key.startswith("nsd@")]
+    shown = ["case", "dice", "iou", *surface, "hd95_mm", "lesion_f1", "status"]
+    table = [
+        {key: f"{row[key]:.3f}" if isinstance(row[key], float) else row[key] for key in shown} | {"": row["reason"]}
+        for row in result.cases
+    ]
+    show_rows(title, table, console(stderr=False))
+    means = {key: f"{result.means[key]:.3f}" for key in shown if key in result.means}
+    print_mapping("means, failed cases at their worst values", means)

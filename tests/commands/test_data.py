@@ -1,0 +1,50 @@
+"""`data`: datasets are added, checked and used by name; licences are asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+
+from tests.scan_folders import write_msd
+
+
+def test_a_dataset_is_added_checked_and_used_by_name(call, tmp_path: Path) -> None:
+    folder = write_msd(tmp_path / "scans", cases=6)
+    label = nib.load(folder / "labelsTr" / "case_3.nii.gz")
+    nib.save(nib.Nifti1Image(np.zeros(label.shape, np.uint8), label.affine), folder / "labelsTr" / "case_3.nii.gz")
+    added = json.loads(call("data", "add", "mine", "--from", str(folder), "--json").out)
+    assert added["cases"] == 6
+    assert any(row["case"] == "case_3" and "target" in row["what"] for row in added["problems"])
+    assert json.loads(call("data", "list", "--json").out)[0]["name"] == "mine"
+    stats = call("data", "stats", "mine", "--figure", "figure.svg")
+    assert stats.code == 0, stats.err
+    assert Path("figure.svg").is_file()
+    rows = json.loads(call("data", "splits", "mine", "--json", "--out", "splits.json").out)
+    written = json.loads(Path("splits.json").read_text())["folds"]
+    assert [row["sha256"] for row in rows] == [fold["sha256"] for fold in written]
+    assert [row["test"] for row in rows] == [len(fold["test"]) for fold in written]
+    table = tmp_path / "pairs.csv"
+    pairs = [f"{image},{image.parent.with_name('labelsTr') / image.name}" for image in folder.glob("imagesTr/*")]
+    table.write_text("\n".join(["image,label", *pairs]))
+    assert json.loads(call("data", "add", "table", "--from", str(table), "--target", "1", "--json").out)["cases"] == 6
+    assert call("data", "verify", "mine").code == 0
+    assert call("data", "remove", "mine").code == 0
+    outcome = call("data", "verify", "mine")
+    assert outcome.code == 2
+    assert (folder / "imagesTr" / "case_0.nii.gz").is_file()
+
+
+def test_fetching_needs_the_licence(call) -> None:
+    outcome = call("data", "fetch", "msd-pancreas")
+    assert outcome.code == 2
+    assert "licence" in outcome.err
+    assert "did you mean 'kits21'" in call("data", "fetch", "kits").err
+
+
+def test_phantoms_are_written_and_called_synthetic(call) -> None:
+    rows = json.loads(call("data", "synth", "--dataset", "lits17", "--cases", "3", "--json").out)
+    assert rows[0]["synthetic"] is True
+    assert (Path(rows[0]["folder"]) / "SYNTHETIC.txt").is_file()
