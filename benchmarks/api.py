@@ -63,11 +63,11 @@ def load_suite(
     seed: int | None = None,
     checkpoints: Mapping[str, Path] | None = None,
 ) -> Suite:
-    """Read a suite, and change what is named here.
+    """Read a suite, and change what is named here; `Suite.with_fold` and `with_protocols` change more.
 
     Args:
         name_or_file: an embedded suite by name, or a YAML file.
-        datasets: only these of the suite.
+        datasets: only these of the suite, or of those added on this machine.
         methods: only these; a name that the suite does not list joins with its default configuration.
         data: the user's own scans in place of the datasets.
         budget: of the training.
@@ -83,9 +83,9 @@ def load_suite(
             raise UserError("own data replace the datasets of a suite; name one or the other")
         suite = suite.with_own_data(data if isinstance(data, OwnData) else OwnData(Path(data)))
     elif datasets is not None:
-        suite = suite.with_datasets(list(datasets))
+        suite = suite.with_datasets(datasets)
     if methods is not None:
-        suite = suite.with_methods(list(methods))
+        suite = suite.with_methods(methods)
     if budget is not None:
         suite = suite.with_budget(budget)
     if seed is not None:

@@ -15,6 +15,7 @@ import yaml
 import benchmarks
 from benchmarks import api
 from benchmarks.common.errors import UserError
+from benchmarks.data import registry
 from benchmarks.execution.pool import NotRun
 from tests.scan_folders import write_msd
 
@@ -161,6 +162,18 @@ def test_a_suite_is_changed_by_name() -> None:
     both = suite.with_budget(benchmarks.BudgetChanges(steps=3, minutes=1.0))
     assert (both.budget.minutes, both.budget.steps, both.workers) == (1.0, 3, suite.workers)
     assert suite.with_budget(benchmarks.BudgetChanges()) == suite
+
+
+def test_an_added_dataset_joins_by_name_and_folds_and_protocols_are_chosen(tmp_path: Path) -> None:
+    registry.add("mine", write_msd(tmp_path / "scans", cases=10))
+    suite = benchmarks.load_suite("phantom", datasets=["mine", "lits17"], methods=["ball"])
+    assert [(entry.name, entry.source) for entry in suite.datasets] == [("mine", ""), ("lits17", "phantom")]
+    assert {entry.fold for entry in suite.with_fold(2).datasets} == {2}
+    assert [one.name for one in suite.with_protocols(["centre-click"]).protocols] == ["centre-click"]
+    with pytest.raises(UserError, match="did you mean 'centre-click'"):
+        suite.with_protocols(["center-click"])
+    with pytest.raises(UserError, match="did you mean 'mine'"):
+        benchmarks.load_suite("phantom", datasets=["mines"])
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,14 @@ class DataOptions:
         ),
     ] = None
     labels: LabelOptions = LabelOptions()
+    fold: Annotated[
+        int | None,
+        Option("--fold", metavar="N", min=0, help="Replaces the suite's fold.", rich_help_panel=DATA),
+    ] = None
+    protocol: Annotated[
+        list[str] | None,
+        Option("--protocol", metavar="NAME", help="Only this way of prompting; repeatable.", rich_help_panel=DATA),
+    ] = None
     seed: SeedOption = None
 
 

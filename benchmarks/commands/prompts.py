@@ -132,11 +132,10 @@ class _Asked:
 def _asked(bank: BankOptions) -> _Asked:
     """What the options name."""
     from benchmarks.execution.plan import Folders, resolve_dataset
-    from benchmarks.execution.prompt_banks import protocol_of
     from benchmarks.execution.suite import load_suite
 
     suite = load_suite(bank.suite)
     entry = suite.with_datasets([bank.dataset]).datasets[0] if bank.dataset else suite.datasets[0]
     folders = Folders(writable_folder(bank.out))
-    protocol = protocol_of(suite, bank.protocol)
+    protocol = suite.protocol(bank.protocol)
     return _Asked(suite, resolve_dataset(entry, suite.seed, folders), entry.fold, protocol, folders.prompts)

@@ -217,8 +217,11 @@ def chosen_suite(work: WorkOptions) -> Suite:
         seed=data.seed,
         checkpoints=_checkpoint_files(wanted.checkpoint or ()),
     )
-    everything = own is not None or data.dataset or data.all_datasets
-    return suite if everything else suite.with_datasets([suite.datasets[0].name])
+    if own is None and not data.dataset and not data.all_datasets:
+        suite = suite.with_datasets([suite.datasets[0].name])
+    if data.fold is not None:
+        suite = suite.with_fold(data.fold)
+    return suite.with_protocols(data.protocol) if data.protocol else suite
 
 
 def _words(given: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.data.dataset import Dataset, fingerprint_cases
 from benchmarks.execution.suite import Suite
 from benchmarks.prompting.bank import PromptBank, file_name
@@ -21,11 +20,3 @@ def frozen_bank(prompts_folder: Path, suite: Suite, dataset: Dataset, fold: int,
     """The bank that a run of the suite replays; made if there is none yet."""
     folder = bank_file(prompts_folder, suite, dataset, fold, protocol).parent
     return PromptBank.frozen(folder, dataset, suite.part, fold, protocol, suite.seed)
-
-
-def protocol_of(suite: Suite, name: str) -> Protocol:
-    """The protocol of that name in a suite. Raises UserError with the nearest one."""
-    known = {protocol.name: protocol for protocol in suite.protocols}
-    if name not in known:
-        raise UserError(f"suite '{suite.name}' has no protocol '{name}'; {nearest_name(name, known)}")
-    return known[name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.validation import one_line_errors
 from benchmarks.contestants import Budget
+from benchmarks.data.registry import registrations
 from benchmarks.execution.embedded import embedded_suites, suite_text
 from benchmarks.metrics import DEFAULT_POLICY, POLICIES
 from benchmarks.prompting.protocol import Protocol
@@ -157,7 +158,7 @@ class Suite(_Strict):
             raise UserError(f"unknown empty_policy '{value}'; {nearest_name(value, POLICIES)}")
         return value
 
-    def with_methods(self, names: list[str]) -> Suite:
+    def with_methods(self, names: Sequence[str]) -> Suite:
         """Only these methods; a name that the suite does not list joins with its default configuration."""
         if not all(names):
             raise UserError("--methods: an empty name; give names with commas between them")
@@ -180,13 +181,37 @@ class Suite(_Strict):
         ]
         return self.model_copy(update={"methods": tuple(changed)})
 
-    def with_datasets(self, names: list[str]) -> Suite:
-        """Only these datasets. Raises UserError with the nearest name."""
+    def with_datasets(self, names: Sequence[str]) -> Suite:
+        """Only these datasets; a name that the suite does not list joins if it was added on this machine.
+
+        Raises:
+            UserError: neither; the nearest name is offered.
+        """
         listed = {entry.name: entry for entry in self.datasets}
-        for name in names:
-            if name not in listed:
-                raise UserError(f"suite '{self.name}' has no dataset '{name}'; {nearest_name(name, listed)}")
+        unlisted = [name for name in names if name not in listed]
+        added = registrations() if unlisted else {}
+        for name in unlisted:
+            if name not in added:
+                known = [*listed, *added]
+                raise UserError(f"suite '{self.name}' has no dataset '{name}'; {nearest_name(name, known)}")
+            listed[name] = DatasetEntry(name=name)
         return self.model_copy(update={"datasets": tuple(listed[name] for name in names)})
+
+    def with_fold(self, fold: int) -> Suite:
+        """This fold of every dataset."""
+        entries = tuple(entry.model_copy(update={"fold": fold}) for entry in self.datasets)
+        return self.model_copy(update={"datasets": entries})
+
+    def with_protocols(self, names: Sequence[str]) -> Suite:
+        """Only these protocols. Raises UserError with the nearest name."""
+        return self.model_copy(update={"protocols": tuple(self.protocol(name) for name in names)})
+
+    def protocol(self, name: str) -> Protocol:
+        """The protocol of that name. Raises UserError with the nearest one."""
+        known = {protocol.name: protocol for protocol in self.protocols}
+        if name not in known:
+            raise UserError(f"suite '{self.name}' has no protocol '{name}'; {nearest_name(name, known)}")
+        return known[name]
 
     def with_own_data(self, own: OwnData) -> Suite:
         """The methods and protocols of this suite on the user's own scans. Raises UserError if nothing lies there."""

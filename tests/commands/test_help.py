@@ -83,6 +83,8 @@ def test_options_stand_under_their_headings(call, monkeypatch: pytest.MonkeyPatc
         (["run", "--suite", "phantoms"], "did you mean 'phantom'"),
         (["run", "--methods", "tags-tiney"], "did you mean 'tags-tiny'"),
         (["run", "--dataset", "kits"], "did you mean 'kits21'"),
+        (["run", "--protocol", "center-click"], "did you mean 'centre-click'"),
+        (["run", "--fold", "77", "--methods", "ball"], "folds 0 to"),
         (["run", "--data", "nowhere"], "no such folder"),
         (["run", "--target", "2"], "belong to --data"),
         (["run", "--methods", "sam-b"], "`tags-bench weights fetch sam_vit_b_01ec64.pth`"),

@@ -14,7 +14,7 @@ from benchmarks.common.errors import UserError
 from benchmarks.contestants import Target, method
 from benchmarks.data.dataset import Case, Dataset, Split
 from benchmarks.execution.evaluate import Evaluation, evaluate_case
-from benchmarks.execution.prompt_banks import bank_file, frozen_bank, protocol_of
+from benchmarks.execution.prompt_banks import bank_file, frozen_bank
 from benchmarks.execution.suite import parse_suite
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.prompting.bank import PromptBank
@@ -90,7 +90,7 @@ def test_a_click_moved_by_hand_reaches_the_method_and_the_row(dataset: Dataset, 
 def test_a_run_finds_what_was_imported(dataset: Dataset, tmp_path: Path) -> None:
     lines = ("name: s", "datasets: [{name: own, source: here}]", "methods: [ball]", "protocols: [centre-click]")
     suite = parse_suite("\n".join([*lines, "budget: {steps: 1}"]), "s")
-    protocol = protocol_of(suite, "centre-click")
+    protocol = suite.protocol("centre-click")
     simulated = frozen_bank(tmp_path / "out", suite, dataset, 0, protocol)
     export_prompts(simulated, tmp_path / "prompts")
     given = import_prompts(tmp_path / "prompts", dataset, suite.part, 0, protocol, suite.seed)
@@ -109,7 +109,7 @@ def test_a_run_finds_what_was_imported(dataset: Dataset, tmp_path: Path) -> None
     save_given(other, path, replace=True)
     assert frozen_bank(tmp_path / "out", suite, dataset, 0, protocol) == other
     with pytest.raises(UserError, match="did you mean 'centre-click'"):
-        protocol_of(suite, "center-click")
+        suite.protocol("center-click")
 
 
 @pytest.mark.parametrize(
