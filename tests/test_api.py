@@ -17,6 +17,7 @@ from benchmarks import api
 from benchmarks.common.errors import UserError
 from benchmarks.data import registry
 from benchmarks.execution.pool import NotRun
+from benchmarks.execution.suite import DatasetEntry
 from tests.scan_folders import write_msd
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -166,8 +167,17 @@ def test_a_suite_is_changed_by_name() -> None:
 
 def test_an_added_dataset_joins_by_name_and_folds_and_protocols_are_chosen(tmp_path: Path) -> None:
     registry.add("mine", write_msd(tmp_path / "scans", cases=10))
-    suite = benchmarks.load_suite("phantom", datasets=["mine", "lits17"], methods=["ball"])
-    assert [(entry.name, entry.source) for entry in suite.datasets] == [("mine", ""), ("lits17", "phantom")]
+    phantoms = benchmarks.load_suite("phantom")
+    suite = phantoms.with_datasets(["mine"])
+    assert [(entry.name, entry.source) for entry in suite.datasets] == [("mine", "")]
+    assert suite.name == "data-mine"  # never among the records of phantoms
+    elsewhere = suite.model_copy(update={"datasets": (DatasetEntry(name="mine", source="phantom"),)})
+    assert [entry.source for entry in elsewhere.with_datasets(["mine"]).datasets] == ["phantom"]
+    assert [entry.source for entry in elsewhere.with_added_datasets(["mine"]).datasets] == [""]
+    with pytest.raises(UserError, match="run them apart"):
+        phantoms.with_datasets(["mine", "kits21"])
+    with pytest.raises(UserError, match="no dataset 'kits21' on this machine"):
+        phantoms.with_added_datasets(["kits21"])
     assert {entry.fold for entry in suite.with_fold(2).datasets} == {2}
     assert [one.name for one in suite.with_protocols(["centre-click"]).protocols] == ["centre-click"]
     with pytest.raises(UserError, match="did you mean 'centre-click'"):

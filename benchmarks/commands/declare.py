@@ -23,7 +23,9 @@ class _Command(TyperCommand):
         for option in options:
             if "--help" in option.opts:
                 option.rich_help_panel = OUTPUT  # where the other options of every command are
-        return sorted(options, key=lambda option: _place(option.rich_help_panel))  # as the help shows them
+        return sorted(
+            options, key=lambda option: _place(getattr(option, "rich_help_panel", None))
+        )  # as the help shows them
 
 
 class _Group(TyperGroup):
@@ -39,8 +41,9 @@ def _without_type(options: list[Any]) -> list[Any]:
     return options
 
 
-def _place(panel: str | None) -> int:
+def _place(option: Any) -> int:
     order = (DATA, METHODS, TABLES, BUDGET, CLUSTER, OUTPUT)
+    panel = getattr(option, "rich_help_panel", None)
     return order.index(panel) if panel in order else -1
 
 

@@ -107,6 +107,10 @@ class DataOptions:
     all_datasets: Annotated[
         bool, Option("--all-datasets", help="Every dataset of the suite.", rich_help_panel=DATA)
     ] = False
+    added: Annotated[
+        bool,
+        Option("--added", help="With --dataset: that of `data list`, not the suite's.", rich_help_panel=DATA),
+    ] = False
     data: Annotated[
         Path | None,
         Option(

@@ -23,21 +23,39 @@ def print_json(content: Any) -> None:
     print(json.dumps(content, indent=2, default=_plain))
 
 
-def print_rows(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool) -> None:
-    """Rows as a table, or as JSON."""
+def print_rows(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool = False) -> None:
+    """Like mappings as a table, whose columns the first one gives, or as JSON."""
     if as_json:
         print_json(rows)
         return
-    from benchmarks.results.tables import show_rows
+    from rich.table import Table
+    from rich.text import Text
 
-    show_rows(title, rows, console(stderr=False))
+    headings = [str(column).replace("_", " ") for column in (rows[0] if rows else ())]
+    least = [max(map(len, heading.split()), default=0) for heading in headings]
+    printer = console(stderr=False)
+    needed = sum(least) + 3 * len(least) + 1
+    if not printer.is_terminal:
+        printer.width = max(printer.width, needed)
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for heading, width in zip(headings, least, strict=True):  # a heading breaks between words, if there is room
+        table.add_column(heading, overflow="fold", min_width=width if needed <= printer.width else None)
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row.values()))
+    printer.print(table)
 
 
 def print_mapping(title: str, values: Mapping[str, Any]) -> None:
     """Names and values in two columns."""
-    from benchmarks.results.tables import show_mapping
+    from rich.table import Table
+    from rich.text import Text
 
-    show_mapping(title, values, console(stderr=False))
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for key, value in values.items():
+        table.add_row(Text(str(key)), Text(str(value)))
+    console(stderr=False).print(table)
 
 
 def say_synthetic(synthetic: bool) -> None:

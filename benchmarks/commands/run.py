@@ -18,7 +18,7 @@ from benchmarks.commands.options import (
     PrintOptions,
     WorkOptions,
 )
-from benchmarks.commands.printing import console, print_json, print_mapping, say_synthetic
+from benchmarks.commands.printing import console, print_json, print_mapping, print_rows, say_synthetic
 from benchmarks.common.errors import UserError
 from benchmarks.common.output import DEFAULT_OUT
 
@@ -124,7 +124,6 @@ def tune(
     from benchmarks import api
     from benchmarks.commands.terminal import Terminal
     from benchmarks.results.sweep import as_rows
-    from benchmarks.results.tables import show_rows
 
     result = api.tune(
         chosen_suite(work),
@@ -139,10 +138,9 @@ def tune(
     if printing.as_json:
         print_json({"trials": rows, "best": result.best, "best_file": str(result.best_file)})
         return
-    printer = console(stderr=False)
     say_synthetic(bool(result.unit["synthetic"]))
-    show_rows(f"sweep of {result.unit['method']} · {result.unit['dataset']}", rows, printer)
-    printer.print(f"best setting: {result.best_file} (an entry for the `methods:` of a suite)", soft_wrap=True)
+    print_rows(f"sweep of {result.unit['method']} · {result.unit['dataset']}", rows)
+    print(f"best setting: {result.best_file} (an entry for the `methods:` of a suite)")
 
 
 @command(app, panel=PANEL)
@@ -206,9 +204,11 @@ def chosen_suite(work: WorkOptions) -> Suite:
         own = api.OwnData(data.data, name, labels.target, labels.organ, labels.lesion)
     elif labels.target or labels.organ or labels.lesion:
         raise UserError("--target, --organ and --lesion belong to --data")
+    if data.added and (own is not None or not data.dataset):
+        raise UserError("--added belongs to --dataset; see `tags-bench data list`")
     suite = api.load_suite(
         data.suite,
-        datasets=data.dataset if own is None else None,
+        datasets=data.dataset if own is None and not data.added else None,
         methods=_words(wanted.methods) if wanted.methods else None,
         data=own,
         budget=api.BudgetChanges(
@@ -217,7 +217,9 @@ def chosen_suite(work: WorkOptions) -> Suite:
         seed=data.seed,
         checkpoints=_checkpoint_files(wanted.checkpoint or ()),
     )
-    if own is None and not data.dataset and not data.all_datasets:
+    if data.added:
+        suite = suite.with_added_datasets(data.dataset or ())
+    elif own is None and not data.dataset and not data.all_datasets:
         suite = suite.with_datasets([suite.datasets[0].name])
     if data.fold is not None:
         suite = suite.with_fold(data.fold)

@@ -9,7 +9,7 @@ from typer import Argument, Option
 
 from benchmarks.commands.declare import OUTPUT, command, new_group
 from benchmarks.commands.options import PrintOptions
-from benchmarks.commands.printing import console, print_mapping
+from benchmarks.commands.printing import print_mapping, print_rows
 from benchmarks.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,14 +58,12 @@ def score(
 
 
 def _print_table(title: str, result: ScoreResult) -> None:
-    from benchmarks.results.tables import show_rows
-
     surface = [key for key in result.cases[0] if key.startswith("nsd@")]
     shown = ["case", "dice", "iou", *surface, "hd95_mm", "lesion_f1", "status"]
     table = [
         {key: f"{row[key]:.3f}" if isinstance(row[key], float) else row[key] for key in shown} | {"": row["reason"]}
         for row in result.cases
     ]
-    show_rows(title, table, console(stderr=False))
+    print_rows(title, table)
     means = {key: f"{result.means[key]:.3f}" for key in shown if key in result.means}
     print_mapping("means, failed cases at their worst values", means)

@@ -29,8 +29,8 @@ from benchmarks.execution.plan import Unit
 class Terminal(progress.Progress):
     """Shows how a call of `benchmarks.api` goes on."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
 
     def step(self, text: str) -> AbstractContextManager[Any]:
         return self.console.status(text)

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.validation import one_line_errors
 from benchmarks.contestants import Budget
-from benchmarks.data.registry import registrations
+from benchmarks.data.registry import registration, registrations
 from benchmarks.execution.embedded import embedded_suites, suite_text
 from benchmarks.metrics import DEFAULT_POLICY, POLICIES
 from benchmarks.prompting.protocol import Protocol
@@ -182,20 +182,33 @@ class Suite(_Strict):
         return self.model_copy(update={"methods": tuple(changed)})
 
     def with_datasets(self, names: Sequence[str]) -> Suite:
-        """Only these datasets; a name that the suite does not list joins if it was added on this machine.
+        """Only these datasets of the suite; or, where it lists none of them, those added on this machine.
 
         Raises:
-            UserError: neither; the nearest name is offered.
+            UserError: an unknown name (the nearest one is offered), or some of the suite beside some that were added.
         """
         listed = {entry.name: entry for entry in self.datasets}
         unlisted = [name for name in names if name not in listed]
         added = registrations() if unlisted else {}
         for name in unlisted:
             if name not in added:
-                known = [*listed, *added]
-                raise UserError(f"suite '{self.name}' has no dataset '{name}'; {nearest_name(name, known)}")
-            listed[name] = DatasetEntry(name=name)
-        return self.model_copy(update={"datasets": tuple(listed[name] for name in names)})
+                raise UserError(f"suite '{self.name}' has no dataset '{name}'; {nearest_name(name, [*listed, *added])}")
+        if not unlisted:
+            return self.model_copy(update={"datasets": tuple(listed[name] for name in names)})
+        if len(unlisted) < len(names):
+            ours = next(name for name in names if name in listed)
+            raise UserError(f"'{ours}' is a dataset of suite '{self.name}', '{unlisted[0]}' was added: run them apart")
+        return self.with_added_datasets(names)
+
+    def with_added_datasets(self, names: Sequence[str]) -> Suite:
+        """The methods and protocols of this suite on datasets that were added on this machine.
+
+        Raises:
+            UserError: one was not added.
+        """
+        entries = tuple(DatasetEntry(name=registration(name).name) for name in names)
+        changes = {"name": f"data-{'-'.join(names)}", "title": "datasets of this machine", "datasets": entries}
+        return self.model_copy(update=changes)
 
     def with_fold(self, fold: int) -> Suite:
         """This fold of every dataset."""

@@ -87,6 +87,8 @@ def test_options_stand_under_their_headings(call, monkeypatch: pytest.MonkeyPatc
         (["run", "--fold", "77", "--methods", "ball"], "folds 0 to"),
         (["run", "--data", "nowhere"], "no such folder"),
         (["run", "--target", "2"], "belong to --data"),
+        (["run", "--added"], "--added belongs to --dataset"),
+        (["run", "--added", "--dataset", "kits21"], "`tags-bench data add kits21"),
         (["run", "--methods", "sam-b"], "`tags-bench weights fetch sam_vit_b_01ec64.pth`"),
         (["run", "--methods", "sam-b", "--checkpoint", "sam-b=nowhere.pth"], "no such file"),
         (["run", "--methods", "sam-b", "--checkpoint", "nowhere.pth"], "METHOD=FILE"),
