@@ -374,8 +374,9 @@ def _executed(
         outcome = run_units(work.units, work.folders, observer, on_unit=on_unit, **again)
     rows = _in_order(work.units, frames)
     descriptions = tuple(unit.description() for unit in work.units)
-    failed = int((rows["status"] == FAILED).sum()) if len(rows) else 0
-    sink.end(leaderboard_of(rows, descriptions), failed)
+    if not outcome.not_run:  # else nothing can be ranked yet; the next call goes on in the same MLflow run
+        failed = int((rows["status"] == FAILED).sum()) if len(rows) else 0
+        sink.end(leaderboard_of(rows, descriptions), failed)
     return {
         "suite": work.suite.name,
         "rows": rows,
@@ -390,7 +391,8 @@ def _executed(
 
 def _in_order(units: Sequence[Unit], frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """All rows in the order of the plan, not in that in which the units happened to finish."""
-    filled = [frames[unit.digest] for unit in units if not frames[unit.digest].empty]
+    known = [frames[unit.digest] for unit in units if unit.digest in frames]  # a unit may not have been run
+    filled = [frame for frame in known if not frame.empty]
     return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
 
 

@@ -151,6 +151,8 @@ def test_a_case_that_the_machine_kept_from_running_is_said(
     assert not result.complete
     assert result.not_run == (missing,)
     assert "1 not run" in repr(result)
+    assert "the disk is full" in result._repr_html_()
+    assert "Dice" not in result._repr_html_()
 
 
 def test_a_suite_is_changed_by_name() -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -24,7 +25,6 @@ from benchmarks.common.output import DEFAULT_OUT
 
 if TYPE_CHECKING:
     from benchmarks.execution.outcomes import RunResult
-    from benchmarks.execution.pool import NotRun
     from benchmarks.execution.suite import Suite
 
 app = new_group()
@@ -57,14 +57,15 @@ def run(work: WorkOptions, output: OutputOptions, again: AgainOptions, printing:
         recompute=again.recompute,
         progress=Terminal(console()),
     )
-    _check(result)
+    if not result.complete:
+        _end_unfinished(result, printing)
+    result.check_complete()
     if printing.as_json:
         print_json({"leaderboard": plain_rows(result.leaderboard), **_figures(result)})
-    else:
-        show_leaderboard(result.leaderboard, console(stderr=False), result.notes)
-        _print_end(result)
-        print_mapping("next", _next_steps(result, output.out))
-    _say_not_run(result.not_run)
+        return
+    show_leaderboard(result.leaderboard, console(stderr=False), result.notes)
+    _print_end(result)
+    print_mapping("next", _next_steps(result, output.out))
 
 
 @command(app, panel=PANEL)
@@ -181,14 +182,15 @@ def ablate(
         recompute=again.recompute,
         progress=Terminal(console()),
     )
-    _check(result)
+    if not result.complete:
+        _end_unfinished(result, printing)
+    result.check_complete()
     table = result.table(metric)
     if printing.as_json:
         print_json({"ablation": plain_rows(table), **_figures(result)})
-    else:
-        show_ablation(table, metric, result.synthetic, console(stderr=False))
-        _print_end(result)
-    _say_not_run(result.not_run)
+        return
+    show_ablation(table, metric, result.synthetic, console(stderr=False))
+    _print_end(result)
 
 
 def chosen_suite(work: WorkOptions) -> Suite:
@@ -243,12 +245,6 @@ def _checkpoint_files(given: Sequence[str]) -> dict[str, Path]:
     return files
 
 
-def _check(result: RunResult) -> None:
-    """Every row is there, except those of cases that are known not to have run."""
-    if result.complete:
-        result.check_complete()
-
-
 def _figures(result: RunResult) -> dict[str, Any]:
     not_run = [{"unit": one.unit, "case": one.case, "reason": one.reason} for one in result.not_run]
     return {"computed_cases": result.computed, "seconds": result.seconds, "not_run": not_run, **result.places}
@@ -258,14 +254,14 @@ def _print_end(result: RunResult) -> None:
     print_mapping(f"{result.computed} of {result.cases} cases computed now, {result.seconds:.0f} s", result.places)
 
 
-def _say_not_run(cases: Sequence[NotRun]) -> None:
-    """Name the cases that the machine kept from running, and end with an exit code that says so."""
-    if not cases:
-        return
-    printer = console()
-    for one in cases:
-        printer.print(f"not run: {one.unit}, {one.case}: {one.reason}", style="red", markup=False, soft_wrap=True)
-    printer.print(f"{len(cases)} cases were not run; the same command takes them up again", soft_wrap=True)
+def _end_unfinished(result: RunResult, printing: PrintOptions) -> NoReturn:
+    """Name the cases that the machine kept from running, and end with an exit code that says so. Nothing is ranked."""
+    if printing.as_json:
+        print_json(_figures(result))
+    else:
+        _print_end(result)
+    for line in result.not_run_lines():
+        print(line, file=sys.stderr)
     raise typer.Exit(NOT_RUN_EXIT)
 
 

@@ -109,6 +109,16 @@ class RunResult(Results):
         missing = "" if self.complete else f", {len(self.not_run)} not run"
         return f"{super().__repr__()[:-1]}; {told}{missing}; records in {self.places.get('records', '?')}>"
 
+    def not_run_lines(self) -> list[str]:
+        """What was not run and why; while there is any, nothing is ranked."""
+        lines = [f"not run: {one.unit}, {one.case}: {one.reason}" for one in self.not_run]
+        return [*lines, "nothing is ranked before these are run; the same call takes them up again"] if lines else []
+
+    def _repr_html_(self) -> str:
+        if self.complete:
+            return super()._repr_html_()
+        return as_html(lambda console: console.print("\n".join(self.not_run_lines()), markup=False))
+
 
 @dataclass(frozen=True, repr=False)
 class AblationResult(RunResult):
@@ -126,6 +136,8 @@ class AblationResult(RunResult):
         return ablation_table(self.rows, list(self.variants), metric)
 
     def _repr_html_(self) -> str:
+        if not self.complete:
+            return super()._repr_html_()
         from benchmarks.results.tables import show_ablation
 
         return as_html(lambda console: show_ablation(self.table(), "dice", self.synthetic, console))
