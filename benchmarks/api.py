@@ -14,11 +14,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pandas as pd
 
-from benchmarks.common.errors import UserError
+from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import atomically
 from benchmarks.common.identity import digest
 from benchmarks.common.output import DEFAULT_OUT, writable_folder
@@ -116,7 +116,7 @@ def run(
     """
     progress = progress or Progress()
     work = _planned(_suite(suite), out, progress)
-    return RunResult(**_executed(work, tracking_uri, address, recompute, progress))
+    return _executed(work, tracking_uri, address, recompute, progress)
 
 
 def ablate(
@@ -140,7 +140,7 @@ def ablate(
     progress = progress or Progress()
     varied, variants = ablation_suite(_suite(suite), repeats)
     work = _planned(varied, out, progress)
-    return AblationResult(**_executed(work, tracking_uri, address, recompute, progress), variants=tuple(variants))
+    return AblationResult.of(_executed(work, tracking_uri, address, recompute, progress), variants)
 
 
 def train(
@@ -352,8 +352,10 @@ def _planned(suite: Suite, out: str | Path, progress: Progress) -> _Work:
 
 def _executed(
     work: _Work, tracking_uri: str | None, address: str | None, recompute: Recompute, progress: Progress
-) -> dict[str, Any]:
-    """Run the units, with MLflow; the fields of a `RunResult`."""
+) -> RunResult:
+    """Run the units, with MLflow."""
+    if recompute not in get_args(Recompute):
+        raise UserError(f"recompute='{recompute}'; {nearest_name(recompute, get_args(Recompute))}")
     started = time.perf_counter()
     synthetic = any(dataset.synthetic for dataset in work.datasets)
     if synthetic:
@@ -377,16 +379,16 @@ def _executed(
     if not outcome.not_run:  # else nothing can be ranked yet; the next call goes on in the same MLflow run
         failed = int((rows["status"] == FAILED).sum()) if len(rows) else 0
         sink.end(leaderboard_of(rows, descriptions), failed)
-    return {
-        "suite": work.suite.name,
-        "rows": rows,
-        "units": descriptions,
-        "computed": outcome.computed,
-        "cases": sum(len(unit.cases) for unit in work.units),
-        "not_run": outcome.not_run,
-        "seconds": time.perf_counter() - started,
-        "places": _places(work, sink.uri),
-    }
+    return RunResult(
+        suite=work.suite.name,
+        rows=rows,
+        units=descriptions,
+        computed=outcome.computed,
+        cases=sum(len(unit.cases) for unit in work.units),
+        not_run=outcome.not_run,
+        seconds=time.perf_counter() - started,
+        places=_places(work, sink.uri),
+    )
 
 
 def _in_order(units: Sequence[Unit], frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

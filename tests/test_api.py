@@ -111,6 +111,8 @@ def test_recompute_says_what_is_computed(own: benchmarks.Suite, local_ray: None)
     assert benchmarks.run(floors, out="out").computed == 0
     assert benchmarks.run(floors, out="out", recompute="failed").computed == first.cases / 2
     assert benchmarks.run(floors, out="out", recompute="all").computed == first.cases
+    with pytest.raises(UserError, match="did you mean 'failed'"):
+        benchmarks.run(floors, out="out", recompute="fail")
 
 
 @pytest.mark.ray

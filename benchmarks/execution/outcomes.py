@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -129,6 +129,11 @@ class AblationResult(RunResult):
     """
 
     variants: tuple[Variant, ...] = ()
+
+    @classmethod
+    def of(cls, run: RunResult, variants: Sequence[Variant]) -> AblationResult:
+        """The same run, with what was varied in it."""
+        return cls(**{one.name: getattr(run, one.name) for one in fields(RunResult)}, variants=tuple(variants))
 
     def table(self, metric: str = "dice") -> pd.DataFrame:
         """Every variant against the whole method; see `benchmarks.execution.ablation.ablation_table`."""
