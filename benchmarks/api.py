@@ -9,22 +9,15 @@ Ray is started on first use and kept until the process ends; pass `address` to j
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
 
-import pandas as pd
-
-from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.errors import UserError
 from benchmarks.common.files import atomically
-from benchmarks.common.identity import digest
-from benchmarks.common.output import DEFAULT_OUT, writable_folder
+from benchmarks.common.output import DEFAULT_OUT
 from benchmarks.contestants import Budget
-from benchmarks.contestants import method as find_method
-from benchmarks.data.dataset import Dataset
 from benchmarks.execution import suite as suites
 from benchmarks.execution.ablation import ablation_suite
 from benchmarks.execution.cluster import start_ray
@@ -37,20 +30,14 @@ from benchmarks.execution.outcomes import (
     TrainingResult,
     TuningResult,
 )
-from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
-from benchmarks.execution.pool import run as run_units
-from benchmarks.execution.pool import train_now
+from benchmarks.execution.plan import Folders
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.suite import BudgetChanges, OwnData, Suite
-from benchmarks.execution.training import checkpoint_folder, device_for
+from benchmarks.execution.training import device_for
+from benchmarks.execution.work import Recompute, executed, planned, trained
 from benchmarks.metrics import TOLERANCES_MM
-from benchmarks.results.leaderboard import leaderboard_of
-from benchmarks.results.mlflow_sink import MlflowSink, default_uri
-from benchmarks.results.records import FAILED, RecordStore
-from benchmarks.results.tables import SYNTHETIC_BANNER
-
-Recompute = Literal["missing", "failed", "all"]
-"""What a run computes: what has no record yet; failed cases too; everything again, trained models included."""
+from benchmarks.results.mlflow_sink import MlflowSink
+from benchmarks.results.records import RecordStore
 
 
 def load_suite(
@@ -115,8 +102,8 @@ def run(
         UserError: an unknown name or setting, data that cannot be read, a folder that cannot be written.
     """
     progress = progress or Progress()
-    work = _planned(_suite(suite), out, progress)
-    return _executed(work, tracking_uri, address, recompute, progress)
+    work = planned(_suite(suite), out, progress)
+    return executed(work, tracking_uri, address, recompute, progress)
 
 
 def ablate(
@@ -139,8 +126,8 @@ def ablate(
     """
     progress = progress or Progress()
     varied, variants = ablation_suite(_suite(suite), repeats)
-    work = _planned(varied, out, progress)
-    return AblationResult.of(_executed(work, tracking_uri, address, recompute, progress), variants)
+    work = planned(varied, out, progress)
+    return AblationResult.of(executed(work, tracking_uri, address, recompute, progress), variants)
 
 
 def train(
@@ -164,18 +151,19 @@ def train(
     """
     started = time.perf_counter()
     progress = progress or Progress()
-    work = _planned(_suite(suite).fine_tuned(), out, progress)
+    work = planned(_suite(suite).fine_tuned(), out, progress)
     units = [unit for unit in work.units if unit.job is not None]
     if not units:
         raise UserError("none of these methods is trained; see `tags-bench methods`")
     start_ray(address)
-    trainings = [_trained(unit, work.folders, fresh, progress) for unit in units]
-    sink = _sink(work.folders, tracking_uri)
+    trainings = [trained(unit, work.folders, fresh, progress) for unit in units]
+    sink = MlflowSink(work.folders.out, tracking_uri)
     descriptions = tuple(unit.description() for unit in units)
     for description, figures in zip(descriptions, trainings, strict=True):
         sink.log_training(description, figures)
+    sink.close()
     places = {
-        "MLflow store": sink.uri,
+        "MLflow store": sink.shown_uri,
         "trained models": str(work.folders.checkpoints),
         "logs": str(work.folders.logs / work.suite.name),
     }
@@ -207,7 +195,7 @@ def tune(
 
     started = time.perf_counter()
     progress = progress or Progress()
-    work = _planned(_suite(suite), out, progress)
+    work = planned(_suite(suite), out, progress)
     if len(work.units) != 1 or work.units[0].job is None:
         raise UserError("a sweep takes exactly one method that is trained, and one dataset")
     unit, job = work.units[0], work.units[0].job
@@ -220,9 +208,10 @@ def tune(
     entry = {"name": unit.method.name, "label": f"{unit.method.name}-tuned", "config": found[0].config}
     with atomically(best_file) as partial:
         partial.write_text(yaml.safe_dump(entry), encoding="utf-8")
-    sink = _sink(work.folders, tracking_uri)
+    sink = MlflowSink(work.folders.out, tracking_uri)
     sink.log_sweep(unit.description(), found)
-    places = {"MLflow store": sink.uri, "trials": str(folder), "best setting": str(best_file)}
+    sink.close()
+    places = {"MLflow store": sink.shown_uri, "trials": str(folder), "best setting": str(best_file)}
     return TuningResult(unit.description(), tuple(found), best_file, time.perf_counter() - started, places)
 
 
@@ -324,102 +313,5 @@ def score(
     return ScoreResult(tuple(rows), mean_scores(rows))
 
 
-@dataclass(frozen=True)
-class _Work:
-    """A suite that is planned: nothing is wrong with it that can be seen beforehand."""
-
-    suite: Suite
-    folders: Folders
-    units: list[Unit]
-    datasets: list[Dataset]
-
-
 def _suite(given: Suite | str | Path) -> Suite:
     return given if isinstance(given, Suite) else suites.load_suite(str(given))
-
-
-def _planned(suite: Suite, out: str | Path, progress: Progress) -> _Work:
-    """Read the data, writing phantoms on the way, and plan the units. Bad input ends here, before any work."""
-    for entry in suite.methods:
-        find_method(entry.name).configured(entry.config)
-    folders = Folders(writable_folder(out))
-    datasets = []
-    for dataset_entry in suite.datasets:
-        with progress.step(f"reading {dataset_entry.name}"):
-            datasets.append(resolve_dataset(dataset_entry, suite.seed, folders))
-    return _Work(suite, folders, plan(suite, datasets, folders), datasets)
-
-
-def _executed(
-    work: _Work, tracking_uri: str | None, address: str | None, recompute: Recompute, progress: Progress
-) -> RunResult:
-    """Run the units, with MLflow."""
-    if recompute not in get_args(Recompute):
-        raise UserError(f"recompute='{recompute}'; {nearest_name(recompute, get_args(Recompute))}")
-    started = time.perf_counter()
-    synthetic = any(dataset.synthetic for dataset in work.datasets)
-    if synthetic:
-        progress.note(SYNTHETIC_BANNER)
-    with progress.step("opening the MLflow store"):
-        sink = _sink(work.folders, tracking_uri)
-        sink.begin(work.suite.as_plain(), digest([unit.digest for unit in work.units]), synthetic)
-    with progress.step("starting Ray"):
-        start_ray(address)
-    frames: dict[str, pd.DataFrame] = {}
-
-    def on_unit(unit: Unit, rows: pd.DataFrame, training: dict[str, Any] | None) -> None:
-        sink.log_unit(unit.description(), rows, training)
-        frames[unit.digest] = rows
-
-    again = {"fresh": recompute == "all", "retry_failed": recompute == "failed"}
-    with progress.units(work.units) as observer:
-        outcome = run_units(work.units, work.folders, observer, on_unit=on_unit, **again)
-    rows = _in_order(work.units, frames)
-    descriptions = tuple(unit.description() for unit in work.units)
-    if not outcome.not_run:  # else nothing can be ranked yet; the next call goes on in the same MLflow run
-        failed = int((rows["status"] == FAILED).sum()) if len(rows) else 0
-        sink.end(leaderboard_of(rows, descriptions), failed)
-    return RunResult(
-        suite=work.suite.name,
-        rows=rows,
-        units=descriptions,
-        computed=outcome.computed,
-        cases=sum(len(unit.cases) for unit in work.units),
-        not_run=outcome.not_run,
-        seconds=time.perf_counter() - started,
-        places=_places(work, sink.uri),
-    )
-
-
-def _in_order(units: Sequence[Unit], frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """All rows in the order of the plan, not in that in which the units happened to finish."""
-    known = [frames[unit.digest] for unit in units if unit.digest in frames]  # a unit may not have been run
-    filled = [frame for frame in known if not frame.empty]
-    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
-
-
-def _places(work: _Work, uri: str) -> dict[str, str]:
-    folders, name = work.folders, work.suite.name
-    return {
-        "MLflow store": uri,
-        "records": str(folders.records / name),
-        "masks and prompts of each case": str(folders.predictions / name),
-        "trained models": str(folders.checkpoints),
-        "logs": str(folders.logs / name),
-    }
-
-
-def _trained(unit: Unit, folders: Folders, fresh: bool, progress: Progress) -> dict[str, Any]:
-    assert unit.job is not None
-    folder = checkpoint_folder(folders.checkpoints, unit.job)
-    if fresh and folder.exists():
-        shutil.rmtree(folder)
-    with progress.step(f"training {unit.title}, log in {unit.log}"):
-        figures = train_now(unit, folders)
-    return {**figures, "checkpoint": str(folder)}
-
-
-def _sink(folders: Folders, tracking_uri: str | None) -> MlflowSink:
-    """The MLflow side of this call: the server that was named, or the store of the output folder."""
-    artifacts = None if tracking_uri else folders.out / "mlflow-artifacts"
-    return MlflowSink(tracking_uri or default_uri(folders.out), "tags-bench", artifacts)

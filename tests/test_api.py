@@ -16,6 +16,7 @@ import benchmarks
 from benchmarks import api
 from benchmarks.common.errors import UserError
 from benchmarks.data import registry
+from benchmarks.execution import work
 from benchmarks.execution.pool import NotRun
 from benchmarks.execution.suite import DatasetEntry
 from tests.scan_folders import write_msd
@@ -147,8 +148,8 @@ def test_a_case_that_the_machine_kept_from_running_is_said(
     own: benchmarks.Suite, monkeypatch: pytest.MonkeyPatch, local_ray: None
 ) -> None:
     missing = NotRun("mock-threshold · mine", "case_1", "the disk is full")
-    real = api.run_units
-    monkeypatch.setattr(api, "run_units", lambda *given, **named: replace(real(*given, **named), not_run=(missing,)))
+    real = work.run_units
+    monkeypatch.setattr(work, "run_units", lambda *given, **named: replace(real(*given, **named), not_run=(missing,)))
     result = benchmarks.run(own.with_methods(["mock-threshold"]), out="out")
     assert not result.complete
     assert result.not_run == (missing,)
@@ -196,8 +197,8 @@ def test_an_added_dataset_joins_by_name_and_folds_and_protocols_are_chosen(tmp_p
         ({"datasets": ["lits"]}, "did you mean 'lits17'"),
         ({"data": "nowhere"}, "no such folder or table"),
         ({"data": ".", "datasets": ["lits17"]}, "one or the other"),
-        ({"budget": benchmarks.BudgetChanges(minutes=-1)}, "budget: minutes"),
-        ({"budget": benchmarks.BudgetChanges(workers=0)}, "workers must be at least 1"),
+        ({"budget": benchmarks.BudgetChanges(minutes=-1)}, "budget: 'minutes'"),
+        ({"budget": benchmarks.BudgetChanges(workers=0)}, "'workers' must be 1 or more"),
         ({"methods": ["ball"], "checkpoints": {"bal": Path("x")}}, "did you mean 'ball'"),
     ],
 )

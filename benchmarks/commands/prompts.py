@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from benchmarks.data.dataset import Dataset
     from benchmarks.execution.suite import Suite
     from benchmarks.prompting.bank import PromptBank
-    from benchmarks.prompting.simulated_user import Protocol
+    from benchmarks.prompting.protocol import Protocol
 
 app = new_group(help="Look at first prompts, take them out as JSON, give your own.")
 

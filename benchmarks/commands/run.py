@@ -211,7 +211,7 @@ def chosen_suite(work: WorkOptions) -> Suite:
     suite = api.load_suite(
         data.suite,
         datasets=data.dataset if own is None and not data.added else None,
-        methods=_words(wanted.methods) if wanted.methods else None,
+        methods=None if wanted.methods is None else _words(wanted.methods),
         data=own,
         budget=api.BudgetChanges(
             work.budget.minutes, work.budget.steps, work.cluster.cpus, work.cluster.gpus, work.cluster.workers
@@ -229,7 +229,7 @@ def chosen_suite(work: WorkOptions) -> Suite:
 
 
 def _words(given: str) -> list[str]:
-    return [word.strip() for word in given.split(",") if word.strip()]
+    return [word.strip() for word in given.split(",")]
 
 
 def _checkpoint_files(given: Sequence[str]) -> dict[str, Path]:

@@ -161,9 +161,9 @@ class Suite(_Strict):
     def with_methods(self, names: Sequence[str]) -> Suite:
         """Only these methods; a name that the suite does not list joins with its default configuration."""
         if not all(names):
-            raise UserError("--methods: an empty name; give names with commas between them")
+            raise UserError("methods: an empty name; give names with commas between them")
         if not names:
-            raise UserError("--methods: no method is named")
+            raise UserError("methods: no method is named")
         listed = {entry.title: entry for entry in self.methods}
         return self.model_copy(update={"methods": tuple(listed.get(n, MethodEntry(name=n)) for n in names)})
 
@@ -235,15 +235,12 @@ class Suite(_Strict):
         """Another training budget. Raises UserError for a value that no budget can have."""
         given = {key: value for key, value in asdict(changes).items() if value is not None}
         workers = given.pop("workers", self.workers)
+        if workers < 1:
+            raise UserError(f"budget: 'workers' must be 1 or more, not {workers}")
         budget = self.budget.model_dump() | given
         if changes.steps is not None and changes.minutes is None:
             budget["minutes"] = None  # a budget in steps replaces one in minutes
-        try:
-            if workers < 1:
-                raise UserError(f"budget: workers must be at least 1, not {workers}")
-            return self.model_copy(update={"budget": BudgetEntry(**budget), "workers": workers})
-        except ValidationError as error:
-            raise UserError(f"budget: {_first_problem(error)}") from error
+        return self.model_copy(update={"budget": BudgetEntry(**budget), "workers": workers})
 
     def with_seed(self, seed: int) -> Suite:
         """Other phantoms, splits, prompts and trainings."""

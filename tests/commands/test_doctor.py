@@ -1,8 +1,9 @@
-"""`doctor` says what is there."""
+"""`doctor` says what is there; `sync` what is left."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -13,3 +14,20 @@ def test_doctor_says_what_is_there(call, local_ray: None) -> None:
     assert findings["software"]["ray"] != "missing"
     assert "CPU" in findings["services"]["Ray"]
     assert "no store yet" in findings["services"]["MLflow"]
+
+
+def test_sync_says_what_was_sent_and_fails_if_anything_is_left(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    def outbox(out: Path, tracking_uri: str | None) -> tuple[int, int]:
+        asked.extend((out, tracking_uri))
+        return 3, len(asked) // 4
+
+    monkeypatch.setattr("benchmarks.results.mlflow_sink.sync", outbox)
+    done = call("sync", "--out", "out", "--tracking-uri", "http://127.0.0.1:1")
+    assert (done.code, done.out) == (0, "3 messages sent, 0 left\n")
+    assert asked == [Path("out").resolve(), "http://127.0.0.1:1"]
+    left = call("sync", "--json")
+    assert left.code == 2
+    assert json.loads(left.out) == {"sent": 3, "left": 1}
+    assert len(left.errors) == 1

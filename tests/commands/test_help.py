@@ -29,7 +29,20 @@ def test_help_costs_less_than_half_a_second_of_processor() -> None:
 
 
 COMMANDS = [
-    *("run", "train", "tune", "ablate", "leaderboard", "score", "predict", "suites", "methods", "datasets", "doctor"),
+    *(
+        "run",
+        "train",
+        "tune",
+        "ablate",
+        "leaderboard",
+        "score",
+        "predict",
+        "suites",
+        "methods",
+        "datasets",
+        "doctor",
+        "sync",
+    ),
     *(f"data {verb}" for verb in ("synth", "fetch", "add", "list", "verify", "stats", "splits", "remove")),
     *("data import-dicom", "weights list", "weights fetch", "weights verify"),
     *("prompts show", "prompts export", "prompts import"),
@@ -85,6 +98,7 @@ def test_options_stand_under_their_headings(call, monkeypatch: pytest.MonkeyPatc
         (["run", "--dataset", "kits"], "did you mean 'kits21'"),
         (["run", "--protocol", "center-click"], "did you mean 'centre-click'"),
         (["run", "--fold", "77", "--methods", "ball"], "folds 0 to"),
+        (["run", "--methods", "ball,"], "an empty name"),
         (["run", "--data", "nowhere"], "no such folder"),
         (["run", "--target", "2"], "belong to --data"),
         (["run", "--added"], "--added belongs to --dataset"),

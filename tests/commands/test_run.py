@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from benchmarks import api
+from benchmarks.execution import work
 from benchmarks.execution.pool import NotRun
 from benchmarks.results.records import RecordStore
 from tests.scan_folders import write_msd
@@ -152,8 +152,8 @@ def test_cases_that_the_machine_kept_from_running_give_exit_code_3(
 ) -> None:
     folder = write_msd(tmp_path / "mine", cases=10)
     missing = NotRun("mock-threshold · mine", "case_1", "the disk is full")
-    real = api.run_units
-    monkeypatch.setattr(api, "run_units", lambda *given, **named: replace(real(*given, **named), not_run=(missing,)))
+    real = work.run_units
+    monkeypatch.setattr(work, "run_units", lambda *given, **named: replace(real(*given, **named), not_run=(missing,)))
     outcome = call("run", "--data", str(folder), "--methods", "mock-threshold", "--out", "out", "--json")
     assert outcome.code == 3
     assert "not run: mock-threshold · mine, case_1: the disk is full" in outcome.err
@@ -163,7 +163,7 @@ def test_cases_that_the_machine_kept_from_running_give_exit_code_3(
     text = call("run", "--data", str(folder), "--methods", "mock-threshold", "--out", "out")
     assert text.code == 3
     assert "Dice" not in text.out
-    monkeypatch.setattr(api, "run_units", real)
+    monkeypatch.setattr(work, "run_units", real)
     assert call("run", "--data", str(folder), "--methods", "mock-threshold", "--out", "out").code == 0
 
 

@@ -1,0 +1,30 @@
+"""`sync`: what an MLflow server did not take."""
+
+from __future__ import annotations
+
+from benchmarks.commands.declare import command, new_group
+from benchmarks.commands.options import OutputOptions, PrintOptions
+from benchmarks.commands.printing import print_json
+from benchmarks.common.errors import UserError
+
+app = new_group()
+
+
+@command(app, panel="Results")
+def sync(*, output: OutputOptions, printing: PrintOptions) -> None:
+    """Send to MLflow what earlier runs could not.
+
+    Examples:
+
+    * `tags-bench sync` — to the store in the output folder
+    * `tags-bench sync --tracking-uri http://127.0.0.1:5000`
+    """
+    from benchmarks.results import mlflow_sink
+
+    sent, left = mlflow_sink.sync(output.out.expanduser().resolve(), output.tracking_uri)
+    if printing.as_json:
+        print_json({"sent": sent, "left": left})
+    else:
+        print(f"{sent} messages sent, {left} left")
+    if left:
+        raise UserError(f"{left} messages were not taken; they are kept in {output.out}")
