@@ -213,6 +213,7 @@ def _connected(uri: str, artifacts: Path | None, warn: Any) -> MlflowWriter:
     file = sqlite_path(uri)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
+        artifacts = artifacts or file.parent / "mlflow-artifacts"  # MLflow would put them into the working directory
     return MlflowWriter(uri, EXPERIMENT, artifacts, warn)
 
 

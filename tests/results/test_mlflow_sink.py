@@ -174,6 +174,7 @@ def test_two_folders_share_a_server_and_no_run(new_out: Callable[[str], Path]) -
         assert a_run(out, default_uri(one)) == 0
     assert len(parents(runs_of(one))) == 2
     assert len(runs_of(one)) == 6
+    assert len(list(one.rglob("records.parquet"))) == 4  # not in the folder from which it was called
 
 
 def test_a_deleted_experiment_comes_back(out: Path, capfd: pytest.CaptureFixture[str]) -> None:
