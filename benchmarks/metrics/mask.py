@@ -8,19 +8,20 @@ from functools import cached_property
 
 import numpy as np
 
+from benchmarks.metrics.comparison import Comparison
 from benchmarks.metrics.crop import BoolArray, crop
 from benchmarks.metrics.lesions import (
     DEFAULT_RULE,
     Lesions,
     MatchingRule,
     count_by_size,
-    f1,
     lesions_of,
     match,
     size_bin_names,
 )
 from benchmarks.metrics.overlap import Counts, intersection_count
-from benchmarks.metrics.policy import DEFAULT_POLICY, Empty, EmptyPolicy, MetricValue, worst_value
+from benchmarks.metrics.policy import DEFAULT_POLICY, Empty, EmptyPolicy, MetricValue
+from benchmarks.metrics.registry import metrics_of
 from benchmarks.metrics.surface import ReferenceSurface
 
 METRICS_VERSION = "2"  # raised whenever a number would change
@@ -58,6 +59,7 @@ class Reference:
         self.shape: tuple[int, int, int] = label_mask.shape  # type: ignore[assignment]
         self.spacing = (float(spacing[0]), float(spacing[1]), float(spacing[2]))
         self.tolerances = tuple(float(tolerance) for tolerance in tolerances)
+        self.metrics = metrics_of(self.tolerances)
         self.policy = policy
         self.rule = rule
         self.part = crop(label_mask)
@@ -87,9 +89,7 @@ class Reference:
     @property
     def metric_keys(self) -> tuple[str, ...]:
         """The quality metrics of a row, in order."""
-        nsd = tuple(f"nsd@{tolerance:g}mm" for tolerance in self.tolerances)
-        lesion_wise = ("lesion_sensitivity", "lesion_precision", "lesion_f1")
-        return ("dice", "iou", *nsd, "hd_mm", "hd95_mm", "msd_mm", "rve", *lesion_wise)
+        return tuple(metric.key for metric in self.metrics)
 
 
 def evaluate_mask(prediction: BoolArray, reference: Reference) -> dict[str, MetricValue]:
@@ -112,19 +112,11 @@ def evaluate_mask(prediction: BoolArray, reference: Reference) -> dict[str, Metr
         pairs: list[tuple[int, int]] = []
     else:
         pairs = match(reference.lesions, lesions, reference.rule)
-        values = _values(counts)
-        pair = reference.surface.pair(part)
-        values |= {f"nsd@{tolerance:g}mm": pair.nsd(tolerance) for tolerance in reference.tolerances}
-        values |= {
-            "hd_mm": pair.hausdorff(),
-            "hd95_mm": pair.hausdorff_percentile(95),
-            "msd_mm": pair.mean_distance(),
-            "lesion_sensitivity": len(pairs) / reference.lesions.count,
-            "lesion_precision": len(pairs) / lesions.count,
-            "lesion_f1": f1(len(pairs), reference.lesions.count, lesions.count),
-        }
-    row: dict[str, MetricValue] = {key: values[key] for key in reference.metric_keys}
-    return row | _facts(reference, counts, lesions, pairs, _emptiness(counts))
+        surfaces = reference.surface.pair(part)
+        numbers = (reference.lesions.count, lesions.count, len(pairs))
+        both = Comparison(reference.part, part, reference.spacing, counts, surfaces, *numbers)
+        values = {metric.key: metric.function(both) for metric in reference.metrics}
+    return values | _facts(reference, counts, lesions, pairs, _emptiness(counts))
 
 
 def failed_values(reference: Reference) -> dict[str, MetricValue]:
@@ -133,15 +125,13 @@ def failed_values(reference: Reference) -> dict[str, MetricValue]:
     The keys are those of `evaluate_mask`. `empty` is "none", since a failure is no empty mask: no policy
     softens it.
     """
-    row: dict[str, MetricValue] = {key: worst_value(key, reference.diagonal_mm) for key in reference.metric_keys}
+    row: dict[str, MetricValue] = {
+        metric.key: metric.worst_value(reference.diagonal_mm) for metric in reference.metrics
+    }
     return row | _facts(reference, Counts(reference.voxels, 0, 0), None, [], "none")
 
 
-def _values(counts: Counts) -> dict[str, float]:
-    return {"dice": counts.dice, "iou": counts.iou, "rve": counts.relative_volume_error}
-
-
-def _values_when_empty(counts: Counts, reference: Reference) -> dict[str, float]:
+def _values_when_empty(counts: Counts, reference: Reference) -> dict[str, MetricValue]:
     empty = _emptiness(counts)
     return {key: reference.policy.value(key, empty, reference.diagonal_mm) for key in reference.metric_keys}
 
@@ -157,7 +147,7 @@ def _emptiness(counts: Counts) -> Empty:
 def _facts(
     reference: Reference, counts: Counts, prediction: Lesions | None, pairs: list[tuple[int, int]], empty: Empty
 ) -> dict[str, MetricValue]:
-    """What is counted rather than judged, and the rules that the judgement followed."""
+    """What is counted, and the rules that the metrics followed."""
     truth = None if reference.part is None else reference.lesions
     there, found = _by_size(truth, [mine for mine, _ in pairs], reference.voxel_mm3)
     predicted, matched = _by_size(prediction, [theirs for _, theirs in pairs], reference.voxel_mm3)

@@ -12,46 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from benchmarks.metrics.registry import is_metric, metric_of
+
 Empty = Literal["none", "both", "prediction", "reference"]
 Outcome = Literal["perfect", "worst", "skip"]
 MetricValue = float | int | str
-
-RVE_WORST = 10.0  # relative volume errors are cut off here, so that one bad case cannot own the mean
-
-HIGHER_IS_BETTER: dict[str, bool] = {
-    "dice": True,
-    "iou": True,
-    "nsd": True,  # and every nsd@<tolerance>mm
-    "hd_mm": False,
-    "hd95_mm": False,
-    "msd_mm": False,
-    "rve": False,
-    "lesion_sensitivity": True,
-    "lesion_precision": True,
-    "lesion_f1": True,
-}
-
-
-def is_metric(key: str) -> bool:
-    """Whether a key of a row is a quality metric (and not a count, a volume or a name)."""
-    return key.split("@", 1)[0] in HIGHER_IS_BETTER
-
-
-def higher_is_better(key: str) -> bool:
-    """The direction of a metric, such as "dice" or "nsd@2mm". Raises KeyError for anything else."""
-    return HIGHER_IS_BETTER[key.split("@", 1)[0]]
-
-
-def perfect_value(key: str) -> float:
-    """1 for a score, 0 for a distance or an error."""
-    return 1.0 if higher_is_better(key) else 0.0
-
-
-def worst_value(key: str, diagonal_mm: float) -> float:
-    """0 for a score, the diagonal of the image for a distance, `RVE_WORST` for the relative volume error."""
-    if higher_is_better(key):
-        return 0.0
-    return RVE_WORST if key == "rve" else diagonal_mm
 
 
 @dataclass(frozen=True)
@@ -76,15 +41,15 @@ class EmptyPolicy:
     def value(self, key: str, empty: Empty, diagonal_mm: float) -> float:
         """The value of metric `key` for a case in which `empty` is not "none".
 
-        The relative volume error of an empty prediction is defined (1: the whole volume is missed), so that
-        only "skip" changes it.
+        Where a metric of an empty prediction is defined (`Metric.missed`), only "skip" changes it.
         """
         outcome = self.both if empty == "both" else self.one
         if outcome == "skip":
             return math.nan
-        if key == "rve" and empty == "prediction":
-            return 1.0
-        return perfect_value(key) if outcome == "perfect" else worst_value(key, diagonal_mm)
+        metric = metric_of(key)
+        if metric.missed is not None and empty == "prediction":
+            return metric.missed
+        return metric.perfect if outcome == "perfect" else metric.worst_value(diagonal_mm)
 
 
 WORST_VALUE = EmptyPolicy("worst-value/1", note="the default: nothing is dropped, a miss costs the most")

@@ -18,8 +18,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.metrics import mean_under_policies, scores_by_size, summarise_curves
+from benchmarks.metrics import mean_under_policies, metrics_among, scores_by_size, summarise_curves
 from benchmarks.metrics.lesions import size_bin_names
+from benchmarks.metrics.registry import Place
 from benchmarks.prompting.prompts import GIVEN
 from benchmarks.prompting.protocol import NOISE_SIZES, TRACKS, Protocol
 from benchmarks.results.published import as_table, load_published
@@ -42,11 +43,8 @@ from benchmarks.results.statistics import (
     with_failures_as_worst,
 )
 
-METRIC_COLUMNS = (
-    "dice", "iou", "nsd@1mm", "nsd@2mm", "nsd@5mm", "hd95_mm", "lesion_f1",
-    "seconds_open", "seconds_segment", "peak_memory_mb",
-)  # fmt: skip
 TIMINGS = ("seconds_open", "seconds_segment")
+COSTS = (*TIMINGS, "peak_memory_mb")
 LIST = ["dataset", "target", "track", "protocol"]
 """What makes one list of the leaderboard: only methods that were given the same are compared."""
 GROUP = [*LIST, "method"]
@@ -88,7 +86,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     final = last_steps(rows)
     counted = judged(final)
     _refuse_skipped(counted)
-    metrics = [column for column in METRIC_COLUMNS if column in final]
+    metrics = mean_columns(final)
     in_means = set(counted.index)
     summaries = []
     for key, everything in final.groupby(GROUP, sort=False):
@@ -111,6 +109,18 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
             | {"dice_low": low, "dice_high": high}
         )
     return pd.DataFrame(summaries)
+
+
+def mean_columns(rows: pd.DataFrame, place: Place | None = None) -> list[str]:
+    """What has a mean: the metrics that the rows have (only those shown at `place`, if one is given) and the costs."""
+    return [metric.key for metric in metrics_among(rows, place)] + [column for column in COSTS if column in rows]
+
+
+def metrics_of(board: pd.DataFrame) -> pd.DataFrame:
+    """Every metric of each method, at every tolerance of the suite: LIST, method, floor, and a column for each mean."""
+    if board.empty:
+        return pd.DataFrame()
+    return board[[*GROUP, "floor", *(metric.key for metric in metrics_among(board, "details"))]]
 
 
 def last_steps(rows: pd.DataFrame) -> pd.DataFrame:
@@ -703,6 +713,7 @@ def details(
     makers: dict[str, Callable[[], pd.DataFrame]] = {
         "completeness": lambda: completeness_of(rows, units),
         "overall": lambda: overall_of(leaderboard_of(rows, units)),
+        "metrics": lambda: metrics_of(leaderboard_of(rows, units)),
         "contamination": lambda: contamination_of(units).reset_index(),
         "rankings": lambda: rankings_of(rows, metric),
         "comparisons": lambda: comparisons_of(rows, metric, margin),

@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.results.leaderboard import METRIC_COLUMNS, summarise
+from benchmarks.results.leaderboard import mean_columns, summarise
 from benchmarks.results.mlflow_outbox import Message
 
 PLAN_TAG, OUT_TAG, SUITE_TAG, CALLED_TAG = "tagsbench.plan", "tagsbench.out", "tagsbench.suite", "tagsbench.called_at"
@@ -257,7 +257,7 @@ class MlflowWriter:
             rows.to_parquet(path, index=False)
             self.client.log_artifact(run_id, str(path))
         if not rows.empty:
-            columns = ["case", "protocol", "step", "status", "reason", *[c for c in METRIC_COLUMNS if c in rows]]
+            columns = ["case", "protocol", "step", "status", "reason", *mean_columns(rows, "mlflow")]
             self._table(run_id, rows[columns], "cases.json")
 
     def _dataset(self, run_id: str, description: Mapping[str, Any]) -> None:
@@ -322,8 +322,8 @@ def curves_of(rows: pd.DataFrame) -> list[tuple[int, dict[str, float]]]:
     for step in sorted(int(step) for step in rows["step"].unique()):
         values: dict[str, float] = {}
         for record in summarise(rows[rows["step"] == step]).to_dict("records"):
-            for column in METRIC_COLUMNS:
-                if column in record and pd.notna(record[column]):
+            for column in mean_columns(rows, "mlflow"):
+                if pd.notna(record[column]):
                     values[f"{_metric_name(column)}/{record['protocol']}"] = float(record[column])
         curves.append((step, values))
     return curves

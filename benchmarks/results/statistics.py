@@ -274,7 +274,7 @@ def higher_is_better(metric: str) -> bool:
     for beginning, direction in OTHER_DIRECTIONS.items():
         if metric.startswith(beginning):
             return direction
-    known = [*metrics.HIGHER_IS_BETTER, *OTHER_DIRECTIONS]
+    known = [*metrics.metric_names(), *OTHER_DIRECTIONS]
     raise UserError(f"whether more or less of '{metric}' is better is not known; {nearest_name(metric, known)}")
 
 
@@ -346,8 +346,8 @@ def judged(records: pd.DataFrame) -> pd.DataFrame:
 def with_failures_as_worst(records: pd.DataFrame, metric: str) -> pd.DataFrame:
     """The records with every failed row at the worst value of the metric; those of `judged` only.
 
-    The worst is 0 for a bounded metric. For a distance, an error or a time it is the largest finite value in
-    the same dataset, those that the empty-mask policy gave to failed rows (the image diagonal) included.
+    The worst is that of the metric (0 for Dice). For a distance or a time it is the largest finite value in the same
+    dataset, those that failed rows hold (the image diagonal) included.
 
     Raises:
         UserError: no such metric; a row that did not fail has no finite value; or every row of a dataset
@@ -359,8 +359,10 @@ def with_failures_as_worst(records: pd.DataFrame, metric: str) -> pd.DataFrame:
     filled[metric] = filled[metric].astype(np.float64)
     failed = filled["status"] == FAILED
     _refuse_gaps(filled[~failed], metric, "did not fail and has no finite value")
-    if higher_is_better(metric):
-        filled.loc[failed, metric] = 0.0
+    larger_wins = higher_is_better(metric)
+    worst = metrics.metric_of(metric).worst if metrics.is_metric(metric) else 0.0 if larger_wins else None
+    if isinstance(worst, float):
+        filled.loc[failed, metric] = worst
         return filled
     finite = filled[metric].where(np.isfinite(filled[metric]))
     filled.loc[failed, metric] = finite.groupby(filled["dataset"]).transform("max")[failed]

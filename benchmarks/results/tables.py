@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.metrics import Metric, is_metric, metric_of, metrics_among
 from benchmarks.results.leaderboard import (
     DIAMETERS_MM,
     IN_PLANE_MM,
@@ -45,8 +46,6 @@ COMPARISON_LEGEND = (
     "d: Cohen's d, r: rank-biserial correlation, both on patients; p flip: sign-flip permutation test of the mean "
     "difference (it decides the verdict); p same: two one-sided tests of equivalence within the margin, uncorrected."
 )
-
-METRIC_TITLES = {"dice": "Dice", "iou": "IoU", "hd95_mm": "HD95 (mm)", "lesion_f1": "lesion F1"}
 
 
 @dataclass(frozen=True)
@@ -118,17 +117,10 @@ def overall_sheets(board: pd.DataFrame) -> list[Sheet]:
 
 def board_sheets(board: pd.DataFrame) -> list[Sheet]:
     """One sheet per dataset, target, track and protocol, as in `show_leaderboard`."""
-    tolerances = [str(column) for column in board if str(column).startswith("nsd@")]
-    surface = "nsd@2mm" if "nsd@2mm" in tolerances else next(iter(tolerances), None)
+    shown = _main_metrics(board)
     marked = bool(board["contamination"].map(MARKS).any())
     headings = ("method", *(("seen",) if marked else ()), "Dice [95 % CI]")
-    headings += ((surface.replace("nsd@", "NSD "),) if surface else ()) + (
-        "HD95 mm",
-        "F1",
-        "s open",
-        "s prompt",
-        "done",
-    )
+    headings += (*(metric.heading for metric in shown), "s open", "s prompt", "done")
     sheets = []
     for (dataset, target, track, protocol), rows in board.groupby(LIST, sort=False):
         records = rows.to_dict("records")
@@ -137,9 +129,7 @@ def board_sheets(board: pd.DataFrame) -> list[Sheet]:
                 _title_of(row),
                 *((MARKS[row["contamination"]],) if marked else ()),
                 f"{_number(row['dice'], 3)} {_interval(row['dice_low'], row['dice_high'], 3)}",
-                *((_number(row[surface], 3),) if surface else ()),
-                _number(row["hd95_mm"], 1),
-                _number(row["lesion_f1"], 2),
+                *(_number(row[metric.key], metric.digits) for metric in shown),
                 _seconds(row["seconds_open"]),
                 _seconds(row["seconds_segment"]),
                 f"{row['cases'] - row['failed']}/{row['cases']}",
@@ -151,6 +141,23 @@ def board_sheets(board: pd.DataFrame) -> list[Sheet]:
         title = f"{dataset} · {target} · given: {track} ({protocol}){synthetic}"
         sheets.append(Sheet(title, headings, cells, headings[1:], styles))
     return sheets
+
+
+def _main_metrics(board: pd.DataFrame) -> list[Metric]:
+    """The metrics of the main table beside Dice; of the tolerances one, 2 mm if the suite has it."""
+    metrics = [metric for metric in metrics_among(board, "leaderboard") if metric.key != "dice"]
+    tolerances = [metric.key for metric in metrics if metric.key.startswith("nsd@")]
+    chosen = "nsd@2mm" if "nsd@2mm" in tolerances else next(iter(tolerances), None)
+    return [metric for metric in metrics if metric.key == chosen or metric.key not in tolerances]
+
+
+def _metrics_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    metrics = metrics_among(rows, "details")
+    headings = ("method", *(one.heading for one in metrics))
+    cells = tuple(
+        (_title_of(row), *(_number(row[one.key], one.digits) for one in metrics)) for row in rows.to_dict("records")
+    )
+    return Sheet(f"{title} · every metric, means", headings, cells, headings[1:])
 
 
 def legend(board: pd.DataFrame) -> list[str]:
@@ -212,7 +219,7 @@ def _sources(published: pd.DataFrame) -> list[str]:
 
 def detail_sheets(tables: Mapping[str, pd.DataFrame], metric: str) -> list[Sheet]:
     """The tables of `details` as text, in the order in which they are read."""
-    name = METRIC_TITLES.get(metric, metric)
+    name = metric_of(metric).name if is_metric(metric) else metric
     given = {table: rows for table, rows in tables.items() if len(rows)}
     sheets = []
     if "completeness" in given:
@@ -419,6 +426,7 @@ def _policy_cell(line: Mapping[Any, Any]) -> str:
 
 
 _SHEETS: dict[str, Callable[[str, pd.DataFrame, str], Sheet]] = {
+    "metrics": _metrics_sheet,
     "rankings": _ranking_sheet,
     "comparisons": _comparison_sheet,
     "sizes": _size_sheet,
