@@ -102,20 +102,3 @@ class VolumetricStem(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         tokens = self.embed(image)
         return tokens + self.positions((tokens.shape[1], tokens.shape[2], tokens.shape[3]))
-
-
-def naive_embed(stem: VolumetricStem, image: Tensor) -> Tensor:
-    """The chain as it is usually written, for tests and timing: enlarge, embed every slice, mix 16 slices.
-
-    Returns:
-        (B, X/4, Y/4, Z/4, C), as `VolumetricStem.embed`.
-    """
-    enlarged = F.interpolate(image, scale_factor=ENLARGE, mode="trilinear", align_corners=False)
-    batch, _, x, y, z = enlarged.shape
-    slices = enlarged.permute(0, 4, 1, 2, 3).reshape(batch * z, 1, x, y).expand(-1, 3, -1, -1)
-    embedded = F.conv2d(slices, stem.patch_weight, stem.patch_bias, stride=PATCH)
-    channels = embedded.shape[1]
-    embedded = embedded.reshape(batch, z, channels, x // PATCH, y // PATCH).permute(0, 2, 3, 4, 1)
-    weight = stem.depth_weight[:, None, None, None, :]
-    mixed = F.conv3d(embedded, weight, stem.depth_bias, stride=(1, 1, PATCH), groups=channels)
-    return mixed.permute(0, 2, 3, 4, 1)

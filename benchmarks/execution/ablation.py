@@ -18,7 +18,7 @@ from benchmarks.contestants import methods as installed
 from benchmarks.execution.suite import MethodEntry, Suite
 from benchmarks.results.leaderboard import CONFIDENCE_SEED, last_steps, verdict
 from benchmarks.results.records import OK
-from benchmarks.results.statistics import UNIT, bootstrap_mean, comparisons, judged, with_failures_as_worst
+from benchmarks.results.statistics import UNIT, bootstrap_mean, comparisons, with_failures_as_worst, with_target
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,10 @@ def ablation_table(rows: pd.DataFrame, variants: list[Variant], metric: str = "d
         p (sign flips, Holm) and verdict; these five are empty for the whole method.
     """
     by_title = {title: variant for variant in variants for title in variant.titles}
-    final = with_failures_as_worst(judged(last_steps(rows)), metric)
+    final = with_failures_as_worst(with_target(last_steps(rows)), metric)
     final = final.assign(variant=final["method"].map({title: one.name for title, one in by_title.items()}))
     whole = variants[0]
-    told: list[dict[str, Any]] = []
+    lines: list[dict[str, Any]] = []
     for (track, protocol), group in final.groupby(["track", "protocol"], sort=False):
         if not (group["variant"] == whole.name).any():
             continue
@@ -100,7 +100,7 @@ def ablation_table(rows: pd.DataFrame, variants: list[Variant], metric: str = "d
             clusters = mine["dataset"].astype(str) + "/" + mine["patient"].astype(str)
             interval = bootstrap_mean(mine[metric], clusters, CONFIDENCE_SEED)
             single = group[group["variant"] == variant.name].groupby("method")[metric].mean()
-            told.append(
+            lines.append(
                 {
                     "track": track,
                     "protocol": protocol,
@@ -117,7 +117,7 @@ def ablation_table(rows: pd.DataFrame, variants: list[Variant], metric: str = "d
                 }
                 | pairs.get(variant.name, {})
             )
-    return pd.DataFrame(told)
+    return pd.DataFrame(lines)
 
 
 def _against(cases: pd.DataFrame, metric: str, whole: str) -> dict[str, dict[str, Any]]:

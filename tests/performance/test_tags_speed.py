@@ -23,7 +23,8 @@ import torch
 from tags.config import sized
 from tags.model import TAGS, Encoding
 from tags.prompt_encoder import PromptTensors
-from tags.stem import VolumetricStem, naive_embed
+from tags.stem import VolumetricStem
+from tests.tags.naive_stem import naive_embed
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(3600)]
 
@@ -72,7 +73,8 @@ def peak_gb(statement: str) -> tuple[float, float]:
     process that started this one. The statement calls `here()` where it wants the measurement to begin.
     """
     code = (
-        "import torch; from tags.stem import VolumetricStem, naive_embed; from tags.model import TAGS;"
+        "import torch; from tags.stem import VolumetricStem; from tags.model import TAGS;"
+        "from tests.tags.naive_stem import naive_embed;"
         "from tags.config import sized; from tags.prompt_encoder import PromptTensors;"
         f"torch.set_num_threads({THREADS}); torch.set_grad_enabled(False);"
         "status = lambda key: next(int(one.split()[1]) for one in open('/proc/self/status') if one.startswith(key))\n"

@@ -26,6 +26,9 @@ from benchmarks.results import statistics as st
 from benchmarks.results import tables as display
 from benchmarks.results.figures import curves_figure
 from benchmarks.results.records import SPACINGS
+from benchmarks.results.tables import render
+from benchmarks.results.tables.board import MARKS, MEANINGS
+from benchmarks.results.tables.sheet import interval_text
 
 SPACING = (10.0, 10.0, 10.0)  # so that a voxel is a small lesion and a mask costs nothing
 TARGETS = {"kits21": "kidney-tumor", "msd-pancreas": "pancreas-tumor", "lits17": "liver-tumor"}
@@ -413,24 +416,24 @@ def test_size_classes_by_closed_form() -> None:
         "< 10 mm": 0.1,
         "10 to 20 mm": pytest.approx(0.25),
         ">= 40 mm": 0.4,
-        "no target": 0.5,
+        "no-target": 0.5,
     }
     assert mine["n"].sum() == 5
-    assert mine.index.tolist() == ["< 10 mm", "10 to 20 mm", ">= 40 mm", "no target"]
+    assert mine.index.tolist() == ["< 10 mm", "10 to 20 mm", ">= 40 mm", "no-target"]
 
 
 def test_a_case_that_one_method_could_not_read_keeps_its_size() -> None:
     rows, _ = by_hand({"a": [0.1], "b": [None]})
     rows.loc[1, "volume_mm3_reference"] = 0.0
     assert lb.sizes_of(rows)["group"].nunique() == 1
-    assert "no target" not in set(lb.sizes_of(rows)["group"])
+    assert "no-target" not in set(lb.sizes_of(rows)["group"])
 
 
 def test_number_classes() -> None:
     rows, _ = by_hand({"a": [0.1, 0.2, 0.3, 0.4, 0.5]})
     rows["lesions_reference"] = [1, 2, 5, 6, 0]
     told = lb.numbers_of(rows).set_index("group")["mean"]
-    assert told.to_dict() == {"1 lesion": 0.1, "2 to 5": pytest.approx(0.25), "6 or more": 0.4, "no target": 0.5}
+    assert told.to_dict() == {"1 lesion": 0.1, "2 to 5": pytest.approx(0.25), "6 or more": 0.4, "no-target": 0.5}
 
 
 def test_spacing_classes_by_hand() -> None:
@@ -511,7 +514,7 @@ def test_a_case_without_the_target_is_in_no_mean_and_is_told() -> None:
     assert board["no_target"].tolist() == [1, 1]
     assert np.isfinite(board["hd95_mm"]).all()
     notes = lb.notes_of(rows, units)
-    assert notes[0].startswith("no target: kits21, kidney-tumor, case_01: nothing to prompt")
+    assert notes[0].startswith("no-target: kits21, kidney-tumor, case_01: nothing to prompt")
     assert notes[0].endswith("in no mean of centre-click")
     assert notes[1] == "failed: bad on kits21, case_02: ValueError: no"
     shown = printed(display.show_leaderboard, lb.leaderboard_of(rows, units))
@@ -573,7 +576,7 @@ def test_prompts_that_people_gave_are_told() -> None:
 
 def test_lesions_by_size_are_sums_over_cases() -> None:
     rows, _ = by_hand({"a": [1.0, None, 1.0]})
-    told = lb.lesions_of(rows).set_index("size")
+    told = lb.lesion_sizes_of(rows).set_index("size")
     assert told["lesions"].sum() == rows["lesions_reference"].sum() == 3
     assert told["found"].sum() == 2
     reached = told[told["lesions"] > 0]
@@ -582,7 +585,7 @@ def test_lesions_by_size_are_sums_over_cases() -> None:
     assert told["predicted"].sum() == told["matched"].sum() == 2  # the two cases that did not fail are perfect
     assert told["precision"].dropna().eq(1).all()
     older = rows.drop(columns=[column for column in rows if column.startswith(("lesions_predicted@", "lesions_match"))])
-    assert lb.lesions_of(older)["precision"].isna().all()
+    assert lb.lesion_sizes_of(older)["precision"].isna().all()
 
 
 def test_rounds_are_means_per_step(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
@@ -747,9 +750,9 @@ def test_other_metrics_are_ranked_by_their_own_direction() -> None:
 
 
 def test_an_interval_that_ends_at_zero_has_no_sign_of_minus() -> None:
-    assert display._interval(-1e-9, 0.25, 2) == "[0.00, 0.25]"
-    assert display._interval(-0.5, -1e-9, 3, signed=True) == "[-0.500, +0.000]"
-    assert display._interval(math.nan, math.nan, 2) == "[–, –]"
+    assert interval_text(-1e-9, 0.25, 2) == "[0.00, 0.25]"
+    assert interval_text(-0.5, -1e-9, 3, signed=True) == "[-0.500, +0.000]"
+    assert interval_text(math.nan, math.nan, 2) == "[–, –]"
 
 
 # -- on paper --
@@ -760,7 +763,7 @@ def test_everything_fits_into_100_columns(
 ) -> None:
     rows, units = large
     tables = lb.details(rows, units)
-    monkeypatch.setattr(display, "details", lambda *given: tables)
+    monkeypatch.setattr(render, "details", lambda *given: tables)
     board = lb.leaderboard_of(rows, units)
     for show, given in ((display.show_leaderboard, (board,)), (display.show_details, (rows, units))):
         wide = printed(show, *given, width=400)
@@ -792,10 +795,10 @@ def test_a_summary_over_datasets_comes_first(large: tuple[pd.DataFrame, list[dic
 
 
 def test_marks_are_explained_where_they_are_used() -> None:
-    for seen, mark in display.MARKS.items():
+    for seen, mark in MARKS.items():
         rows, units = by_hand({"a": [0.5]}, contamination=seen)
         shown = printed(display.show_leaderboard, lb.leaderboard_of(rows, units))
-        assert (f"{mark} {display.MEANINGS.get(seen)}" in " ".join(shown.split())) is bool(mark)
+        assert (f"{mark} {MEANINGS.get(seen)}" in " ".join(shown.split())) is bool(mark)
         assert ("seen" in shown.split()) is bool(mark)
 
 

@@ -13,7 +13,9 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
 
 from benchmarks.common.errors import UserError
+from benchmarks.common.seeds import generator
 from benchmarks.results import statistics as st
+from benchmarks.results.statistics import rankings
 
 RNG = np.random.default_rng(2026)
 
@@ -380,7 +382,7 @@ def test_an_unknown_direction_is_not_guessed() -> None:
 
 def test_rows_that_were_not_asked_are_left_out_for_all_methods_or_refused() -> None:
     frame = records({"a": [0.9, 0.1, 0.5], "b": [0.6, 0.2, 0.4]})
-    assert st.judged(frame) is frame
+    assert st.with_target(frame) is frame
     last = frame["case"] == frame["case"].iloc[-1]
     frame.loc[last, "status"] = "no-target"
     frame.loc[last, "dice"] = math.nan
@@ -389,23 +391,7 @@ def test_rows_that_were_not_asked_are_left_out_for_all_methods_or_refused() -> N
     assert st.summary(frame, "dice")["n"].tolist() == [2, 2]
     frame.loc[last & (frame["method"] == "b"), ["status", "dice"]] = ["ok", 0.4]
     with pytest.raises(UserError, match="has no target for some methods but counts for b"):
-        st.judged(frame)
-
-
-def test_subgroups_keep_every_row() -> None:
-    rows = records({"a": np.array([0.1, 0.2, 0.3, 0.4])}).assign(volume_ml=[0.5, 1.0, 20.0, math.nan])
-    told = st.subgroups(rows, "dice", "volume_ml", [10, 1])
-    assert dict(zip(told["volume_ml"], told["mean"], strict=True)) == {
-        "< 1": 0.1,
-        "1 to 10": 0.2,
-        ">= 10": 0.3,
-        "unknown": 0.4,
-    }
-    by_name = st.subgroups(rows.assign(site=["x", "x", None, "y"]), "dice", "site")
-    assert by_name["n"].sum() == 4
-    assert set(by_name["site"]) == {"x", "y", "unknown"}
-    with pytest.raises(UserError, match="no column 'size'"):
-        st.subgroups(rows, "dice", "size")
+        st.with_target(frame)
 
 
 # -- comparisons and rankings --
@@ -463,11 +449,6 @@ def test_test_based_ranking_counts_significant_wins() -> None:
     assert ranks.to_dict() == {"best": 1, "middle": 2, "also": 2, "last": 4}
 
 
-def test_rankings_of_records_list_every_scheme() -> None:
-    told = st.rankings(records({"a": RNG.random(8), "b": RNG.random(8)}), "dice")
-    assert list(told.columns) == ["mean-then-rank", "rank-then-mean", "test-based"]
-
-
 def test_stability_of_a_clear_order_and_of_no_order() -> None:
     base = RNG.random(30)
     clear = pd.DataFrame({"a": base + 0.5, "b": base + 0.2, "c": base})
@@ -501,7 +482,7 @@ def test_stability_draws_patients_not_cases() -> None:
 
 @pytest.mark.parametrize(("a", "b"), list(itertools.permutations([(1, 2, 3), (1, 1, 3), (1, 1, 1)], 2)))
 def test_tau_never_leaves_its_range(a: tuple, b: tuple) -> None:
-    assert -1 <= st._kendall_tau(np.array(a), np.array(b)) <= 1
+    assert -1 <= rankings._kendall_tau(np.array(a), np.array(b)) <= 1
 
 
 @pytest.mark.parametrize(
@@ -514,7 +495,7 @@ def test_tau_never_leaves_its_range(a: tuple, b: tuple) -> None:
     ],
 )
 def test_tau_by_its_closed_form(a: tuple, b: tuple, tau: float) -> None:
-    assert st._kendall_tau(np.array(a), np.array(b)) == pytest.approx(tau)
+    assert rankings._kendall_tau(np.array(a), np.array(b)) == pytest.approx(tau)
 
 
 def test_rank_biserial_is_that_of_the_signed_rank_statistic() -> None:
@@ -560,9 +541,9 @@ def test_fast_and_plain_resampling_rank_alike() -> None:
     table = pd.DataFrame(RNG.random((len(patients), 4)), columns=list("abcd"))
     for scheme in ("mean-then-rank", "rank-then-mean"):
         fast = st.ranking_stability(table, patients, True, scheme, seed=3, n=25)  # type: ignore[arg-type]
-        drawn = st.generator("ranking", 3).multinomial(10, np.full(10, 0.1), size=25)
+        drawn = generator("ranking", 3).multinomial(10, np.full(10, 0.1), size=25)
         plain = [
-            st.ranking(*st._resampled(table, patients, times), True, scheme)  # type: ignore[arg-type]
+            st.ranking(*rankings._resampled(table, patients, times), True, scheme)  # type: ignore[arg-type]
             for times in drawn
         ]
         for method in table.columns:

@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tags.stem import VolumetricStem, interpolation_matrix, naive_embed
+from tags.stem import VolumetricStem, interpolation_matrix
+from tests.tags.naive_stem import naive_embed
 
 
 @pytest.fixture

@@ -1,0 +1,145 @@
+"""The leaderboard itself: one row per dataset, track and method, and the table over all datasets."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.common.errors import UserError
+from benchmarks.metrics import metrics_among
+from benchmarks.metrics.registry import Place
+from benchmarks.prompting.simulated_user import TRACKS
+from benchmarks.results.leaderboard.lists import CONFIDENCE_SEED, GROUP, Units, last_steps
+from benchmarks.results.records import FAILED
+from benchmarks.results.statistics import bootstrap_mean, with_target
+
+TIMINGS = ("seconds_open", "seconds_segment")
+
+COSTS = (*TIMINGS, "peak_memory_mb")
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """Means over cases at the last step of each protocol, one row per dataset, target, track, protocol, method.
+
+    `dice_low` and `dice_high` bound the mean Dice with 95 % (bootstrap over patients). Failed rows count with
+    their worst values; only the timings leave them out, because a failure has none. `cases` are those in which
+    there was something to ask; `no_target` counts the others, which are the same for every method of a list. Where
+    there is no other, the means are NaN.
+
+    Raises:
+        UserError: a Dice that is not finite, as an empty-mask policy that skips cases gives: a mean over the
+            rest would reward what was skipped.
+    """
+    if rows.empty:
+        return pd.DataFrame()
+    final = last_steps(rows)
+    counted = with_target(final)
+    _refuse_skipped(counted)
+    metrics = mean_columns(final)
+    in_means = set(counted.index)
+    summaries = []
+    for key, everything in final.groupby(GROUP, sort=False):
+        group = everything[everything.index.isin(in_means)]
+        means = {column: float(group[column].mean(skipna=column in TIMINGS)) for column in metrics}
+        low = high = math.nan
+        if len(group):
+            interval = bootstrap_mean(group["dice"].to_numpy(), group["patient"].to_numpy(), seed=CONFIDENCE_SEED)
+            low, high = interval.low, interval.high
+        summaries.append(
+            dict(zip(GROUP, key, strict=True))
+            | {
+                "unit": everything["unit"].iloc[0],
+                "synthetic": bool(everything["synthetic"].any()),
+                "cases": group["case"].nunique(),
+                "failed": int((group["status"] == FAILED).sum()),
+                "no_target": len(everything) - len(group),
+            }
+            | means
+            | {"dice_low": low, "dice_high": high}
+        )
+    return pd.DataFrame(summaries)
+
+
+def mean_columns(rows: pd.DataFrame, place: Place | None = None) -> list[str]:
+    """What has a mean: the metrics that the rows have (only those shown at `place`, if one is given) and the costs."""
+    return [metric.key for metric in metrics_among(rows, place)] + [column for column in COSTS if column in rows]
+
+
+def metrics_of(board: pd.DataFrame) -> pd.DataFrame:
+    """Every metric of each method, at every tolerance of the suite: LIST, method, floor, and a column for each mean."""
+    if board.empty:
+        return pd.DataFrame()
+    return board[[*GROUP, "floor", *(metric.key for metric in metrics_among(board, "details"))]]
+
+
+def _refuse_skipped(rows: pd.DataFrame) -> None:
+    gaps = rows[~np.isfinite(rows["dice"])]
+    if len(gaps):
+        first = gaps.iloc[0]
+        raise UserError(
+            f"{first['method']} on {first['dataset']}/{first['case']}: no finite Dice ({len(gaps)} such rows) under "
+            f"the empty-mask policy '{first['policy']}'; run the suite with one that counts every case"
+        )
+
+
+def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
+    """The leaderboard: `summarise` with what is known of the units, best Dice first in every list.
+
+    Datasets keep the order of the records; tracks go from the least information given to the most.
+    """
+    board = summarise(rows)
+    if board.empty:
+        return board
+    known = {unit["unit"]: unit for unit in units}
+    for column, default in (("floor", False), ("contamination", "unknown"), ("checkpoint", "")):
+        board[column] = [known.get(unit, {}).get(column, default) for unit in board["unit"]]
+    board.loc[board["synthetic"], "contamination"] = "unseen"
+    order = {name: place for place, name in enumerate(dict.fromkeys(rows["dataset"]))}
+    board["_dataset"] = board["dataset"].map(order)
+    board["_track"] = board["track"].map({track: place for place, track in enumerate(TRACKS)})
+    board = board.sort_values(
+        ["_dataset", "target", "_track", "protocol", "dice"],
+        ascending=[True, True, True, True, False],
+        kind="stable",
+    )
+    return board.drop(columns=["_dataset", "_track"]).reset_index(drop=True)
+
+
+def overall_of(board: pd.DataFrame) -> pd.DataFrame:
+    """Over all datasets: for each track and protocol the mean of the mean Dice, and the mean rank.
+
+    Every dataset (and target) weighs the same, whatever its number of cases. Ranks are taken among the methods
+    that are on all lists of the track and protocol; the others follow without mean or rank.
+
+    Returns:
+        track, protocol, method, floor, lists (how many it is on), of (how many there are), dice, mean_rank,
+        and one column "dice/<dataset>" (or "dice/<dataset>/<target>") with the mean Dice of each list.
+    """
+    tables = []
+    for (track, protocol), rows in board.groupby(["track", "protocol"], sort=False) if len(board) else ():
+        several = rows.groupby("dataset")["target"].nunique().gt(1)
+        names = [
+            f"dice/{dataset}/{target}" if several[dataset] else f"dice/{dataset}"
+            for dataset, target in zip(rows["dataset"], rows["target"], strict=True)
+        ]
+        wide = rows.assign(_list=names).pivot(index="method", columns="_list", values="dice")
+        wide = wide[list(dict.fromkeys(names))]
+        everywhere = wide.notna().all(axis=1)
+        ranks = wide[everywhere].round(12).rank(ascending=False, method="min")
+        table = pd.DataFrame(
+            {
+                "track": track,
+                "protocol": protocol,
+                "method": wide.index,
+                "floor": rows.groupby("method")["floor"].any().reindex(wide.index),
+                "lists": wide.notna().sum(axis=1),
+                "of": wide.shape[1],
+                "dice": wide[everywhere].mean(axis=1).reindex(wide.index),
+                "mean_rank": ranks.mean(axis=1).reindex(wide.index),
+            }
+        )
+        tables.append(pd.concat([table, wide], axis=1).sort_values("dice", ascending=False, kind="stable"))
+    tables.sort(key=lambda table: TRACKS.index(table["track"].iloc[0]))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

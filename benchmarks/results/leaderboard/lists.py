@@ -1,0 +1,64 @@
+"""What makes one list, and how a table is made for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.prompting.simulated_user import TRACKS
+from benchmarks.results.statistics import higher_is_better, with_failures_as_worst, with_target
+
+LIST = ["dataset", "target", "track", "protocol"]
+"""What makes one list of the leaderboard: only methods that were given the same are compared."""
+
+GROUP = [*LIST, "method"]
+
+CONFIDENCE_SEED = 20_26
+
+Units = Iterable[Mapping[str, Any]]
+
+
+def last_steps(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the last step of every case and protocol."""
+    return rows.loc[rows.groupby([*GROUP, "unit", "case"])["step"].idxmax()]
+
+
+def per_list(
+    rows: pd.DataFrame, table_of: Callable[[pd.DataFrame], pd.DataFrame], methods: int = 2, last: bool = True
+) -> pd.DataFrame:
+    """The tables of all lists with at least so many methods, one below the other, led by the columns `LIST`."""
+    tables = []
+    for key, one in lists(with_target(last_steps(rows) if last and len(rows) else rows)):
+        if one["method"].nunique() >= methods:
+            table = table_of(one)
+            for place, (column, value) in enumerate(zip(LIST, key, strict=True)):
+                table.insert(place, column, value)
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def best_first(rows: pd.DataFrame, metric: str) -> list[str]:
+    """The methods of a list by their mean, failures at the worst value."""
+    means = with_failures_as_worst(rows, metric).groupby("method", sort=False)[metric].mean()
+    return [str(method) for method in means.sort_values(ascending=not higher_is_better(metric), kind="stable").index]
+
+
+def in_order_of(names: Sequence[str]) -> Callable[[pd.Series], pd.Series]:
+    """A key that sorts a column into the order of these names."""
+    return lambda column: column.map({name: place for place, name in enumerate(names)})
+
+
+def lists(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Datasets in the order of the records, tracks from the least given to the most."""
+    if rows.empty:
+        return
+    order = {name: place for place, name in enumerate(dict.fromkeys(rows["dataset"]))}
+    groups: dict[Any, pd.DataFrame] = dict(iter(rows.groupby(LIST, sort=False)))
+    for key in sorted(groups, key=lambda key: (order[key[0]], key[1], TRACKS.index(key[2]), key[3])):
+        yield key, groups[key]
+
+
+def row_dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]

@@ -1,0 +1,51 @@
+"""What a reader of the leaderboard must know beside it."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from benchmarks.prompting.prompts import GIVEN
+from benchmarks.results.leaderboard.lists import Units
+from benchmarks.results.records import FAILED, NO_TARGET
+
+
+def notes_of(rows: pd.DataFrame, units: Units) -> list[str]:
+    """What a reader of the leaderboard must know: failures with reasons, protocols left out, test cases."""
+    skipped: dict[str, dict[str, None]] = {}
+    for unit in units:
+        for protocol in unit["skipped_protocols"]:
+            skipped.setdefault(protocol, {})[unit["method"]] = None
+    notes = [f"{protocol}: not applicable to {', '.join(methods)}" for protocol, methods in skipped.items()]
+    if not rows.empty:
+        notes += [*_notes_of_empty_cases(rows), *_notes_of_given_prompts(rows)]
+        failed = rows[rows["status"] == FAILED].drop_duplicates(["method", "dataset", "case", "reason"])
+        for (method, dataset, reason), group in failed.groupby(["method", "dataset", "reason"], sort=False):
+            notes.append(f"failed: {method} on {dataset}, {_cases(group)}: {reason}")
+    return notes
+
+
+def _cases(rows: pd.DataFrame) -> str:
+    """A few case ids, and how many there are."""
+    cases = list(dict.fromkeys(rows["case"]))
+    return cases[0] if len(cases) == 1 else f"{len(cases)} cases ({', '.join(cases[:3])}{' …' * (len(cases) > 3)})"
+
+
+def _notes_of_empty_cases(rows: pd.DataFrame) -> list[str]:
+    """Per dataset and target the cases that are in no mean of a protocol which looks for the target."""
+    empty = rows[rows["status"] == NO_TARGET]
+    return [
+        f"{NO_TARGET}: {dataset}, {target}, {_cases(group)}: nothing to prompt, so in no "
+        f"mean of {', '.join(dict.fromkeys(group['protocol']))}"
+        for (dataset, target), group in empty.groupby(["dataset", "target"], sort=False)
+    ]
+
+
+def _notes_of_given_prompts(rows: pd.DataFrame) -> list[str]:
+    """Protocols whose first prompts were made by people and not by the simulated user."""
+    if "prompt_origin" not in rows:
+        return []
+    by_people = rows[rows["prompt_origin"] == GIVEN]
+    return [
+        f"given prompts: {protocol} on {dataset} was prompted by people (bank {bank}), not by the simulated user"
+        for dataset, protocol, bank in by_people[["dataset", "protocol", "prompt_bank"]].drop_duplicates().to_numpy()
+    ]

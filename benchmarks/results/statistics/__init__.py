@@ -1,0 +1,63 @@
+"""Intervals, paired tests, rankings: what a table of records supports, and how firmly.
+
+The unit of every interval and test is the patient. Nothing is dropped in silence: a missing row is an error, a failed
+one counts as the worst value and is listed, a value that is not finite is refused. The one thing that is left out is a
+case in which a protocol has nothing to prompt ("no-target"): it must be so for every method alike, and it is counted.
+"""
+
+from __future__ import annotations
+
+from benchmarks.results.statistics.completeness import assert_complete, expected_rows
+from benchmarks.results.statistics.intervals import Interval, bootstrap_mean, cluster_means, summary
+from benchmarks.results.statistics.paired import (
+    Equivalence,
+    PairedTest,
+    cohen_d,
+    comparisons,
+    holm,
+    rank_biserial,
+    sign_flip,
+    tost,
+    wilcoxon,
+)
+from benchmarks.results.statistics.rankings import Scheme, Stability, ranking, ranking_stability
+from benchmarks.results.statistics.robustness import robustness_curve
+from benchmarks.results.statistics.rows import (
+    KEYS,
+    SETTING,
+    UNIT,
+    case_table,
+    higher_is_better,
+    with_failures_as_worst,
+    with_target,
+)
+
+__all__ = [
+    "KEYS",
+    "SETTING",
+    "UNIT",
+    "Equivalence",
+    "Interval",
+    "PairedTest",
+    "Scheme",
+    "Stability",
+    "assert_complete",
+    "bootstrap_mean",
+    "case_table",
+    "cluster_means",
+    "cohen_d",
+    "comparisons",
+    "expected_rows",
+    "higher_is_better",
+    "holm",
+    "rank_biserial",
+    "ranking",
+    "ranking_stability",
+    "robustness_curve",
+    "sign_flip",
+    "summary",
+    "tost",
+    "wilcoxon",
+    "with_failures_as_worst",
+    "with_target",
+]

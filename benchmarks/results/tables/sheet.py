@@ -1,0 +1,59 @@
+"""A table as text, and how its numbers are written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+SYNTHETIC_BANNER = (
+    "SYNTHETIC DATA: generated phantoms. These numbers rank methods on phantoms; they say nothing about patients."
+)
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table as text: what the terminal, Markdown and LaTeX print alike.
+
+    Attributes:
+        numeric: headings of the columns that are set flush right.
+        styles: a rich style for each row, or nothing.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    numeric: tuple[str, ...] = ()
+    styles: tuple[str, ...] = ()
+
+
+def method_text(row: Mapping[Any, Any]) -> str:
+    return f"{row['method']} (floor)" if row["floor"] else str(row["method"])
+
+
+def interval_text(low: float, high: float, digits: int, signed: bool = False) -> str:
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return "[–, –]"
+    sign = "+" if signed else ""
+    ends = (f"{round(end, digits) + 0.0:{sign}.{digits}f}" for end in (low, high))  # + 0.0: never "-0.000"
+    return f"[{', '.join(ends)}]"
+
+
+def number_text(value: float, digits: int) -> str:
+    return f"{value:.{digits}f}" if pd.notna(value) else "–"
+
+
+def seconds_text(value: float) -> str:
+    """Three figures are enough: 0.04, 1.25, 12.5, 125."""
+    return number_text(value, 2 if not value >= 10 else 1 if value < 100 else 0)
+
+
+def p_text(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def percent_text(share: float) -> str:
+    return f"{100 * share:.0f} %" if share == share else "–"
