@@ -18,7 +18,14 @@ from benchmarks.contestants import methods as installed
 from benchmarks.execution.suite import MethodEntry, Suite
 from benchmarks.results.leaderboard import CONFIDENCE_SEED, last_steps, verdict
 from benchmarks.results.records import OK
-from benchmarks.results.statistics import UNIT, bootstrap_mean, comparisons, with_failures_as_worst, with_target
+from benchmarks.results.statistics import (
+    UNIT,
+    comparisons,
+    mean_interval,
+    scale_of,
+    with_failures_as_worst,
+    with_target,
+)
 
 
 @dataclass(frozen=True)
@@ -98,7 +105,7 @@ def ablation_table(rows: pd.DataFrame, variants: list[Variant], metric: str = "d
             if mine.empty:
                 continue  # a floor that does not follow the protocol
             clusters = mine["dataset"].astype(str) + "/" + mine["patient"].astype(str)
-            interval = bootstrap_mean(mine[metric], clusters, CONFIDENCE_SEED)
+            interval = mean_interval(mine[metric], clusters, scale_of(metric))
             single = group[group["variant"] == variant.name].groupby("method")[metric].mean()
             lines.append(
                 {

@@ -16,6 +16,7 @@ from benchmarks.common.errors import UserError
 from benchmarks.common.seeds import generator
 from benchmarks.results import statistics as st
 from benchmarks.results.statistics import rankings
+from tests.results.coverage import DICE, coverage, percentile_bootstrap
 
 RNG = np.random.default_rng(2026)
 
@@ -52,67 +53,108 @@ def records(
 # -- one sample --
 
 
-def test_the_interval_of_the_mean_agrees_with_scipy() -> None:
-    values = RNG.beta(5, 2, 60)
-    ours = st.bootstrap_mean(values, alone(values), seed=1, n=20_000)
-    theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", random_state=0)
-    assert ours.mean == pytest.approx(values.mean())
-    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=0.004)
-    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=0.004)
-    assert (ours.values, ours.clusters) == (60, 60)
+def test_one_value_a_patient_gives_the_t_interval_of_scipy() -> None:
+    values = RNG.normal(0, 1, 17)
+    ours = st.mean_interval(values, alone(values))
+    theirs = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (ours.mean, ours.low, ours.high) == pytest.approx((values.mean(), theirs.low, theirs.high))
+    assert (ours.values, ours.clusters) == (17, 17)
 
 
-def test_the_spread_of_the_clustered_mean_is_that_of_the_patients() -> None:
-    """With equal clusters the standard error is that of the cluster means: closed form."""
-    effects = RNG.normal(0, 1, 200)
-    values = np.repeat(effects, 4) + RNG.normal(0, 0.1, 800)
-    patients = np.repeat(np.arange(200), 4)
-    interval = st.bootstrap_mean(values, patients, seed=0, n=8000)
-    means = values.reshape(200, 4).mean(axis=1)
-    expected = 2 * 1.96 * means.std() / math.sqrt(200)
-    assert interval.high - interval.low == pytest.approx(expected, rel=0.05)
-    naive = st.bootstrap_mean(values, alone(values), seed=0, n=8000)
-    assert (interval.high - interval.low) / (naive.high - naive.low) == pytest.approx(2, rel=0.07)
+def test_equal_patients_count_once_each() -> None:
+    """Closed form: with as many lesions in each, it is the t interval of the patients' means."""
+    values = np.repeat(RNG.normal(0, 1, 12), 4) + RNG.normal(0, 0.1, 48)
+    ours = st.mean_interval(values, np.repeat(np.arange(12), 4))
+    theirs = stats.ttest_1samp(values.reshape(12, 4).mean(axis=1), 0).confidence_interval(0.95)
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
+    naive = st.mean_interval(values, alone(values))
+    assert (ours.high - ours.low) > 1.5 * (naive.high - naive.low)
 
 
-def test_unequal_clusters_weigh_by_their_values() -> None:
-    interval = st.bootstrap_mean([1.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b"], seed=0)
-    assert interval.mean == 0.75
-    assert (interval.low, interval.high) == (0.0, 1.0)
-
-
-def test_unequal_clusters_are_resampled_by_their_values() -> None:
-    """Against drawing patients one by one and averaging all their values."""
+def test_unequal_patients_by_the_matrices_of_the_definition() -> None:
+    """The jackknife patient by patient, and Satterthwaite's degrees of freedom from the covariance of the residuals."""
     values = np.concatenate([np.full(9, 0.9), 0.4 * RNG.random(11)])
-    patients = np.array([0] * 9 + list(range(1, 12)))
-    interval = st.bootstrap_mean(values, patients, seed=0, n=20_000)
-    groups = [values[patients == patient] for patient in range(12)]
-    means = [np.concatenate([groups[i] for i in RNG.integers(12, size=12)]).mean() for _ in range(8000)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    assert interval.low == pytest.approx(low, abs=0.012)
-    assert interval.high == pytest.approx(high, abs=0.012)
-    equally = np.quantile(RNG.choice([group.mean() for group in groups], (8000, 12)).mean(axis=1), 0.975)
-    assert high - equally > 0.1  # so the test can tell the two apart
+    owner = np.array([0] * 9 + [1, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8])
+    clusters = owner.max() + 1
+    left_out = np.array([values[owner != one].mean() for one in range(clusters)])
+    error = math.sqrt((clusters - 1) / clusters * ((left_out - values.mean()) ** 2).sum())
+    hat = np.full((20, 20), 1 / 20)
+    residuals = np.eye(20) - hat
+    form = np.zeros((20, 20))
+    for one in range(clusters):
+        mine = (owner == one).astype(float)
+        weight = 1 / (1 - mine.sum() / 20)
+        form += weight * residuals @ np.outer(mine, mine) @ residuals
+    freedom = np.trace(form) ** 2 / np.trace(form @ form)
+    reach = stats.t.ppf(0.975, freedom) * error
+    ours = st.mean_interval(values, owner)
+    assert (ours.low, ours.high) == pytest.approx((values.mean() - reach, values.mean() + reach))
+    assert freedom < 0.7 * (clusters - 1)  # so the test can tell the two apart
+
+
+def test_shares_and_lengths_keep_their_range_and_reach_to_the_long_tail() -> None:
+    """The delta method: symmetric on the log-odds of a share, on the logarithm of a length."""
+    shares = np.array([0.97, 0.9, 0.99, 0.6])
+    plain = st.mean_interval(shares, alone(shares))
+    ours = st.mean_interval(shares, alone(shares), "share")
+    assert plain.high > 1 > ours.high
+    assert plain.mean - ours.low > ours.high - plain.mean
+    odds = np.log(np.array([ours.low, ours.high]) / (1 - np.array([ours.low, ours.high])))
+    middle = math.log(shares.mean() / (1 - shares.mean()))
+    half = (plain.high - plain.low) / 2 / (shares.mean() * (1 - shares.mean()))
+    assert odds.tolist() == pytest.approx([middle - half, middle + half])
+    lengths = np.array([1.0, 2.0, 60.0])
+    wide = st.mean_interval(lengths, alone(lengths), "positive")
+    assert st.mean_interval(lengths, alone(lengths)).low < 0 < wide.low
+    assert wide.low * wide.high == pytest.approx(21.0**2)
+    assert [st.scale_of(metric) for metric in ("dice", "nsd@3mm", "hd95_mm", "seconds_open")] == [
+        "share",
+        "share",
+        "positive",
+        "positive",
+    ]
+
+
+@pytest.mark.parametrize("scale", ["share", "positive", "difference"])
+def test_patients_who_all_agree_leave_no_width_and_none_is_infinite(scale: st.Scale) -> None:
+    for value in (0.0, 0.3, 1.0):
+        same = st.mean_interval([value] * 4, range(4), scale)
+        assert (same.low, same.high) == pytest.approx((value, value))
+    far = st.mean_interval([0.0, 0.0, 1.0], range(3), scale)
+    assert np.isfinite([far.low, far.high]).all()
+    assert far.low < 1 / 3 < far.high
 
 
 def test_one_patient_allows_no_interval_and_gaps_are_refused() -> None:
-    one = st.bootstrap_mean([0.5, 0.7], ["a", "a"], seed=0)
+    one = st.mean_interval([0.5, 0.7], ["a", "a"])
     assert one.mean == pytest.approx(0.6)
     assert math.isnan(one.low)
     for values in ([0.5, math.nan], [0.5, math.inf]):
         with pytest.raises(ValueError, match="1 of 2 values are not finite"):
-            st.bootstrap_mean(values, ["a", "b"], seed=0)
+            st.mean_interval(values, ["a", "b"])
     with pytest.raises(ValueError, match="equal length"):
-        st.bootstrap_mean([], [], seed=0)
+        st.mean_interval([], [])
 
 
-def test_the_same_seed_gives_the_same_interval() -> None:
-    values = RNG.random(30)
-    assert st.bootstrap_mean(values, alone(values), 5) == st.bootstrap_mean(values, alone(values), 5)
-    assert st.bootstrap_mean(values, alone(values), 5) != st.bootstrap_mean(values, alone(values), 6)
+def test_the_interval_does_not_hang_on_the_order() -> None:
+    values, owner = RNG.random(30), RNG.integers(0, 9, 30)
     order = RNG.permutation(30)
-    shuffled = st.bootstrap_mean(values[order], alone(values)[order], 5)
-    assert shuffled.low == pytest.approx(st.bootstrap_mean(values, alone(values), 5).low)
+    ours, again = st.mean_interval(values, owner, "share"), st.mean_interval(values[order], owner[order], "share")
+    assert (again.low, again.high) == pytest.approx((ours.low, ours.high))
+
+
+@pytest.mark.parametrize(("patients", "least"), [(5, 0.92), (20, 0.93)])
+def test_the_interval_covers_where_the_percentile_bootstrap_does_not(patients: int, least: float) -> None:
+    """Clustered, left-skewed shares with a true mean in closed form, of 5 and of 20 patients."""
+    chance = np.random.default_rng(0)
+
+    def ours(values: np.ndarray, owner: np.ndarray) -> tuple[float, float]:
+        interval = st.mean_interval(values, owner, "share")
+        return interval.low, interval.high
+
+    assert least <= coverage(DICE, patients, 1500, ours) <= 0.97
+    usual = coverage(DICE, patients, 1500, lambda v, o: percentile_bootstrap(v, o, chance, draws=200))
+    assert usual < least - 0.01
 
 
 # -- paired tests --
@@ -240,20 +282,6 @@ def test_false_positives_come_as_often_as_stated() -> None:
     assert within_binomial(hits["wilcoxon"], trials, 0.05)
     assert within_binomial(hits["sign_flip"], trials, 0.05)
     assert not within_binomial(hits["naive"], trials, 0.05)  # what ignoring the patients would cost
-
-
-def test_the_interval_covers_as_often_as_theory_says() -> None:
-    """For normal means the percentile interval covers P(|t| < z √((n − 1)/n)), a little under its level."""
-    patients, trials = 30, 600
-    covered = 0
-    for trial in range(trials):
-        chance = np.random.default_rng(trial)
-        values = np.repeat(chance.normal(0, 1, patients), 3)
-        interval = st.bootstrap_mean(values, np.repeat(np.arange(patients), 3), trial, n=1000)
-        covered += interval.low <= 0 <= interval.high
-    expected = 1 - 2 * stats.t.sf(1.96 * math.sqrt((patients - 1) / patients), patients - 1)
-    assert 0.93 < expected < 0.95
-    assert within_binomial(covered, trials, expected)
 
 
 def test_tost_and_holm_keep_their_error_rates() -> None:

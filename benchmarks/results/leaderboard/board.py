@@ -11,9 +11,9 @@ from benchmarks.common.errors import UserError
 from benchmarks.metrics import metrics_among
 from benchmarks.metrics.registry import Place
 from benchmarks.prompting.simulated_user import TRACKS
-from benchmarks.results.leaderboard.lists import CONFIDENCE_SEED, GROUP, Units, last_steps
+from benchmarks.results.leaderboard.lists import GROUP, Units, last_steps
 from benchmarks.results.records import FAILED
-from benchmarks.results.statistics import bootstrap_mean, with_target
+from benchmarks.results.statistics import mean_interval, with_target
 
 TIMINGS = ("seconds_open", "seconds_segment")
 
@@ -23,7 +23,7 @@ COSTS = (*TIMINGS, "peak_memory_mb")
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over cases at the last step of each protocol, one row per dataset, target, track, protocol, method.
 
-    `dice_low` and `dice_high` bound the mean Dice with 95 % (bootstrap over patients). Failed rows count with
+    `dice_low` and `dice_high` bound the mean Dice with 95 % (t interval over patients). Failed rows count with
     their worst values; only the timings leave them out, because a failure has none. `cases` are those in which
     there was something to ask; `no_target` counts the others, which are the same for every method of a list. Where
     there is no other, the means are NaN.
@@ -45,7 +45,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
         means = {column: float(group[column].mean(skipna=column in TIMINGS)) for column in metrics}
         low = high = math.nan
         if len(group):
-            interval = bootstrap_mean(group["dice"].to_numpy(), group["patient"].to_numpy(), seed=CONFIDENCE_SEED)
+            interval = mean_interval(group["dice"].to_numpy(), group["patient"].to_numpy(), "share")
             low, high = interval.low, interval.high
         summaries.append(
             dict(zip(GROUP, key, strict=True))
@@ -53,6 +53,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
                 "unit": everything["unit"].iloc[0],
                 "synthetic": bool(everything["synthetic"].any()),
                 "cases": group["case"].nunique(),
+                "patients": group["patient"].nunique(),
                 "failed": int((group["status"] == FAILED).sum()),
                 "no_target": len(everything) - len(group),
             }

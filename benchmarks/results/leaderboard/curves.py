@@ -9,7 +9,6 @@ import pandas as pd
 from benchmarks.metrics import mean_under_policies, summarise_curves
 from benchmarks.prompting.simulated_user import NOISE_SIZES, Protocol
 from benchmarks.results.leaderboard.lists import (
-    CONFIDENCE_SEED,
     LIST,
     Units,
     best_first,
@@ -50,7 +49,7 @@ def rounds_of(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
     """The metric after each round of iterative protocols: LIST, method, step, n, patients, failed, mean, low, high."""
 
     def by_round(one: pd.DataFrame) -> pd.DataFrame:
-        table = summary(one, metric, CONFIDENCE_SEED)
+        table = summary(one, metric)
         table = table.sort_values("method", key=in_order_of(best_first(last_steps(one), metric)), kind="stable")
         return table.drop(columns=["dataset", "target", "protocol"])
 
@@ -105,7 +104,7 @@ def robustness_of(rows: pd.DataFrame, units: Units, metric: str = "dice") -> pd.
                 on_all.groupby(["dataset", "target", "method"])["protocol"].transform("nunique") == len(levels)
             ]
             if len(levels) > 1 and len(on_all):
-                curve = robustness_curve(on_all, metric, levels, seed=CONFIDENCE_SEED)
+                curve = robustness_curve(on_all, metric, levels)
                 tables.append(curve.drop(columns=["protocol", "step"]).assign(noise=noise, protocol=calm_name))
     if not tables:
         return pd.DataFrame()

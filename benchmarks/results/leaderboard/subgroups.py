@@ -11,9 +11,9 @@ import pandas as pd
 
 from benchmarks.metrics import scores_by_size
 from benchmarks.metrics.lesions import size_bin_names
-from benchmarks.results.leaderboard.lists import CONFIDENCE_SEED, best_first, in_order_of, per_list, row_dicts
+from benchmarks.results.leaderboard.lists import best_first, in_order_of, per_list, row_dicts
 from benchmarks.results.records import FAILED, NO_TARGET, SPACINGS
-from benchmarks.results.statistics import bootstrap_mean, summary, with_target
+from benchmarks.results.statistics import mean_interval, summary, with_target
 from benchmarks.results.statistics.intervals import Values
 
 DIAMETERS_MM = (10.0, 20.0, 40.0)
@@ -106,7 +106,7 @@ def _classes(values: Values, edges: Sequence[float], names: Sequence[str], rest:
 
 def _subgroups(rows: pd.DataFrame, metric: str, classes: Callable[[pd.DataFrame], pd.Categorical]) -> pd.DataFrame:
     def split(one: pd.DataFrame) -> pd.DataFrame:
-        table = summary(one.assign(group=classes(one)), metric, CONFIDENCE_SEED, ["group"])
+        table = summary(one.assign(group=classes(one)), metric, ["group"])
         table = table.sort_values("method", key=in_order_of(best_first(one, metric)), kind="stable")
         table["group"] = table["group"].astype(str)
         return table.drop(columns=["dataset", "target", "protocol", "step"])
@@ -133,7 +133,7 @@ def each_lesion_of(rows: pd.DataFrame, edges: Sequence[float] = DIAMETERS_MM) ->
             for name in ["all", *class_names(edges)]:
                 group = single if name == "all" else single[np.asarray(classes) == name]
                 if len(group):
-                    interval = bootstrap_mean(group["dice"], group["patient"].astype(str), CONFIDENCE_SEED)
+                    interval = mean_interval(group["dice"], group["patient"].astype(str), "share")
                     lines.append(
                         {"method": method, "group": name, "n": interval.values, "patients": interval.clusters,
                          "failed": int(group["failed"].sum()), "mean": interval.mean,

@@ -8,7 +8,15 @@ case in which a protocol has nothing to prompt ("no-target"): it must be so for 
 from __future__ import annotations
 
 from benchmarks.results.statistics.completeness import assert_complete, expected_rows
-from benchmarks.results.statistics.intervals import Interval, bootstrap_mean, cluster_means, summary
+from benchmarks.results.statistics.intervals import (
+    FEW_PATIENTS,
+    Interval,
+    Scale,
+    cluster_means,
+    mean_interval,
+    scale_of,
+    summary,
+)
 from benchmarks.results.statistics.paired import (
     Equivalence,
     PairedTest,
@@ -33,16 +41,17 @@ from benchmarks.results.statistics.rows import (
 )
 
 __all__ = [
+    "FEW_PATIENTS",
     "KEYS",
     "SETTING",
     "UNIT",
     "Equivalence",
     "Interval",
     "PairedTest",
+    "Scale",
     "Scheme",
     "Stability",
     "assert_complete",
-    "bootstrap_mean",
     "case_table",
     "cluster_means",
     "cohen_d",
@@ -50,10 +59,12 @@ __all__ = [
     "expected_rows",
     "higher_is_better",
     "holm",
+    "mean_interval",
     "rank_biserial",
     "ranking",
     "ranking_stability",
     "robustness_curve",
+    "scale_of",
     "sign_flip",
     "summary",
     "tost",

@@ -8,17 +8,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
 
-from benchmarks.common.seeds import derive_seed
 from benchmarks.results.records import FAILED
-from benchmarks.results.statistics.rows import SETTING, with_failures_as_worst
+from benchmarks.results.statistics.rows import SETTING, higher_is_better, with_failures_as_worst
 
 Values = NDArray[np.float64]
+Scale = Literal["share", "positive", "difference"]
+"""What a mean is a mean of: shares between 0 and 1, lengths or times from 0 on, or differences of either sign."""
+
+FEW_PATIENTS = 20
+"""Below this many patients an interval hangs on the shape of a distribution that so few do not show: it is marked."""
 
 
 @dataclass(frozen=True)
@@ -33,33 +38,49 @@ class Interval:
     clusters: int
 
 
-def bootstrap_mean(
-    values: ArrayLike, clusters: ArrayLike, seed: object, n: int = 2000, level: float = 0.95
-) -> Interval:
-    """Mean over all values and its percentile interval from resampling whole clusters.
+def mean_interval(values: ArrayLike, clusters: ArrayLike, scale: Scale = "difference", level: float = 0.95) -> Interval:
+    """Mean over all values and its t interval over clusters of unequal size.
 
-    A cluster weighs as many values as it has, in the mean and in every resample alike.
+    The standard error is the jackknife's, which leaves out one cluster at a time; the degrees of freedom are
+    Satterthwaite's for clusters of these sizes (Bell and McCaffrey 2002), one less than the clusters if all are alike.
+    The interval of a share is made on the log-odds of the mean, that of a length or time on its logarithm: it stays in
+    range and reaches farther to the side of the long tail. Where all clusters agree the interval has no width.
 
     Raises:
         ValueError: no value, a value that is not finite, or lengths that differ.
     """
     sums, counts = cluster_sums(values, clusters)
-    mean = float(sums.sum() / counts.sum())
+    total = counts.sum()
+    mean = float(sums.sum() / total)
     low = high = math.nan
     if len(sums) > 1:
-        drawn = _draws(len(sums), n, derive_seed("bootstrap", seed))
-        means = (drawn @ sums) / (drawn @ counts)
-        low, high = (float(end) for end in np.quantile(means, [(1 - level) / 2, (1 + level) / 2]))
-    return Interval(mean, low, high, level, int(counts.sum()), len(sums))
+        without = (sums.sum() - sums) / (total - counts)
+        error = math.sqrt((len(sums) - 1) / len(sums) * float(((without - mean) ** 2).sum()))
+        reach = float(stats.t.ppf((1 + level) / 2, _degrees_of_freedom(counts))) * error
+        low, high = _ends(mean, reach, scale)
+    return Interval(mean, low, high, level, int(total), len(sums))
 
 
-@lru_cache(maxsize=8)
-def _draws(clusters: int, n: int, seed: int) -> Values:
-    """How often each cluster is drawn, resamples × clusters; a table asks for the same ones again and again."""
-    times = np.random.default_rng(seed).multinomial(clusters, np.full(clusters, 1 / clusters), size=n)
-    drawn: Values = times.astype(np.float64)
-    drawn.setflags(write=False)
-    return drawn
+def _degrees_of_freedom(counts: Values) -> float:
+    """Of the variance of a mean over clusters of these sizes, if all values were alike and independent."""
+    total = counts.sum()
+    shared = counts**2 / (total - counts)
+    return float(total**2 / ((counts**2).sum() + shared.sum() ** 2 - (shared**2).sum()))
+
+
+def _ends(mean: float, reach: float, scale: Scale) -> tuple[float, float]:
+    """The ends on the scale's own axis; `reach` is half a width around the mean."""
+    if scale == "difference" or reach == 0 or mean <= 0 or (scale == "share" and mean >= 1):
+        return mean - reach, mean + reach
+    if scale == "positive":
+        return mean * math.exp(-reach / mean), mean * math.exp(min(reach / mean, 700.0))
+    odds, width = special.logit(mean), reach / (mean * (1 - mean))
+    return float(special.expit(odds - width)), float(special.expit(odds + width))
+
+
+def scale_of(metric: str) -> Scale:
+    """A metric of which more is better lies between 0 and 1; the others are lengths, errors, times or counts."""
+    return "share" if higher_is_better(metric) else "positive"
 
 
 def cluster_means(values: ArrayLike, clusters: ArrayLike) -> Values:
@@ -79,14 +100,7 @@ def cluster_sums(values: ArrayLike, clusters: ArrayLike) -> tuple[Values, Values
     return np.bincount(index, numbers).astype(np.float64), np.bincount(index).astype(np.float64)
 
 
-def summary(
-    records: pd.DataFrame,
-    metric: str,
-    seed: object = 0,
-    by: Sequence[str] = (),
-    n: int = 2000,
-    level: float = 0.95,
-) -> pd.DataFrame:
+def summary(records: pd.DataFrame, metric: str, by: Sequence[str] = (), level: float = 0.95) -> pd.DataFrame:
     """Mean and patient-clustered interval of a metric for each method in each setting.
 
     Failed rows count as the worst value and are counted in `failed`.
@@ -101,7 +115,7 @@ def summary(
     groups = ["method", *SETTING, *by]
     rows = []
     for key, group in with_failures_as_worst(records, metric).groupby(groups, sort=True, dropna=False, observed=True):
-        interval = bootstrap_mean(group[metric], group["patient"].astype(str), (seed, metric), n, level)
+        interval = mean_interval(group[metric], group["patient"].astype(str), scale_of(metric), level)
         failures = int((group["status"] == FAILED).sum())
         figures = (interval.values, interval.clusters, failures, interval.mean, interval.low, interval.high)
         rows.append((*key, *figures))

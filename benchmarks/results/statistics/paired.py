@@ -15,7 +15,7 @@ from scipy import stats
 
 from benchmarks.common.errors import UserError
 from benchmarks.common.seeds import derive_seed
-from benchmarks.results.statistics.intervals import Values, bootstrap_mean, cluster_means, cluster_sums
+from benchmarks.results.statistics.intervals import Values, cluster_means, cluster_sums, mean_interval
 from benchmarks.results.statistics.rows import case_table, higher_is_better
 
 EXACT_CLUSTERS = 13
@@ -161,7 +161,7 @@ def comparisons(
 ) -> pd.DataFrame:
     """Paired comparisons of methods in one protocol and step, Holm-corrected over all pairs of the table.
 
-    All pairs share the resamples and the flips: each interval and p-value is what it would be alone, and Holm's
+    All pairs share the flips: each p-value is what it would be alone, and Holm's
     correction holds whatever the dependence between the tests.
 
     Args:
@@ -196,7 +196,7 @@ def _comparison(
     n: int,
 ) -> dict[str, Any]:
     difference, clusters = (table[a] - table[b]).to_numpy(), patients.to_numpy()
-    interval = bootstrap_mean(difference, clusters, seed)
+    interval = mean_interval(difference, clusters)
     row: dict[str, Any] = {
         "a": a,
         "b": b,

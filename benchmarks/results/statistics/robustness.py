@@ -14,7 +14,7 @@ from benchmarks.results.statistics.rows import higher_is_better
 
 
 def robustness_curve(
-    records: pd.DataFrame, metric: str, levels: Mapping[str, float], loss: float = 0.05, seed: object = 0
+    records: pd.DataFrame, metric: str, levels: Mapping[str, float], loss: float = 0.05
 ) -> pd.DataFrame:
     """A metric against the size of the operator's error, and how much error each method tolerates.
 
@@ -32,7 +32,7 @@ def robustness_curve(
     if absent:
         raise UserError(f"records: no rows of protocol '{absent[0]}'; {nearest_name(absent[0], records['protocol'])}")
     last = rows[rows["step"] == rows.groupby("protocol")["step"].transform("max")]
-    table = summary(last, metric, seed)
+    table = summary(last, metric)
     table = table.assign(level=table["protocol"].map(dict(levels)).astype(np.float64))
     table = table.sort_values(["method", "dataset", "target", "level"], ignore_index=True)
     sign = 1.0 if higher_is_better(metric) else -1.0

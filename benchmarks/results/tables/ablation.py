@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from benchmarks.results.tables.sheet import Sheet, interval_text, p_text
+from benchmarks.results.tables.sheet import Sheet, few_mark, mean_text, p_text
 
 
 def ablation_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
@@ -16,16 +16,16 @@ def ablation_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
         trainings = f"{row['lowest']:.2f}–{row['highest']:.2f}" if row["repeats"] > 1 else ""
         difference = ""
         if pd.notna(row["difference"]):
-            ends = interval_text(row["difference_low"], row["difference_high"], 2, signed=True)
-            difference = f"{row['difference']:+.3f} {ends}"
+            ends = (row["difference_low"], row["difference_high"])
+            difference = mean_text(row["difference"], *ends, row["patients"], signed=True)
         cells.append(
             (
                 f"{row['variant']} (floor)" if row["kind"] == "floor" else row["variant"],
-                f"{row['mean']:.3f} {interval_text(row['low'], row['high'], 2)}",
+                mean_text(row["mean"], row["low"], row["high"], row["patients"]),
                 *((trainings,) if repeated else ()),
                 difference,
                 p_text(row["p"]) if difference else "",
-                row["verdict"] if difference else "",
+                row["verdict"] + few_mark(row["patients"]) if difference else "",
             )
         )
         styles.append("bold" if row["kind"] == "whole" else "dim" if row["kind"] == "floor" else "")

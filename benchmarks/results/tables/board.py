@@ -6,7 +6,8 @@ import pandas as pd
 
 from benchmarks.metrics import Metric, metrics_among
 from benchmarks.results.leaderboard import LIST, overall_of
-from benchmarks.results.tables.sheet import Sheet, interval_text, method_text, number_text, seconds_text
+from benchmarks.results.statistics import FEW_PATIENTS
+from benchmarks.results.tables.sheet import FEW_LEGEND, Sheet, mean_text, method_text, number_text, seconds_text
 
 MARKS = {"trained-on": "*", "superset": "+", "unseen": "", "unknown": "?"}
 """The sign beside a row for what the released weights have seen of the dataset."""
@@ -59,7 +60,7 @@ def board_sheets(board: pd.DataFrame) -> list[Sheet]:
             (
                 method_text(row),
                 *((MARKS[row["contamination"]],) if marked else ()),
-                f"{number_text(row['dice'], 3)} {interval_text(row['dice_low'], row['dice_high'], 3)}",
+                mean_text(row["dice"], row["dice_low"], row["dice_high"], row["patients"]),
                 *(number_text(row[metric.key], metric.digits) for metric in shown),
                 seconds_text(row["seconds_open"]),
                 seconds_text(row["seconds_segment"]),
@@ -88,6 +89,8 @@ def legend(board: pd.DataFrame) -> list[str]:
         "Dice: mean over cases at the last prompt, 95 % interval over patients; a failed case counts as 0 (done: "
         "cases that did not fail). F1: lesion-wise. s open, s prompt: seconds to take in a scan, and per prompt."
     ]
+    if (board["patients"] < FEW_PATIENTS).any():
+        lines.append(FEW_LEGEND)
     used = [seen for seen in MARKS if MARKS[seen] and (board["contamination"] == seen).any()]
     if used:
         meanings = "; ".join(f"{MARKS[seen]} {MEANINGS[seen]}" for seen in used)

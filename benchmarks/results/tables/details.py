@@ -19,7 +19,7 @@ from benchmarks.results.leaderboard.subgroups import (
     class_names,
 )
 from benchmarks.results.records import NO_TARGET
-from benchmarks.results.tables.sheet import Sheet, interval_text, method_text, number_text, p_text, percent_text
+from benchmarks.results.tables.sheet import Sheet, few_mark, mean_text, method_text, number_text, p_text, percent_text
 
 
 def detail_sheets(tables: Mapping[str, pd.DataFrame], metric: str) -> list[Sheet]:
@@ -115,13 +115,13 @@ def _comparison_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
         cells.append(
             (
                 row["b"] if row["a"] == best else row["a"],
-                f"{sign * row['difference']:+.3f} {interval_text(low, high, 3, signed=True)}",
+                mean_text(sign * row["difference"], low, high, row["patients"], signed=True),
                 f"{sign * row['cohen_d']:+.1f}",
                 f"{sign * row['rank_biserial']:+.2f}",
                 p_text(row["p_sign_flip_holm"]),
                 p_text(row["p_wilcoxon_holm"]),
                 *(() if margin is None else (p_text(row["p_equivalence"]),)),
-                row["verdict"],
+                row["verdict"] + few_mark(row["patients"]),
             )
         )
     pairs = f"{len(rows)} pair{'s' if len(rows) > 1 else ''}"
@@ -166,11 +166,13 @@ def _subgroup_sheet(title: str, rows: pd.DataFrame, names: Sequence[str]) -> She
     cells = []
     for method, group in rows.groupby("method", sort=False):
         lines = group.set_index("group").to_dict("index")
-        means = [
-            f"{lines[name]['mean']:.3f} {interval_text(lines[name]['low'], lines[name]['high'], 2)}" for name in shown
-        ]
+        means = [_mean_of(lines[name]) for name in shown]
         cells.append((str(method), *means))
     return Sheet(title, headings, tuple(cells), headings[1:])
+
+
+def _mean_of(line: Mapping[Any, Any]) -> str:
+    return mean_text(line["mean"], line["low"], line["high"], line["patients"])
 
 
 def _lesion_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
@@ -214,7 +216,7 @@ def _round_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
         cells.append(
             (
                 str(method),
-                *(f"{lines[s]['mean']:.3f} {interval_text(lines[s]['low'], lines[s]['high'], 2)}" for s in steps),
+                *(_mean_of(lines[step]) for step in steps),
             )
         )
     return Sheet(f"{title} · {metric} after each round", headings, tuple(cells), headings[1:])
@@ -261,7 +263,7 @@ def _robustness_sheet(title: str, noise: str, rows: pd.DataFrame, metric: str) -
     for method, group in rows.groupby("method", sort=False):
         curve = group.sort_values("level")
         tolerated = curve["tolerated"].iloc[0]
-        means = (f"{row['mean']:.3f} {interval_text(row['low'], row['high'], 2)}" for row in curve.to_dict("records"))
+        means = (_mean_of(row) for row in curve.to_dict("records"))
         cells.append((str(method), *means, f"{tolerated:.2g}" if math.isfinite(tolerated) else f"> {levels[-1]:g}"))
     counted = f"n={rows['n'].max()}"
     title = f"{title} · {metric} against {noise} ({counted}); tolerated: until 0.05 is lost"

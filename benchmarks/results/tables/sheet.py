@@ -9,6 +9,8 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.results.statistics import FEW_PATIENTS
+
 SYNTHETIC_BANNER = (
     "SYNTHETIC DATA: generated phantoms. These numbers rank methods on phantoms; they say nothing about patients."
 )
@@ -32,6 +34,32 @@ class Sheet:
 
 def method_text(row: Mapping[Any, Any]) -> str:
     return f"{row['method']} (floor)" if row["floor"] else str(row["method"])
+
+
+FEW_MARK = "†"
+FEW_LEGEND = (
+    f"{FEW_MARK} fewer than {FEW_PATIENTS} patients: intervals and verdicts hang on the shape of the data, which so "
+    "few do not show."
+)
+
+
+def mean_text(mean: float, low: float, high: float, patients: int, signed: bool = False) -> str:
+    """A mean with its interval, with as many decimals as the interval allows, and a mark for few patients."""
+    digits = digits_of(low, high)
+    number = f"{round(mean, digits) + 0.0:{'+' if signed else ''}.{digits}f}" if math.isfinite(mean) else "–"
+    return f"{number} {interval_text(low, high, digits, signed)}{few_mark(patients)}"
+
+
+def few_mark(patients: int) -> str:
+    return FEW_MARK if patients < FEW_PATIENTS else ""
+
+
+def digits_of(low: float, high: float) -> int:
+    """Decimals that an interval allows: two significant figures of its half width, 0 to 3; 2 where there is none."""
+    half = (high - low) / 2
+    if not math.isfinite(half):
+        return 2
+    return 3 if half <= 0 else min(max(1 - math.floor(math.log10(half)), 0), 3)
 
 
 def interval_text(low: float, high: float, digits: int, signed: bool = False) -> str:
