@@ -19,6 +19,7 @@ Ends = tuple[float, float]
 LESIONS = (1, 1, 2, 3, 5)  # of a patient, each as likely as the others
 FEW, MANY = (6.0, 1.5), (4.0, 2.0)  # Beta of the patients with up to two lesions, and with more
 LESION = (20.0, 2.0)  # Beta of the factor of one lesion
+ALIKE = (20.0, 2.0)
 MISSED = 0.04
 
 
@@ -65,10 +66,15 @@ def _patients(chance: np.random.Generator, patients: int) -> tuple[np.ndarray, n
     return effects, np.repeat(np.arange(patients), sizes)
 
 
-def _dice(chance: np.random.Generator, patients: int, failing: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+def _dice(chance: np.random.Generator, patients: int) -> tuple[np.ndarray, np.ndarray]:
     effects, owner = _patients(chance, patients)
-    effects = effects * (chance.random(patients) >= failing)
     return effects[owner] * chance.beta(*LESION, owner.size) * (chance.random(owner.size) >= MISSED), owner
+
+
+def _alike_but_for_failures(chance: np.random.Generator, patients: int) -> tuple[np.ndarray, np.ndarray]:
+    _, owner = _patients(chance, patients)
+    effects = chance.beta(*ALIKE, patients) * (chance.random(patients) >= 0.1)
+    return effects[owner] * chance.beta(*LESION, owner.size), owner
 
 
 def _distance(chance: np.random.Generator, patients: int) -> tuple[np.ndarray, np.ndarray]:
@@ -88,7 +94,7 @@ _HIT = _weighted(_mean(FEW), _mean(MANY)) * _mean(LESION)
 DICE = Kind("Dice", "share", _HIT * (1 - MISSED), _dice)
 KINDS = (
     DICE,
-    Kind("Dice, 1 patient in 10 fails", "share", 0.9 * DICE.truth, lambda c, n: _dice(c, n, 0.1)),
+    Kind("Dice, alike but 1 patient in 10 fails", "share", 0.9 * _mean(ALIKE) * _mean(LESION), _alike_but_for_failures),
     Kind("distance", "positive", math.exp(1.6 + (0.6**2 + 0.4**2) / 2), _distance),
     Kind(
         "difference of Dice",

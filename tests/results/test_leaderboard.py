@@ -403,6 +403,54 @@ def test_ranks_under_three_schemes_and_other_patients() -> None:
     assert shares.loc["low"].tolist() == [0, 0, 1]
 
 
+def test_no_rank_by_tests_where_no_test_can_win() -> None:
+    """Eight methods, eight patients: even who wins every patient has p = 2⁻⁸, times 56 ordered pairs above 0.05."""
+    base = np.linspace(0.4, 0.7, 8)
+    rows, units = by_hand({f"m{i}": (base + 0.03 * i).tolist() for i in range(8)})
+    ranks = lb.rankings_of(rows)
+    assert ranks["test-based"].isna().all()
+    assert ranks.set_index("method").loc["m7", "mean-then-rank"] == 1
+    assert {row["test-based"] for row in lb.as_json(ranks)} == {None}
+    shown = printed(lambda *given: display.show_details(*given, only=["rankings"]), rows, units)
+    assert "where so few patients that no test can win" in " ".join(shown.split())
+    assert re.search(r"m7 +1 +1 +– +1 +1st 100 %", shown)
+    three = rows[rows["method"].isin(["m0", "m1", "m2"])]  # p = 2⁻⁸ · 6 is below 0.05
+    assert lb.rankings_of(three).set_index("method")["test-based"].to_dict() == {"m2": 1, "m1": 2, "m0": 3}
+
+
+@pytest.mark.parametrize(("methods", "patients", "can"), [(2, 5, False), (2, 6, True), (8, 10, False), (8, 11, True)])
+def test_when_a_test_can_win(methods: int, patients: int, can: bool) -> None:
+    least = stats.wilcoxon(np.arange(1.0, patients + 1), alternative="greater", method="exact").pvalue
+    assert bool(least * methods * (methods - 1) <= 0.05) is can
+    assert st.tests_can_win(methods, patients) is can
+
+
+def test_methods_that_solve_nothing_have_no_rank_and_are_not_called_the_same() -> None:
+    rows, units = by_hand({"none": [0.0] * 8, "crash": [None] * 8, "some": [0.5] * 7 + [0.0]})
+    ranks = lb.rankings_of(rows).set_index("method")
+    assert ranks.loc[["none", "crash"], ["mean-then-rank", "rank-then-mean", "first", "rank_low"]].isna().all(axis=None)
+    assert ranks.loc["some", ["mean-then-rank", "first"]].tolist() == [1, 1.0]
+    pairs = lb.comparisons_of(rows).set_index(["a", "b"])["verdict"]
+    assert pairs[("crash", "none")] == "both failed"
+    assert (pairs.drop(("crash", "none")) == "some is better").all()
+    shown = printed(lambda *given: display.show_details(*given, only=["rankings"]), rows, units)
+    assert re.search(r"none +– +– +– +– +no case above the worst value", shown)
+    assert shown.count("1st") == 1
+    distance = lb.comparisons_of(rows, "hd95_mm").set_index(["a", "b"])["verdict"]
+    assert distance[("crash", "none")] == "none is better"  # it has distances of its own
+
+
+def test_ties_by_the_mean_of_the_places_or_by_the_better_one() -> None:
+    """One case: places 1, 2, 2 against 1, 2.5, 2.5; b wins where a ties, so the two rules turn them round."""
+    table = pd.DataFrame({"a": [0.9, 0.9, 0.5], "b": [0.9, 0.9, 0.6], "c": [0.9, 0.9, 0.7], "d": [0.1, 0.95, 0.9]})
+    for scheme, ties in (("rank-then-mean", "average"), ("rank-then-mean-min", "min")):
+        places = np.mean([stats.rankdata(-row, method=ties) for row in table.to_numpy()], axis=0)
+        expected = stats.rankdata(places.round(9), method="min").astype(int)
+        assert st.ranking(table, np.arange(3), True, scheme).tolist() == expected.tolist()  # type: ignore[arg-type]
+    average, least = (st.ranking(table, np.arange(3), True, s) for s in ("rank-then-mean", "rank-then-mean-min"))  # type: ignore[arg-type]
+    assert average.tolist() != least.tolist()
+
+
 # -- by size, click, policy and noise --
 
 

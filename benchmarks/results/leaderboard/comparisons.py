@@ -1,19 +1,28 @@
-"""Within one list: every pair of methods with a verdict, and the ranks under three schemes."""
+"""Within one list: every pair of methods with a verdict, and the ranks under each scheme."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, get_args
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.results.leaderboard.lists import CONFIDENCE_SEED, per_list, row_dicts
-from benchmarks.results.statistics import Scheme, case_table, comparisons, higher_is_better, ranking, ranking_stability
+from benchmarks.results.statistics import (
+    Scheme,
+    case_table,
+    comparisons,
+    higher_is_better,
+    ranking,
+    ranking_stability,
+    tests_can_win,
+    without_success,
+)
+from benchmarks.results.statistics.rankings import ALPHA
 
 MARGIN = 0.02
 """The smallest difference in a bounded metric, such as Dice, that is taken to matter; stated before any result."""
-
-ALPHA = 0.05
 
 
 def comparisons_of(rows: pd.DataFrame, metric: str = "dice", margin: float | None = None) -> pd.DataFrame:
@@ -34,9 +43,13 @@ def _with_verdicts(pairs: pd.DataFrame) -> pd.DataFrame:
 def verdict(pair: Mapping[str, Any], pairs: int) -> str:
     """What a pair's tests say, in a few words.
 
+    Two methods without a single case above the worst value have nothing in common but that.
+
     With few patients even the clearest result cannot reach the level: n patients have 2ⁿ sign patterns, of which
     two are the most extreme. Then no test is pretended.
     """
+    if pair.get("both_failed", False):
+        return "both failed"
     if 2.0 ** (1 - pair["patients"]) * pairs > ALPHA:
         return f"too few patients ({pair['patients']}) to tell"
     same = bool(pair.get("equivalent", False))
@@ -46,13 +59,15 @@ def verdict(pair: Mapping[str, Any], pairs: int) -> str:
 
 
 def rankings_of(rows: pd.DataFrame, metric: str = "dice", draws: int = 1000) -> pd.DataFrame:
-    """The rank of each method in its list under three schemes, and how it fares when patients are drawn again.
+    """The rank of each method in its list under each scheme, and how it fares when patients are drawn again.
+
+    A method without a single case above the worst value has no rank; nobody has one by tests where no test can win.
 
     Returns:
         LIST, method, one column per scheme ("mean-then-rank" …); of mean-then-rank first (share of the draws in
         which the method has rank 1), rank_low and rank_high (95 % of the draws) and the share of each rank
         ("share_of_rank_1" …); kendall_tau and kendall_tau_case_ranks, means over the draws, one value for the list,
-        of mean-then-rank and rank-then-mean.
+        of mean-then-rank and rank-then-mean; patients.
     """
     schemes: tuple[Scheme, ...] = get_args(Scheme)
 
@@ -66,10 +81,14 @@ def rankings_of(rows: pd.DataFrame, metric: str = "dice", draws: int = 1000) -> 
             first=drawn.frequency[1],
             rank_low=drawn.low,
             rank_high=drawn.high,
-            kendall_tau=drawn.kendall_tau.mean(),
-            kendall_tau_case_ranks=by_case.kendall_tau.mean(),
         )
         ranks = ranks.join(drawn.frequency.add_prefix("share_of_rank_"))
-        return ranks.sort_values("mean-then-rank", kind="stable").reset_index(names="method")
+        ranks = ranks.sort_values("mean-then-rank", kind="stable")
+        ranks = ranks.astype(dict.fromkeys((*schemes, "rank_low", "rank_high"), "Int64"))
+        if not tests_can_win(table.shape[1], patients.nunique()):
+            ranks["test-based"] = pd.NA
+        ranks[ranks.index.isin(list(without_success(one, metric)))] = np.nan
+        taus = {"kendall_tau": drawn.kendall_tau.mean(), "kendall_tau_case_ranks": by_case.kendall_tau.mean()}
+        return ranks.assign(**taus, patients=patients.nunique()).reset_index(names="method")
 
     return per_list(rows, ranked)

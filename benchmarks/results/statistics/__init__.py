@@ -28,7 +28,7 @@ from benchmarks.results.statistics.paired import (
     tost,
     wilcoxon,
 )
-from benchmarks.results.statistics.rankings import Scheme, Stability, ranking, ranking_stability
+from benchmarks.results.statistics.rankings import Scheme, Stability, ranking, ranking_stability, tests_can_win
 from benchmarks.results.statistics.robustness import robustness_curve
 from benchmarks.results.statistics.rows import (
     KEYS,
@@ -38,6 +38,7 @@ from benchmarks.results.statistics.rows import (
     higher_is_better,
     with_failures_as_worst,
     with_target,
+    without_success,
 )
 
 __all__ = [
@@ -67,8 +68,10 @@ __all__ = [
     "scale_of",
     "sign_flip",
     "summary",
+    "tests_can_win",
     "tost",
     "wilcoxon",
     "with_failures_as_worst",
     "with_target",
+    "without_success",
 ]

@@ -16,7 +16,7 @@ from scipy import stats
 from benchmarks.common.errors import UserError
 from benchmarks.common.seeds import derive_seed
 from benchmarks.results.statistics.intervals import Values, cluster_means, cluster_sums, mean_interval
-from benchmarks.results.statistics.rows import case_table, higher_is_better
+from benchmarks.results.statistics.rows import case_table, higher_is_better, with_target, without_success
 
 EXACT_CLUSTERS = 13
 """Up to so many clusters a signed-rank test goes through all signs."""
@@ -170,16 +170,17 @@ def comparisons(
 
     Returns:
         One row per pair (a, b): mean of a − b with interval, Wilcoxon and sign-flip p (raw and
-        Holm-adjusted), Cohen's d, rank-biserial r, and the equivalence test. `better` names the better
-        method, whatever the metric's direction.
+        Holm-adjusted), Cohen's d, rank-biserial r, and the equivalence test. `better` names the better method,
+        whatever the metric's direction; `both_failed` says that neither has a case above the worst value.
     """
     table, patients = case_table(records, metric)
     names = [str(name) for name in table.columns]
     if reference is not None and reference not in names:
         raise UserError(f"no method '{reference}' in these records")
     pairs = [(a, reference) for a in names if a != reference] if reference else list(combinations(names, 2))
+    failed = without_success(with_target(records), metric)
     rows = [_comparison(table, patients, a, b, higher_is_better(metric), seed, margin, n) for a, b in pairs]
-    result = pd.DataFrame(rows)
+    result = pd.DataFrame([row | {"both_failed": {row["a"], row["b"]} <= failed} for row in rows])
     for test in ("wilcoxon", "sign_flip") if rows else ():
         result[f"p_{test}_holm"] = holm(result[f"p_{test}"])
     return result

@@ -16,7 +16,8 @@ from benchmarks.common.seeds import generator
 from benchmarks.results.statistics.intervals import Values
 from benchmarks.results.statistics.paired import holm, wilcoxon
 
-Scheme = Literal["mean-then-rank", "rank-then-mean", "test-based"]
+Scheme = Literal["mean-then-rank", "rank-then-mean", "rank-then-mean-min", "test-based"]
+ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,11 @@ def ranking(table: pd.DataFrame, clusters: ArrayLike, larger_wins: bool, scheme:
     Args:
         table: cases × methods.
         clusters: the patient of each case.
-        scheme: "mean-then-rank" ranks the means; "rank-then-mean" ranks the methods in every case, then
-            their mean ranks; "test-based" ranks the numbers of methods that each one beats significantly
-            (one-sided Wilcoxon on patients, Holm over all ordered pairs, level 0.05).
+        scheme: "mean-then-rank" ranks the means; "rank-then-mean" ranks the methods in every case, equal ones
+            sharing the mean of their places, then their mean ranks; "rank-then-mean-min" gives equal ones the
+            better place, as challengeR does; "test-based" ranks the numbers of methods that each one beats
+            significantly (one-sided Wilcoxon on patients, Holm over all ordered pairs, level `ALPHA`), which says
+            nothing where no test can win: see `tests_can_win`.
     """
     directed = table if larger_wins else -table
     if scheme == "test-based":
@@ -58,7 +61,10 @@ def ranking(table: pd.DataFrame, clusters: ArrayLike, larger_wins: bool, scheme:
 def _case_scores(table: pd.DataFrame, scheme: Scheme) -> Values:
     """What a scheme averages over cases, cases × methods, more being better."""
     values = table.to_numpy(np.float64)
-    return values if scheme == "mean-then-rank" else -stats.rankdata(-values.round(12), axis=1)
+    if scheme == "mean-then-rank":
+        return values
+    ties = "min" if scheme == "rank-then-mean-min" else "average"
+    return -stats.rankdata(-values.round(12), method=ties, axis=1)
 
 
 def _places(scores: Values) -> NDArray[np.int64]:
@@ -72,8 +78,16 @@ def _wins(table: pd.DataFrame, clusters: NDArray[Any]) -> Values:
     p_values = [wilcoxon(values[:, a] - values[:, b], clusters, "greater").p_value for a, b in pairs]
     won = np.zeros(table.shape[1])
     for (a, _), p in zip(pairs, holm(p_values), strict=True):
-        won[a] += p < 0.05
+        won[a] += p < ALPHA
     return won
+
+
+def tests_can_win(methods: int, patients: int) -> bool:
+    """Whether a method that is better in every patient could be called so after Holm's correction.
+
+    The least p-value of the one-sided signed-rank test is 2⁻ⁿ, and there are methods × (methods − 1) ordered pairs.
+    """
+    return 2.0**-patients * methods * (methods - 1) <= ALPHA
 
 
 def ranking_stability(

@@ -93,6 +93,15 @@ def with_failures_as_worst(records: pd.DataFrame, metric: str) -> pd.DataFrame:
     return filled
 
 
+def without_success(records: pd.DataFrame, metric: str) -> set[str]:
+    """The methods of which every row is at the worst: all failed, or nothing found at all. They have no rank."""
+    worst = records["status"] == FAILED
+    if higher_is_better(metric):
+        worst = worst | (records[metric] == 0)
+    shares = worst.groupby(records["method"]).all()
+    return {str(method) for method in shares.index[shares]}
+
+
 def _refuse_gaps(records: pd.DataFrame, metric: str, what: str) -> None:
     gaps = records[~np.isfinite(records[metric])]
     if len(gaps):

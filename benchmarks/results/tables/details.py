@@ -75,17 +75,30 @@ def _ranking_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
     cells = tuple(
         (
             row["method"],
-            str(row["mean-then-rank"]),
-            str(row["rank-then-mean"]),
-            str(row["test-based"]),
-            f"{row['rank_low']}" if row["rank_low"] == row["rank_high"] else f"{row['rank_low']} to {row['rank_high']}",
-            _shares_of_ranks(row),
+            _rank(row["mean-then-rank"]),
+            _rank(row["rank-then-mean"], row["rank-then-mean-min"]),
+            _rank(row["test-based"]),
+            _span(row["rank_low"], row["rank_high"]),
+            _shares_of_ranks(row) if pd.notna(row["mean-then-rank"]) else "no case above the worst value",
         )
         for row in rows.to_dict("records")
     )
     by_mean, by_case = (rows[name].iloc[0] for name in ("kendall_tau", "kendall_tau_case_ranks"))
     tau = f"Kendall's τ {by_mean:.2f} (by mean), {by_case:.2f} (by case ranks)"
     return Sheet(f"{title} · ranks by {metric}; when patients are drawn again: {tau}", headings, cells, headings[1:5])
+
+
+def _rank(rank: Any, other: Any = None) -> str:
+    """A rank; in brackets the one with ties counted the other way, where that differs."""
+    if pd.isna(rank):
+        return "–"
+    return f"{rank}" if other is None or rank == other else f"{rank} ({other})"
+
+
+def _span(low: Any, high: Any) -> str:
+    if pd.isna(low):
+        return "–"
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _shares_of_ranks(row: Mapping[Any, Any]) -> str:

@@ -30,6 +30,12 @@ COMPARISON_LEGEND = (
 )
 
 
+RANKING_LEGEND = (
+    "by case ranks: ties share the mean of their places; in brackets with ties at the better place (as challengeR), where "
+    "that differs. by tests: number of methods beaten significantly; – where so few patients that no test can win."
+)
+
+
 def show_leaderboard(
     board: pd.DataFrame, console: Console, notes: Sequence[str] = (), overall_only: bool = False
 ) -> None:
@@ -71,6 +77,8 @@ def show_details(
         _print_sheet(sheet, console)
     if "policies" in tables and tables["policies"].empty:
         console.print(Text(NO_EMPTY_MASK, style="dim"))
+    if "rankings" in tables and len(tables["rankings"]):
+        console.print(Text(RANKING_LEGEND, style="dim"))
     if "comparisons" in tables and len(tables["comparisons"]):
         console.print(Text(COMPARISON_LEGEND, style="dim"))
     if any(unit["synthetic"] for unit in units):
