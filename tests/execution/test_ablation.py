@@ -16,7 +16,7 @@ from benchmarks.contestants import method, methods
 from benchmarks.execution.ablation import Variant, ablation_suite, ablation_table
 from benchmarks.execution.suite import MethodEntry, load_suite
 from benchmarks.prompting.protocol import Protocol
-from benchmarks.results.tables import show_ablation
+from benchmarks.results.tables import ablation_page, print_page
 from tests.results.test_leaderboard import row_of, unit_of
 
 CLICK = Protocol(kind="centre-click")
@@ -120,7 +120,7 @@ def test_the_printed_table_names_floors_and_fits_100_columns() -> None:
     ]
     table = ablation_table(rows_of({name: WHOLE[::-1] if name in "cd" else WHOLE for name in "abcde"}), variants)
     stream = io.StringIO()
-    show_ablation(table, "dice", True, Console(file=stream, width=100))
+    print_page(ablation_page(table, "dice", True), Console(file=stream, width=100))
     text = stream.getvalue()
     assert max(map(len, text.splitlines())) <= 100
     assert "SYNTHETIC" in text

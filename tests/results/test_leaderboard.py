@@ -23,12 +23,12 @@ from benchmarks.metrics import Reference, evaluate_mask, failed_values, is_metri
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
 from benchmarks.results import statistics as st
-from benchmarks.results import tables as display
 from benchmarks.results.figures import curves_figure
 from benchmarks.results.records import SPACINGS
-from benchmarks.results.tables import render
+from benchmarks.results.tables import Page, details_page, leaderboard_page, print_page, render
+from benchmarks.results.tables import details as details_module
 from benchmarks.results.tables.board import MARKS, MEANINGS
-from benchmarks.results.tables.sheet import interval_text, mean_text
+from benchmarks.results.tables.sheet import SYNTHETIC_BANNER, interval_text, mean_text
 
 SPACING = (10.0, 10.0, 10.0)  # so that a voxel is a small lesion and a mask costs nothing
 TARGETS = {"kits21": "kidney-tumor", "msd-pancreas": "pancreas-tumor", "lits17": "liver-tumor"}
@@ -132,6 +132,14 @@ def printed(show: Any, *words: Any, width: int = 100) -> str:
     return console.export_text()
 
 
+def show_leaderboard(board: pd.DataFrame, console: Console) -> None:
+    print_page(leaderboard_page(board), console)
+
+
+def show_details(rows: pd.DataFrame, units: Any, console: Console, **choice: Any) -> None:
+    print_page(details_page(rows, units, **choice), console)
+
+
 # -- the table itself --
 
 
@@ -221,7 +229,7 @@ def test_a_gap_in_another_metric_is_shown_as_a_gap() -> None:
     rows["hd95_mm"] = [3.0, math.nan]
     board = lb.leaderboard_of(rows, units)
     assert math.isnan(board.loc[0, "hd95_mm"])
-    assert "–" in printed(display.show_leaderboard, board)
+    assert "–" in printed(show_leaderboard, board)
 
 
 def test_the_leaderboard_of_fifty_units_takes_less_than_a_second() -> None:
@@ -293,7 +301,7 @@ def test_completeness_is_told_in_numbers(large: tuple[pd.DataFrame, list[dict[st
     assert set(told["due"]) == set(told["found"]) == {8 * (1 + 1 + 7)}
     assert told.set_index("method").loc["nnunet", "failed"].tolist() == [9, 9, 9]
     assert told["failed"].sum() == 27
-    shown = printed(lambda *given: display.show_details(*given, only=["completeness"]), rows, units)
+    shown = printed(lambda *given: show_details(*given, only=["completeness"]), rows, units)
     assert re.search(r"kits21 +kidney-tumor +6 +8 +432 +432 +9 +0", shown)
     few, unit = by_hand({"a": [0.5, 0.6]})
     empty = with_empty_case(few, "case_01", ["a"])
@@ -332,7 +340,7 @@ def test_the_terminal_shows_both_tests_both_effects_and_equivalence() -> None:
     base = chance.uniform(0.4, 0.8, 12)
     rows, units = by_hand({"a": base.tolist(), "b": (base - 0.1 + chance.normal(0, 0.02, 12)).tolist()})
     pair = lb.comparisons_of(rows).iloc[0]
-    shown = printed(lambda *given: display.show_details(*given, only=["comparisons"]), rows, units, width=140)
+    shown = printed(lambda *given: show_details(*given, only=["comparisons"]), rows, units, width=140)
     line = next(line for line in shown.splitlines() if line.startswith("b "))
     for value in (
         f"{pair['cohen_d']:+.1f}",
@@ -344,7 +352,7 @@ def test_the_terminal_shows_both_tests_both_effects_and_equivalence() -> None:
     ):
         assert value in line
     assert "p same ±0.02" in shown
-    ranks = printed(lambda *given: display.show_details(*given, only=["rankings"]), rows, units, width=140)
+    ranks = printed(lambda *given: show_details(*given, only=["rankings"]), rows, units, width=140)
     assert "1st 100 %" in ranks
     assert "2nd 100 %" in ranks
 
@@ -411,8 +419,8 @@ def test_no_rank_by_tests_where_no_test_can_win() -> None:
     assert ranks["test-based"].isna().all()
     assert ranks.set_index("method").loc["m7", "mean-then-rank"] == 1
     assert {row["test-based"] for row in lb.as_json(ranks)} == {None}
-    shown = printed(lambda *given: display.show_details(*given, only=["rankings"]), rows, units)
-    assert "where so few patients that no test can win" in " ".join(shown.split())
+    shown = printed(lambda *given: show_details(*given, only=["rankings"]), rows, units)
+    assert "where with so few patients no test can win" in " ".join(shown.split())
     assert re.search(r"m7 +1 +1 +– +1 +1st 100 %", shown)
     three = rows[rows["method"].isin(["m0", "m1", "m2"])]  # p = 2⁻⁸ · 6 is below 0.05
     assert lb.rankings_of(three).set_index("method")["test-based"].to_dict() == {"m2": 1, "m1": 2, "m0": 3}
@@ -433,7 +441,7 @@ def test_methods_that_solve_nothing_have_no_rank_and_are_not_called_the_same() -
     pairs = lb.comparisons_of(rows).set_index(["a", "b"])["verdict"]
     assert pairs[("crash", "none")] == "both failed"
     assert (pairs.drop(("crash", "none")) == "some is better").all()
-    shown = printed(lambda *given: display.show_details(*given, only=["rankings"]), rows, units)
+    shown = printed(lambda *given: show_details(*given, only=["rankings"]), rows, units)
     assert re.search(r"none +– +– +– +– +no case above the worst value", shown)
     assert shown.count("1st") == 1
     distance = lb.comparisons_of(rows, "hd95_mm").set_index(["a", "b"])["verdict"]
@@ -509,7 +517,7 @@ def test_spacing_classes_by_hand() -> None:
     for table in (flat, thick):
         assert table.groupby("method")["n"].sum().tolist() == [6, 6]
         assert table.groupby("group")["n"].nunique().eq(1).all()  # the same cases for both methods
-    shown = printed(lambda *given: display.show_details(*given, only=["slices", "in-plane"]), *with_units(rows))
+    shown = printed(lambda *given: show_details(*given, only=["slices", "in-plane"]), *with_units(rows))
     assert "Dice by distance between slices" in shown
     assert "3 to 5 mm (n=2)" in " ".join(shown.split())
 
@@ -565,7 +573,7 @@ def test_a_case_without_the_target_is_in_no_mean_and_is_told() -> None:
     assert notes[0].startswith("no-target: kits21, kidney-tumor, case_01: nothing to prompt")
     assert notes[0].endswith("in no mean of centre-click")
     assert notes[1] == "failed: bad on kits21, case_02: ValueError: no"
-    shown = printed(display.show_leaderboard, lb.leaderboard_of(rows, units))
+    shown = printed(show_leaderboard, lb.leaderboard_of(rows, units))
     assert re.search(r"good .* 3/3", shown)
     assert re.search(r"bad .* 2/3", shown)
 
@@ -610,7 +618,7 @@ def test_a_list_with_no_case_to_ask_has_no_mean() -> None:
     board = lb.leaderboard_of(rows, units)
     assert board["cases"].tolist() == [0]
     assert board["dice"].isna().all()
-    assert "0/0" in printed(display.show_leaderboard, board)
+    assert "0/0" in printed(show_leaderboard, board)
     assert all(len(table) == 0 for name, table in lb.details(rows, units, only=["rankings", "sizes"]).items())
 
 
@@ -743,17 +751,17 @@ def test_published_numbers_are_apart_labelled_and_never_beside_phantoms() -> Non
     assert published["citation"].str.len().min() > 0
     assert set(published["standing"]) == {"verified", "recalled"}
     assert set(lb.leaderboard_of(rows, units)["method"]) == {"nnunet"}
-    shown = printed(display.show_details, rows, units)
+    shown = printed(show_details, rows, units)
     assert "PUBLISHED, not measured here" in shown
     assert "recalled" in shown
     assert "claim (published, verified): TAGS surpasses nnU-Net by 46.88 %" in " ".join(shown.split())
     phantoms, units = by_hand({"nnunet": [0.5, 0.6]}, synthetic=True)
     assert lb.published_of(units).empty
     assert lb.claims_of(units) == []
-    shown = printed(display.show_details, phantoms, units)
+    shown = printed(show_details, phantoms, units)
     assert "PUBLISHED" not in shown
     assert "published numbers are not shown beside phantoms" in shown
-    assert display.SYNTHETIC_BANNER[:30] in shown
+    assert SYNTHETIC_BANNER[:30] in shown
 
 
 def test_details_are_json(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
@@ -775,7 +783,7 @@ def test_details_are_json(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> N
 def test_only_the_tables_wanted_are_made() -> None:
     rows, units = by_hand({"a": [0.5, 0.6], "b": [0.4, 0.7]})
     assert list(lb.details(rows, units, only=["sizes", "rankings"])) == ["rankings", "sizes"]
-    shown = printed(lambda *given: display.show_details(*given, only=["rankings"]), rows, units)
+    shown = printed(lambda *given: show_details(*given, only=["rankings"]), rows, units)
     assert "ranks by Dice" in shown
     assert "PUBLISHED" not in shown
     with pytest.raises(UserError, match="no table 'rankins' beside the leaderboard; did you mean 'rankings'"):
@@ -791,7 +799,7 @@ def test_other_metrics_are_ranked_by_their_own_direction() -> None:
     assert "equivalent" not in tables["comparisons"]  # a distance needs a margin in mm
     assert tables["rankings"]["method"].tolist() == ["b", "a"]
     assert tables["comparisons"]["verdict"].tolist() == ["b is better"]
-    shown = printed(lambda *given: display.show_details(*given, metric="hd95_mm"), rows, units)
+    shown = printed(lambda *given: show_details(*given, metric="hd95_mm"), rows, units)
     assert "ranks by HD95 (mm)" in shown
     assert "HD95 (mm) of b minus the others" in shown
     assert re.search(r"a +-15\.000 \[-15\.000, -15\.000\]", shown)
@@ -817,10 +825,10 @@ def test_few_patients_are_marked_at_means_differences_and_verdicts_and_explained
     for patients, marked in ((19, True), (20, False)):
         base = chance.uniform(0.4, 0.8, patients)
         rows, units = by_hand({"a": base.tolist(), "b": (base - 0.1 + chance.normal(0, 0.02, patients)).tolist()})
-        shown = printed(display.show_leaderboard, lb.leaderboard_of(rows, units))
+        shown = printed(show_leaderboard, lb.leaderboard_of(rows, units))
         assert ("]†" in shown) is marked
         assert ("fewer than 20 patients" in shown) is marked
-        shown = printed(lambda *given: display.show_details(*given, only=["comparisons"]), rows, units, width=140)
+        shown = printed(lambda *given: show_details(*given, only=["comparisons"]), rows, units, width=140)
         assert ("a is better†" in shown) is marked
         assert shown.count("]†") == int(marked)
 
@@ -839,9 +847,9 @@ def test_everything_fits_into_100_columns(
 ) -> None:
     rows, units = large
     tables = lb.details(rows, units)
-    monkeypatch.setattr(render, "details", lambda *given: tables)
+    monkeypatch.setattr(details_module, "details", lambda *given: tables)
     board = lb.leaderboard_of(rows, units)
-    for show, given in ((display.show_leaderboard, (board,)), (display.show_details, (rows, units))):
+    for show, given in ((show_leaderboard, (board,)), (show_details, (rows, units))):
         wide = printed(show, *given, width=400)
         narrow = printed(show, *given, width=100)
         assert max(map(len, narrow.splitlines())) <= 100
@@ -852,46 +860,47 @@ def test_everything_fits_into_100_columns(
 
 def test_a_row_of_the_main_table_stays_on_one_line(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
     board = lb.leaderboard_of(*large)
-    lines = printed(display.show_leaderboard, board).splitlines()
+    lines = printed(show_leaderboard, board).splitlines()
     assert sum("3dsam-adapter-tiny (floor)" in line and "8/8" in line for line in lines) == 9
     assert sum(re.search(r"nnunet .* 7/8$", line.rstrip()) is not None for line in lines) == 9
     board.loc[0, "method"] = "a-method-whose-name-is-longer-than-any-table-can-hold-in-one-line"
     board.loc[0, "failed"] = 1
-    narrow = printed(display.show_leaderboard, board)
+    narrow = printed(show_leaderboard, board)
     assert max(map(len, narrow.splitlines())) <= 100
 
 
 def test_a_summary_over_datasets_comes_first(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
     rows, units = large
-    shown = printed(display.show_leaderboard, lb.leaderboard_of(rows, units))
+    shown = printed(show_leaderboard, lb.leaderboard_of(rows, units))
     assert shown.startswith("all datasets · given: automatic (automatic)")
     assert shown.index("all datasets · given: clicks (iterative-7)") < shown.index("kits21 · kidney-tumor")
     one = rows[rows["dataset"] == "kits21"]
-    assert "all datasets" not in printed(display.show_leaderboard, lb.leaderboard_of(one, units))
+    assert "all datasets" not in printed(show_leaderboard, lb.leaderboard_of(one, units))
 
 
 def test_marks_are_explained_where_they_are_used() -> None:
     for seen, mark in MARKS.items():
         rows, units = by_hand({"a": [0.5]}, contamination=seen)
-        shown = printed(display.show_leaderboard, lb.leaderboard_of(rows, units))
+        shown = printed(show_leaderboard, lb.leaderboard_of(rows, units))
         assert (f"{mark} {MEANINGS.get(seen)}" in " ".join(shown.split())) is bool(mark)
         assert ("seen" in shown.split()) is bool(mark)
 
 
 def test_names_with_brackets_are_no_markup() -> None:
     rows, units = by_hand({"a[bold]b": [0.5]})
-    assert "a[bold]b" in printed(display.show_leaderboard, lb.leaderboard_of(rows, units))
+    assert "a[bold]b" in printed(show_leaderboard, lb.leaderboard_of(rows, units))
 
 
 def test_svg_is_a_picture_with_every_method(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
-    picture = display.svg(lb.leaderboard_of(*large), ["a note"])
+    picture = render(leaderboard_page(lb.leaderboard_of(*large), ["a note"]), "svg")
     assert "http" not in picture.replace("http://www.w3.org", "").replace("https://www.textualize.io", "")
     root = ElementTree.fromstring(picture)
     assert root.tag.endswith("svg")
     text = "".join(root.itertext()).replace("\xa0", " ")
     assert "3dsam-adapter-tiny (floor)" in text
     assert "a note" in text
-    short = "".join(ElementTree.fromstring(display.svg(lb.leaderboard_of(*large), overall_only=True)).itertext())
+    overall = render(leaderboard_page(lb.leaderboard_of(*large), overall_only=True), "svg")
+    short = "".join(ElementTree.fromstring(overall).itertext())
     assert "all datasets" in short.replace("\xa0", " ")
     assert "HD95" in text
     assert "HD95" not in short
@@ -899,7 +908,7 @@ def test_svg_is_a_picture_with_every_method(large: tuple[pd.DataFrame, list[dict
 
 def test_markdown_has_whole_tables() -> None:
     rows, units = by_hand({"a|b": [0.5, 0.7], "c_d": [0.4, None]}, contamination="superset")
-    text = display.to_markdown(lb.leaderboard_of(rows, units), ["a note"])
+    text = render(leaderboard_page(lb.leaderboard_of(rows, units), ["a note"]), "markdown")
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 4
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
@@ -911,15 +920,15 @@ def test_markdown_has_whole_tables() -> None:
     assert "SYNTHETIC" not in text
     phantoms, units = by_hand({"a": [0.5]}, synthetic=True)
     assert text.count("SYNTHETIC") == 0
-    assert display.to_markdown(lb.leaderboard_of(phantoms, units)).startswith("**SYNTHETIC DATA")
-    assert display.to_markdown(pd.DataFrame()) == "no records yet\n"
+    assert render(leaderboard_page(lb.leaderboard_of(phantoms, units)), "markdown").startswith("**SYNTHETIC DATA")
+    assert render(Page(), "markdown") == "no records yet\n"
 
 
 def test_latex_is_balanced_and_escaped() -> None:
     rows, units = by_hand({"a_b & c%": [0.5, 0.7]}, synthetic=True)
-    text = display.to_latex(lb.leaderboard_of(rows, units))
+    text = render(leaderboard_page(lb.leaderboard_of(rows, units)), "latex")
     assert r"a\_b \& c\%" in text
-    assert text.count(r"\begin{") == text.count(r"\end{") == 2
+    assert text.count(r"\begin{") == text.count(r"\end{") == 3  # table, tabular, notes
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)
     assert columns is not None

@@ -11,7 +11,7 @@ from benchmarks.common.errors import UserError
 from benchmarks.metrics import metrics_among
 from benchmarks.metrics.registry import Place
 from benchmarks.prompting.simulated_user import TRACKS
-from benchmarks.results.leaderboard.lists import GROUP, Units, last_steps
+from benchmarks.results.leaderboard.lists import GROUP, LIST, Units, last_steps, list_place
 from benchmarks.results.records import FAILED
 from benchmarks.results.statistics import mean_interval, with_target
 
@@ -88,7 +88,7 @@ def _refuse_skipped(rows: pd.DataFrame) -> None:
 def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     """The leaderboard: `summarise` with what is known of the units, best Dice first in every list.
 
-    Datasets keep the order of the records; tracks go from the least information given to the most.
+    Datasets, targets and protocols keep the order of the suite; tracks go from the least information given to the most.
     """
     board = summarise(rows)
     if board.empty:
@@ -97,15 +97,10 @@ def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     for column, default in (("floor", False), ("contamination", "unknown"), ("checkpoint", "")):
         board[column] = [known.get(unit, {}).get(column, default) for unit in board["unit"]]
     board.loc[board["synthetic"], "contamination"] = "unseen"
-    order = {name: place for place, name in enumerate(dict.fromkeys(rows["dataset"]))}
-    board["_dataset"] = board["dataset"].map(order)
-    board["_track"] = board["track"].map({track: place for place, track in enumerate(TRACKS)})
-    board = board.sort_values(
-        ["_dataset", "target", "_track", "protocol", "dice"],
-        ascending=[True, True, True, True, False],
-        kind="stable",
-    )
-    return board.drop(columns=["_dataset", "_track"]).reset_index(drop=True)
+    place = list_place(rows)
+    board["_list"] = [place(key) for key in board[LIST].itertuples(index=False)]
+    board = board.sort_values(["_list", "dice"], ascending=[True, False], kind="stable")
+    return board.drop(columns="_list").reset_index(drop=True)
 
 
 def overall_of(board: pd.DataFrame) -> pd.DataFrame:

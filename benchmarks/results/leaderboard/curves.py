@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 
 from benchmarks.metrics import mean_under_policies, summarise_curves
@@ -105,6 +106,9 @@ def robustness_of(rows: pd.DataFrame, units: Units, metric: str = "dice") -> pd.
             ]
             if len(levels) > 1 and len(on_all):
                 curve = robustness_curve(on_all, metric, levels)
+                means = curve.groupby("method")["mean"].transform("mean")
+                places = curve["dataset"].map(list(dict.fromkeys(rows["dataset"])).index)
+                curve = curve.iloc[np.lexsort([-means if higher_is_better(metric) else means, places])]
                 tables.append(curve.drop(columns=["protocol", "step"]).assign(noise=noise, protocol=calm_name))
     if not tables:
         return pd.DataFrame()

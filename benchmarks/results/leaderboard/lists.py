@@ -22,7 +22,7 @@ Units = Iterable[Mapping[str, Any]]
 
 def last_steps(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the last step of every case and protocol."""
-    return rows.loc[rows.groupby([*GROUP, "unit", "case"])["step"].idxmax()]
+    return rows.loc[rows.groupby([*GROUP, "unit", "case"], sort=False)["step"].idxmax()]
 
 
 def per_list(
@@ -51,13 +51,20 @@ def in_order_of(names: Sequence[str]) -> Callable[[pd.Series], pd.Series]:
 
 
 def lists(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
-    """Datasets in the order of the records, tracks from the least given to the most."""
+    """The lists in the order of the suite, see `list_place`."""
     if rows.empty:
         return
-    order = {name: place for place, name in enumerate(dict.fromkeys(rows["dataset"]))}
+    place = list_place(rows)
     groups: dict[Any, pd.DataFrame] = dict(iter(rows.groupby(LIST, sort=False)))
-    for key in sorted(groups, key=lambda key: (order[key[0]], key[1], TRACKS.index(key[2]), key[3])):
+    for key in sorted(groups, key=place):
         yield key, groups[key]
+
+
+def list_place(rows: pd.DataFrame) -> Callable[[Sequence[Any]], tuple[int, ...]]:
+    """A key that sorts lists: datasets, targets and protocols as the records have them, tracks from the least given."""
+    orders = [list(dict.fromkeys(rows[column])) for column in LIST]
+    orders[LIST.index("track")] = list(TRACKS)
+    return lambda key: tuple(order.index(part) for order, part in zip(orders, key, strict=True))
 
 
 def row_dicts(table: pd.DataFrame) -> list[dict[str, Any]]:

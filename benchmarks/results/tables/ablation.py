@@ -4,7 +4,23 @@ from __future__ import annotations
 
 import pandas as pd
 
-from benchmarks.results.tables.sheet import Sheet, few_mark, mean_text, p_text
+from benchmarks.results.tables.sheet import Page, Sheet, few_mark, few_note, list_title, mean_text, p_text
+
+
+def ablation_page(table: pd.DataFrame, metric: str, synthetic: bool) -> Page:
+    """The variants of a method against it, one sheet per protocol."""
+    sheets = [
+        ablation_sheet(list_title(key, synthetic), rows, metric)
+        for key, rows in table.groupby(["track", "protocol"], sort=False)
+    ]
+    note = "A positive difference says that the variant is better than the whole. Cases of all datasets together; "
+    note += "the interval and the test are over patients, and know nothing of the chance in training."
+    repeats = int(table["repeats"].max())
+    if repeats > 1:
+        note += f" Every case counts with its mean over {repeats} trainings; their own means are under 'trainings'."
+    else:
+        note += " One training each: differences of this size can be luck, see --repeats."
+    return Page(tuple(sheets), (note, *few_note(sheets)), synthetic)
 
 
 def ablation_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:

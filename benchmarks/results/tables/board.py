@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 
 from benchmarks.metrics import Metric, metrics_among
 from benchmarks.results.leaderboard import LIST, overall_of
-from benchmarks.results.statistics import FEW_PATIENTS
-from benchmarks.results.tables.sheet import FEW_LEGEND, Sheet, mean_text, method_text, number_text, seconds_text
+from benchmarks.results.tables.sheet import (
+    Page,
+    Sheet,
+    few_note,
+    list_title,
+    mean_text,
+    method_text,
+    number_text,
+    seconds_text,
+)
 
 MARKS = {"trained-on": "*", "superset": "+", "unseen": "", "unknown": "?"}
 """The sign beside a row for what the released weights have seen of the dataset."""
 
 MEANINGS = {"trained-on": "trained on it", "superset": "trained on a collection that holds it", "unknown": "not known"}
+
+
+def leaderboard_page(board: pd.DataFrame, notes: Sequence[str] = (), overall_only: bool = False) -> Page:
+    """One sheet per dataset and track; methods that were given different things are never in one list.
+
+    Where a track has more than one dataset, a sheet over all of them comes first; `overall_only` gives no other.
+    """
+    if board.empty:
+        return Page()
+    overall = overall_sheets(board)
+    sheets = overall if overall_only and overall else [*overall, *board_sheets(board)]
+    return Page(tuple(sheets), (*legend(board), *few_note(sheets), *notes), bool(board["synthetic"].any()))
 
 
 def overall_sheets(board: pd.DataFrame) -> list[Sheet]:
@@ -41,20 +63,19 @@ def overall_sheets(board: pd.DataFrame) -> list[Sheet]:
             for row in rows.to_dict("records")
         )
         styles = tuple("dim" if floor else "" for floor in rows["floor"])
-        synthetic = " · SYNTHETIC" if board["synthetic"].any() else ""
-        title = f"all datasets · given: {track} ({protocol}){synthetic}"
+        title = list_title((track, protocol), bool(board["synthetic"].any()))
         sheets.append(Sheet(title, headings, cells, headings[1:], styles))
     return sheets
 
 
 def board_sheets(board: pd.DataFrame) -> list[Sheet]:
-    """One sheet per dataset, target, track and protocol, as in `show_leaderboard`."""
+    """One sheet per dataset, target, track and protocol, in the order of the suite."""
     shown = _main_metrics(board)
     marked = bool(board["contamination"].map(MARKS).any())
     headings = ("method", *(("seen",) if marked else ()), "Dice [95 % CI]")
     headings += (*(metric.heading for metric in shown), "s open", "s prompt", "done")
     sheets = []
-    for (dataset, target, track, protocol), rows in board.groupby(LIST, sort=False):
+    for key, rows in board.groupby(LIST, sort=False):
         records = rows.to_dict("records")
         cells = tuple(
             (
@@ -69,8 +90,7 @@ def board_sheets(board: pd.DataFrame) -> list[Sheet]:
             for row in records
         )
         styles = tuple("red" if row["failed"] else "dim" if row["floor"] else "" for row in records)
-        synthetic = " · SYNTHETIC" if rows["synthetic"].any() else ""
-        title = f"{dataset} · {target} · given: {track} ({protocol}){synthetic}"
+        title = list_title(key, bool(rows["synthetic"].any()))
         sheets.append(Sheet(title, headings, cells, headings[1:], styles))
     return sheets
 
@@ -89,8 +109,6 @@ def legend(board: pd.DataFrame) -> list[str]:
         "Dice: mean over cases at the last prompt, 95 % interval over patients; a failed case counts as 0 (done: "
         "cases that did not fail). F1: lesion-wise. s open, s prompt: seconds to take in a scan, and per prompt."
     ]
-    if (board["patients"] < FEW_PATIENTS).any():
-        lines.append(FEW_LEGEND)
     used = [seen for seen in MARKS if MARKS[seen] and (board["contamination"] == seen).any()]
     if used:
         meanings = "; ".join(f"{MARKS[seen]} {MEANINGS[seen]}" for seen in used)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 from benchmarks.metrics import is_metric, metric_of, metrics_among
-from benchmarks.results.leaderboard import LIST
+from benchmarks.results.leaderboard import LIST, details
+from benchmarks.results.leaderboard.context import NOT_BESIDE_PHANTOMS
 from benchmarks.results.leaderboard.subgroups import (
     DIAMETERS_MM,
     IN_PLANE_MM,
@@ -18,14 +19,94 @@ from benchmarks.results.leaderboard.subgroups import (
     UNKNOWN,
     class_names,
 )
+from benchmarks.results.published import LABEL
 from benchmarks.results.records import NO_TARGET
-from benchmarks.results.tables.sheet import Sheet, few_mark, mean_text, method_text, number_text, p_text, percent_text
+from benchmarks.results.tables.sheet import (
+    Page,
+    Sheet,
+    few_mark,
+    few_note,
+    list_title,
+    mean_text,
+    method_text,
+    number_text,
+    p_text,
+    percent_text,
+)
+
+NO_EMPTY_MASK = "empty masks: there was none, neither in a label nor predicted, so every policy gives these ranks"
+
+COMPARISON_LEGEND = (
+    "d: Cohen's d, r: rank-biserial correlation, both on patients; p flip: sign-flip permutation test of the mean "
+    "difference (it decides the verdict); p same: two one-sided tests of equivalence within the margin, uncorrected."
+)
+
+RANKING_LEGEND = (
+    "by case ranks: ties share the mean of their places; in brackets with ties at the better place (as challengeR), "
+    "where that differs. by tests: number of methods beaten significantly; – where with so few patients no test can "
+    "win."
+)
 
 
-def detail_sheets(tables: Mapping[str, pd.DataFrame], metric: str) -> list[Sheet]:
-    """The tables of `details` as text, in the order in which they are read."""
+def details_page(
+    rows: pd.DataFrame,
+    units: Sequence[Mapping[str, Any]],
+    metric: str = "dice",
+    margin: float | None = None,
+    only: Sequence[str] = (),
+) -> Page:
+    """The tables of `benchmarks.results.leaderboard.details`: what stands behind the ranking.
+
+    The comparisons are shown for the best method only; `details` has all pairs.
+
+    Raises:
+        UserError: records that are not complete, an unknown metric or table.
+    """
+    tables = details(rows, units, metric, margin, only)
+    synthetic = {str(unit["dataset"]) for unit in units if unit["synthetic"]}
+    floors = {str(unit["method"]) for unit in units if unit.get("floor")}
+    sheets = detail_sheets(tables, metric, synthetic, floors)
+    notes = [*few_note(sheets)]
+    if "policies" in tables and tables["policies"].empty:
+        notes.append(NO_EMPTY_MASK)
+    if "rankings" in tables and len(tables["rankings"]):
+        notes.append(RANKING_LEGEND)
+    if "comparisons" in tables and len(tables["comparisons"]):
+        notes.append(COMPARISON_LEGEND)
+    if synthetic:
+        notes.append(NOT_BESIDE_PHANTOMS)
+    notes += _sources(tables.get("published", pd.DataFrame()))
+    for claim in tables.get("claims", pd.DataFrame()).to_dict("records"):
+        notes.append(f"claim ({LABEL}, {claim['standing']}): {claim['method']} {claim['text']}. {claim['citation']}")
+    return Page(tuple(sheets), tuple(notes), bool(synthetic))
+
+
+def _sources(published: pd.DataFrame) -> list[str]:
+    """Where the published numbers shown come from, and what their labels mean."""
+    if published.empty:
+        return []
+    cited = published.drop_duplicates("paper").to_dict("records")
+    meaning = "published: printed in a paper, on other cases and prompts than ours"
+    if (published["standing"] == "recalled").any():
+        meaning += "; recalled: written down from memory, not yet compared with the source"
+    return [meaning + ".", *(f"{row['paper']}: {row['citation']}" for row in cited)]
+
+
+def detail_sheets(
+    tables: Mapping[str, pd.DataFrame], metric: str, synthetic: Collection[str] = (), floors: Collection[str] = ()
+) -> list[Sheet]:
+    """The tables of `details` as text, in the order in which they are read.
+
+    Args:
+        synthetic: datasets that are phantoms; their sheets say so.
+        floors: methods that are marked as floors, as they are in the leaderboard.
+    """
     name = metric_of(metric).name if is_metric(metric) else metric
-    present = {table: rows for table, rows in tables.items() if len(rows)}
+    present = {
+        table: rows if table == "published" else _with_floors(rows, floors)
+        for table, rows in tables.items()
+        if len(rows)
+    }
     sheets = []
     if "completeness" in present:
         sheets.append(_completeness_sheet(present["completeness"]))
@@ -33,14 +114,22 @@ def detail_sheets(tables: Mapping[str, pd.DataFrame], metric: str) -> list[Sheet
         sheets.append(_contamination_sheet(present["contamination"]))
     for table, make in _SHEETS.items():
         for key, rows in present[table].groupby(LIST, sort=False) if table in present else ():
-            sheets.append(make("{} · {} · given: {} ({})".format(*key), rows, name))
+            sheets.append(make(list_title(key, key[0] in synthetic), rows, name))
     if "robustness" in present:
         for key, rows in present["robustness"].groupby(["dataset", "target", "protocol", "noise"], sort=False):
-            sheets.append(_robustness_sheet("{} · {} · {}".format(*key), str(key[3]), rows, name))
+            mark = " · SYNTHETIC" if key[0] in synthetic else ""
+            sheets.append(_robustness_sheet("{} · {} · {}".format(*key) + mark, str(key[3]), rows, name))
     if "published" in present:
         for key, rows in present["published"].groupby(["dataset", "track", "paper", "where", "protocol"], sort=False):
             sheets.append(_published_sheet([str(part) for part in key], rows))
     return sheets
+
+
+def _with_floors(rows: pd.DataFrame, floors: Collection[str]) -> pd.DataFrame:
+    """The methods under the names that the leaderboard gives them."""
+    names = {floor: method_text({"method": floor, "floor": True}) for floor in floors}
+    columns = [column for column in ("method", "a", "b", "better") if column in rows]
+    return rows.assign(**{column: rows[column].replace(names) for column in columns})
 
 
 def _completeness_sheet(table: pd.DataFrame) -> Sheet:
@@ -64,8 +153,7 @@ def _metrics_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
     metrics = metrics_among(rows, "details")
     headings = ("method", *(one.heading for one in metrics))
     cells = tuple(
-        (method_text(row), *(number_text(row[one.key], one.digits) for one in metrics))
-        for row in rows.to_dict("records")
+        (row["method"], *(number_text(row[one.key], one.digits) for one in metrics)) for row in rows.to_dict("records")
     )
     return Sheet(f"{title} · every metric, means", headings, cells, headings[1:])
 
@@ -120,9 +208,9 @@ def _comparison_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
     same = () if margin is None else (f"p same ±{margin:g}",)
     headings = ("against", "difference [95 % CI]", "d", "r", "p flip", "p Wilcoxon", *same, "verdict")
     cells = []
-    for row in rows.to_dict("records"):
-        if best not in (row["a"], row["b"]):
-            continue
+    against = rows[(rows["a"] == best) | (rows["b"] == best)]
+    nearest_first = against["difference"].abs().sort_values(kind="stable").index
+    for row in against.loc[nearest_first].to_dict("records"):
         sign = 1 if row["a"] == best else -1
         low, high = sorted((sign * row["low"], sign * row["high"]))
         cells.append(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,36 @@ class Sheet:
     rows: tuple[tuple[str, ...], ...]
     numeric: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """Sheets with what must be said beside them: whatever is printed, in a terminal or on paper.
+
+    Attributes:
+        synthetic: whether any of the numbers was measured on phantoms; then a banner stands above.
+    """
+
+    sheets: tuple[Sheet, ...] = ()
+    notes: tuple[str, ...] = ()
+    synthetic: bool = False
+
+    def __add__(self, other: Page) -> Page:
+        """Both, one below the other; a note that both have stands once."""
+        notes = tuple(dict.fromkeys((*self.notes, *other.notes)))
+        return Page((*self.sheets, *other.sheets), notes, self.synthetic or other.synthetic)
+
+
+def list_title(key: Sequence[Any], synthetic: bool) -> str:
+    """The title of a list (dataset, target, track, protocol) or of what is over all datasets (track, protocol)."""
+    *where, track, protocol = (str(part) for part in key)
+    mark = " · SYNTHETIC" if synthetic else ""
+    return f"{' · '.join(where or ['all datasets'])} · given: {track} ({protocol}){mark}"
+
+
+def few_note(sheets: Sequence[Sheet]) -> tuple[str, ...]:
+    """What the mark of few patients means, if a sheet has it."""
+    return (FEW_LEGEND,) if any(FEW_MARK in cell for sheet in sheets for row in sheet.rows for cell in row) else ()
 
 
 def method_text(row: Mapping[Any, Any]) -> str:
