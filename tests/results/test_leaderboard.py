@@ -132,8 +132,18 @@ def printed(show: Any, *words: Any, width: int = 100) -> str:
     return console.export_text()
 
 
+def page_of(rows: pd.DataFrame, units: Any, notes: Sequence[str] = (), overall_only: bool = False) -> Page:
+    board = lb.leaderboard_of(rows, units)
+    return leaderboard_page(board, lb.overall_of(board, rows), notes, overall_only)
+
+
 def show_leaderboard(board: pd.DataFrame, console: Console) -> None:
-    print_page(leaderboard_page(board), console)
+    """The lists alone, without what is over all datasets."""
+    print_page(leaderboard_page(board, pd.DataFrame()), console)
+
+
+def show_all(rows: pd.DataFrame, units: Any, console: Console) -> None:
+    print_page(page_of(rows, units), console)
 
 
 def show_details(rows: pd.DataFrame, units: Any, console: Console, **choice: Any) -> None:
@@ -257,14 +267,14 @@ def test_overall_means_weigh_datasets_alike_and_need_all_of_them() -> None:
         for unit in units
         for case, dice in enumerate(scores[unit["method"], unit["dataset"]])
     ]
-    overall = lb.overall_of(lb.leaderboard_of(pd.DataFrame(rows), units)).set_index("method")
+    overall = lb.overall_of(lb.leaderboard_of(pd.DataFrame(rows), units), pd.DataFrame(rows)).set_index("method")
     assert overall.index.tolist() == ["b", "a", "c"]
     assert overall["dice"].tolist()[:2] == [pytest.approx(0.65), pytest.approx(0.6)]
     assert overall["mean_rank"].tolist()[:2] == [1.5, 1.5]  # c is not on both, so it pushes nobody down
     assert overall.loc["c", ["dice", "mean_rank"]].isna().all()
     assert overall.loc["c", ["lists", "of"]].tolist() == [1, 2]
     assert overall.loc["a", ["dice/kits21", "dice/lits17"]].tolist() == [pytest.approx(0.9), pytest.approx(0.3)]
-    assert lb.overall_of(pd.DataFrame()).empty
+    assert lb.overall_of(pd.DataFrame(), pd.DataFrame()).empty
 
 
 # -- completeness --
@@ -848,8 +858,7 @@ def test_everything_fits_into_100_columns(
     rows, units = large
     tables = lb.details(rows, units)
     monkeypatch.setattr(details_module, "details", lambda *given: tables)
-    board = lb.leaderboard_of(rows, units)
-    for show, given in ((show_leaderboard, (board,)), (show_details, (rows, units))):
+    for show, given in ((show_all, (rows, units)), (show_details, (rows, units))):
         wide = printed(show, *given, width=400)
         narrow = printed(show, *given, width=100)
         assert max(map(len, narrow.splitlines())) <= 100
@@ -871,11 +880,11 @@ def test_a_row_of_the_main_table_stays_on_one_line(large: tuple[pd.DataFrame, li
 
 def test_a_summary_over_datasets_comes_first(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
     rows, units = large
-    shown = printed(show_leaderboard, lb.leaderboard_of(rows, units))
+    shown = printed(show_all, rows, units)
     assert shown.startswith("all datasets · given: automatic (automatic)")
     assert shown.index("all datasets · given: clicks (iterative-7)") < shown.index("kits21 · kidney-tumor")
     one = rows[rows["dataset"] == "kits21"]
-    assert "all datasets" not in printed(show_leaderboard, lb.leaderboard_of(one, units))
+    assert "all datasets" not in printed(show_all, one, units)
 
 
 def test_marks_are_explained_where_they_are_used() -> None:
@@ -892,14 +901,14 @@ def test_names_with_brackets_are_no_markup() -> None:
 
 
 def test_svg_is_a_picture_with_every_method(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
-    picture = render(leaderboard_page(lb.leaderboard_of(*large), ["a note"]), "svg")
+    picture = render(page_of(*large, ["a note"]), "svg")
     assert "http" not in picture.replace("http://www.w3.org", "").replace("https://www.textualize.io", "")
     root = ElementTree.fromstring(picture)
     assert root.tag.endswith("svg")
     text = "".join(root.itertext()).replace("\xa0", " ")
     assert "3dsam-adapter-tiny (floor)" in text
     assert "a note" in text
-    overall = render(leaderboard_page(lb.leaderboard_of(*large), overall_only=True), "svg")
+    overall = render(page_of(*large, overall_only=True), "svg")
     short = "".join(ElementTree.fromstring(overall).itertext())
     assert "all datasets" in short.replace("\xa0", " ")
     assert "HD95" in text
@@ -908,7 +917,7 @@ def test_svg_is_a_picture_with_every_method(large: tuple[pd.DataFrame, list[dict
 
 def test_markdown_has_whole_tables() -> None:
     rows, units = by_hand({"a|b": [0.5, 0.7], "c_d": [0.4, None]}, contamination="superset")
-    text = render(leaderboard_page(lb.leaderboard_of(rows, units), ["a note"]), "markdown")
+    text = render(page_of(rows, units, ["a note"]), "markdown")
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 4
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
@@ -920,13 +929,13 @@ def test_markdown_has_whole_tables() -> None:
     assert "SYNTHETIC" not in text
     phantoms, units = by_hand({"a": [0.5]}, synthetic=True)
     assert text.count("SYNTHETIC") == 0
-    assert render(leaderboard_page(lb.leaderboard_of(phantoms, units)), "markdown").startswith("**SYNTHETIC DATA")
+    assert render(page_of(phantoms, units), "markdown").startswith("**SYNTHETIC DATA")
     assert render(Page(), "markdown") == "no records yet\n"
 
 
 def test_latex_is_balanced_and_escaped() -> None:
     rows, units = by_hand({"a_b & c%": [0.5, 0.7]}, synthetic=True)
-    text = render(leaderboard_page(lb.leaderboard_of(rows, units)), "latex")
+    text = render(page_of(rows, units), "latex")
     assert r"a\_b \& c\%" in text
     assert text.count(r"\begin{") == text.count(r"\end{") == 3  # table, tabular, notes
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]

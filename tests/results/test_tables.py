@@ -13,9 +13,9 @@ import pytest
 
 from benchmarks.prompting.simulated_user import Protocol
 from benchmarks.results import leaderboard as lb
-from benchmarks.results.tables import Page, Sheet, details_page, leaderboard_page, render
+from benchmarks.results.tables import Page, Sheet, details_page, render
 from benchmarks.results.tables.sheet import SYNTHETIC_BANNER
-from tests.results.test_leaderboard import row_of, study, unit_of
+from tests.results.test_leaderboard import page_of, row_of, study, unit_of
 
 FORMATS = ("terminal", "markdown", "latex", "svg")
 
@@ -41,13 +41,12 @@ def text_of(page: Page, form: str) -> str:
 @pytest.fixture(scope="module")
 def pages() -> dict[str, Page]:
     rows, units = study(methods=5, cases=8, synthetic=True)
-    board = lb.leaderboard_of(rows, units)
     notes = lb.notes_of(rows, units)
     detail = details_page(rows, units, only=["comparisons", "rankings", "metrics", "contamination"])
     return {
-        "overall": leaderboard_page(board, notes, overall_only=True),
-        "all": leaderboard_page(board, notes),
-        "details": leaderboard_page(board, notes) + detail,
+        "overall": page_of(rows, units, notes, overall_only=True),
+        "all": page_of(rows, units, notes),
+        "details": page_of(rows, units, notes) + detail,
         "table": details_page(rows, units, only=["comparisons"]),
     }
 

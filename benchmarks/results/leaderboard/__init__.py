@@ -9,13 +9,14 @@ small tumours, what does a further click buy, what if empty masks were counted o
 from __future__ import annotations
 
 from benchmarks.results.leaderboard.all_tables import as_json, details
-from benchmarks.results.leaderboard.board import leaderboard_of, mean_columns, metrics_of, overall_of, summarise
+from benchmarks.results.leaderboard.board import leaderboard_of, mean_columns, metrics_of, summarise
 from benchmarks.results.leaderboard.comparisons import comparisons_of, rankings_of, verdict
 from benchmarks.results.leaderboard.completeness import check_complete, completeness_of
 from benchmarks.results.leaderboard.context import claims_of, contamination_of, published_of
 from benchmarks.results.leaderboard.curves import clicks_of, policies_of, robustness_of, rounds_of
 from benchmarks.results.leaderboard.lists import CONFIDENCE_SEED, GROUP, LIST, last_steps
 from benchmarks.results.leaderboard.notes import notes_of
+from benchmarks.results.leaderboard.overall import overall_of
 from benchmarks.results.leaderboard.subgroups import (
     each_lesion_of,
     in_plane_of,

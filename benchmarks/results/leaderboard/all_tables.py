@@ -10,12 +10,13 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.results.leaderboard.board import leaderboard_of, metrics_of, overall_of
+from benchmarks.results.leaderboard.board import leaderboard_of, metrics_of
 from benchmarks.results.leaderboard.comparisons import comparisons_of, rankings_of
 from benchmarks.results.leaderboard.completeness import check_complete, completeness_of
 from benchmarks.results.leaderboard.context import claims_of, contamination_of, published_of
 from benchmarks.results.leaderboard.curves import clicks_of, policies_of, robustness_of, rounds_of
 from benchmarks.results.leaderboard.lists import Units, row_dicts
+from benchmarks.results.leaderboard.overall import overall_of
 from benchmarks.results.leaderboard.subgroups import (
     each_lesion_of,
     in_plane_of,
@@ -48,7 +49,7 @@ def details(
     with_target(rows)
     makers: dict[str, Callable[[], pd.DataFrame]] = {
         "completeness": lambda: completeness_of(rows, units),
-        "overall": lambda: overall_of(leaderboard_of(rows, units)),
+        "overall": lambda: overall_of(leaderboard_of(rows, units), rows),
         "metrics": lambda: metrics_of(leaderboard_of(rows, units)),
         "contamination": lambda: contamination_of(units).reset_index(),
         "rankings": lambda: rankings_of(rows, metric),

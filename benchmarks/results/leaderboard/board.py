@@ -10,7 +10,6 @@ import pandas as pd
 from benchmarks.common.errors import UserError
 from benchmarks.metrics import metrics_among
 from benchmarks.metrics.registry import Place
-from benchmarks.prompting.simulated_user import TRACKS
 from benchmarks.results.leaderboard.lists import GROUP, LIST, Units, last_steps, list_place
 from benchmarks.results.records import FAILED
 from benchmarks.results.statistics import mean_interval, with_target
@@ -69,10 +68,12 @@ def mean_columns(rows: pd.DataFrame, place: Place | None = None) -> list[str]:
 
 
 def metrics_of(board: pd.DataFrame) -> pd.DataFrame:
-    """Every metric of each method, at every tolerance of the suite: LIST, method, floor, and a column for each mean."""
+    """Every metric of each method, at every tolerance of the suite: GROUP, floor, the means, the interval of Dice."""
     if board.empty:
         return pd.DataFrame()
-    return board[[*GROUP, "floor", *(metric.key for metric in metrics_among(board, "details"))]]
+    return board[
+        [*GROUP, "floor", *(metric.key for metric in metrics_among(board, "details")), "dice_low", "dice_high"]
+    ]
 
 
 def _refuse_skipped(rows: pd.DataFrame) -> None:
@@ -101,41 +102,3 @@ def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     board["_list"] = [place(key) for key in board[LIST].itertuples(index=False)]
     board = board.sort_values(["_list", "dice"], ascending=[True, False], kind="stable")
     return board.drop(columns="_list").reset_index(drop=True)
-
-
-def overall_of(board: pd.DataFrame) -> pd.DataFrame:
-    """Over all datasets: for each track and protocol the mean of the mean Dice, and the mean rank.
-
-    Every dataset (and target) weighs the same, whatever its number of cases. Ranks are taken among the methods
-    that are on all lists of the track and protocol; the others follow without mean or rank.
-
-    Returns:
-        track, protocol, method, floor, lists (how many it is on), of (how many there are), dice, mean_rank,
-        and one column "dice/<dataset>" (or "dice/<dataset>/<target>") with the mean Dice of each list.
-    """
-    tables = []
-    for (track, protocol), rows in board.groupby(["track", "protocol"], sort=False) if len(board) else ():
-        several = rows.groupby("dataset")["target"].nunique().gt(1)
-        names = [
-            f"dice/{dataset}/{target}" if several[dataset] else f"dice/{dataset}"
-            for dataset, target in zip(rows["dataset"], rows["target"], strict=True)
-        ]
-        wide = rows.assign(_list=names).pivot(index="method", columns="_list", values="dice")
-        wide = wide[list(dict.fromkeys(names))]
-        everywhere = wide.notna().all(axis=1)
-        ranks = wide[everywhere].round(12).rank(ascending=False, method="min")
-        table = pd.DataFrame(
-            {
-                "track": track,
-                "protocol": protocol,
-                "method": wide.index,
-                "floor": rows.groupby("method")["floor"].any().reindex(wide.index),
-                "lists": wide.notna().sum(axis=1),
-                "of": wide.shape[1],
-                "dice": wide[everywhere].mean(axis=1).reindex(wide.index),
-                "mean_rank": ranks.mean(axis=1).reindex(wide.index),
-            }
-        )
-        tables.append(pd.concat([table, wide], axis=1).sort_values("dice", ascending=False, kind="stable"))
-    tables.sort(key=lambda table: TRACKS.index(table["track"].iloc[0]))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()

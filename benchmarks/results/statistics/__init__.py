@@ -28,6 +28,7 @@ from benchmarks.results.statistics.paired import (
     tost,
     wilcoxon,
 )
+from benchmarks.results.statistics.pooled import Strata, pooled_equivalence, pooled_interval, pooled_sign_flip
 from benchmarks.results.statistics.rankings import Scheme, Stability, ranking, ranking_stability, tests_can_win
 from benchmarks.results.statistics.robustness import robustness_curve
 from benchmarks.results.statistics.rows import (
@@ -52,6 +53,7 @@ __all__ = [
     "Scale",
     "Scheme",
     "Stability",
+    "Strata",
     "assert_complete",
     "case_table",
     "cluster_means",
@@ -61,6 +63,9 @@ __all__ = [
     "higher_is_better",
     "holm",
     "mean_interval",
+    "pooled_equivalence",
+    "pooled_interval",
+    "pooled_sign_flip",
     "rank_biserial",
     "ranking",
     "ranking_stability",

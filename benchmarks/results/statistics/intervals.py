@@ -56,19 +56,19 @@ def mean_interval(values: ArrayLike, clusters: ArrayLike, scale: Scale = "differ
     if len(sums) > 1:
         without = (sums.sum() - sums) / (total - counts)
         error = math.sqrt((len(sums) - 1) / len(sums) * float(((without - mean) ** 2).sum()))
-        reach = float(stats.t.ppf((1 + level) / 2, _degrees_of_freedom(counts))) * error
-        low, high = _ends(mean, reach, scale)
+        reach = float(stats.t.ppf((1 + level) / 2, degrees_of_freedom(counts))) * error
+        low, high = interval_ends(mean, reach, scale)
     return Interval(mean, low, high, level, int(total), len(sums))
 
 
-def _degrees_of_freedom(counts: Values) -> float:
+def degrees_of_freedom(counts: Values) -> float:
     """Of the variance of a mean over clusters of these sizes, if all values were alike and independent."""
     total = counts.sum()
     shared = counts**2 / (total - counts)
     return float(total**2 / ((counts**2).sum() + shared.sum() ** 2 - (shared**2).sum()))
 
 
-def _ends(mean: float, reach: float, scale: Scale) -> tuple[float, float]:
+def interval_ends(mean: float, reach: float, scale: Scale) -> tuple[float, float]:
     """The ends on the scale's own axis; `reach` is half a width around the mean."""
     if scale == "difference" or reach == 0 or mean <= 0 or (scale == "share" and mean >= 1):
         return mean - reach, mean + reach

@@ -2,48 +2,63 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from benchmarks.metrics import Metric, metrics_among
-from benchmarks.results.leaderboard import LIST, overall_of
+from benchmarks.results.leaderboard import LIST
 from benchmarks.results.tables.sheet import (
     Page,
     Sheet,
+    digits_of,
     few_note,
     list_title,
     mean_text,
     method_text,
+    metric_text,
     number_text,
     seconds_text,
+    verdict_text,
 )
 
 MARKS = {"trained-on": "*", "superset": "+", "unseen": "", "unknown": "?"}
 """The sign beside a row for what the released weights have seen of the dataset."""
 
+OVERALL_LEGEND = (
+    "all datasets: mean of the datasets' means, each weighing the same; interval and tests over patients within "
+    "datasets. against the best: sign-flip test, Holm-corrected over all pairs of the table, and equivalence within "
+    "0.02."
+)
+
 MEANINGS = {"trained-on": "trained on it", "superset": "trained on a collection that holds it", "unknown": "not known"}
 
 
-def leaderboard_page(board: pd.DataFrame, notes: Sequence[str] = (), overall_only: bool = False) -> Page:
+def leaderboard_page(
+    board: pd.DataFrame, overall: pd.DataFrame, notes: Sequence[str] = (), overall_only: bool = False
+) -> Page:
     """One sheet per dataset and track; methods that were given different things are never in one list.
 
     Where a track has more than one dataset, a sheet over all of them comes first; `overall_only` gives no other.
+
+    Args:
+        overall: what `leaderboard.overall_of` gives for the board.
     """
     if board.empty:
         return Page()
-    overall = overall_sheets(board)
-    sheets = overall if overall_only and overall else [*overall, *board_sheets(board)]
-    return Page(tuple(sheets), (*legend(board), *few_note(sheets), *notes), bool(board["synthetic"].any()))
+    first = overall_sheets(board, overall)
+    sheets = first if overall_only and first else [*first, *board_sheets(board)]
+    about_all = (OVERALL_LEGEND,) if first else ()
+    return Page(tuple(sheets), (*legend(board), *about_all, *few_note(sheets), *notes), bool(board["synthetic"].any()))
 
 
-def overall_sheets(board: pd.DataFrame) -> list[Sheet]:
+def overall_sheets(board: pd.DataFrame, overall: pd.DataFrame) -> list[Sheet]:
     """Per track and protocol: mean Dice over the datasets, mean rank, Dice on each; nothing for a single dataset."""
-    overall = overall_of(board)
     if overall.empty:
         return []
-    marks = {
-        (row["method"], name): MARKS[row["contamination"]]
+    on_list = {
+        (row["method"], name): row
         for row in board.to_dict("records")
         for name in (f"dice/{row['dataset']}", f"dice/{row['dataset']}/{row['target']}")
     }
@@ -52,20 +67,38 @@ def overall_sheets(board: pd.DataFrame) -> list[Sheet]:
         lists = [str(column) for column in rows if str(column).startswith("dice/") and rows[column].notna().any()]
         if len(lists) < 2:
             continue
-        headings = ("method", "mean Dice", "mean rank", *(name.removeprefix("dice/") for name in lists))
+        headings = (
+            "method",
+            "mean Dice [95 % CI]",
+            "mean rank",
+            "against the best",
+            *(name.removeprefix("dice/") for name in lists),
+        )
         cells = tuple(
             (
                 method_text(row),
-                number_text(row["dice"], 3),
+                _overall_mean(row),
                 number_text(row["mean_rank"], 1),
-                *(number_text(row[name], 3) + marks.get((row["method"], name), "") for name in lists),
+                verdict_text(row["against_best"], row["patients"]),
+                *(_mean_on(on_list.get((row["method"], name))) for name in lists),
             )
             for row in rows.to_dict("records")
         )
         styles = tuple("dim" if floor else "" for floor in rows["floor"])
         title = list_title((track, protocol), bool(board["synthetic"].any()))
-        sheets.append(Sheet(title, headings, cells, headings[1:], styles))
+        sheets.append(Sheet(title, headings, cells, (*headings[1:3], *headings[4:]), styles))
     return sheets
+
+
+def _mean_on(row: Mapping[Any, Any] | None) -> str:
+    """Dice on one list, with as many decimals as its interval allows."""
+    if row is None:
+        return "–"
+    return number_text(row["dice"], digits_of(row["dice_low"], row["dice_high"])) + MARKS[row["contamination"]]
+
+
+def _overall_mean(row: Mapping[Any, Any]) -> str:
+    return mean_text(row["dice"], row["low"], row["high"], row["patients"]) if pd.notna(row["dice"]) else "–"
 
 
 def board_sheets(board: pd.DataFrame) -> list[Sheet]:
@@ -82,7 +115,7 @@ def board_sheets(board: pd.DataFrame) -> list[Sheet]:
                 method_text(row),
                 *((MARKS[row["contamination"]],) if marked else ()),
                 mean_text(row["dice"], row["dice_low"], row["dice_high"], row["patients"]),
-                *(number_text(row[metric.key], metric.digits) for metric in shown),
+                *(metric_text(row, metric) for metric in shown),
                 seconds_text(row["seconds_open"]),
                 seconds_text(row["seconds_segment"]),
                 f"{row['cases'] - row['failed']}/{row['cases']}",

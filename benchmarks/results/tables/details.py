@@ -29,6 +29,7 @@ from benchmarks.results.tables.sheet import (
     list_title,
     mean_text,
     method_text,
+    metric_text,
     number_text,
     p_text,
     percent_text,
@@ -152,9 +153,7 @@ def _contamination_sheet(table: pd.DataFrame) -> Sheet:
 def _metrics_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
     metrics = metrics_among(rows, "details")
     headings = ("method", *(one.heading for one in metrics))
-    cells = tuple(
-        (row["method"], *(number_text(row[one.key], one.digits) for one in metrics)) for row in rows.to_dict("records")
-    )
+    cells = tuple((row["method"], *(metric_text(row, one) for one in metrics)) for row in rows.to_dict("records"))
     return Sheet(f"{title} · every metric, means", headings, cells, headings[1:])
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmarks.metrics import Metric
 from benchmarks.results.statistics import FEW_PATIENTS
 
 SYNTHETIC_BANNER = (
@@ -73,15 +74,28 @@ FEW_LEGEND = (
 )
 
 
-def mean_text(mean: float, low: float, high: float, patients: int, signed: bool = False) -> str:
+def mean_text(mean: float, low: float, high: float, patients: float, signed: bool = False) -> str:
     """A mean with its interval, with as many decimals as the interval allows, and a mark for few patients."""
     digits = digits_of(low, high)
     number = f"{round(mean, digits) + 0.0:{'+' if signed else ''}.{digits}f}" if math.isfinite(mean) else "–"
     return f"{number} {interval_text(low, high, digits, signed)}{few_mark(patients)}"
 
 
-def few_mark(patients: int) -> str:
+def few_mark(patients: float) -> str:
     return FEW_MARK if patients < FEW_PATIENTS else ""
+
+
+def metric_text(row: Mapping[Any, Any], metric: Metric) -> str:
+    """The mean of a metric; a share has no more decimals than the interval of the row's Dice allows."""
+    allowed = digits_of(row["dice_low"], row["dice_high"]) if metric.higher_is_better else metric.digits
+    return number_text(row[metric.key], min(metric.digits, allowed))
+
+
+def verdict_text(verdict: Any, patients: float) -> str:
+    """A verdict with the mark of few patients; nothing where there is none."""
+    if pd.isna(verdict) or not verdict:
+        return ""
+    return f"{verdict}{few_mark(patients)}" if verdict != "best" else "best"
 
 
 def digits_of(low: float, high: float) -> int:

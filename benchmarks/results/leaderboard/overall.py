@@ -1,0 +1,115 @@
+"""Over all datasets: means of means, intervals, ranks, and who is better."""
+
+from __future__ import annotations
+
+import math
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.prompting.simulated_user import TRACKS
+from benchmarks.results.leaderboard.comparisons import MARGIN, verdict
+from benchmarks.results.leaderboard.lists import CONFIDENCE_SEED, last_steps
+from benchmarks.results.statistics import (
+    UNIT,
+    Strata,
+    case_table,
+    holm,
+    pooled_equivalence,
+    pooled_interval,
+    pooled_sign_flip,
+    with_target,
+    without_success,
+)
+
+POOLED = ["low", "high", "patients", "p", "against_best"]
+
+
+def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Over all datasets: for each track and protocol the mean of the mean Dice, its interval, and the mean rank.
+
+    Every dataset (and target) weighs the same, whatever its number of cases. Intervals and tests are over patients
+    within datasets. Ranks are taken among the methods that are on all lists of the track and protocol; the others
+    follow without mean or rank.
+
+    Args:
+        board: the leaderboard of these rows.
+
+    Returns:
+        track, protocol, method, floor, lists (how many it is on), of (how many there are), dice, low, high (95 %),
+        patients, mean_rank, p and against_best, and one column "dice/<dataset>" (or "dice/<dataset>/<target>") with the
+        mean Dice of each list. `p` is that of the sign-flip test against the best method of the table, with Holm's
+        correction over all pairs; `against_best` says it in words.
+    """
+    tables = []
+    final = with_target(last_steps(rows)) if len(rows) else rows
+    for (track, protocol), lists in board.groupby(["track", "protocol"], sort=False) if len(board) else ():
+        several = lists.groupby("dataset")["target"].nunique().gt(1)
+        names = [
+            f"dice/{dataset}/{target}" if several[dataset] else f"dice/{dataset}"
+            for dataset, target in zip(lists["dataset"], lists["target"], strict=True)
+        ]
+        wide = lists.assign(_list=names).pivot(index="method", columns="_list", values="dice")
+        wide = wide[list(dict.fromkeys(names))]
+        everywhere = wide.notna().all(axis=1)
+        ranks = wide[everywhere].round(12).rank(ascending=False, method="min")
+        table = pd.DataFrame(
+            {
+                "track": track,
+                "protocol": protocol,
+                "method": wide.index,
+                "floor": lists.groupby("method")["floor"].any().reindex(wide.index),
+                "lists": wide.notna().sum(axis=1),
+                "of": wide.shape[1],
+                "dice": wide[everywhere].mean(axis=1).reindex(wide.index),
+                "mean_rank": ranks.mean(axis=1).reindex(wide.index),
+            }
+        )
+        mine = final[(final["track"] == track) & (final["protocol"] == protocol)]
+        table = table.join(_pooled(mine, list(wide.index[everywhere])))
+        tables.append(pd.concat([table, wide], axis=1).sort_values("dice", ascending=False, kind="stable"))
+    tables.sort(key=lambda table: TRACKS.index(table["track"].iloc[0]))
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _pooled(rows: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
+    """Method → `POOLED`, for the methods that have every case; a run that is not finished has no test of others."""
+    cases = rows.groupby("method").size()
+    complete = [name for name in methods if cases[name] == len(rows.drop_duplicates(UNIT))]
+    if not complete:
+        return pd.DataFrame(columns=POOLED)
+    one = rows[rows["method"].isin(complete)]
+    table, patients = case_table(one, "dice")
+    datasets, targets = (table.index.get_level_values(level).astype(str) for level in ("dataset", "target"))
+    strata = Strata([f"{a}/{b}" for a, b in zip(datasets, targets, strict=True)], list(datasets), list(patients))
+    lines: dict[str, dict[str, Any]] = {}
+    for name in complete:
+        interval = pooled_interval(table[name], strata, "share")
+        lines[name] = {"low": interval.low, "high": interval.high, "patients": interval.clusters, "p": math.nan}
+        lines[name]["mean"] = interval.mean
+    best = max(complete, key=lambda name: lines[name]["mean"])
+    failed = without_success(one, "dice")
+    pairs = list(combinations(complete, 2))
+    adjusted = holm([pooled_sign_flip(table[a] - table[b], strata, CONFIDENCE_SEED).p_value for a, b in pairs])
+    for (a, b), p in zip(pairs, adjusted, strict=True):
+        if best in (a, b):
+            other = b if a == best else a
+            difference = np.asarray(table[best] - table[other])
+            pair = {
+                "patients": strata.patients,
+                "both_failed": {a, b} <= failed,
+                "equivalent": pooled_equivalence(difference, MARGIN, strata).equivalent,
+                "margin": MARGIN,
+                "p_sign_flip_holm": p,
+                "better": best,
+            }
+            lines[other] |= {"p": p, "against_best": _worse(verdict(pair, len(pairs)), best)}
+    lines[best]["against_best"] = "best" if len(complete) > 1 and best not in failed else ""
+    return pd.DataFrame.from_dict(lines, orient="index")[POOLED]
+
+
+def _worse(text: str, best: str) -> str:
+    """A verdict beside the name of the other one."""
+    return text.replace(f"{best} is better", "worse") if text.startswith(f"{best} is better") else text
