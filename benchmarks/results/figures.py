@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.common.errors import UserError
+from benchmarks.results.comparability import DIFFERS
 from benchmarks.results.leaderboard import LIST
 
 COLUMNS = 2
@@ -73,8 +74,8 @@ def _noise_panels(tables: Mapping[str, pd.DataFrame]) -> list[Panel]:
     table = tables.get("robustness", pd.DataFrame())
     if table.empty:
         return []
-    groups: Any = table.groupby(["dataset", "target", "protocol", "noise"], sort=False)
-    return [(" · ".join(map(str, key[:3])), UNITS.get(str(key[3]), str(key[3])), rows, "level") for key, rows in groups]
+    groups: Any = table.groupby(["dataset", "target", "protocol", "noise", DIFFERS], sort=False)
+    return [(_title(*key[:3], key[4]), UNITS.get(str(key[3]), str(key[3])), rows, "level") for key, rows in groups]
 
 
 def _round_panels(tables: Mapping[str, pd.DataFrame]) -> list[Panel]:
@@ -82,4 +83,8 @@ def _round_panels(tables: Mapping[str, pd.DataFrame]) -> list[Panel]:
     if table.empty:
         return []
     groups: Any = table.groupby(LIST, sort=False)
-    return [("{} · {} · given: {} ({})".format(*key), "round", rows, "step") for key, rows in groups]
+    return [(_title(*key[:2], f"given: {key[2]} ({key[3]})", key[4]), "round", rows, "step") for key, rows in groups]
+
+
+def _title(*parts: object) -> str:
+    return " · ".join(str(part) for part in parts if part)

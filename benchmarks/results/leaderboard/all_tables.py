@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.results.comparability import with_lists
 from benchmarks.results.leaderboard.board import leaderboard_of, metrics_of
 from benchmarks.results.leaderboard.comparisons import comparisons_of, rankings_of
 from benchmarks.results.leaderboard.completeness import check_complete, completeness_of
@@ -46,6 +47,7 @@ def details(
     """
     units = list(units)
     check_complete(rows, units)
+    rows = with_lists(rows, units)
     with_target(rows)
     makers: dict[str, Callable[[], pd.DataFrame]] = {
         "completeness": lambda: completeness_of(rows, units),

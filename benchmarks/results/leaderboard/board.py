@@ -10,6 +10,8 @@ import pandas as pd
 from benchmarks.common.errors import UserError
 from benchmarks.metrics import metrics_among
 from benchmarks.metrics.registry import Place
+from benchmarks.results.comparability import with_lists
+from benchmarks.results.leaderboard.completeness import PLACE, missing_cases
 from benchmarks.results.leaderboard.lists import GROUP, LIST, Units, last_steps, list_place
 from benchmarks.results.records import FAILED
 from benchmarks.results.statistics import mean_interval, with_target
@@ -89,8 +91,13 @@ def _refuse_skipped(rows: pd.DataFrame) -> None:
 def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     """The leaderboard: `summarise` with what is known of the units, best Dice first in every list.
 
+    Units that were made under other conditions are in lists of their own (`comparability`). `missing` counts the cases
+    of a run that is not finished; they are in no mean.
+
     Datasets, targets and protocols keep the order of the suite; tracks go from the least information given to the most.
     """
+    units = list(units)
+    rows = with_lists(rows, units)
     board = summarise(rows)
     if board.empty:
         return board
@@ -98,6 +105,8 @@ def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     for column, default in (("floor", False), ("contamination", "unknown"), ("checkpoint", "")):
         board[column] = [known.get(unit, {}).get(column, default) for unit in board["unit"]]
     board.loc[board["synthetic"], "contamination"] = "unseen"
+    missing = missing_cases(rows, units)
+    board["missing"] = [missing.get(place, 0) for place in board[PLACE].itertuples(index=False, name=None)]
     place = list_place(rows)
     board["_list"] = [place(key) for key in board[LIST].itertuples(index=False)]
     board = board.sort_values(["_list", "dice"], ascending=[True, False], kind="stable")

@@ -62,6 +62,24 @@ def completeness_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+PLACE = ["dataset", "target", "protocol", "method"]
+
+
+def missing_cases(rows: pd.DataFrame, units: Units) -> dict[tuple[str, ...], int]:
+    """Dataset, target, protocol, method → cases of which not every step is there; only where there are any."""
+    keys = ["unit", "protocol", "method", "case"]
+    found: dict[Any, int] = rows.groupby(keys).size().to_dict() if len(rows) else {}
+    missing: dict[tuple[str, ...], int] = {}
+    for unit in units:
+        for protocol in map(Protocol.from_mapping, unit["protocols"]):
+            key = (unit["unit"], protocol.name, unit["method"])
+            lost = sum(found.get((*key, case), 0) < protocol.rounds for case in unit["cases"])
+            if lost:
+                place = (unit["dataset"], unit["target"]["name"], protocol.name, unit["method"])
+                missing[place] = missing.get(place, 0) + lost
+    return missing
+
+
 def _expected_of(unit: Mapping[str, Any]) -> pd.DataFrame:
     protocols = [Protocol.from_mapping(one) for one in unit["protocols"]]
     steps = {str(unit["method"]): {protocol.name: protocol.rounds for protocol in protocols}}

@@ -9,12 +9,14 @@ import pandas as pd
 
 from benchmarks.metrics import mean_under_policies, summarise_curves
 from benchmarks.prompting.simulated_user import NOISE_SIZES, Protocol
+from benchmarks.results.comparability import DIFFERS
 from benchmarks.results.leaderboard.lists import (
     LIST,
     Units,
     best_first,
     in_order_of,
     last_steps,
+    listed,
     per_list,
     row_dicts,
 )
@@ -42,6 +44,7 @@ def clicks_of(rows: pd.DataFrame) -> pd.DataFrame:
             lines.append({"method": method} | summarise_curves(scores, budget=int(one["step"].max())))
         return pd.DataFrame(lines).sort_values("auc", ascending=False, kind="stable")
 
+    rows = listed(rows)
     last = rows.groupby(LIST)["step"].transform("max") if len(rows) else rows
     return per_list(rows[last > 1] if len(rows) else rows, curves, methods=1, last=False)
 
@@ -54,6 +57,7 @@ def rounds_of(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
         table = table.sort_values("method", key=in_order_of(best_first(last_steps(one), metric)), kind="stable")
         return table.drop(columns=["dataset", "target", "protocol"])
 
+    rows = listed(rows)
     last = rows.groupby(LIST)["step"].transform("max") if len(rows) else rows
     return per_list(rows[last > 1] if len(rows) else rows, by_round, methods=1, last=False)
 
@@ -78,7 +82,7 @@ def policies_of(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:
         ranks = means.rank(ascending=not higher_is_better(metric), method="min", na_option="bottom")
         return table.assign(rank=ranks.astype(int))
 
-    rows = with_target(rows)
+    rows = with_target(listed(rows))
     touched = rows.assign(_empty=rows["empty"] != "none") if len(rows) else rows
     affected = touched.groupby(LIST)["_empty"].transform("any") if len(rows) else rows
     return per_list(rows[affected] if len(rows) else rows, under_all, methods=1)
@@ -88,10 +92,11 @@ def robustness_of(rows: pd.DataFrame, units: Units, metric: str = "dice") -> pd.
     """How a metric falls as the operator errs more, where a suite has one protocol at several sizes of an error.
 
     Returns:
-        noise (which error), protocol (without it), method, dataset, target, level, n, patients, failed, mean,
+        noise (which error), protocol (without it), differs, method, dataset, target, level, n, patients, failed, mean,
         low, high and tolerated: the size of the error at which 0.05 is lost, infinite if never. Methods that can
         follow only some of the protocols are left out.
     """
+    rows = listed(rows)
     protocols = {p.name: p for unit in units for p in map(Protocol.from_mapping, unit["protocols"])}
     tables = []
     for noise in NOISE_SIZES:
@@ -100,19 +105,22 @@ def robustness_of(rows: pd.DataFrame, units: Units, metric: str = "dice") -> pd.
             level, calm = _without(protocol, noise)
             ladders.setdefault(calm.name, {})[name] = level
         for calm_name, levels in ladders.items():
-            on_all = rows[rows["protocol"].isin(list(levels))]
-            on_all = on_all[
-                on_all.groupby(["dataset", "target", "method"])["protocol"].transform("nunique") == len(levels)
-            ]
-            if len(levels) > 1 and len(on_all):
+            ladder = rows[rows["protocol"].isin(list(levels))]
+            follows = ladder.groupby(["dataset", "target", "method", DIFFERS])["protocol"].transform("nunique")
+            ladder = ladder[follows == len(levels)]
+            for differs, on_all in ladder.groupby(DIFFERS) if len(levels) > 1 else ():
                 curve = robustness_curve(on_all, metric, levels)
                 means = curve.groupby("method")["mean"].transform("mean")
                 places = curve["dataset"].map(list(dict.fromkeys(rows["dataset"])).index)
                 curve = curve.iloc[np.lexsort([-means if higher_is_better(metric) else means, places])]
-                tables.append(curve.drop(columns=["protocol", "step"]).assign(noise=noise, protocol=calm_name))
+                tables.append(
+                    curve.drop(columns=["protocol", "step"]).assign(
+                        noise=noise, protocol=calm_name, **{DIFFERS: differs}
+                    )
+                )
     if not tables:
         return pd.DataFrame()
-    first = ["noise", "protocol", "dataset", "target", "method", "level"]
+    first = ["noise", "protocol", DIFFERS, "dataset", "target", "method", "level"]
     table = pd.concat(tables, ignore_index=True)
     return table[[*first, *(column for column in table if column not in first)]]
 

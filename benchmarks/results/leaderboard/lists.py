@@ -8,10 +8,11 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.prompting.simulated_user import TRACKS
+from benchmarks.results.comparability import DIFFERS
 from benchmarks.results.statistics import higher_is_better, with_failures_as_worst, with_target
 
-LIST = ["dataset", "target", "track", "protocol"]
-"""What makes one list of the leaderboard: only methods that were given the same are compared."""
+LIST = ["dataset", "target", "track", "protocol", DIFFERS]
+"""What makes one list of the leaderboard: only what was given the same, under the same conditions, is compared."""
 
 GROUP = [*LIST, "method"]
 
@@ -22,7 +23,13 @@ Units = Iterable[Mapping[str, Any]]
 
 def last_steps(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the last step of every case and protocol."""
+    rows = listed(rows)
     return rows.loc[rows.groupby([*GROUP, "unit", "case"], sort=False)["step"].idxmax()]
+
+
+def listed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows that nobody has put into lists are of one list for each protocol."""
+    return rows if DIFFERS in rows else rows.assign(**{DIFFERS: ""})
 
 
 def per_list(
@@ -30,6 +37,7 @@ def per_list(
 ) -> pd.DataFrame:
     """The tables of all lists with at least so many methods, one below the other, led by the columns `LIST`."""
     tables = []
+    rows = listed(rows)
     for key, one in lists(with_target(last_steps(rows) if last and len(rows) else rows)):
         if one["method"].nunique() >= methods:
             table = table_of(one)
@@ -64,6 +72,7 @@ def list_place(rows: pd.DataFrame) -> Callable[[Sequence[Any]], tuple[int, ...]]
     """A key that sorts lists: datasets, targets and protocols as the records have them, tracks from the least given."""
     orders = [list(dict.fromkeys(rows[column])) for column in LIST]
     orders[LIST.index("track")] = list(TRACKS)
+    orders[LIST.index(DIFFERS)].sort(key=bool)  # the reference first
     return lambda key: tuple(order.index(part) for order, part in zip(orders, key, strict=True))
 
 

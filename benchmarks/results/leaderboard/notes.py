@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from benchmarks.prompting.prompts import GIVEN
+from benchmarks.results.leaderboard.completeness import missing_cases
 from benchmarks.results.leaderboard.lists import Units
 from benchmarks.results.records import FAILED, NO_TARGET
 
@@ -15,7 +16,9 @@ def notes_of(rows: pd.DataFrame, units: Units) -> list[str]:
     for unit in units:
         for protocol in unit["skipped_protocols"]:
             skipped.setdefault(protocol, {})[unit["method"]] = None
-    notes = [f"{protocol}: not applicable to {', '.join(methods)}" for protocol, methods in skipped.items()]
+    units = list(units)
+    notes = _notes_of_missing_cases(rows, units)
+    notes += [f"{protocol}: not applicable to {', '.join(methods)}" for protocol, methods in skipped.items()]
     if not rows.empty:
         notes += [*_notes_of_empty_cases(rows), *_notes_of_given_prompts(rows)]
         failed = rows[rows["status"] == FAILED].drop_duplicates(["method", "dataset", "case", "reason"])
@@ -28,6 +31,18 @@ def _cases(rows: pd.DataFrame) -> str:
     """A few case ids, and how many there are."""
     cases = list(dict.fromkeys(rows["case"]))
     return cases[0] if len(cases) == 1 else f"{len(cases)} cases ({', '.join(cases[:3])}{' …' * (len(cases) > 3)})"
+
+
+def _notes_of_missing_cases(rows: pd.DataFrame, units: Units) -> list[str]:
+    """What a run that is not finished lacks, a line for each method and dataset, those without any row among them."""
+    lost: dict[tuple[str, str, str], int] = {}
+    for (dataset, target, _, method), cases in missing_cases(rows, units).items():
+        key = (method, dataset, target)
+        lost[key] = max(lost.get(key, 0), cases)
+    return [
+        f"not finished: {method} on {dataset}, {target}: {cases} case{'s' if cases > 1 else ''} missing"
+        for (method, dataset, target), cases in lost.items()
+    ]
 
 
 def _notes_of_empty_cases(rows: pd.DataFrame) -> list[str]:

@@ -10,7 +10,9 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.prompting.simulated_user import TRACKS
+from benchmarks.results.comparability import DIFFERS
 from benchmarks.results.leaderboard.comparisons import MARGIN, verdict
+from benchmarks.results.leaderboard.completeness import PLACE
 from benchmarks.results.leaderboard.lists import CONFIDENCE_SEED, last_steps
 from benchmarks.results.statistics import (
     UNIT,
@@ -24,6 +26,7 @@ from benchmarks.results.statistics import (
     without_success,
 )
 
+OVER = ["track", "protocol", DIFFERS]
 POOLED = ["low", "high", "patients", "p", "against_best"]
 
 
@@ -38,14 +41,14 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         board: the leaderboard of these rows.
 
     Returns:
-        track, protocol, method, floor, lists (how many it is on), of (how many there are), dice, low, high (95 %),
-        patients, mean_rank, p and against_best, and one column "dice/<dataset>" (or "dice/<dataset>/<target>") with the
-        mean Dice of each list. `p` is that of the sign-flip test against the best method of the table, with Holm's
-        correction over all pairs; `against_best` says it in words.
+        track, protocol, differs, method, floor, missing (cases), lists (how many it is on), of (how many there are),
+        dice, low, high (95 %), patients, mean_rank, p and against_best, and one column "dice/<dataset>" (or
+        "dice/<dataset>/<target>") with the mean Dice of each list. `p` is that of the sign-flip test against the best
+        method of the table, with Holm's correction over all pairs; `against_best` says it in words.
     """
     tables = []
-    final = with_target(last_steps(rows)) if len(rows) else rows
-    for (track, protocol), lists in board.groupby(["track", "protocol"], sort=False) if len(board) else ():
+    final = _final(board, rows)
+    for (track, protocol, differs), lists in board.groupby(OVER, sort=False) if len(board) else ():
         several = lists.groupby("dataset")["target"].nunique().gt(1)
         names = [
             f"dice/{dataset}/{target}" if several[dataset] else f"dice/{dataset}"
@@ -59,19 +62,29 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
             {
                 "track": track,
                 "protocol": protocol,
+                DIFFERS: differs,
                 "method": wide.index,
                 "floor": lists.groupby("method")["floor"].any().reindex(wide.index),
+                "missing": lists.groupby("method")["missing"].sum().reindex(wide.index),
                 "lists": wide.notna().sum(axis=1),
                 "of": wide.shape[1],
                 "dice": wide[everywhere].mean(axis=1).reindex(wide.index),
                 "mean_rank": ranks.mean(axis=1).reindex(wide.index),
             }
         )
-        mine = final[(final["track"] == track) & (final["protocol"] == protocol)]
+        mine = final[(final["track"] == track) & (final["protocol"] == protocol) & (final[DIFFERS] == differs)]
         table = table.join(_pooled(mine, list(wide.index[everywhere])))
         tables.append(pd.concat([table, wide], axis=1).sort_values("dice", ascending=False, kind="stable"))
     tables.sort(key=lambda table: TRACKS.index(table["track"].iloc[0]))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def _final(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the last steps, each in the list that the board has for it."""
+    if board.empty:
+        return rows
+    lists = board[[*PLACE, DIFFERS]]
+    return with_target(last_steps(rows.drop(columns=DIFFERS, errors="ignore").merge(lists, on=PLACE)))
 
 
 def _pooled(rows: pd.DataFrame, methods: list[str]) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from benchmarks import metrics
 from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.results.comparability import DIFFERS
 from benchmarks.results.records import FAILED, NO_TARGET
 
 KEYS = ["method", "dataset", "case", "target", "protocol", "step"]
@@ -54,7 +55,8 @@ def with_target(records: pd.DataFrame) -> pd.DataFrame:
     if records.empty or not (records["status"] == NO_TARGET).any():
         return records
     absent = records["status"] == NO_TARGET
-    shares = absent.groupby([records[key] for key in (*UNIT, "protocol")]).transform("mean")
+    together = [key for key in (*UNIT, "protocol", DIFFERS) if key in records]
+    shares = absent.groupby([records[key] for key in together]).transform("mean")
     torn = records[(shares > 0) & (shares < 1)]
     if len(torn):
         row = torn.iloc[0]

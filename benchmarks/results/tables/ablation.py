@@ -10,7 +10,7 @@ from benchmarks.results.tables.sheet import Page, Sheet, few_mark, few_note, lis
 def ablation_page(table: pd.DataFrame, metric: str, synthetic: bool) -> Page:
     """The variants of a method against it, one sheet per protocol."""
     sheets = [
-        ablation_sheet(list_title(key, synthetic), rows, metric)
+        ablation_sheet(list_title((*key, ""), synthetic), rows, metric)
         for key, rows in table.groupby(["track", "protocol"], sort=False)
     ]
     note = "A positive difference says that the variant is better than the whole. Cases of all datasets together; "

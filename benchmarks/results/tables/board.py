@@ -8,8 +8,11 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.metrics import Metric, metrics_among
+from benchmarks.results.comparability import DIFFERS
 from benchmarks.results.leaderboard import LIST
+from benchmarks.results.leaderboard.overall import OVER
 from benchmarks.results.tables.sheet import (
+    UNFINISHED_LEGEND,
     Page,
     Sheet,
     digits_of,
@@ -20,6 +23,7 @@ from benchmarks.results.tables.sheet import (
     metric_text,
     number_text,
     seconds_text,
+    unfinished_mark,
     verdict_text,
 )
 
@@ -30,6 +34,10 @@ OVERALL_LEGEND = (
     "all datasets: mean of the datasets' means, each weighing the same; interval and tests over patients within "
     "datasets. against the best: sign-flip test, Holm-corrected over all pairs of the table, and equivalence within "
     "0.02."
+)
+
+DIFFERS_LEGEND = (
+    "other …: made under other conditions than most of these methods, so in a list of its own; compare with no other."
 )
 
 MEANINGS = {"trained-on": "trained on it", "superset": "trained on a collection that holds it", "unknown": "not known"}
@@ -47,10 +55,11 @@ def leaderboard_page(
     """
     if board.empty:
         return Page()
+    synthetic = bool(board["synthetic"].any())
     first = overall_sheets(board, overall)
     sheets = first if overall_only and first else [*first, *board_sheets(board)]
     about_all = (OVERALL_LEGEND,) if first else ()
-    return Page(tuple(sheets), (*legend(board), *about_all, *few_note(sheets), *notes), bool(board["synthetic"].any()))
+    return Page(tuple(sheets), (*legend(board), *about_all, *few_note(sheets), *notes), synthetic)
 
 
 def overall_sheets(board: pd.DataFrame, overall: pd.DataFrame) -> list[Sheet]:
@@ -58,12 +67,12 @@ def overall_sheets(board: pd.DataFrame, overall: pd.DataFrame) -> list[Sheet]:
     if overall.empty:
         return []
     on_list = {
-        (row["method"], name): row
+        (row["method"], name, row[DIFFERS]): row
         for row in board.to_dict("records")
         for name in (f"dice/{row['dataset']}", f"dice/{row['dataset']}/{row['target']}")
     }
     sheets = []
-    for (track, protocol), rows in overall.groupby(["track", "protocol"], sort=False):
+    for key, rows in overall.groupby(OVER, sort=False):
         lists = [str(column) for column in rows if str(column).startswith("dice/") and rows[column].notna().any()]
         if len(lists) < 2:
             continue
@@ -80,14 +89,18 @@ def overall_sheets(board: pd.DataFrame, overall: pd.DataFrame) -> list[Sheet]:
                 _overall_mean(row),
                 number_text(row["mean_rank"], 1),
                 verdict_text(row["against_best"], row["patients"]),
-                *(_mean_on(on_list.get((row["method"], name))) for name in lists),
+                *(_mean_on(on_list.get((row["method"], name, row[DIFFERS]))) for name in lists),
             )
             for row in rows.to_dict("records")
         )
         styles = tuple("dim" if floor else "" for floor in rows["floor"])
-        title = list_title((track, protocol), bool(board["synthetic"].any()))
+        title = list_title(key, bool(board["synthetic"].any()))
         sheets.append(Sheet(title, headings, cells, (*headings[1:3], *headings[4:]), styles))
     return sheets
+
+
+def _done(row: Mapping[Any, Any]) -> str:
+    return f"{row['cases'] - row['failed']}/{row['cases'] + row['missing']}{unfinished_mark(row)}"
 
 
 def _mean_on(row: Mapping[Any, Any] | None) -> str:
@@ -98,7 +111,9 @@ def _mean_on(row: Mapping[Any, Any] | None) -> str:
 
 
 def _overall_mean(row: Mapping[Any, Any]) -> str:
-    return mean_text(row["dice"], row["low"], row["high"], row["patients"]) if pd.notna(row["dice"]) else "–"
+    if pd.isna(row["dice"]):
+        return "–"
+    return mean_text(row["dice"], row["low"], row["high"], row["patients"]) + unfinished_mark(row)
 
 
 def board_sheets(board: pd.DataFrame) -> list[Sheet]:
@@ -118,7 +133,7 @@ def board_sheets(board: pd.DataFrame) -> list[Sheet]:
                 *(metric_text(row, metric) for metric in shown),
                 seconds_text(row["seconds_open"]),
                 seconds_text(row["seconds_segment"]),
-                f"{row['cases'] - row['failed']}/{row['cases']}",
+                _done(row),
             )
             for row in records
         )
@@ -142,6 +157,10 @@ def legend(board: pd.DataFrame) -> list[str]:
         "Dice: mean over cases at the last prompt, 95 % interval over patients; a failed case counts as 0 (done: "
         "cases that did not fail). F1: lesion-wise. s open, s prompt: seconds to take in a scan, and per prompt."
     ]
+    if (board["missing"] > 0).any():
+        lines.append(UNFINISHED_LEGEND)
+    if (board[DIFFERS] != "").any():
+        lines.append(DIFFERS_LEGEND)
     used = [seen for seen in MARKS if MARKS[seen] and (board["contamination"] == seen).any()]
     if used:
         meanings = "; ".join(f"{MARKS[seen]} {MEANINGS[seen]}" for seen in used)

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.metrics import is_metric, metric_of, metrics_among
+from benchmarks.results.comparability import DIFFERS
 from benchmarks.results.leaderboard import LIST, details
 from benchmarks.results.leaderboard.context import NOT_BESIDE_PHANTOMS
 from benchmarks.results.leaderboard.subgroups import (
@@ -117,8 +118,8 @@ def detail_sheets(
         for key, rows in present[table].groupby(LIST, sort=False) if table in present else ():
             sheets.append(make(list_title(key, key[0] in synthetic), rows, name))
     if "robustness" in present:
-        for key, rows in present["robustness"].groupby(["dataset", "target", "protocol", "noise"], sort=False):
-            mark = " · SYNTHETIC" if key[0] in synthetic else ""
+        for key, rows in present["robustness"].groupby(["dataset", "target", "protocol", "noise", DIFFERS], sort=False):
+            mark = f" · {key[4]!s}" * bool(key[4]) + " · SYNTHETIC" * (key[0] in synthetic)
             sheets.append(_robustness_sheet("{} · {} · {}".format(*key) + mark, str(key[3]), rows, name))
     if "published" in present:
         for key, rows in present["published"].groupby(["dataset", "track", "paper", "where", "protocol"], sort=False):

@@ -52,9 +52,9 @@ class Page:
 
 
 def list_title(key: Sequence[Any], synthetic: bool) -> str:
-    """The title of a list (dataset, target, track, protocol) or of what is over all datasets (track, protocol)."""
-    *where, track, protocol = (str(part) for part in key)
-    mark = " · SYNTHETIC" if synthetic else ""
+    """The title of a list (dataset, target, track, protocol, what differs) or over all datasets (the last three)."""
+    *where, track, protocol, differs = (str(part) for part in key)
+    mark = (f" · {differs}" if differs else "") + (" · SYNTHETIC" if synthetic else "")
     return f"{' · '.join(where or ['all datasets'])} · given: {track} ({protocol}){mark}"
 
 
@@ -83,6 +83,16 @@ def mean_text(mean: float, low: float, high: float, patients: float, signed: boo
 
 def few_mark(patients: float) -> str:
     return FEW_MARK if patients < FEW_PATIENTS else ""
+
+
+UNFINISHED_MARK = "‡"
+UNFINISHED_LEGEND = (
+    f"{UNFINISHED_MARK} not finished: cases are missing, the means are over those at hand; compare them with no other."
+)
+
+
+def unfinished_mark(row: Mapping[Any, Any]) -> str:
+    return UNFINISHED_MARK if row["missing"] else ""
 
 
 def metric_text(row: Mapping[Any, Any], metric: Metric) -> str:

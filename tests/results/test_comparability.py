@@ -1,0 +1,201 @@
+"""One list holds only rows that agree in their conditions; what differs stands apart and says in a line why."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from benchmarks.prompting.simulated_user import Protocol
+from benchmarks.results import leaderboard as lb
+from benchmarks.results.comparability import differences
+from benchmarks.results.leaderboard.completeness import missing_cases
+from benchmarks.results.tables import details_page
+from tests.results.test_leaderboard import page_of, printed, row_of, show_all, unit_of
+
+CLICK = Protocol("centre-click")
+BUDGET = {"minutes": 1.0, "steps": None, "cpus": 1, "gpus": 0.0}
+
+
+def described(method: str, dataset: str = "kits21", cases: int = 8, **changes: Any) -> dict[str, Any]:
+    """A unit's description as a run writes it."""
+    conditions = {
+        "seed": 2026,
+        "empty_policy": "worst-value/1",
+        "tolerances_mm": [1.0, 2.0, 5.0],
+        "lesion_rule": "one-to-one, IoU >= 0.1",
+        "metrics_version": "2",
+        "dataset_version": "1",
+        "cases_digest": f"files of {dataset}",
+        "prompts_digest": f"prompts of {dataset}",
+        "budget": {},
+        "workers": 0,
+    }
+    return unit_of(method, dataset, [CLICK], cases, **conditions) | {"unit": f"{method}@{dataset}@{changes}"} | changes
+
+
+def rows_of(units: list[dict[str, Any]], dice: float = 0.7) -> pd.DataFrame:
+    chance = np.random.default_rng(0)
+    return pd.DataFrame(
+        [
+            row_of(unit, case, CLICK, 1, dice + float(chance.normal(0, 0.05)))
+            for unit in units
+            for case in range(len(unit["cases"]))
+        ]
+    )
+
+
+def text_of(units: list[dict[str, Any]], method: str) -> str:
+    return next(text for place, text in differences(units).items() if place[3] == method)
+
+
+def test_two_runs_with_other_seeds_are_two_lists_and_nothing_is_compared() -> None:
+    units = [described("ball"), described("region-growing", seed=7, cases_digest="others", prompts_digest="others")]
+    rows = rows_of(units)
+    board = lb.leaderboard_of(rows, units)
+    assert board[["method", "differs"]].to_numpy().tolist() == [
+        ["ball", ""],
+        ["region-growing", "other seed: 7 instead of 2026; other cases"],
+    ]
+    page = page_of(rows, units)
+    assert len(page.sheets) == 2
+    assert "other seed: 7 instead of 2026" in page.sheets[1].title
+    assert any(note.startswith("other …: made under other conditions") for note in page.notes)
+    tables = lb.details(rows, units, only=["comparisons", "rankings", "sizes"])
+    assert tables["comparisons"].empty
+    assert tables["rankings"].empty
+    assert set(tables["sizes"]["differs"]) == set(board["differs"])
+    assert len(details_page(rows, units, only=["sizes"]).sheets) == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"seed": 7}, "other seed: 7 instead of 2026"),
+        ({"empty_policy": "skip-any-empty/1"}, "other empty-mask policy: skip-any-empty/1 instead of worst-value/1"),
+        ({"tolerances_mm": [3.0]}, "other tolerances: 3 mm instead of 1, 2, 5 mm"),
+        ({"lesion_rule": "any"}, "other lesion rule: any instead of one-to-one, IoU >= 0.1"),
+        ({"metrics_version": "1"}, "other metrics version: 1 instead of 2"),
+        ({"synthetic": True}, "other data: synthetic instead of real"),
+        ({"dataset_version": "2"}, "other dataset version"),
+        ({"cases_digest": "x"}, "other cases"),
+        ({"prompts_digest": "x"}, "other prompts"),
+        ({"budget": BUDGET | {"minutes": 2.0}, "workers": 1}, "other training budget: minutes 2 instead of 1"),
+        (
+            {"budget": BUDGET | {"minutes": None, "steps": 60}, "workers": 1},
+            "other training budget: minutes unlimited instead of 1, steps 60 instead of unlimited",
+        ),
+        ({"budget": BUDGET, "workers": 2}, "other training budget: workers 2 instead of 1"),
+    ],
+)
+def test_whatever_differs_is_said(change: dict[str, Any], text: str) -> None:
+    trained = {"budget": BUDGET, "workers": 1}
+    units = [described("a", **trained), described("b", **trained), described("c", **trained | change)]
+    assert text_of(units, "a") == text_of(units, "b") == ""
+    assert text_of(units, "c") == text
+
+
+def test_what_most_methods_share_is_the_reference_wherever_it_stands() -> None:
+    units = [described("a", seed=7), described("b"), described("c")]
+    assert [text_of(units, name) for name in "abc"] == ["other seed: 7 instead of 2026", "", ""]
+    board = lb.leaderboard_of(rows_of(units), units)
+    assert board["differs"].tolist() == ["", "", "other seed: 7 instead of 2026"]  # the reference comes first
+
+
+def test_a_method_without_training_fits_every_budget() -> None:
+    units = [
+        described("net", budget=BUDGET, workers=1),
+        described("ball"),
+        described("other", budget=BUDGET, workers=1),
+    ]
+    assert {text_of(units, unit["method"]) for unit in units} == {""}
+
+
+def test_what_differs_from_the_reference_in_the_same_words_can_still_differ() -> None:
+    units = [described(name) for name in "ab"]
+    units += [described(name, cases_digest=name) for name in "cd"]
+    assert [text_of(units, name) for name in "abcd"] == ["", "", "other cases", "other cases (2)"]
+    twins = [*units[:2], described("c", cases_digest="x"), described("d", cases_digest="x")]
+    assert [text_of(twins, name) for name in "cd"] == ["other cases", "other cases"]
+
+
+def test_older_descriptions_are_compared_by_what_they_have() -> None:
+    units = [described(name) for name in "abc"]
+    for name in ("cases_digest", "prompts_digest", "lesion_rule"):
+        del units[0][name]
+    units[0]["prompt_banks"] = {"centre-click": "p"}
+    units[1]["prompt_banks"] = {"centre-click": "p"}
+    units[2]["prompt_banks"] = {"centre-click": "q"}
+    rows = rows_of(units)
+    assert lb.leaderboard_of(rows, units).set_index("method")["differs"].to_dict() == {
+        "a": "",
+        "b": "",
+        "c": "other prompts",
+    }
+    units[2]["cases"] = units[2]["cases"][:4]
+    assert text_of([unit | {"lesion_rule": "r"} for unit in units], "c") == "other cases"
+
+
+def test_the_folds_of_a_method_are_one_row_of_one_list() -> None:
+    units = [
+        described(name, cases_digest=f"fold {fold}", fold=fold)
+        | {"cases": [f"case_{4 * fold + i:02}" for i in range(4)]}
+        for name in "ab"
+        for fold in (0, 1)
+    ]
+    assert set(differences(units).values()) == {""}
+    partial = units[:3]
+    assert text_of(partial, "b") == "other cases"
+
+
+def test_tables_over_all_datasets_do_not_mix_conditions() -> None:
+    """On each dataset two of three methods agree, but not on the same seed: the majority over all decides."""
+    units = [
+        described(name, dataset, seed=seed)
+        for dataset, seeds in (("kits21", (1, 1, 2)), ("lits17", (2, 1, 1)), ("msd-pancreas", (1, 1, 1)))
+        for name, seed in zip("abc", seeds, strict=True)
+    ]
+    rows = rows_of(units)
+    overall = lb.overall_of(lb.leaderboard_of(rows, units), rows)
+    reference = overall[overall["differs"] == ""].set_index("method")
+    assert reference["dice"].notna().to_dict() == {"a": False, "b": True, "c": False}
+    assert set(overall["differs"]) == {"", "other seed: 2 instead of 1"}
+
+
+def test_a_case_without_target_under_another_seed_is_no_contradiction() -> None:
+    units = [described("a"), described("b", seed=7, cases_digest="x")]
+    rows = rows_of(units)
+    empty = (rows["method"] == "b") & (rows["case"] == "case_00")
+    rows.loc[empty, "status"] = "no-target"
+    assert lb.leaderboard_of(rows, units)["no_target"].tolist() == [0, 1]
+    assert len(lb.details(rows, units, only=["sizes"])["sizes"])
+
+
+# -- runs that are not finished --
+
+
+def test_missing_cases_are_counted_and_marked() -> None:
+    units = [described("a"), described("b")]
+    rows = rows_of(units)
+    rows = rows[~((rows["method"] == "b") & (rows["case"] == "case_05"))]
+    assert missing_cases(rows, units) == {("kits21", "kidney-tumor", "centre-click", "b"): 1}
+    board = lb.leaderboard_of(rows, units).set_index("method")
+    assert board["missing"].to_dict() == {"a": 0, "b": 1}
+    shown = printed(show_all, rows, units)
+    lines = {line.split()[0]: line.split()[-1] for line in shown.splitlines() if line.startswith(("a ", "b "))}
+    assert lines == {"a": "8/8", "b": "7/8‡"}
+    assert "‡ not finished" in shown
+    assert "‡" not in printed(show_all, rows_of(units), units)
+    notes = lb.notes_of(rows, [*units, described("c")])
+    assert notes[0] == "not finished: b on kits21, kidney-tumor: 1 case missing"
+    assert notes[1] == "not finished: c on kits21, kidney-tumor: 8 cases missing"
+
+
+def test_a_case_with_a_step_missing_is_not_finished() -> None:
+    three = Protocol("iterative", rounds=3)
+    unit = described("a", cases=2) | {"protocols": [three.to_mapping()]}
+    rows = pd.DataFrame([row_of(unit, case, three, step, 0.5) for case in (0, 1) for step in (1, 2, 3)])
+    assert missing_cases(rows, [unit]) == {}
+    assert list(missing_cases(rows.iloc[:-1], [unit]).values()) == [1]
