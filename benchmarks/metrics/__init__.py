@@ -8,7 +8,7 @@ only.
 
 from __future__ import annotations
 
-from benchmarks.metrics.clicks import curve_metrics, summarise_curves
+from benchmarks.metrics.clicks import ClickCurve, curve_metrics, summarise_curves
 from benchmarks.metrics.lesions import DEFAULT_RULE, RULES, MatchingRule, scores_by_size
 from benchmarks.metrics.mask import METRICS_VERSION, TOLERANCES_MM, Reference, evaluate_mask, failed_values
 from benchmarks.metrics.policy import (
@@ -39,6 +39,7 @@ __all__ = [
     "POLICIES",
     "RULES",
     "TOLERANCES_MM",
+    "ClickCurve",
     "EmptyPolicy",
     "MatchingRule",
     "Metric",

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.prompting.simulated_user import Protocol
+from benchmarks.prompting.protocol import Protocol
 
 DIFFERS = "differs"
 """The column that says what a row's list differs in from the reference; empty for the reference itself."""
@@ -117,7 +117,7 @@ def _conditions(units: Sequence[Unit]) -> dict[Place, Conditions]:
 def _of_unit(unit: Unit, protocol: Mapping[str, Any], name: str, complete: Mapping[str, bool]) -> Conditions:
     cases: Hashable = unit["cases_digest"] if complete["cases_digest"] else tuple(sorted(map(str, unit["cases"])))
     prompts = unit["prompts_digest"] if complete["prompts_digest"] else unit.get("prompt_banks", {}).get(name, "")
-    budget = unit.get("budget") or {}
+    budget = {} if unit.get("untrained") else unit.get("budget") or {}
     rules: Conditions = {key: _frozen(unit.get(key)) for key in RULES}
     return rules | {
         "dataset_version": _frozen(unit.get("dataset_version")),

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.prompting.simulated_user import Protocol
+from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
 from benchmarks.results.comparability import differences
 from benchmarks.results.leaderboard.completeness import missing_cases

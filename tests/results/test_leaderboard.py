@@ -708,6 +708,51 @@ def test_click_curves_by_hand() -> None:
     assert lb.clicks_of(by_hand({"a": [0.5]})[0]).empty
 
 
+def test_clicks_are_counted_and_not_rounds() -> None:
+    """A box first: step 1 is no click. Two lesions as tasks of their own: each round adds two."""
+    boxed = Protocol(kind="iterative", rounds=3, start="box")
+    unit = unit_of("a", "kits21", [boxed], 2)
+    curves: list[list[float | None]] = [[0.6, 0.7, 0.9], [0.8, None, None]]
+    rows = pd.DataFrame(
+        [
+            row_of(unit, case, boxed, step, dice, clicks=0 if dice is None else step - 1)
+            for case, scores in enumerate(curves)
+            for step, dice in enumerate(scores, 1)
+        ]
+    )
+    line = lb.clicks_of(rows).iloc[0]
+    assert line["dice@0"] == pytest.approx(0.7)
+    assert line["dice@1"] == pytest.approx(0.35)
+    assert "dice@3" not in line
+    assert line["noc@0.8"] == pytest.approx((2 + 0) / 2)
+    assert line["auc"] == pytest.approx(((0.6 / 2 + 0.7 + 0.9 / 2) / 2 + (0.8 / 2) / 2) / 2)
+    two = rows.assign(clicks=rows["step"] * 2, status="ok", each_lesion_dice=[[0.5, 0.6]] * 6)
+    line = lb.clicks_of(two).iloc[0]
+    assert line["dice@3"] == pytest.approx(0.7)  # after three clicks only the first round is answered
+    assert line["dice@5"] == pytest.approx(0.35)
+    assert "dice@1" not in line
+    assert "Dice@0" in printed(lambda *given: show_details(*given, only=["clicks"]), rows, [unit])
+
+
+def test_an_untrained_method_stands_beside_itself_and_is_no_rival_of_the_budget() -> None:
+    scores = {"net": [0.7, 0.8], "other": [0.6, 0.7], "net (untrained)": [0.3, 0.4], "lone (untrained)": [0.1, 0.1]}
+    rows, units = by_hand(scores)
+    budget = {"minutes": 1.0, "steps": None, "cpus": 1, "gpus": 0.0}
+    conditions = {"budget": budget, "workers": 2}
+    units = [
+        unit | (conditions | {"untrained": True, "workers": 1} if "untrained" in unit["method"] else conditions)
+        for unit in units
+    ]
+    board = lb.leaderboard_of(rows, units)
+    assert board["method"].tolist() == ["net", "net (untrained)", "other", "lone (untrained)"]
+    assert board["untrained"].tolist() == [False, True, False, True]
+    assert (board["differs"] == "").all()
+    (sheet,) = page_of(rows, units).sheets
+    assert sheet.styles == ("", "dim", "", "dim")
+    assert "(untrained): the method with the weights" in printed(show_leaderboard, board)
+    assert "(untrained)" not in printed(show_leaderboard, lb.leaderboard_of(*by_hand({"a": [0.5]})))
+
+
 def test_ranks_can_turn_when_empty_masks_are_skipped() -> None:
     """`never` leaves two cases empty; dropping them, as some tools do, would make it the winner."""
     rows, _ = by_hand({"never": [0.9, 0.9, 0.0, 0.0], "always": [0.7, 0.7, 0.7, 0.7]})

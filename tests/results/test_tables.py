@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks.prompting.simulated_user import Protocol
+from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
 from benchmarks.results.tables import Page, Sheet, details_page, render
 from benchmarks.results.tables.sheet import SYNTHETIC_BANNER

@@ -12,7 +12,7 @@ from benchmarks.metrics import metrics_among
 from benchmarks.metrics.registry import Place
 from benchmarks.results.comparability import with_lists
 from benchmarks.results.leaderboard.completeness import PLACE, missing_cases
-from benchmarks.results.leaderboard.lists import GROUP, LIST, Units, last_steps, list_place
+from benchmarks.results.leaderboard.lists import GROUP, LIST, Units, beside_trained, last_steps, list_place
 from benchmarks.results.records import FAILED
 from benchmarks.results.statistics import mean_interval, with_target
 
@@ -92,7 +92,7 @@ def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     """The leaderboard: `summarise` with what is known of the units, best Dice first in every list.
 
     Units that were made under other conditions are in lists of their own (`comparability`). `missing` counts the cases
-    of a run that is not finished; they are in no mean.
+    of a run that is not finished; they are in no mean. A method that is shown untrained as well stands above that row.
 
     Datasets, targets and protocols keep the order of the suite; tracks go from the least information given to the most.
     """
@@ -102,7 +102,7 @@ def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     if board.empty:
         return board
     known = {unit["unit"]: unit for unit in units}
-    for column, default in (("floor", False), ("contamination", "unknown"), ("checkpoint", "")):
+    for column, default in (("floor", False), ("untrained", False), ("contamination", "unknown"), ("checkpoint", "")):
         board[column] = [known.get(unit, {}).get(column, default) for unit in board["unit"]]
     board.loc[board["synthetic"], "contamination"] = "unseen"
     missing = missing_cases(rows, units)
@@ -110,4 +110,5 @@ def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     place = list_place(rows)
     board["_list"] = [place(key) for key in board[LIST].itertuples(index=False)]
     board = board.sort_values(["_list", "dice"], ascending=[True, False], kind="stable")
+    board = pd.concat([beside_trained(one) for _, one in board.groupby("_list", sort=False)])
     return board.drop(columns="_list").reset_index(drop=True)

@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.simulated_user import Protocol
+from benchmarks.prompting.protocol import Protocol
 from benchmarks.results.leaderboard.lists import Units
 from benchmarks.results.records import FAILED, NO_TARGET
 from benchmarks.results.statistics import assert_complete, expected_rows

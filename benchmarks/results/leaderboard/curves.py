@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from benchmarks.metrics import mean_under_policies, summarise_curves
-from benchmarks.prompting.simulated_user import NOISE_SIZES, Protocol
+from benchmarks.metrics import ClickCurve, mean_under_policies, summarise_curves
+from benchmarks.prompting.protocol import NOISE_SIZES, Protocol
 from benchmarks.results.comparability import DIFFERS
 from benchmarks.results.leaderboard.lists import (
     LIST,
@@ -20,6 +21,7 @@ from benchmarks.results.leaderboard.lists import (
     per_list,
     row_dicts,
 )
+from benchmarks.results.records import FAILED
 from benchmarks.results.statistics import (
     higher_is_better,
     robustness_curve,
@@ -32,21 +34,44 @@ from benchmarks.results.statistics import (
 def clicks_of(rows: pd.DataFrame) -> pd.DataFrame:
     """Click curves of the iterative protocols: LIST, method, curves, dice@k, auc, noc@q, failures@q.
 
-    Each case is one curve; a step is a round, which adds one click. Failed rows have Dice 0. See
-    `benchmarks.metrics.clicks` for the definitions.
+    Each case is one curve over clicks, not over rounds: a box without a click is "dice@0", and a round with a click for
+    each lesion counts them all. Failed rows have Dice 0. See `benchmarks.metrics.clicks` for the definitions.
     """
 
     def curves(one: pd.DataFrame) -> pd.DataFrame:
-        counted = with_failures_as_worst(one, "dice").sort_values("step")
+        counted = with_clicks(with_failures_as_worst(one, "dice")).sort_values("step")
         lines = []
         for method, group in counted.groupby("method", sort=False):
-            scores = [case["dice"].tolist() for _, case in group.groupby(["unit", "case"], sort=False)]
-            lines.append({"method": method} | summarise_curves(scores, budget=int(one["step"].max())))
+            each = [
+                ClickCurve.of_steps(case["clicks"].tolist(), case["dice"].tolist(), int(case["click_budget"].max()))
+                for _, case in group.groupby(["unit", "case"], sort=False)
+            ]
+            lines.append({"method": method} | summarise_curves(each))
         return pd.DataFrame(lines).sort_values("auc", ascending=False, kind="stable")
 
     rows = listed(rows)
     last = rows.groupby(LIST)["step"].transform("max") if len(rows) else rows
     return per_list(rows[last > 1] if len(rows) else rows, curves, methods=1, last=False)
+
+
+def with_clicks(one: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one list with `clicks` as they count, and `click_budget`, those of a whole session of the case.
+
+    A round adds one click to each session, of which a case has one, or one for each lesion that is a task of its own.
+    A failed row counts the clicks that were due by then. Rows that say nothing of clicks count a round as a click.
+    """
+    if "clicks" not in one or not one["clicks"].any():
+        return one.assign(clicks=one["step"], click_budget=one["step"].max())
+    of_case = one.groupby("case")
+    start = one["clicks"].where(one["step"] == 1).groupby(one["case"]).transform("max").fillna(0)
+    sessions = pd.Series(1, one.index)
+    if "each_lesion_dice" in one:
+        lesions = one["each_lesion_dice"].map(lambda dice: len(dice) if isinstance(dice, Sized) else 1)
+        sessions = lesions.groupby(one["case"]).transform("max").clip(lower=1)
+    due = start + sessions * (one["step"] - 1)
+    clicks = one["clicks"].where(one["status"] != FAILED, due.where(due > one["clicks"], one["clicks"]))
+    budget = start + sessions * (of_case["step"].transform("max") - 1)
+    return one.assign(clicks=clicks.astype(int), click_budget=budget.astype(int))
 
 
 def rounds_of(rows: pd.DataFrame, metric: str = "dice") -> pd.DataFrame:

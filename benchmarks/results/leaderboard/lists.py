@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.prompting.simulated_user import TRACKS
+from benchmarks.prompting.protocol import TRACKS
 from benchmarks.results.comparability import DIFFERS
 from benchmarks.results.statistics import higher_is_better, with_failures_as_worst, with_target
 
@@ -74,6 +74,21 @@ def list_place(rows: pd.DataFrame) -> Callable[[Sequence[Any]], tuple[int, ...]]
     orders[LIST.index("track")] = list(TRACKS)
     orders[LIST.index(DIFFERS)].sort(key=bool)  # the reference first
     return lambda key: tuple(order.index(part) for order, part in zip(orders, key, strict=True))
+
+
+UNTRAINED = " (untrained)"
+"""What the title of a method ends in that was evaluated with the weights its training begins with."""
+
+
+def beside_trained(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows (a method each) in their order, but each untrained method right after itself trained."""
+    names = list(table["method"])
+    places = {name: place for place, name in enumerate(names)}
+    keys = []
+    for place, name in enumerate(names):
+        trained = places.get(name.removesuffix(UNTRAINED)) if name.endswith(UNTRAINED) else None
+        keys.append((place, 0) if trained is None else (trained, 1))
+    return table.iloc[sorted(range(len(keys)), key=keys.__getitem__)]
 
 
 def row_dicts(table: pd.DataFrame) -> list[dict[str, Any]]:

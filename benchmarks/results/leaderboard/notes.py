@@ -12,11 +12,11 @@ from benchmarks.results.records import FAILED, NO_TARGET
 
 def notes_of(rows: pd.DataFrame, units: Units) -> list[str]:
     """What a reader of the leaderboard must know: failures with reasons, protocols left out, test cases."""
+    units = list(units)
     skipped: dict[str, dict[str, None]] = {}
     for unit in units:
         for protocol in unit["skipped_protocols"]:
             skipped.setdefault(protocol, {})[unit["method"]] = None
-    units = list(units)
     notes = _notes_of_missing_cases(rows, units)
     notes += [f"{protocol}: not applicable to {', '.join(methods)}" for protocol, methods in skipped.items()]
     if not rows.empty:

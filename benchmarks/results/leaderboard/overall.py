@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.prompting.simulated_user import TRACKS
+from benchmarks.prompting.protocol import TRACKS
 from benchmarks.results.comparability import DIFFERS
 from benchmarks.results.leaderboard.comparisons import MARGIN, verdict
 from benchmarks.results.leaderboard.completeness import PLACE
-from benchmarks.results.leaderboard.lists import CONFIDENCE_SEED, last_steps
+from benchmarks.results.leaderboard.lists import CONFIDENCE_SEED, beside_trained, last_steps
 from benchmarks.results.statistics import (
     UNIT,
     Strata,
@@ -41,8 +41,8 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         board: the leaderboard of these rows.
 
     Returns:
-        track, protocol, differs, method, floor, missing (cases), lists (how many it is on), of (how many there are),
-        dice, low, high (95 %), patients, mean_rank, p and against_best, and one column "dice/<dataset>" (or
+        track, protocol, differs, method, floor, untrained, missing (cases), lists (how many it is on), of (how many
+        there are), dice, low, high (95 %), patients, mean_rank, p and against_best, and one column "dice/<dataset>" (or
         "dice/<dataset>/<target>") with the mean Dice of each list. `p` is that of the sign-flip test against the best
         method of the table, with Holm's correction over all pairs; `against_best` says it in words.
     """
@@ -65,6 +65,7 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
                 DIFFERS: differs,
                 "method": wide.index,
                 "floor": lists.groupby("method")["floor"].any().reindex(wide.index),
+                "untrained": lists.groupby("method")["untrained"].any().reindex(wide.index),
                 "missing": lists.groupby("method")["missing"].sum().reindex(wide.index),
                 "lists": wide.notna().sum(axis=1),
                 "of": wide.shape[1],
@@ -74,7 +75,8 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         )
         mine = final[(final["track"] == track) & (final["protocol"] == protocol) & (final[DIFFERS] == differs)]
         table = table.join(_pooled(mine, list(wide.index[everywhere])))
-        tables.append(pd.concat([table, wide], axis=1).sort_values("dice", ascending=False, kind="stable"))
+        best_first = pd.concat([table, wide], axis=1).sort_values("dice", ascending=False, kind="stable")
+        tables.append(beside_trained(best_first))
     tables.sort(key=lambda table: TRACKS.index(table["track"].iloc[0]))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 

@@ -20,7 +20,7 @@ def robustness_curve(
 
     Args:
         levels: protocol name → size of the error, such as mm; the protocols of one ladder (see
-            `benchmarks.prompting.simulated_user.noise_ladder`).
+            `benchmarks.prompting.protocol.noise_ladder`).
         loss: how much worse than at the smallest error the mean may become.
 
     Returns:

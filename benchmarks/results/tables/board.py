@@ -36,8 +36,10 @@ OVERALL_LEGEND = (
     "0.02."
 )
 
-DIFFERS_LEGEND = (
-    "other …: made under other conditions than most of these methods, so in a list of its own; compare with no other."
+DIFFERS_LEGEND = "other …: made under other conditions than most of these methods, so in a list of its own."
+
+UNTRAINED_LEGEND = (
+    "(untrained): the method with the weights that its training begins with; what lies above it was learned."
 )
 
 MEANINGS = {"trained-on": "trained on it", "superset": "trained on a collection that holds it", "unknown": "not known"}
@@ -93,7 +95,10 @@ def overall_sheets(board: pd.DataFrame, overall: pd.DataFrame) -> list[Sheet]:
             )
             for row in rows.to_dict("records")
         )
-        styles = tuple("dim" if floor else "" for floor in rows["floor"])
+        styles = tuple(
+            "dim" if floor or untrained else ""
+            for floor, untrained in zip(rows["floor"], rows["untrained"], strict=True)
+        )
         title = list_title(key, bool(board["synthetic"].any()))
         sheets.append(Sheet(title, headings, cells, (*headings[1:3], *headings[4:]), styles))
     return sheets
@@ -137,7 +142,7 @@ def board_sheets(board: pd.DataFrame) -> list[Sheet]:
             )
             for row in records
         )
-        styles = tuple("red" if row["failed"] else "dim" if row["floor"] else "" for row in records)
+        styles = tuple("red" if row["failed"] else "dim" if row["floor"] or row["untrained"] else "" for row in records)
         title = list_title(key, bool(rows["synthetic"].any()))
         sheets.append(Sheet(title, headings, cells, headings[1:], styles))
     return sheets
@@ -157,6 +162,8 @@ def legend(board: pd.DataFrame) -> list[str]:
         "Dice: mean over cases at the last prompt, 95 % interval over patients; a failed case counts as 0 (done: "
         "cases that did not fail). F1: lesion-wise. s open, s prompt: seconds to take in a scan, and per prompt."
     ]
+    if board["untrained"].any():
+        lines.append(UNTRAINED_LEGEND)
     if (board["missing"] > 0).any():
         lines.append(UNFINISHED_LEGEND)
     if (board[DIFFERS] != "").any():
