@@ -1,7 +1,7 @@
 """Click curves: how quality grows with clicks.
 
-A curve holds the score (Dice, say) after every number of clicks, from those of the first prompt (none, if that is
-a box) to the budget. A session that stops early keeps its last mask: its last score is carried to the end of the budget.
+A curve holds the score (Dice, say) after every number of clicks, from those of the first prompt (none, if that is a
+box) to the budget. A session that stops early keeps its last mask: its score is carried to the end of the budget.
 """
 
 from __future__ import annotations
