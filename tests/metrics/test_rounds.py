@@ -11,7 +11,9 @@ from benchmarks.common.seeds import generator
 from benchmarks.data.boxes import bounding_box, slices
 from benchmarks.metrics import Reference, evaluate_mask
 from benchmarks.metrics.crop import BoolArray, crop
-from benchmarks.metrics.surface import Changes, ReferenceSurface, surface_of
+from benchmarks.metrics.near_field import Changes
+from benchmarks.metrics.surface import ReferenceSurface
+from benchmarks.metrics.surfels import surface_of
 
 SPACINGS = ((1.0, 1.0, 1.0), (0.7, 0.7, 5.0), (3.0, 0.8, 1.3))
 

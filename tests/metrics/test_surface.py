@@ -16,7 +16,7 @@ import benchmarks.metrics.surface as surface_module
 from benchmarks.common.seeds import generator
 from benchmarks.data.volume import BoolArray, read_label
 from benchmarks.metrics import Reference, evaluate_mask
-from benchmarks.metrics.surface import surfel_areas
+from benchmarks.metrics.surfels import surfel_areas
 
 SHARED = Path(os.environ.get("TAGS_BENCH_SHARED") or Path(__file__).resolve().parents[3] / "shared")
 TOLERANCES = (0.0, 0.5, 1.0, 2.0, 5.0)
