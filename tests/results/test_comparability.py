@@ -12,7 +12,7 @@ from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
 from benchmarks.results.comparability import differences
 from benchmarks.results.leaderboard.completeness import missing_cases
-from benchmarks.results.tables import details_page
+from benchmarks.results.tables import details_page, render
 from tests.results.test_leaderboard import page_of, printed, row_of, show_all, unit_of
 
 CLICK = Protocol("centre-click")
@@ -66,6 +66,9 @@ def test_two_runs_with_other_seeds_are_two_lists_and_nothing_is_compared() -> No
     tables = lb.details(rows, units, only=["comparisons", "rankings", "sizes"])
     assert tables["comparisons"].empty
     assert tables["rankings"].empty
+    for form in ("terminal", "markdown", "latex", "svg"):
+        text = render(details_page(rows, units, only=["comparisons"]), form, width=200)  # type: ignore[arg-type]
+        assert "no list has two methods" in text.replace("&#160;", " ")
     assert set(tables["sizes"]["differs"]) == set(board["differs"])
     assert len(details_page(rows, units, only=["sizes"]).sheets) == 2
 

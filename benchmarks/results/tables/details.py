@@ -68,7 +68,8 @@ def details_page(
     synthetic = {str(unit["dataset"]) for unit in units if unit["synthetic"]}
     floors = {str(unit["method"]) for unit in units if unit.get("floor")}
     sheets = detail_sheets(tables, metric, synthetic, floors)
-    notes = [*few_note(sheets)]
+    notes = [f"{name}: {_why_empty(name)}" for name in only if tables[name].empty and name != "policies"]
+    notes += few_note(sheets)
     if "policies" in tables and tables["policies"].empty:
         notes.append(NO_EMPTY_MASK)
     if "rankings" in tables and len(tables["rankings"]):
@@ -81,6 +82,13 @@ def details_page(
     for claim in tables.get("claims", pd.DataFrame()).to_dict("records"):
         notes.append(f"claim ({LABEL}, {claim['standing']}): {claim['method']} {claim['text']}. {claim['citation']}")
     return Page(tuple(sheets), tuple(notes), bool(synthetic))
+
+
+def _why_empty(table: str) -> str:
+    """Why a table that was asked for by name is not there."""
+    if table in ("comparisons", "rankings"):
+        return "nothing to show, no list has two methods made under the same conditions"
+    return "nothing to show for these records"
 
 
 def _sources(published: pd.DataFrame) -> list[str]:

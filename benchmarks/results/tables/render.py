@@ -30,7 +30,7 @@ def render(page: Page, form: Format, width: int = 100) -> str:
 
 def print_page(page: Page, console: Console) -> None:
     """Print to a terminal, as wide as it is."""
-    if not page.sheets:
+    if not page.sheets and not page.notes:
         console.print(NOTHING)
     if page.synthetic:
         console.print(f"[bold yellow]{SYNTHETIC_BANNER}[/]")
@@ -71,7 +71,7 @@ def _svg(page: Page, width: int) -> str:
 
 
 def _to_markdown(page: Page) -> str:
-    if not page.sheets:
+    if not page.sheets and not page.notes:
         return f"{NOTHING}\n"
     blocks = [f"**{SYNTHETIC_BANNER}**"] if page.synthetic else []
     for sheet in page.sheets:
@@ -96,7 +96,7 @@ def _markdown(text: str) -> str:
 
 def _to_latex(page: Page) -> str:
     """One table for each sheet (package booktabs), then the notes as a list."""
-    if not page.sheets:
+    if not page.sheets and not page.notes:
         return f"{NOTHING}\n"
     blocks = [rf"\textbf{{{_latex(SYNTHETIC_BANNER)}}}"] if page.synthetic else []
     for sheet in page.sheets:
