@@ -30,7 +30,7 @@ BEYOND_MM = 12.0  # as far outside the box of a surface can a corner lie and hav
 NEAR_VOXELS = 25  # and never farther than this many cells of the finest axis
 NEAR_CELLS = 100_000_000  # a byte each; no field beyond this size: memory stays bounded
 KNOWN_CELLS = 16_000_000  # no map of the changes between two predictions in a box beyond this size
-TILE_BITS = 2  # 2² voxels: side of the tiles in which the changes between two predictions are told
+TILE_BITS = 2  # 2² voxels: side of the tiles in which the changes between two predictions are marked
 ROUNDING = 1e-6  # voxels
 NOWHERE = 128  # a byte from here on says "no corner in this column"
 CAPPED_EVERY = 50
@@ -99,9 +99,9 @@ class NearField:
     Attributes:
         steps: uint8, cells along x to the nearest border corner; NOWHERE or more if there is none near.
         low: whole-volume index of the first cell.
-        first, last: whole-volume indices of the corners that can be asked for, both included.
+        first, last: whole-volume indices of the corners that can be looked up, both included.
         reach: cells along each axis.
-        reach_mm: distances up to this one are exact; larger ones are not told.
+        reach_mm: distances up to this one are exact; larger ones are infinite.
     """
 
     steps: NDArray[np.uint8]
@@ -125,17 +125,17 @@ class NearField:
         reach_mm = min(reach_mm, NEAR_VOXELS * float(spacing.min()))
         reach = np.floor(reach_mm / spacing).astype(np.int64)
         beyond = np.floor(min(reach_mm, BEYOND_MM) / spacing).astype(np.int64)
-        asked, until = start - beyond, start + size - 1 + beyond
+        begin, until = start - beyond, start + size - 1 + beyond
         if first is not None and last is not None:
-            asked, until = np.maximum(asked, first), np.minimum(until, last)
-        if (asked > until).any():
+            begin, until = np.maximum(begin, first), np.minimum(until, last)
+        if (begin > until).any():
             return None
-        # The border outside the asked box matters as far as the walk goes, and no farther than there is any.
-        low = np.minimum(asked, np.maximum(asked - reach, start))
+        # The border outside the begin box matters as far as the walk goes, and no farther than there is any.
+        low = np.minimum(begin, np.maximum(begin - reach, start))
         high = np.maximum(until, np.minimum(until + reach, start + size - 1))
         # Elsewhere the walk must step on cells that hold nothing: those at the end of a line also serve the
         # line behind it, and one empty plane serves the first.
-        gap = np.maximum(reach - (asked - low), reach - (high - until))
+        gap = np.maximum(reach - (begin - low), reach - (high - until))
         gap[0] = 1
         shape = high - low + 1 + gap
         if np.prod(shape) > NEAR_CELLS:
@@ -144,7 +144,7 @@ class NearField:
         here, there = _common(surface, low, high)
         steps[1:][here][surface.border[there]] = 0
         _count_along_x(steps[1:])
-        return cls(steps, low - np.array([1, 0, 0]), asked, until, reach, reach_mm, surface.spacing)
+        return cls(steps, low - np.array([1, 0, 0]), begin, until, reach, reach_mm, surface.spacing)
 
     def look_up(self, corners: IntArray) -> FloatArray:
         """Distance in mm of each corner, infinite where this field cannot tell it exactly."""

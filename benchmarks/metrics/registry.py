@@ -159,8 +159,8 @@ def markdown_table() -> str:
         span = " to ".join(end if isinstance(end, str) else f"{end:g}" for end in ends)
         worst = metric.worst if isinstance(metric.worst, str) else f"{metric.worst:g}"
         better = "higher" if metric.higher_is_better else "lower"
-        told = metric.definition.replace("|", r"\|")
-        lines.append(f"| {key} | {metric.heading} | {told} | {span} | {better} | {worst} |")
+        definition = metric.definition.replace("|", r"\|")
+        lines.append(f"| {key} | {metric.heading} | {definition} | {span} | {better} | {worst} |")
     return "\n".join(lines)
 
 
