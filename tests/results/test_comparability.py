@@ -202,3 +202,12 @@ def test_a_case_with_a_step_missing_is_not_finished() -> None:
     rows = pd.DataFrame([row_of(unit, case, three, step, 0.5) for case in (0, 1) for step in (1, 2, 3)])
     assert missing_cases(rows, [unit]) == {}
     assert list(missing_cases(rows.iloc[:-1], [unit]).values()) == [1]
+
+
+def test_two_labels_of_one_digest_are_two_methods() -> None:
+    units = [described(name) | {"unit": "same"} for name in ("a", "b")]
+    units[1]["floor"] = True
+    rows = rows_of(units)
+    assert lb.check_complete(rows, units).empty
+    assert lb.completeness_of(rows, units)["found"].tolist() == [8, 8]
+    assert lb.leaderboard_of(rows, units).set_index("method")["floor"].to_dict() == {"a": False, "b": True}

@@ -101,9 +101,10 @@ def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     board = summarise(rows)
     if board.empty:
         return board
-    known = {unit["unit"]: unit for unit in units}
+    known = {(unit["unit"], unit["method"]): unit for unit in units}
+    named = list(zip(board["unit"], board["method"], strict=True))
     for column, default in (("floor", False), ("untrained", False), ("contamination", "unknown"), ("checkpoint", "")):
-        board[column] = [known.get(unit, {}).get(column, default) for unit in board["unit"]]
+        board[column] = [known.get(unit, {}).get(column, default) for unit in named]
     board.loc[board["synthetic"], "contamination"] = "unseen"
     missing = missing_cases(rows, units)
     board["missing"] = [missing.get(place, 0) for place in board[PLACE].itertuples(index=False, name=None)]

@@ -20,16 +20,17 @@ def check_complete(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     Raises:
         UserError: a row is missing, comes twice or belongs to no unit; the first ones are named.
     """
-    known = {str(unit["unit"]): unit for unit in units}
-    strangers = rows[~rows["unit"].isin(list(known))] if len(rows) else rows
+    known = {(str(unit["unit"]), str(unit["method"])): unit for unit in units}  # two labels can share a digest
+    owners = pd.MultiIndex.from_frame(rows[["unit", "method"]]) if len(rows) else pd.MultiIndex.from_tuples([("", "")])
+    strangers = rows[~owners.isin(list(known))] if len(rows) else rows
     if len(strangers):
         first = strangers.iloc[0]
         raise UserError(f"records: {len(strangers)} rows of no known unit, such as {first['method']} / {first['unit']}")
-    by_unit = dict(iter(rows.groupby("unit"))) if len(rows) else {}
+    by_unit = dict(iter(rows.groupby(["unit", "method"]))) if len(rows) else {}
     failed = []
-    for digest, unit in known.items():
+    for owner, unit in known.items():
         try:
-            failed.append(assert_complete(by_unit.get(digest, pd.DataFrame()), _expected_of(unit)))
+            failed.append(assert_complete(by_unit.get(owner, pd.DataFrame()), _expected_of(unit)))
         except UserError as error:
             raise UserError(f"{error}; run the suite again: it computes only what is missing") from None
     return pd.concat(failed, ignore_index=True) if failed else rows
@@ -43,7 +44,7 @@ def completeness_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     """
     lines = []
     for unit in units:
-        mine = rows[rows["unit"] == unit["unit"]] if len(rows) else rows
+        mine = rows[(rows["unit"] == unit["unit"]) & (rows["method"] == unit["method"])] if len(rows) else rows
         steps = sum(Protocol.from_mapping(one).rounds for one in unit["protocols"])
         status = mine["status"].value_counts() if len(mine) else {}
         lines.append(
