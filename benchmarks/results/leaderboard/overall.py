@@ -74,7 +74,8 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
             }
         )
         mine = final[(final["track"] == track) & (final["protocol"] == protocol) & (final[DIFFERS] == differs)]
-        table = table.join(_pooled(mine, list(wide.index[everywhere])))
+        pooled = _pooled(mine, list(wide.index[everywhere]))
+        table = table.join(pooled.astype(dict.fromkeys(POOLED[:-1], float) | {POOLED[-1]: object}))
         best_first = pd.concat([table, wide], axis=1).sort_values("dice", ascending=False, kind="stable")
         tables.append(beside_trained(best_first))
     tables.sort(key=lambda table: TRACKS.index(table["track"].iloc[0]))

@@ -63,6 +63,8 @@ def mean_interval(values: ArrayLike, clusters: ArrayLike, scale: Scale = "differ
 
 def degrees_of_freedom(counts: Values) -> float:
     """Of the variance of a mean over clusters of these sizes, if all values were alike and independent."""
+    if len(counts) < 2:
+        return math.nan
     total = counts.sum()
     shared = counts**2 / (total - counts)
     return float(total**2 / ((counts**2).sum() + shared.sum() ** 2 - (shared**2).sum()))
