@@ -19,6 +19,7 @@ from benchmarks.data import registry
 from benchmarks.execution import work
 from benchmarks.execution.pool import NotRun
 from benchmarks.execution.suite import DatasetEntry
+from benchmarks.results.tables.sheet import digits_of
 from tests.scan_folders import write_msd
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -63,11 +64,12 @@ def test_the_three_lines_of_the_readme(
         check_dtype=False,
     )
     means = on_disk[on_disk["protocol"] == "centre-click"].groupby("method")["dice"].mean()
-    shown = result.leaderboard[result.leaderboard["protocol"] == "centre-click"].set_index("method")["dice"]
-    assert shown.to_dict() == pytest.approx(means.to_dict())
+    shown = result.leaderboard[result.leaderboard["protocol"] == "centre-click"].set_index("method")
+    assert shown["dice"].to_dict() == pytest.approx(means.to_dict())
     assert result.complete
     assert result.synthetic
-    assert f"{means['ball']:.3f}" in result._repr_html_()
+    decimals = digits_of(*shown.loc["ball", ["dice_low", "dice_high"]])
+    assert f"{means['ball']:.{decimals}f} [" in result._repr_html_()
     assert "SYNTHETIC" in result._repr_html_()
     assert repr(result).count("\n") == 0
     assert capsys.readouterr().out == ""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from benchmarks.execution.outcomes import Results
+    from benchmarks.results.tables import Page
 
 app = new_group()
 
@@ -110,12 +111,10 @@ def leaderboard(source: SourceOptions, tables: TableOptions, form: FormatOptions
         results.check_metric(tables.metric)
     if printing.as_json:
         _print_json(results, tables)
-    elif form.markdown or form.latex or form.svg is not None:
-        _print_board(results, tables, form)
     elif form.figure is not None:
         _draw(results, tables, form.figure)
     else:
-        _print_tables(results, tables)
+        _print_page(_page(results, tables), form)
 
 
 def _details(results: Results, tables: TableOptions) -> Mapping[str, pd.DataFrame]:
@@ -133,15 +132,28 @@ def _print_json(results: Results, tables: TableOptions) -> None:
     print_json({**shown, **{name: plain_rows(one) for name, one in _details(results, tables).items()}})
 
 
-def _print_board(results: Results, tables: TableOptions, form: FormatOptions) -> None:
-    from benchmarks.results.tables import svg, to_latex, to_markdown
+def _page(results: Results, tables: TableOptions) -> Page:
+    """What is shown, whatever the form."""
+    from benchmarks.results.tables import Page, details_page, leaderboard_page
+
+    page = Page()
+    if not tables.table:
+        page = leaderboard_page(results.leaderboard, results.overall, results.notes, tables.overall)
+    if tables.details or tables.table:
+        only = tuple(tables.table or ())
+        page += details_page(results.rows, list(results.units), tables.metric, tables.margin, only)
+    return page
+
+
+def _print_page(page: Page, form: FormatOptions) -> None:
+    from benchmarks.results.tables import print_page, render
 
     if form.svg is not None:
-        form.svg.write_text(svg(results.leaderboard, results.notes, tables.overall), encoding="utf-8")
-    elif form.markdown:
-        print(to_markdown(results.leaderboard, results.notes))
+        form.svg.write_text(render(page, "svg"), encoding="utf-8")
+    elif form.markdown or form.latex:
+        print(render(page, "markdown" if form.markdown else "latex"))
     else:
-        print(to_latex(results.leaderboard))
+        print_page(page, console(stderr=False))
 
 
 def _draw(results: Results, tables: TableOptions, path: Path) -> None:
@@ -150,14 +162,3 @@ def _draw(results: Results, tables: TableOptions, path: Path) -> None:
 
     curves = results.details(tables.metric, tables.margin, ("robustness", "rounds"))
     print(curves_figure(curves, path, tables.metric, SYNTHETIC_BANNER if results.synthetic else ""))
-
-
-def _print_tables(results: Results, tables: TableOptions) -> None:
-    from benchmarks.results.tables import show_details, show_leaderboard
-
-    printer = console(stderr=False)
-    if not tables.table:
-        show_leaderboard(results.leaderboard, printer, results.notes, tables.overall)
-    if tables.details or tables.table:
-        only = tuple(tables.table or ())
-        show_details(results.rows, list(results.units), printer, tables.metric, tables.margin, only)

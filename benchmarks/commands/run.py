@@ -47,7 +47,7 @@ def run(work: WorkOptions, output: OutputOptions, again: AgainOptions, printing:
     from benchmarks import api
     from benchmarks.commands.terminal import Terminal
     from benchmarks.results.leaderboard import as_json as plain_rows
-    from benchmarks.results.tables import show_leaderboard
+    from benchmarks.results.tables import leaderboard_page, print_page
 
     result = api.run(
         chosen_suite(work),
@@ -63,7 +63,7 @@ def run(work: WorkOptions, output: OutputOptions, again: AgainOptions, printing:
     if printing.as_json:
         print_json({"leaderboard": plain_rows(result.leaderboard), **_figures(result)})
         return
-    show_leaderboard(result.leaderboard, console(stderr=False), result.notes)
+    print_page(leaderboard_page(result.leaderboard, result.overall, result.notes), console(stderr=False))
     _print_end(result)
     print_mapping("next", _next_steps(result, output.out))
 
@@ -170,7 +170,7 @@ def ablate(
     from benchmarks.commands.terminal import Terminal
     from benchmarks.results.leaderboard import as_json as plain_rows
     from benchmarks.results.statistics import higher_is_better
-    from benchmarks.results.tables import show_ablation
+    from benchmarks.results.tables import ablation_page, print_page
 
     higher_is_better(metric)  # an unknown metric ends here, before the work
     result = api.ablate(
@@ -189,7 +189,7 @@ def ablate(
     if printing.as_json:
         print_json({"ablation": plain_rows(table), **_figures(result)})
         return
-    show_ablation(table, metric, result.synthetic, console(stderr=False))
+    print_page(ablation_page(table, metric, result.synthetic), console(stderr=False))
     _print_end(result)
 
 

@@ -58,8 +58,9 @@ def score(
 
 
 def _print_table(title: str, result: ScoreResult) -> None:
-    surface = [key for key in result.cases[0] if key.startswith("nsd@")]
-    shown = ["case", "dice", "iou", *surface, "hd95_mm", "lesion_f1", "status"]
+    from benchmarks.metrics import metrics_among
+
+    shown = ["case", *(metric.key for metric in metrics_among(result.cases[0], "score")), "status"]
     table = [
         {key: f"{row[key]:.3f}" if isinstance(row[key], float) else row[key] for key in shown} | {"": row["reason"]}
         for row in result.cases

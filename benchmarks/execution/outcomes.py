@@ -47,6 +47,11 @@ class Results:
         return boards.leaderboard_of(self.rows, self.units)
 
     @cached_property
+    def overall(self) -> pd.DataFrame:
+        """Over all datasets: means of means with intervals, ranks, and who is better; for each track and protocol."""
+        return boards.overall_of(self.leaderboard, self.rows)
+
+    @cached_property
     def notes(self) -> list[str]:
         """What must be said beside the leaderboard, such as failed cases."""
         return boards.notes_of(self.rows, self.units)
@@ -76,9 +81,10 @@ class Results:
         return f"<{type(self).__name__} of suite '{self.suite}': {len(self.rows)} rows, {', '.join(methods)}>"
 
     def _repr_html_(self) -> str:
-        from benchmarks.results.tables import show_leaderboard
+        from benchmarks.results.tables import leaderboard_page, print_page
 
-        return as_html(lambda console: show_leaderboard(self.leaderboard, console, self.notes))
+        page = leaderboard_page(self.leaderboard, self.overall, self.notes)
+        return as_html(lambda console: print_page(page, console))
 
 
 @dataclass(frozen=True, repr=False)
@@ -143,9 +149,10 @@ class AblationResult(RunResult):
     def _repr_html_(self) -> str:
         if not self.complete:
             return super()._repr_html_()
-        from benchmarks.results.tables import show_ablation
+        from benchmarks.results.tables import ablation_page, print_page
 
-        return as_html(lambda console: show_ablation(self.table(), "dice", self.synthetic, console))
+        page = ablation_page(self.table(), "dice", self.synthetic)
+        return as_html(lambda console: print_page(page, console))
 
 
 @dataclass(frozen=True, repr=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from benchmarks.results.tables.ablation import ablation_page
 from benchmarks.results.tables.board import board_sheets, leaderboard_page, legend, overall_sheets
 from benchmarks.results.tables.details import detail_sheets, details_page
-from benchmarks.results.tables.plain import show_mapping, show_rows
 from benchmarks.results.tables.render import Format, print_page, render
 from benchmarks.results.tables.sheet import SYNTHETIC_BANNER, Page, Sheet
 
@@ -27,6 +26,4 @@ __all__ = [
     "overall_sheets",
     "print_page",
     "render",
-    "show_mapping",
-    "show_rows",
 ]
