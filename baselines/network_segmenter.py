@@ -16,7 +16,7 @@ import torch
 from baselines.checkpoints import load_weights, required_file, save_weights
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.contestants import Trainable, TrainingRecipe
-from benchmarks.data.preprocessing import Recipe, Shape
+from benchmarks.data.preprocessing import Preprocessing, Shape
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -87,7 +87,7 @@ class NetworkSegmenter(Trainable):
         half = wanted == "bfloat16" or (wanted == "auto" and self.device.type == "cuda")
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
-    def training_recipe(self, preprocessing: Recipe, patch: Shape, **rest: Any) -> TrainingRecipe:
+    def training_recipe(self, preprocessing: Preprocessing, patch: Shape, **rest: Any) -> TrainingRecipe:
         """A recipe with the learning rate of the settings; `rest` are further fields."""
         rate = float(self.config["learning_rate"])
         return TrainingRecipe(preprocessing, patch, learning_rate=rate, final_learning_rate=rate / 100, **rest)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from benchmarks.data.dataset import Case
-    from benchmarks.data.preprocessing import Recipe
+    from benchmarks.data.preprocessing import Preprocessing
 
 ENTRY_POINT_GROUP = "tags_bench.methods"
 
@@ -91,7 +91,7 @@ class TrainingRecipe:
         mixed_precision: bf16 autocast where the device gains by it.
     """
 
-    preprocessing: Recipe
+    preprocessing: Preprocessing
     patch: tuple[int, int, int]
     batch_size: int = 2
     learning_rate: float = 4e-4

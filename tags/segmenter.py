@@ -21,7 +21,7 @@ from torch import Tensor
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Batch, Session, Target, Trainable, TrainingRecipe
 from benchmarks.data.boxes import bounding_box
-from benchmarks.data.preprocessing import Prepared, Recipe, crop, paste, prepare
+from benchmarks.data.preprocessing import Prepared, Preprocessing, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import PromptKind, Prompts
 from tags.anatomy import Anatomy
@@ -113,9 +113,9 @@ class TagsSegmenter(Trainable):
             mixed_precision=s.mixed_precision,
         )
 
-    def preprocessing(self, target: Target) -> Recipe:
+    def preprocessing(self, target: Target) -> Preprocessing:
         spacing = (self.settings.spacing,) * 3
-        return Recipe(spacing=spacing, window=target.window, mean=target.mean, std=target.std)
+        return Preprocessing(spacing=spacing, window=target.window, mean=target.mean, std=target.std)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Mean loss over the first prediction and a random number of correction rounds; the crop is encoded once."""

@@ -31,7 +31,7 @@ from baselines.sam.slice_network import SliceNetwork, SliceResult
 from baselines.sam.slice_prompts import Plane, SlicePrompt
 from baselines.sam.slice_training import draw_tasks, framed, slice_loss
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
-from benchmarks.data.preprocessing import Recipe
+from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import PromptKind, Prompts
 
@@ -54,7 +54,7 @@ class SliceSegmenter(SliceNetwork):
         """Crops of whole or nearly whole slices at their own spacing, windowed to 0…255."""
         low, high = target.window
         return self.training_recipe(
-            Recipe(spacing=None, window=target.window, mean=low, std=(high - low) / 255),
+            Preprocessing(spacing=None, window=target.window, mean=low, std=(high - low) / 255),
             patch=(2 * self.side, 2 * self.side, 5),
             batch_size=2,
             weight_decay=0.01,

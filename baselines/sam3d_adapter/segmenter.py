@@ -24,7 +24,7 @@ from baselines.network_segmenter import NetworkSegmenter
 from baselines.sam.prompting import check_prompts
 from baselines.sam3d_adapter.network import SIZES, SYSTEM, Sam3dAdapter, load_official_file
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
-from benchmarks.data.preprocessing import Prepared, Recipe, Shape, crop, paste, prepare
+from benchmarks.data.preprocessing import Prepared, Preprocessing, Shape, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import PromptKind, Prompts
 
@@ -72,10 +72,10 @@ class Sam3dAdapterSegmenter(NetworkSegmenter):
         """ "file" or "ras": how scans are turned for these weights; the bench's training crops are in RAS."""
         return "ras" if self.trained_here else str(self.config["orientation"])
 
-    def preprocessing(self, target: Target) -> Recipe:
+    def preprocessing(self, target: Target) -> Preprocessing:
         """The grid, and the target's window and statistics."""
         mm = float(self.config["spacing"])
-        return Recipe(spacing=(mm, mm, mm), window=target.window, mean=target.mean, std=target.std)
+        return Preprocessing(spacing=(mm, mm, mm), window=target.window, mean=target.mean, std=target.std)
 
     def open(self, volume: Volume, target: Target) -> Sam3dAdapterSession:
         """Resamples the volume; a crop is encoded when its clicks are known."""

@@ -23,7 +23,7 @@ from baselines.sam.prompting import check_prompts
 from baselines.sam.sam_segmenter import SamSegmenter
 from baselines.sam.training import draw_error, draw_voxel, mask_losses, true_quality
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
-from benchmarks.data.preprocessing import Prepared, Recipe, Shape, crop, paste, prepare
+from benchmarks.data.preprocessing import Prepared, Preprocessing, Shape, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import PromptKind, Prompts
 
@@ -93,7 +93,7 @@ class SamMed3D(SamSegmenter):
         side = self.module.size.encoder.image
         self.window: Shape = (side, side, side)
         mm = float(config["spacing"])
-        self.preprocessing = Recipe(spacing=(mm, mm, mm), window=CLAMP if config["clamp"] else None)
+        self.preprocessing = Preprocessing(spacing=(mm, mm, mm), window=CLAMP if config["clamp"] else None)
 
     def open(self, volume: Volume, target: Target) -> SamMed3DSession:
         """Resamples the volume; a crop is encoded when its first click is known."""

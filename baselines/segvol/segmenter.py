@@ -31,7 +31,7 @@ from baselines.segvol.network import SIZES, TEMPLATE, SegVol, batch_of_ids, load
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
 from benchmarks.data.boxes import bounding_box
-from benchmarks.data.preprocessing import Recipe, Shape, crop
+from benchmarks.data.preprocessing import Preprocessing, Shape, crop
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import PromptKind, Prompts
 
@@ -127,7 +127,7 @@ class SegVolSegmenter(NetworkSegmenter):
         depth, height, width = self.module.size.image
         span = SPANS[self.config["size"]]
         return self.training_recipe(
-            Recipe(spacing=None, window=None, mean=AIR),  # so that beyond the scan there is air
+            Preprocessing(spacing=None, window=None, mean=AIR),  # so that beyond the scan there is air
             patch=(width * span, height * span, depth * span),
             batch_size=4,
             weight_decay=0.01,

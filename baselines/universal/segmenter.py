@@ -24,7 +24,7 @@ from baselines.universal.classes import Wanted, wanted
 from baselines.universal.network import SIZES, SYSTEMS, UniversalModel, load_official_file
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
 from benchmarks.data.boxes import bounding_box
-from benchmarks.data.preprocessing import Prepared, Recipe, prepare
+from benchmarks.data.preprocessing import Prepared, Preprocessing, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import PromptKind, Prompts
 
@@ -67,7 +67,7 @@ class UniversalSegmenter(NetworkSegmenter):
         side = WINDOWS[config["size"]]
         self.window = (side, side, side)
         mm, (low, high) = float(config["spacing"]), WINDOW_HU
-        self.preprocessing = Recipe(spacing=(mm, mm, mm), window=WINDOW_HU, mean=low, std=high - low)
+        self.preprocessing = Preprocessing(spacing=(mm, mm, mm), window=WINDOW_HU, mean=low, std=high - low)
 
     def read_official(self) -> UniversalModel:
         backbone = self.config["backbone"]

@@ -23,7 +23,7 @@ from benchmarks.contestants import (
     TrainingRecipe,
 )
 from benchmarks.data.dataset import Case
-from benchmarks.data.preprocessing import Recipe, prepare
+from benchmarks.data.preprocessing import Preprocessing, prepare
 from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.prompting.prompts import PromptKind, Prompts
 
@@ -74,7 +74,7 @@ class Network(Trainable):
 
     def recipe(self, target: Target) -> TrainingRecipe:
         rate = self.config["learning_rate"]
-        return TrainingRecipe(Recipe(None, (-200.0, 300.0), 0.0, 100.0), (16, 16, 8), 2, learning_rate=rate)
+        return TrainingRecipe(Preprocessing(None, (-200.0, 300.0), 0.0, 100.0), (16, 16, 8), 2, learning_rate=rate)
 
     def loss(self, batch: Batch) -> tuple[Any, dict[str, float]]:
         import torch
