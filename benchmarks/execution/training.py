@@ -41,7 +41,6 @@ logger = logging.getLogger(__name__)
 
 STATE_EVERY_SECONDS = 300.0
 LOG_POINTS = 20  # entries of the loss curve
-INTENSITY_SHIFT, INTENSITY_SCALE = 0.1, 0.1  # augmentation, in units of the normalised intensity
 
 
 @dataclass(frozen=True)
@@ -68,20 +67,28 @@ class TrainingJob:
     validate_at: tuple[float, ...] = ()
 
     def digest(self) -> str:
-        """The identity of the checkpoint that comes of this job."""
+        """The identity of the checkpoint that comes of this job.
+
+        Settings that act at inference only are no part of it, except where the job validates: its figures depend on
+        them.
+        """
         return self._digest
 
     @cached_property
     def _digest(self) -> str:  # once: it reads every training file
         method = find_method(self.method)
+        config = method.configured(self.config) if self.validate_at else method.training_config(self.config)
+        budget = asdict(self.budget)
+        if self.budget.minutes is None:
+            del budget["cpus"]  # more of them are only faster
         return digest(
             {
                 "method": self.method,
                 "version": method.version,
-                "config": fingerprint_config(method.configured(self.config), method.file_settings),
+                "config": fingerprint_config(config, method.file_settings),
                 "target": asdict(self.target),
                 "cases": fingerprint_cases(self.cases),
-                "budget": asdict(self.budget),
+                "budget": budget,
                 "seed": self.seed,
                 "workers": self.workers,
             }
@@ -126,7 +133,7 @@ def run_job(job: TrainingJob, folder: Path, log: Path | None = None, cache: Path
     shutil.rmtree(work / "state", ignore_errors=True)
     figures |= {
         "method": job.method,
-        "config": method.configured(job.config),
+        "config": method.training_config(job.config),
         "dataset": job.cases[0].dataset,
         "target": job.target.name,
         "cases": len(job.cases),
@@ -421,7 +428,7 @@ class CropSource:
         self._masks = [volume.label_mask(target) for volume in self._volumes]
 
     def batch(self, step: int, progress: float, device: str) -> Batch:
-        """The crops of one step, augmented: flips of each axis, intensity shift and scale."""
+        """The crops of one step, augmented as the recipe says; see `Augmentation`."""
         import torch
 
         size = self.recipe.batch_size
@@ -444,10 +451,11 @@ class CropSource:
             centre = random.uniform(low, np.maximum(high, low))
         image, _ = volume.crop(centre, patch)
         label, _ = mask.crop(centre, patch)
-        axes = tuple(axis for axis in range(3) if random.random() < 0.5)
+        how = self.recipe.augmentation
+        axes = tuple(axis for axis, chance in enumerate(how.flips) if random.random() < chance)
         image, label = np.flip(image, axes), np.flip(label, axes)
-        scale = 1 + random.uniform(-INTENSITY_SCALE, INTENSITY_SCALE)
-        shift = random.uniform(-INTENSITY_SHIFT, INTENSITY_SHIFT)
+        scale = 1 + random.uniform(-how.intensity_scale, how.intensity_scale)
+        shift = random.uniform(-how.intensity_shift, how.intensity_shift)
         return np.ascontiguousarray(image * scale + shift, np.float32), np.ascontiguousarray(label)
 
 
