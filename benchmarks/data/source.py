@@ -1,4 +1,7 @@
-"""What is announced of a dataset: one object for everything that the bench does under its name."""
+"""What is announced of a dataset: one object for everything that the bench does under its name.
+
+Everything that the author of a dataset imports is here; `examples/my_dataset` is a whole one.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,23 @@ from typing import Any
 
 from benchmarks.common.download import RemoteFile
 from benchmarks.data.dataset import Dataset, DatasetInfo
-from benchmarks.data.layouts.layout import Pair, assemble, require_folder
+from benchmarks.data.layouts.layout import Pair, assemble, require_folder, volume_files
 from benchmarks.data.splits import StoredSplits
+from benchmarks.data.target import Target
+from benchmarks.data.volume import write_nifti
+
+__all__ = [
+    "DatasetInfo",
+    "DatasetSource",
+    "FetchList",
+    "Pair",
+    "Phantoms",
+    "RemoteFile",
+    "StoredSplits",
+    "Target",
+    "volume_files",
+    "write_nifti",
+]
 
 
 @dataclass(frozen=True)
