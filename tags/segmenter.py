@@ -219,12 +219,8 @@ class TagsSession(Session):
         """The mask on the volume's own grid."""
         return self.prepared.to_native_mask(self._predict(prompts), self.segmenter.settings.threshold)
 
-    def probabilities(self, prompts: Prompts) -> FloatArray:
-        """Probabilities on the volume's own grid; 0 where no crop looked."""
-        return self.prepared.to_native_volume(self._predict(prompts))
-
     def _predict(self, prompts: Prompts) -> FloatArray:
-        """Probabilities on the model's grid."""
+        """Probabilities on the model's grid; 0 where no crop looked."""
         asked = _Asked(prompts, self.prepared)
         canvas = _Canvas(self.prepared.shape, self._importance)
         with torch.inference_mode(), self.segmenter.autocast():

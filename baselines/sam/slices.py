@@ -106,13 +106,6 @@ class SliceSession(Session):
             mask[..., z] = logits > 0
         return mask
 
-    def probabilities(self, prompts: Prompts) -> FloatArray:
-        """Sigmoid of the logits on the slices that were segmented, 0 on the others."""
-        result = np.zeros(self.volume.shape, np.float32)
-        for z, logits in self._logits(prompts).items():
-            result[..., z] = 1 / (1 + np.exp(-logits))
-        return result
-
     @torch.inference_mode()
     def _logits(self, prompts: Prompts) -> dict[int, FloatArray]:
         """Logits (X, Y) by slice; slices that are absent hold nothing."""

@@ -151,9 +151,6 @@ class Sam3dAdapterSession(Session):
     def segment(self, prompts: Prompts) -> BoolArray:
         return self.prepared.to_native_mask(self._probabilities(prompts))
 
-    def probabilities(self, prompts: Prompts) -> FloatArray:
-        return self.prepared.to_native_volume(self._probabilities(prompts))
-
     def _probabilities(self, prompts: Prompts) -> FloatArray:
         """On the network's grid; 0 outside the crop."""
         check_prompts(prompts, self.segmenter.prompts, self.prepared.native_shape, SYSTEM)

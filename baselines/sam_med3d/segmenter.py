@@ -168,9 +168,6 @@ class SamMed3DSession(Session):
     def segment(self, prompts: Prompts) -> BoolArray:
         return self.prepared.to_native_mask(self._probabilities(prompts))
 
-    def probabilities(self, prompts: Prompts) -> FloatArray:
-        return self.prepared.to_native_volume(self._probabilities(prompts))
-
     @torch.inference_mode()
     def _probabilities(self, prompts: Prompts) -> FloatArray:
         """On the network's grid; 0 outside the crops, the larger one where crops overlap."""

@@ -306,10 +306,6 @@ class SegVolSession(Session):
     def segment(self, prompts: Prompts) -> BoolArray:
         return self.frame.restore(self._logits(prompts) > 0, False)
 
-    def probabilities(self, prompts: Prompts) -> FloatArray:
-        logits = torch.from_numpy(self._logits(prompts))
-        return self.frame.restore(logits.sigmoid().numpy(), 0.0)
-
     def _logits(self, prompts: Prompts) -> FloatArray:
         """Logits (d, h, w) of the crop."""
         check_prompts(prompts, self.segmenter.prompts, self.frame.shape, SYSTEM)

@@ -136,10 +136,6 @@ class UniversalSession(Session):
         check_prompts(prompts, self.segmenter.prompts, self.prepared.native_shape, SYSTEM)
         return self.prepared.to_native_mask(self._result)
 
-    def probabilities(self, prompts: Prompts) -> FloatArray:
-        check_prompts(prompts, self.segmenter.prompts, self.prepared.native_shape, SYSTEM)
-        return self.prepared.to_native_volume(self._result)
-
     def _probabilities(self, asked: Wanted) -> FloatArray:
         box = bounding_box(self.prepared.array > 0)
         result = np.zeros(self.prepared.shape, np.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,18 @@ def code_lines(path: Path) -> int:
 def test_an_example_has_fewer_than_60_lines_of_code(name: str) -> None:
     counts = {path.name: code_lines(path) for path in (EXAMPLES / name / name).glob("*.py")}
     assert 20 < sum(counts.values()) < 60, counts
+
+
+def test_contributing_shows_the_code_of_the_examples() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    shown = re.findall(r"<!-- from (\S+) -->\n```python\n(.*?)\n```", text, flags=re.DOTALL)
+    assert len(shown) == text.count("```python") == 5
+    for name, code in shown:
+        assert f"\n{code}\n" in (ROOT / name).read_text(encoding="utf-8"), name
+    for name in NAMES:
+        project = (EXAMPLES / name / "pyproject.toml").read_text(encoding="utf-8")
+        (entry,) = re.findall(r"\[project.entry-points[^\[]*", project)
+        assert entry.strip() in text
 
 
 def on_the_path(name: str, folder: Path) -> Path:
