@@ -63,7 +63,7 @@ class NetworkSegmenter(Trainable):
             if config["checkpoint"] is not None:
                 self.load(Path(config["checkpoint"]))
         self.freeze()
-        self.module.eval().to(self.device)
+        self.module.eval()
 
     @abstractmethod
     def read_official(self) -> torch.nn.Module:

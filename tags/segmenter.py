@@ -91,7 +91,6 @@ class TagsSegmenter(Trainable):
             load_clip(self.module, self.settings.clip_weights)
         except (WeightsError, ValueError) as error:
             raise UserError(f"TAGS: {error}") from error
-        self.module.to(self.device)
         self._digests: dict[str, str] | None = None
 
     # Training

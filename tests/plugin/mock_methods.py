@@ -70,7 +70,7 @@ class Network(Trainable):
         import torch
 
         self.config, self.device = config, device
-        self.module = torch.nn.Conv3d(1, 1, 1).to(device)
+        self.module = torch.nn.Conv3d(1, 1, 1)
 
     def recipe(self, target: Target) -> TrainingRecipe:
         rate = self.config["learning_rate"]
@@ -81,16 +81,6 @@ class Network(Trainable):
 
         loss = torch.nn.functional.binary_cross_entropy_with_logits(self.module(batch.image), batch.label)
         return loss, {"bce": float(loss.detach())}
-
-    def save(self, folder: Path) -> None:
-        from safetensors.torch import save_file
-
-        save_file(self.module.state_dict(), folder / "weights.safetensors")
-
-    def load(self, folder: Path) -> None:
-        from safetensors.torch import load_file
-
-        self.module.load_state_dict(load_file(folder / "weights.safetensors"))
 
     def open(self, volume: Volume, target: Target) -> Session:
         return NetworkSession(self, volume, target)
