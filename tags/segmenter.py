@@ -23,7 +23,7 @@ from benchmarks.contestants import Batch, Session, Target, Trainable, TrainingRe
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.preprocessing import Prepared, Preprocessing, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
-from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.prompting.prompts import Prompts
 from tags.anatomy import Anatomy
 from tags.config import Settings, TagsConfig
 from tags.losses import segmentation_loss
@@ -42,7 +42,6 @@ from tags.weights import (
     trained_state,
 )
 
-PROMPTS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX, PromptKind.MASK})
 Voxel = tuple[int, int, int]
 TOUCHING_SHARE = 0.05  # of a crop's face that a mask must cover for the next crop to be looked at
 
@@ -76,7 +75,6 @@ class TagsSegmenter(Trainable):
         UserError: weights that are missing or do not fit, or an impossible architecture.
     """
 
-    prompts = PROMPTS
     module: TAGS
 
     def __init__(self, config: Mapping[str, Any], device: str = "cpu") -> None:

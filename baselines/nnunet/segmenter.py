@@ -23,7 +23,6 @@ import numpy as np
 import torch
 
 import baselines
-from baselines.nnunet.method import nnunet
 from baselines.nnunet.raw_data import from_nnunet_axes, to_nnunet_axes, write_raw_dataset
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Budget, OwnTraining, Session, Target
@@ -79,8 +78,6 @@ def build_with_organ(config: Mapping[str, Any], device: str) -> NnUNet:
 
 class NnUNet(OwnTraining):
     """nnU-Net, full resolution 3D, one fold; automatic: it takes no prompt."""
-
-    prompts = nnunet.prompts
 
     def __init__(self, settings: Settings, device: str, with_organ: bool) -> None:
         self.settings = settings

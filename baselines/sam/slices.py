@@ -33,7 +33,7 @@ from baselines.sam.slice_training import draw_tasks, framed, slice_loss
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
 from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
-from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.prompting.prompts import Prompts
 
 
 class SliceSegmenter(SliceNetwork):
@@ -43,8 +43,6 @@ class SliceSegmenter(SliceNetwork):
         batch_size: slices encoded at a time.
         least_quality, reach: when following a lesion stops; see the module.
     """
-
-    prompts = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
 
     def open(self, volume: Volume, target: Target) -> SliceSession:
         """Encodes nothing yet: which slices are needed depends on the prompts."""

@@ -26,7 +26,7 @@ from baselines.sam3d_adapter.network import SIZES, SYSTEM, Sam3dAdapter, load_of
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
 from benchmarks.data.preprocessing import Prepared, Preprocessing, Shape, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
-from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.prompting.prompts import Prompts
 
 FILE_NAME = "best.pth.tar or last.pth.tar of the dataset"
 SOURCE = "released by med-air/3DSAM-adapter, one file per dataset"
@@ -47,7 +47,6 @@ class Sam3dAdapterSegmenter(NetworkSegmenter):
     """
 
     module: Sam3dAdapter
-    prompts = frozenset({PromptKind.CLICK})
     system = SYSTEM
     choices = {"size": tuple(SIZES), "orientation": ("file", "ras"), "train": ("adapters", "all")}  # noqa: RUF012
     identity = ("size", "spacing")

@@ -25,7 +25,7 @@ from baselines.sam.training import draw_error, draw_voxel, mask_losses, true_qua
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
 from benchmarks.data.preprocessing import Prepared, Preprocessing, Shape, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
-from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.prompting.prompts import Prompts
 
 CLAMP = (-1000.0, 1000.0)  # HU, as in upstream's training; its current inference script leaves it out
 TRAINING_ROUNDS = 2  # clicks on a crop in one step of the bench's training
@@ -81,7 +81,6 @@ class SamMed3D(SamSegmenter):
         clamp: whether HU are clamped to ±1000, as in upstream's training.
     """
 
-    prompts = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK})
     system = "SAM-Med3D"
     file_name = "sam_med3d_turbo.pth"
     source = "the checkpoints of uni-medical/SAM-Med3D, turbo"

@@ -33,7 +33,7 @@ from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.preprocessing import Preprocessing, Shape, crop
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
-from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.prompting.prompts import Prompts
 
 SYSTEM = "SegVol"
 FILE_NAME = "SegVol_v1.pth"
@@ -62,7 +62,6 @@ class SegVolSegmenter(NetworkSegmenter):
     """
 
     module: SegVol
-    prompts = frozenset({PromptKind.TEXT, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
     system = SYSTEM
     choices = {"size": tuple(SIZES), "orientation": ("file", "ras"), "train": ("all", "decoder")}  # noqa: RUF012
 

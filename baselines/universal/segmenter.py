@@ -26,7 +26,7 @@ from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.preprocessing import Prepared, Preprocessing, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
-from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.prompting.prompts import Prompts
 
 SYSTEM = "Universal Model"
 FILE_NAMES = {
@@ -52,7 +52,6 @@ class UniversalSegmenter(NetworkSegmenter):
     """
 
     module: UniversalModel
-    prompts = frozenset({PromptKind.NONE})
     system = SYSTEM
     choices = {  # noqa: RUF012
         "size": tuple(SIZES),

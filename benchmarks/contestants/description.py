@@ -88,6 +88,7 @@ class Method:
         module_name, _, attribute = self.factory.partition(":")
         factory = getattr(importlib.import_module(module_name), attribute)
         segmenter: Segmenter = factory(self.configured(config), device)
+        segmenter.prompts = self.prompts
         if isinstance(segmenter, Trainable):
             segmenter.module.to(device)
         return segmenter

@@ -34,7 +34,11 @@ class Session(ABC):
 
 
 class Segmenter(ABC):
-    """A method ready to work: weights loaded, on a device."""
+    """A method ready to work: weights loaded, on a device.
+
+    Attributes:
+        prompts: the kinds it understands, as its `Method` announces them; `Method.build` sets it.
+    """
 
     prompts: frozenset[PromptKind]
 

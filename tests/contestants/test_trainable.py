@@ -14,8 +14,6 @@ from benchmarks.contestants import Batch, Session, Target, Trainable, TrainingRe
 
 
 class Small(Trainable):
-    prompts = frozenset()
-
     def __init__(self, width: int = 3, facts: dict[str, Any] | None = None) -> None:
         self.module = torch.nn.Sequential(torch.nn.Linear(2, width), torch.nn.BatchNorm1d(width))
         self.facts = facts or {}
@@ -37,6 +35,10 @@ def test_the_bench_moves_the_module_to_the_device() -> None:
     built = method("mock-network").build({}, device="meta")
     assert isinstance(built, Trainable)
     assert all(parameter.is_meta for parameter in built.module.parameters())
+
+
+def test_the_prompts_of_a_segmenter_are_those_that_its_method_announces() -> None:
+    assert method("ball").build().prompts == method("ball").prompts != method("mock-network").build().prompts
 
 
 def test_a_checkpoint_gives_back_weights_and_buffers(tmp_path: Path) -> None:

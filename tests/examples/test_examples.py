@@ -17,6 +17,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 NAMES = ("my_method", "my_dataset")
+SUITE = """
+name: examples
+datasets: [{name: my-dataset, source: phantom, cases: 10}]
+methods: [my-method, ball]
+protocols: [none, centre-click]
+budget: {steps: 40}
+"""
 COMMAND = "import sys, cli; sys.argv[0] = 'tags-bench'; cli.main()"
 
 
@@ -99,10 +106,10 @@ def test_announcing_them_loads_no_torch(tmp_path: Path) -> None:
 )
 def test_my_method_is_trained_on_my_dataset_and_ranked(install, tmp_path: Path) -> None:
     site = [install(name, tmp_path / name) for name in NAMES]
-    words = ["run", "--dataset", "my-dataset", "--methods", "my-method,ball", "--steps", "40", "--out", "out", "--json"]
-    found = json.loads(tags_bench(site, *words, cwd=tmp_path))
+    (tmp_path / "suite.yaml").write_text(SUITE, encoding="utf-8")
+    found = json.loads(tags_bench(site, "run", "--suite", "suite.yaml", "--out", "out", "--json", cwd=tmp_path))
     rows = {(row["method"], row["protocol"]): row for row in found["leaderboard"]}
-    assert found["computed_cases"] == 16
+    assert found["computed_cases"] == 8
     assert rows["my-method", "automatic"]["dice"] > 0.5, "it has learned"
     assert rows["my-method", "centre-click"]["dice"] > rows["ball", "centre-click"]["dice"]
     assert {row["dataset"] for row in found["leaderboard"]} == {"my-dataset"}

@@ -52,8 +52,6 @@ class MockSession(Session):
 
 
 class MockSegmenter(Segmenter):
-    prompts = CLICKS
-
     def __init__(self, behaviour: str) -> None:
         self.behaviour = behaviour
 
@@ -63,8 +61,6 @@ class MockSegmenter(Segmenter):
 
 class Network(Trainable):
     """One convolution that learns a threshold."""
-
-    prompts = CLICKS
 
     def __init__(self, config: dict[str, Any], device: str) -> None:
         import torch
@@ -100,8 +96,6 @@ class NetworkSession(Session):
 
 
 class BadFit(OwnTraining):
-    prompts = CLICKS
-
     def fit(self, cases: Sequence[Case], target: Target, budget: Budget, folder: Path, seed: int) -> dict[str, Any]:
         raise ValueError("the tool ended with exit code 9")
 

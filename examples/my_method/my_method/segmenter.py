@@ -5,14 +5,11 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.contestants import Augmentation, Preprocessing, Session, Trainable, TrainingRecipe, prepare
-from my_method.method import my_method
 
 LEFT_AND_RIGHT = Augmentation(flips=(0.5, 0.0, 0.0))  # a patient may be mirrored, but does not stand on the head
 
 
 class MySegmenter(Trainable):
-    prompts = my_method.prompts
-
     def __init__(self, config, device):
         self.config, self.device, width = config, device, config["width"]
         first, wide = nn.Conv3d(2, width, 3, padding=1), nn.Conv3d(width, width, 3, padding=2, dilation=2)
