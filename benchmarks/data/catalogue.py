@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common.errors import UserError
+from benchmarks.common.errors import UserError, one_line
 from benchmarks.common.plugins import BrokenPlugin, chosen, installed
 from benchmarks.common.seeds import generator
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo
@@ -18,6 +19,8 @@ from benchmarks.data.layouts.layout import read_dataset_json, require_folder
 from benchmarks.data.source import DatasetSource
 from benchmarks.data.splits import StoredSplits
 from benchmarks.data.target import Target
+
+logger = logging.getLogger(__name__)
 
 STATISTICS_SAMPLES = 20_000  # foreground voxels of one case; keeps large lesions from drowning the small
 
@@ -192,8 +195,11 @@ def intensity_statistics(cases: Iterable[Case], target: Target, seed: int = 0) -
 def _recognise(root: Path) -> str | None:
     """The installed dataset whose files these are, the bench's own first."""
     for name, source in installed(ENTRY_POINT_GROUP, DatasetSource)[0].items():
-        if source.recognise is not None and source.recognise(root):
-            return name
+        try:
+            if source.recognise is not None and source.recognise(root):
+                return name
+        except Exception as error:  # of a plug-in, which must not keep others from being read
+            logger.warning("dataset '%s' fails to look at %s: %s", name, root, one_line(error))
     return None
 
 

@@ -23,11 +23,12 @@ def examine(out: Path, tracking_uri: str | None, address: str | None) -> dict[st
         "machine": _machine(out),
         "services": {"Ray": _ray(address), "MLflow": _mlflow(tracking_uri, out)},
         "checkpoints": _checkpoints(out),
-        "plug-ins": _plugins(),
+        "plug-ins": plugins(),
     }
 
 
-def _plugins() -> dict[str, Any]:
+def plugins() -> dict[str, Any]:
+    """The methods and datasets of installed packages that cannot be used."""
     from benchmarks.contestants import broken_methods
     from benchmarks.data.catalogue import broken_datasets
 

@@ -48,17 +48,21 @@ strange = DatasetSource(
     info, pairs, fetch=FetchList("example.org", files), phantoms=Phantoms(write),
     recognise=lambda root: (root / "scans").is_dir(),
 )
+def fails(root):
+    raise RuntimeError("no patience")
+
+hasty = replace(strange, info=replace(info, name="a-hasty"), recognise=fails)
 false_friend = replace(strange, info=replace(info, name="kits21"))
 """
 
 
 @pytest.fixture(autouse=True)
 def _strange(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    entries = {"strange": "strange", "kits21": "false_friend", "absent": "nothing"}
+    entries = {"strange": "strange", "kits21": "false_friend", "absent": "nothing", "a-hasty": "hasty"}
     install(monkeypatch, tmp_path / "installed", "strange-data", ENTRY_POINT_GROUP, entries, DATASETS)
 
 
-def test_phantoms_are_written_and_read_back(tmp_path: Path) -> None:
+def test_phantoms_are_written_and_read_back(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = synthesise("strange", tmp_path, seed=3, cases=5)
     dataset = load_dataset("strange", folder, seed=3)
     assert dataset.synthetic
@@ -71,6 +75,7 @@ def test_phantoms_are_written_and_read_back(tmp_path: Path) -> None:
     assert (label == 2).all()
     assert "imitate the files of Strange" in (folder / "SYNTHETIC.txt").read_text()
     assert load_folder(folder).name == "strange", "a folder that nobody named is recognised"
+    assert "dataset 'a-hasty' fails to look at" in caplog.text
     with pytest.raises(UserError, match="unknown splits '3dsam-adapter'; known: patient"):
         load_dataset("strange", folder, splits="3dsam-adapter")
 
