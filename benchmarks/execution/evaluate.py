@@ -10,6 +10,7 @@ import json
 import logging
 import math
 import resource
+import socket
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.common.environment import revision
-from benchmarks.common.errors import one_line
+from benchmarks.common.errors import MachineFault, is_fault_of_files, is_out_of_memory, one_line
 from benchmarks.common.files import write_json
 from benchmarks.contestants import Segmenter, Session, Target
 from benchmarks.data.dataset import Case, target_mask
@@ -49,6 +51,7 @@ class Evaluation:
         predictions: folder for masks and prompts, or None to keep none.
         provenance: columns that every row of the unit shares.
         banks: frozen first prompts by protocol name; without a bank the simulated user makes them on the spot.
+        raise_out_of_memory: let the caller try again with more memory instead of writing down a failure.
     """
 
     targets: tuple[Target, ...]
@@ -59,18 +62,29 @@ class Evaluation:
     predictions: Path | None
     provenance: dict[str, Any]
     banks: Mapping[str, PromptBank] = field(default_factory=dict)
+    raise_out_of_memory: bool = False
+
+    def pass_on(self, error: Exception) -> None:
+        """Raise what is no failure of the method, or not yet."""
+        if isinstance(error, MachineFault) or (self.raise_out_of_memory and is_out_of_memory(error)):
+            raise error
 
 
 def evaluate_case(case: Case, segmenter: Segmenter, evaluation: Evaluation) -> list[dict[str, Any]]:
     """All rows of one case: targets × protocols × steps, failed ones included.
 
     A failure of the method, of the file or of the prompts becomes rows with `status` "failed", the reason in one
-    line and the worst values; it never raises and never drops a row. Where a protocol has nothing to click on,
-    because no voxel of the target is there, the method is not asked, and its rows say "no-target".
+    line and the worst values, and never drops a row. Where a protocol has nothing to click on, because no voxel of
+    the target is there, the method is not asked, and its rows say "no-target".
+
+    Raises:
+        MachineFault: the storage fails, where the case is read or the masks are written.
+        MemoryError, torch.OutOfMemoryError: only if `evaluation.raise_out_of_memory`.
     """
     try:
-        volume, label = case.load()
+        volume, label = load_case(case)
     except Exception as error:
+        evaluation.pass_on(error)
         logger.exception("%s/%s cannot be loaded", case.dataset, case.case_id)
         return failed_case(case, evaluation, error)
     volume.array.setflags(write=False)
@@ -87,6 +101,24 @@ def evaluate_case(case: Case, segmenter: Segmenter, evaluation: Evaluation) -> l
     return rows
 
 
+def load_case(case: Case) -> tuple[Volume, NDArray[np.int16]]:
+    """The volume and the label map of a case.
+
+    Raises:
+        MachineFault: a file that was there when the run was planned is not there, or the storage fails.
+        UserError: a file is damaged.
+    """
+    for path in (case.image, case.label):
+        if not path.exists():
+            raise MachineFault(f"{path} is not there on {socket.gethostname()}")
+    try:
+        return case.load()
+    except Exception as error:
+        if is_fault_of_files(error):
+            raise MachineFault(f"{one_line(error)} on {socket.gethostname()}") from error
+        raise
+
+
 def rescore_case(case: Case, evaluation: Evaluation) -> list[dict[str, Any]] | None:
     """All rows of one case from the masks that an earlier run kept: no segmenter, no GPU; None if one is missing.
 
@@ -95,7 +127,7 @@ def rescore_case(case: Case, evaluation: Evaluation) -> list[dict[str, Any]] | N
     folder = evaluation.predictions
     if folder is None or not (folder / case.case_id).is_dir():
         return None
-    volume, label = case.load()
+    volume, label = load_case(case)
     rows: list[dict[str, Any]] = []
     for target in evaluation.targets:
         truth = _Truth(target_mask(label, target), volume.spacing, evaluation)
@@ -269,6 +301,7 @@ class _Run:
                 answer = next(answers)
                 row = self._row(step, [answer], answer.mask, rows[-1] if rows else None)
             except Exception as error:
+                self.asked.evaluation.pass_on(error)
                 self._log(step)
                 return rows + self.asked.failed(error, since=step)
             rows.append(row)
@@ -293,6 +326,7 @@ class _Run:
                 try:
                     answer = next(given)
                 except Exception as error:
+                    asked.evaluation.pass_on(error)
                     self._log(step)
                     failure, steps = error, steps[: step - 1]
                     break
@@ -306,6 +340,7 @@ class _Run:
             try:
                 rows.append(self._row(step, answers[step], union, rows[-1] if rows else None, figures))
             except Exception as error:
+                asked.evaluation.pass_on(error)
                 self._log(step)
                 return rows + asked.failed(error, step, tasks)
         return rows if failure is None else rows + asked.failed(failure, len(rows) + 1, tasks)
@@ -368,9 +403,12 @@ class _Run:
         if self.asked.evaluation.predictions is None:
             return
         stem = self.asked.stem(step)
-        if mask is not None:
-            write_mask(mask, self.volume, _mask_file(stem))
-        write_json(_facts_file(stem), told)
+        try:
+            if mask is not None:
+                write_mask(mask, self.volume, _mask_file(stem))
+            write_json(_facts_file(stem), told)
+        except OSError as error:
+            raise MachineFault(f"{one_line(error)} on {socket.gethostname()}") from error
 
     def _log(self, step: int) -> None:
         case, protocol = self.asked.case, self.asked.protocol

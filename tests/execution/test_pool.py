@@ -17,7 +17,7 @@ from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
 from benchmarks.execution.pool import run, train_now
 from benchmarks.execution.suite import Suite, parse_suite
 from benchmarks.execution.training import checkpoint_folder, finished
-from benchmarks.execution.worker import Evaluator
+from benchmarks.execution.worker import Loading, Order, actor_class
 from benchmarks.results.leaderboard import leaderboard_of, notes_of
 from benchmarks.results.records import RecordStore
 
@@ -129,7 +129,8 @@ def test_failures_become_rows_and_the_others_go_on(local_ray: None, dataset: Dat
     assert by_method["mock-crash"] == by_method["mock-die"] == by_method["mock-bad-fit"] == {"failed"}
     reasons = rows.groupby("method")["reason"].first()
     assert reasons["mock-crash"] == "RuntimeError: this method always crashes"
-    assert "Actor" in reasons["mock-die"]
+    assert "the process died" in reasons["mock-die"]
+    assert "it ended 2 processes" in reasons["mock-die"]
     assert "training failed: ValueError: the tool ended with exit code 9" in reasons["mock-bad-fit"]
     board = leaderboard_of(rows, [unit.description() for unit in units])
     assert board.set_index("method").loc["mock-die", "failed"].tolist() == [len(dataset.splits[0].test)] * 2
@@ -197,12 +198,13 @@ def test_the_overhead_of_a_case_is_small(local_ray: None, dataset: Dataset, tmp_
 
     unit = units_of(parse_suite(SUITE, "test"), dataset, tmp_path)[0]
     empty = Evaluation((), (), 0, (), unit.evaluation.empty_policy, None, {})
-    actor = ray.remote(num_cpus=1)(Evaluator).remote("mock-noop", {}, False, 1, None, empty, tmp_path / "log")
+    actor = actor_class().options(num_cpus=1).remote(Loading(tmp_path / "log", "mock-noop"))
+    order = Order(0, unit.cases[0], [ray.put(empty)], tmp_path / "log")
     ray.get(actor.ready.remote())
-    ray.get(actor.evaluate.remote(unit.cases[0]))
+    ray.get(actor.evaluate.remote(order))
     started = time.perf_counter()
     for _ in range(10):
-        ray.get(actor.evaluate.remote(unit.cases[0]))
+        ray.get(actor.evaluate.remote(order))
     ray.kill(actor)
     assert (time.perf_counter() - started) / 10 < 0.5
 
