@@ -1,0 +1,177 @@
+"""Joining a cluster, or starting Ray here: right, or one line within seconds that says what to do."""
+
+from __future__ import annotations
+
+import ast
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from benchmarks.common.errors import UserError
+from benchmarks.execution import cluster
+from tests.conftest import ROOT
+
+
+@pytest.fixture(autouse=True)
+def _no_cluster_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(cluster, "_is_running", lambda: False)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+@pytest.mark.parametrize("named_by", ["--address", "RAY_ADDRESS"])
+def test_a_cluster_that_is_gone_is_one_line_within_seconds(monkeypatch: pytest.MonkeyPatch, named_by: str) -> None:
+    dead = f"127.0.0.1:{free_port()}"
+    if named_by == "RAY_ADDRESS":
+        monkeypatch.setenv("RAY_ADDRESS", dead)
+    started = time.monotonic()
+    with pytest.raises(UserError, match=rf"no Ray cluster answers at '{dead}' \({named_by}\): .*refused") as error:
+        cluster.start_ray(dead if named_by == "--address" else None)
+    assert time.monotonic() - started < 5
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["nonsense", "10.0.0.1:", ":6379", "host:99999", "host:port", "ray://10.0.0.1:10001"]
+)
+def test_an_address_of_another_form_is_refused(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(
+        socket, "create_connection", lambda *a, **k: pytest.fail("asked") if ":" in address else _gone()
+    )
+    with pytest.raises(UserError, match=r"HOST:PORT|run on a machine of the cluster|no Ray cluster answers at"):
+        cluster.start_ray(address)
+
+
+def _gone() -> None:
+    raise socket.gaierror("Name or service not known")
+
+
+def test_something_that_listens_and_is_no_ray_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "CHECK_SECONDS", 1.0)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        with pytest.raises(UserError, match=r"is no Ray cluster, or does not answer within 1 s"):
+            cluster.start_ray(f"127.0.0.1:{server.getsockname()[1]}")
+
+
+def test_a_token_at_hand_is_sent_and_a_mode_that_is_set_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "TOKEN_FILE", tmp_path / "auth_token")
+    cluster._choose_authentication()
+    assert "RAY_AUTH_MODE" not in os.environ
+    (tmp_path / "auth_token").write_text("secret")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    cluster._choose_authentication()
+    assert os.environ["RAY_AUTH_MODE"] == "disabled"
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    cluster._choose_authentication()
+    assert os.environ.pop("RAY_AUTH_MODE") == "token"
+
+
+START = """
+import os, sys
+from benchmarks.execution.cluster import start_ray
+start_ray(None, print)
+import psutil, ray
+me = psutil.Process()
+mine = {me.pid, *(one.pid for one in me.children(recursive=True))}
+print(sorted({one.laddr.ip for one in psutil.net_connections() if one.status == "LISTEN" and one.pid in mine}))
+print(ray.get(ray.remote(lambda: 42).remote()))
+"""
+
+
+@pytest.mark.slow
+def test_ray_of_our_own_listens_on_the_loopback_alone_and_bears_a_long_tmpdir(tmp_path: Path) -> None:
+    long = tmp_path / "a-rather-long-scratch-folder-as-a-job-scheduler-makes-it" / "job-1355700" / "tmp.t0016"
+    long.mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-c", START],
+        env=os.environ | {"TMPDIR": str(long), "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, done.stderr
+    assert lines[0].startswith("Ray: started on this machine, 1 node, ")
+    assert set(ast.literal_eval(lines[1])) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert lines[2] == "42"
+
+
+@contextmanager
+def head(folder: Path, **environment: str) -> Iterator[str]:
+    """A cluster of one node, its address; only its own processes are ended."""
+    port = free_port()
+    environment = {**os.environ, "RAY_TMPDIR": str(folder), **environment}
+    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block"]
+    command += ["--port", str(port), "--num-cpus", "1", "--include-dashboard=false", "--disable-usage-stats"]
+    with (folder / "head.log").open("w") as log:
+        one = psutil.Popen(command, env=environment, stdout=log, stderr=log)
+        try:
+            for _ in range(120):
+                time.sleep(0.5)
+                if "Ray runtime started" in (folder / "head.log").read_text():
+                    break
+            yield f"127.0.0.1:{port}"
+        finally:
+            family = [*one.children(recursive=True), one]
+            for process in family:
+                process.kill()
+            psutil.wait_procs(family, timeout=20)
+
+
+JOIN = """
+import sys
+from benchmarks.common.errors import UserError
+from benchmarks.execution.cluster import start_ray
+try:
+    start_ray(sys.argv[1], print)
+except UserError as error:
+    print("error:", error)
+"""
+
+
+@pytest.mark.slow
+def test_clusters_with_and_without_a_token() -> None:
+    import tempfile
+
+    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:
+        folder, home, stranger = (Path(short) / name for name in ("t", "home", "stranger"))
+        for one in (folder, home / ".ray", stranger):
+            one.mkdir(parents=True)
+        (home / ".ray" / "auth_token").write_text("0123456789abcdef0123456789abcdef")
+
+        def join(address: str, where: Path) -> tuple[str, float]:
+            started = time.monotonic()
+            environment = os.environ | {"HOME": str(where), "PYTHONPATH": str(ROOT)}
+            done = subprocess.run(
+                [sys.executable, "-c", JOIN, address], env=environment, capture_output=True, text=True, check=False
+            )
+            return done.stdout.strip() + done.stderr[-500:] * (done.returncode != 0), time.monotonic() - started
+
+        with head(folder, HOME=str(home), RAY_AUTH_MODE="token") as address:
+            told, _ = join(address, home)
+            assert told.startswith(f"Ray: the cluster at {address} (from --address), 1 node, 1 CPU"), told
+            told, seconds = join(address, stranger)
+            assert told.startswith(f"error: the Ray cluster at '{address}' (--address) wants a token"), told
+            assert "RAY_AUTH_MODE=token" in told
+            assert seconds < 30
+        with head(folder, HOME=str(stranger), RAY_AUTH_MODE="disabled") as address:
+            for where in (home, stranger):
+                told, _ = join(address, where)
+                assert told.startswith(f"Ray: the cluster at {address} (from --address), 1 node"), told
