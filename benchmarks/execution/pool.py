@@ -8,12 +8,13 @@ same suite goes on from there.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,11 +30,14 @@ from benchmarks.execution.capacity import fits
 from benchmarks.execution.crew import CaseWork, ClusterLost, Crew, Machines, TrainingWork
 from benchmarks.execution.evaluate import failed_case
 from benchmarks.execution.plan import Folders, Unit
+from benchmarks.execution.preflight import look_at_hosts
 from benchmarks.execution.scheduler import Scheduler
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, finished, run_job
 from benchmarks.execution.orders import Action, Assign, AvoidNode, Commit, Fail, Item, Key, Need, SetAside, StartWorker
 from benchmarks.execution.worker import Loading
 from benchmarks.results.records import FAILED, RecordStore
+
+logger = logging.getLogger("tags_bench")
 
 LOAD_LIMIT_SECONDS = 1800.0  # for a method to be ready, once its process is up
 NODES_EVERY_SECONDS = 5.0
@@ -117,6 +121,7 @@ def run(
     machines = Machines()
     try:
         check_room(units, machines)
+        unfit = unfit_nodes(units, folders, machines)  # nothing is touched before the cluster is known to be fit
         store = RecordStore(folders.records)
         for unit in units:
             if fresh:
@@ -125,6 +130,7 @@ def run(
         if units:
             store.set_current(units[0].suite, [unit.folder for unit in units])
         one = _Run(units, folders, observer, machines, fresh, store, retry_failed, on_unit)
+        one.leave_out(unfit)
         with one.interruptible():
             one.to_the_end()
         return RunOutcome(one.computed, tuple(one.not_run))
@@ -145,6 +151,7 @@ def train_units(units: list[Unit], folders: Folders, observer: Observer, fresh: 
     try:
         check_room(units, machines)
         one = _Run([unit for unit in units if unit.job], folders, observer, machines, fresh)
+        one.leave_out(unfit_nodes(units, folders, machines))
         with one.interruptible():
             one.to_the_end()
         figures = {way.unit.digest: way.training for way in one.ways if way.training is not None}
@@ -184,6 +191,24 @@ def check_room(units: Iterable[Unit], machines: Machines | None = None) -> None:
                     f"{len(nodes)} node(s), the largest {here.cpus:g} CPU and {here.gpus:g} GPU; "
                     "lower --cpus, --gpus or --workers"
                 )
+
+
+def unfit_nodes(units: list[Unit], folders: Folders, machines: Machines) -> dict[str, str]:
+    """Why which nodes of a cluster cannot take part; one machine alone is not looked at.
+
+    Raises:
+        UserError: no node can.
+    """
+    nodes = machines.nodes
+    if len(nodes) < 2 or not units:
+        return {}
+    data_file = next((unit.cases[0].image for unit in units if unit.cases), None)
+    hosts = look_at_hosts(nodes, folders.out, sorted({unit.method.name for unit in units}), data_file)
+    unfit = {host.node: "; ".join(host.problems) for host in hosts if host.problems}
+    if len(unfit) == len(nodes):
+        told = " | ".join(f"{node}: {why}" for node, why in unfit.items())
+        raise UserError(f"no node of the cluster can take part; {told}")
+    return unfit
 
 
 class Nobody:
@@ -272,6 +297,11 @@ class _Run:
         self._unwritten = 0
         self._giving_up = False
 
+    def leave_out(self, unfit: Mapping[str, str]) -> None:
+        """Give these nodes no work."""
+        for node, why in unfit.items():
+            self._carry_out(self.scheduler.avoid(node, f"{node} cannot take part: {why}", time.monotonic()))
+
     def to_the_end(self) -> None:
         """Until every unit is at its end.
 
@@ -296,6 +326,7 @@ class _Run:
         except ClusterLost as lost:
             self._give_up(str(lost))
         except KeyboardInterrupt:
+            logger.warning("%s; once more to end at once", self._kept())
             if threading.current_thread() is threading.main_thread():
                 usual = signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
             raise
@@ -308,16 +339,17 @@ class _Run:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Ctrl-C says what is kept; a second one, while the processes are ended, does not wait for them."""
+        """Turns Ctrl-C into an `Interrupted` that says what is kept."""
         try:
             yield
         except KeyboardInterrupt:
-            total = sum(len(way.unit.cases) for way in self.ways)
-            left = sum(len(way.missing) for way in self.ways)
-            kept = f"{total - left} of {total} cases are finished and kept" if self.store else "trainings are kept"
-            raise Interrupted(
-                f"interrupted; {kept} in {self.folders.out}; the same command goes on from there"
-            ) from None
+            raise Interrupted(self._kept()) from None
+
+    def _kept(self) -> str:
+        total = sum(len(way.unit.cases) for way in self.ways)
+        left = sum(len(way.missing) for way in self.ways)
+        kept = f"{total - left} of {total} cases are finished and kept" if self.store else "what is trained is kept"
+        return f"interrupted: {kept} in {self.folders.out}; the same command goes on from there"
 
     def _give_up(self, reason: str) -> None:
         """Without a cluster, or a disk to write to, whatever is left is not run."""
@@ -412,8 +444,8 @@ class _Run:
                     self._fail(item, reason)
                 case SetAside(item, reason):
                     self._set_aside(item, reason)
-                case AvoidNode():
-                    continue  # the reason is told with the cases that suffer from it
+                case AvoidNode(node, reason):
+                    logger.warning("%s is left alone: %s", node, reason)
                 case _:
                     self._tell_stage(action)
                     self.crew.carry_out(action)
