@@ -129,13 +129,14 @@ def node(folder: Path, words: list[str], **environment: str) -> Iterator[psutil.
     command += ["--num-cpus", "1", "--disable-usage-stats", *words]
     log = folder / f"{time.monotonic_ns()}.log"
     with log.open("w") as stream:
-        changed = {**os.environ, "RAY_TMPDIR": str(folder), **environment}
+        changed = {**os.environ, "RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", **environment}
         one = psutil.Popen(command, env=changed, stdout=stream, stderr=stream, cwd=folder)
         try:
             for _ in range(120):
                 time.sleep(0.5)
                 if "Ray runtime started" in log.read_text():
                     break
+            assert "Ray runtime started" in log.read_text(), log.read_text()
             yield one
         finally:
             family = [*one.children(recursive=True), one]
