@@ -185,7 +185,12 @@ class Crew:
             return
         need = order.key.need
         there = NodeAffinitySchedulingStrategy(self._machines.nodes.get(order.nodes[0], "gone"), soft=False)
-        kind = actor_class().options(num_cpus=need.cpus, num_gpus=need.gpus, scheduling_strategy=there)
+        kind = actor_class().options(
+            num_cpus=need.cpus,
+            num_gpus=need.gpus,
+            max_concurrency=order.key.ahead + 1 if order.key.ahead > 1 else 1,
+            scheduling_strategy=there,
+        )
         actor = kind.remote(self._loadings[order.key.name])
         self._actors[order.worker] = actor
         self._references[actor.where.remote()] = order.worker, "where"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ from benchmarks.prompting.protocol import Protocol
 __all__ = [
     "UNKNOWN_DIAGONAL_MM",
     "Evaluation",
+    "LoadedCase",
+    "Predicted",
     "applicable",
     "evaluate_case",
     "failed_case",
@@ -64,6 +66,15 @@ class LoadedCase:
     volume: Volume
     guard: Guard
     cells: tuple[Cell, ...]
+
+    def for_the_last_time(self) -> LoadedCase:
+        """The same case, where running out of memory is a failure of the method now."""
+        return replace(
+            self,
+            cells=tuple(
+                replace(cell, evaluation=replace(cell.evaluation, raise_out_of_memory=False)) for cell in self.cells
+            ),
+        )
 
 
 def evaluate_case(case: Case, segmenter: Segmenter, evaluation: Evaluation) -> Rows:

@@ -26,6 +26,7 @@ class Key:
         resumes: its work goes on where it was cut off, so a death is never held against the method.
         load_limit: seconds within which a worker is ready once its process is up.
         alone: a fresh process with a whole GPU, for items that ran out of memory.
+        ahead: items that a worker is given while it computes one.
     """
 
     name: Hashable
@@ -34,6 +35,7 @@ class Key:
     resumes: bool = False
     load_limit: float = float("inf")
     alone: bool = False
+    ahead: int = 1
 
     def roomier(self) -> Key:
         """The key for an item that ran out of memory."""

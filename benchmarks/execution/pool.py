@@ -371,7 +371,8 @@ class _Run:
         self.loadings.setdefault(
             name, Loading(unit.log, unit.method.name, unit.entry.config, checkpoint, unit.cpus, need.gpus)
         )
-        way = _Way(number, unit, Key(name, need, load_limit=LOAD_LIMIT_SECONDS), checkpoint)
+        ahead = 2 if need.gpus > 0 and need.cpus > 1 else 1  # load and score beside the GPU, never beside a CPU method
+        way = _Way(number, unit, Key(name, need, load_limit=LOAD_LIMIT_SECONDS, ahead=ahead), checkpoint)
         if self.store is not None and unit.evaluation.protocols:
             ready = self.store.finished(unit.folder, [case.case_id for case in unit.cases], retry_failed)
             way.missing = {case.case_id: case for case in unit.cases if case.case_id not in ready}

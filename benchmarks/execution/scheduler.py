@@ -347,10 +347,11 @@ class Scheduler:
             item = self._take(one, now) or self._steal(one) or self._straggler(group, now)
             if item is not None:
                 self._assign(one, item, now)
-        if len(one.items) == 1 and group.waiting > len(group.workers):
+        while 1 <= len(one.items) <= group.key.ahead and group.waiting > len(group.workers):
             item = self._take(one, now)
-            if item is not None:
-                self._assign(one, item, now)
+            if item is None:
+                break
+            self._assign(one, item, now)
 
     def _take(self, one: _Worker, now: float) -> Item | None:
         """The next item for a worker, off the queue."""

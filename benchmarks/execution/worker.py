@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +20,16 @@ from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files,
 from benchmarks.contestants import Budget
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import Case
-from benchmarks.execution.evaluate import Evaluation, evaluate_case, rescore_case
+from benchmarks.execution.evaluate import (
+    Evaluation,
+    LoadedCase,
+    Predicted,
+    load_case,
+    predict_case,
+    rescore_case,
+    score_case,
+)
+from benchmarks.execution.label_guard import reading_labels
 from benchmarks.execution.training import (
     TrainingJob,
     device_for,
@@ -98,6 +109,38 @@ def _train_task(job: TrainingJob, folder: Path, log: Path, cache: Path, fresh: b
         return run_job(job, folder, log, cache)
 
 
+class Turns:
+    """One thread at a time, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._waiting: list[int] = []
+        self._changed = threading.Condition()
+
+    def next(self) -> int:
+        """Take a number."""
+        with self._changed:
+            self._waiting.append(number := next(self._numbers))
+            return number
+
+    @contextmanager
+    def wait_for(self, number: int) -> Iterator[None]:
+        """Wait until all who came before have had their turn, and have it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting[0] == number)
+        try:
+            yield
+        finally:
+            self.leave(number)
+
+    def leave(self, number: int) -> None:
+        """The turn is over, or not wanted any more."""
+        with self._changed:
+            if number in self._waiting:
+                self._waiting.remove(number)
+                self._changed.notify_all()
+
+
 class Evaluator:
     """A Ray actor that holds one segmenter and serves every unit that needs it."""
 
@@ -105,6 +148,7 @@ class Evaluator:
         self._loading, self._log = loading, loading.log
         self._segmenter: Any = None
         self._withdrawn: set[int] = set()
+        self._turns = Turns()
         with _faults_told():
             redirect_output(self._log)
 
@@ -132,29 +176,46 @@ class Evaluator:
     def evaluate(self, order: Order) -> Rows | None:
         """All rows of a case; None if the order has been taken back.
 
+        Calls in several threads overlap: one case is loaded and another scored while the segmenter works on a third.
+
         Raises:
             MachineFault: the storage fails.
             OutOfMemory: with a cache just emptied.
         """
-
-        def attempt(last_try: bool) -> Rows:
-            evaluation = replace(_fetched(order.evaluation[0]), raise_out_of_memory=not last_try)
-            return evaluate_case(order.case, self._segmenter, evaluation)
-
-        if not self._begin(order):
-            return None
+        turn = self._turns.next()
         try:
-            try:
-                return attempt(last_try=False)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
-            _empty_caches()
-            return attempt(order.last_try)
+            if order.number in self._withdrawn:
+                return None
+            evaluation = replace(_fetched(order.evaluation[0]), raise_out_of_memory=True)
+            with reading_labels():
+                loaded = load_case(order.case, evaluation)
+            with self._turns.wait_for(turn):
+                if not self._begin(order):
+                    return None
+                if isinstance(loaded, list):
+                    return loaded
+                loaded, predictions = self._predict(loaded, order.last_try)
+            with reading_labels():
+                return score_case(loaded, predictions)
         except Exception as error:
             if is_out_of_memory(error):
                 raise OutOfMemory(one_line(error)) from None
             raise
+        finally:
+            self._turns.leave(turn)
+
+    def _predict(self, loaded: LoadedCase, last_try: bool) -> tuple[LoadedCase, list[Predicted]]:
+        """The masks, with a second attempt if memory ran out."""
+        assert self._segmenter is not None
+        _set_threads(self._loading.cpus)  # of this thread: the number is not the process's
+        try:
+            return loaded, predict_case(loaded, self._segmenter)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        _empty_caches()
+        loaded = loaded.for_the_last_time() if last_try else loaded
+        return loaded, predict_case(loaded, self._segmenter)
 
     def rescore(self, order: Order) -> Rows | str | None:
         """All rows of a case from masks that are there; a word where they are not; None if the order is taken back."""
