@@ -270,12 +270,15 @@ class Crew:
         if node not in self._machines.nodes:
             return self._scheduler.node_lost(node, f"{node} is gone", now)
         died = isinstance(error, (ray.exceptions.ActorDiedError, ray.exceptions.WorkerCrashedError))
-        told = "the process died" if died else one_line(error)[:REASON_LENGTH]
-        return self._scheduler.fault(worker, f"{told} on {node}{_exit_detail(error)}", now, died=died)
+        reason = f"the process died on {node}" if died else f"{type(error).__name__} on {node}"
+        return self._scheduler.fault(worker, f"{reason} ({_in_rays_words(error)})", now, died=died)
 
 
-def _exit_detail(error: Exception) -> str:
-    """Why the process ended, in Ray's words, where it says so."""
+def _in_rays_words(error: Exception) -> str:
+    """Why it happened: what comes after the names and numbers of the actor."""
     text = " ".join(str(error).split())
-    _, found, detail = text.partition("Worker exit type:")
-    return f" ({' '.join(detail.split())[:200]})" if found else ""
+    for mark in ("Worker exit type: ", "The actor is dead because ", "The actor died because of "):
+        _, found, detail = text.partition(mark)
+        if found:
+            return detail[:REASON_LENGTH]
+    return text[:REASON_LENGTH]

@@ -98,6 +98,8 @@ class _Group:
         self.ever_loaded = False
         self.load_faults = self.load_timeouts = self.load_deaths = 0
         self.broken = ""  # why the method cannot be loaded
+        self.not_before = 0.0  # no worker is started earlier: the last one met a fault while it was loaded
+        self.rather_not: set[str] = set()  # nodes on which it did
         self.no_room_since: float | None = None
         self._seconds = self._lengths = 0.0
         self._rates: list[float] = []  # seconds per length, sorted
@@ -122,9 +124,9 @@ class _Group:
         usual = self._rates[int(0.95 * (len(self._rates) - 1))] * item.length
         return max(STRAGGLER * usual, STRAGGLER_MIN_SECONDS)
 
-    def wants_another(self) -> bool:
+    def wants_another(self, now: float) -> bool:
         """Whether one more worker would have something to do once it is ready."""
-        if self.waiting <= self.loading:
+        if self.waiting <= self.loading or now < self.not_before:
             return False
         return not self.workers or self.remaining_seconds() / len(self.workers) > self.load_seconds
 
@@ -441,9 +443,11 @@ class Scheduler:
         heapq.heappush(self._delayed, (now + pause, next(self._numbers), item))
 
     def _load_fault(self, group: _Group, node: str, reason: str, now: float) -> None:
-        group.load_faults += 1
         self._strike(node, reason, now)
-        if group.load_faults > MAX_RETRIES:
+        group.rather_not.add(node)
+        group.load_faults += 1
+        group.not_before = now + RETRY_PAUSES[min(group.load_faults, MAX_RETRIES) - 1]
+        if group.load_faults > MAX_RETRIES and not any(one.loaded for one in group.workers.values()):
             group.load_faults = 0
             for item in group.drain():
                 self._end(item, SetAside(item, f"{reason}; tried {MAX_RETRIES + 1} times"))
@@ -527,18 +531,18 @@ class Scheduler:
         if not self._look_for_room:
             return
         self._look_for_room = False
-        wanting = [group for group in self._groups.values() if group.wants_another()]
+        wanting = [group for group in self._groups.values() if group.wants_another(now)]
         while wanting:
             wanting.sort(key=_Group.urgency)
             if not any(self._start(group, now) for group in wanting):
                 break
-            wanting = [group for group in wanting if group.wants_another()]
+            wanting = [group for group in wanting if group.wants_another(now)]
         self._starving = wanting
         for group in wanting:
             self._check_room(group, now)
 
     def _start(self, group: _Group, now: float) -> bool:
-        rather_not = self._states[group.retried[0]].avoid if group.retried else ()
+        rather_not = group.rather_not | (self._states[group.retried[0]].avoid if group.retried else set())
         place = self._capacity.take(group.key.need, rather_not)
         if place is None:
             return False

@@ -239,7 +239,7 @@ def test_loading_that_never_ends_has_a_limit() -> None:
     assert cluster.now < 140
 
 
-def test_a_node_on_which_nothing_loads_is_left_alone_and_no_case_suffers() -> None:
+def test_a_node_on_which_nothing_loads_is_passed_by_and_no_case_suffers() -> None:
     cluster = Cluster(
         [Node("good", 1), Node("bad", 1)],
         load_seconds=lambda key, node: 6.0,
@@ -248,6 +248,16 @@ def test_a_node_on_which_nothing_loads_is_left_alone_and_no_case_suffers() -> No
     cluster.submit(items(Key("m", ONE), 40))
     cluster.play()
     assert ends(cluster) == {"Commit": 40}
+
+
+def test_a_moment_in_which_no_process_can_be_started_costs_nothing() -> None:
+    """For two seconds every process dies while it is loaded; the pauses between the attempts outlast that."""
+    cluster = Cluster([Node("n0", 1), Node("n1", 1)])
+    cluster.load_trouble = lambda key, node: "death" if cluster.now < 2.0 else ""
+    cluster.load_seconds = lambda key, node: 0.1
+    cluster.submit([*items(Key("a", ONE), 10), *items(Key("b", ONE), 10)])
+    cluster.play()
+    assert ends(cluster) == {"Commit": 20}
 
 
 def test_a_killed_training_is_tried_again_and_never_held_against_the_method() -> None:
