@@ -101,10 +101,7 @@ def _join(address: str, origin: str) -> None:
         raise UserError(f"{origin} {address}: run on a machine of the cluster, with host:port or 'auto'")
     if address != "auto":
         _probe(address, origin)
-        _choose_authentication()
-        _check(address, origin)
-    else:
-        _choose_authentication()
+    _agree_on_authentication(address, origin)
     _initialise(address, f"the Ray cluster at '{address}' ({origin}) cannot be joined", {})
 
 
@@ -119,38 +116,47 @@ def _probe(address: str, origin: str) -> None:
         raise UserError(f"no Ray cluster answers at '{address}' ({origin}): {error}") from error
 
 
-def _choose_authentication() -> None:
-    """With a token at hand it is sent, whether the cluster asks for it or not; a mode that is set stays."""
-    has_token = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
-    if has_token or TOKEN_FILE.expanduser().is_file():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
+def _agree_on_authentication(address: str, origin: str) -> None:
+    """Use a token where the cluster asks for one, and only there: its workers could not answer one that does.
 
-
-def _check(address: str, origin: str) -> None:
-    """Ask the cluster whether it is well, in a process that can be ended when it does not answer."""
-    command = [
-        sys.executable,
-        "-c",
-        "from ray.scripts.scripts import main; main()",
-        "health-check",
-        "--address",
-        address,
-    ]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False)
-    except subprocess.TimeoutExpired:
-        raise UserError(
-            f"what listens at '{address}' ({origin}) is no Ray cluster, or does not answer within {CHECK_SECONDS:g} s"
-        ) from None
-    if done.returncode == 0:
+    Raises:
+        UserError: nothing answers, or RAY_AUTH_MODE or the token do not fit the cluster.
+    """
+    wanted = os.environ.get("RAY_AUTH_MODE", "").lower()
+    problem = _problem(address, origin, "disabled")
+    if problem is None:
+        if wanted == "token":
+            raise UserError(f"the Ray cluster at '{address}' ({origin}) uses no token: set RAY_AUTH_MODE=disabled")
+        os.environ["RAY_AUTH_MODE"] = "disabled"
         return
-    if "AuthenticationError" in done.stderr or "InvalidAuthToken" in done.stderr:
+    if "InvalidAuthToken" not in problem and "AuthenticationError" not in problem:
+        raise UserError(f"no Ray cluster answers at '{address}' ({origin}): {problem.splitlines()[-1][:300]}")
+    if wanted == "disabled" or _problem(address, origin, "token") is not None:
         raise UserError(
             f"the Ray cluster at '{address}' ({origin}) wants a token: copy its {TOKEN_FILE} to this machine, or name "
             "the file in RAY_AUTH_TOKEN_PATH, and set RAY_AUTH_MODE=token, here and on every node"
         )
-    last = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
-    raise UserError(f"no Ray cluster answers at '{address}' ({origin}): {last[:300]}")
+    os.environ["RAY_AUTH_MODE"] = "token"
+
+
+def _problem(address: str, origin: str, mode: str) -> str | None:
+    """Ask the cluster whether it is well, in a process that can be ended when it does not answer.
+
+    Returns:
+        None if it is well, or what Ray says.
+    """
+    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "health-check"]
+    command += [] if address == "auto" else ["--address", address]
+    environment = os.environ | {"RAY_AUTH_MODE": mode}
+    try:
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=CHECK_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise UserError(
+            f"what listens at '{address}' ({origin}) is no Ray cluster, or does not answer within {CHECK_SECONDS:g} s"
+        ) from None
+    return None if done.returncode == 0 else done.stderr.strip() or done.stdout.strip() or "no reason given"
 
 
 def _initialise(address: str, problem: str, options: dict[str, Any]) -> None:

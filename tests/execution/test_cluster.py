@@ -69,17 +69,31 @@ def test_something_that_listens_and_is_no_ray_is_one_line(monkeypatch: pytest.Mo
             cluster.start_ray(f"127.0.0.1:{server.getsockname()[1]}")
 
 
-def test_a_token_at_hand_is_sent_and_a_mode_that_is_set_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "TOKEN_FILE", tmp_path / "auth_token")
-    cluster._choose_authentication()
-    assert "RAY_AUTH_MODE" not in os.environ
-    (tmp_path / "auth_token").write_text("secret")
-    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    cluster._choose_authentication()
-    assert os.environ["RAY_AUTH_MODE"] == "disabled"
-    monkeypatch.delenv("RAY_AUTH_MODE")
-    cluster._choose_authentication()
-    assert os.environ.pop("RAY_AUTH_MODE") == "token"
+@pytest.mark.parametrize(
+    ("mode", "asks", "has", "expected"),
+    [
+        ("", False, True, "disabled"),  # a token at hand is not used where nobody asks: workers could not answer
+        ("", True, True, "token"),
+        ("", True, False, "wants a token"),
+        ("disabled", True, True, "wants a token"),
+        ("token", False, True, "uses no token: set RAY_AUTH_MODE=disabled"),
+        ("token", True, True, "token"),
+    ],
+)
+def test_the_token_is_used_where_the_cluster_asks_for_it(
+    monkeypatch: pytest.MonkeyPatch, mode: str, asks: bool, has: bool, expected: str
+) -> None:
+    def problem(address: str, origin: str, used: str) -> str | None:
+        return None if not asks or (used == "token" and has) else "AuthenticationError: missing or incorrect"
+
+    monkeypatch.setattr(cluster, "_problem", problem)
+    monkeypatch.setenv("RAY_AUTH_MODE", mode)
+    if " " in expected:
+        with pytest.raises(UserError, match=expected):
+            cluster._agree_on_authentication("host:1", "--address")
+    else:
+        cluster._agree_on_authentication("host:1", "--address")
+        assert os.environ["RAY_AUTH_MODE"] == expected
 
 
 START = """

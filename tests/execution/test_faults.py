@@ -149,9 +149,7 @@ def test_a_method_that_cannot_be_loaded_fails_whether_it_raises_dies_or_hangs(
     assert reasons["mock-load-sleep"] == "RuntimeError: not ready within 0.15 minutes; the process was ended"
 
 
-@pytest.mark.parametrize(
-    "budget", ["{steps: 1, cpus: 100000}", "{steps: 1, gpus: 64}", "{steps: 1, gpus: 0.5}"]
-)
+@pytest.mark.parametrize("budget", ["{steps: 1, cpus: 100000}", "{steps: 1, gpus: 64}", "{steps: 1, gpus: 0.5}"])
 def test_what_the_cluster_cannot_hold_is_refused_before_anything_is_touched(
     local_ray: None, dataset: Dataset, tmp_path: Path, budget: str
 ) -> None:
