@@ -155,7 +155,7 @@ def train(
     units = [unit for unit in work.units if unit.job is not None]
     if not units:
         raise UserError("none of these methods is trained; see `tags-bench methods`")
-    start_ray(address)
+    start_ray(address, progress.note)
     trainings = [trained(unit, work.folders, fresh, progress) for unit in units]
     sink = MlflowSink(work.folders.out, tracking_uri)
     descriptions = tuple(unit.description() for unit in units)
@@ -200,7 +200,7 @@ def tune(
         raise UserError("a sweep takes exactly one method that is trained, and one dataset")
     unit, job = work.units[0], work.units[0].job
     validation = tuple(work.datasets[0].split_cases("validation", unit.fold))
-    start_ray(address)
+    start_ray(address, progress.note)
     folder = work.folders.out / "sweeps" / unit.digest
     with progress.step(f"{trials} trials of {unit.title}"):
         found = tune_method(replace(job, validation=validation), trials, concurrent, folder)

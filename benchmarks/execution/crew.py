@@ -14,9 +14,9 @@ from typing import Any
 
 from benchmarks.common.errors import MachineFault, one_line
 from benchmarks.data.dataset import Case
+from benchmarks.execution.orders import Action, Assign, Item, Node, StartWorker, StopWorker, Withdraw
 from benchmarks.execution.scheduler import Scheduler
 from benchmarks.execution.training import TrainingJob
-from benchmarks.execution.orders import Action, Assign, Item, Node, StartWorker, StopWorker, Withdraw
 from benchmarks.execution.worker import Loading, Order, OutOfMemory, actor_class, outcome_of, training_task
 
 LOOK_SECONDS = 5.0  # between two looks at the machines of the cluster

@@ -29,11 +29,11 @@ from benchmarks.data.dataset import Case
 from benchmarks.execution.capacity import fits
 from benchmarks.execution.crew import CaseWork, ClusterLost, Crew, Machines, TrainingWork
 from benchmarks.execution.evaluate import failed_case
+from benchmarks.execution.orders import Action, Assign, AvoidNode, Commit, Fail, Item, Key, Need, SetAside, StartWorker
 from benchmarks.execution.plan import Folders, Unit
 from benchmarks.execution.preflight import look_at_hosts
 from benchmarks.execution.scheduler import Scheduler
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, finished, run_job
-from benchmarks.execution.orders import Action, Assign, AvoidNode, Commit, Fail, Item, Key, Need, SetAside, StartWorker
 from benchmarks.execution.worker import Loading
 from benchmarks.results.records import FAILED, RecordStore
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.execution.scheduler import Scheduler
 from benchmarks.execution.orders import (
     Action,
     Assign,
@@ -24,6 +23,7 @@ from benchmarks.execution.orders import (
     StopWorker,
     Withdraw,
 )
+from benchmarks.execution.scheduler import Scheduler
 
 NEVER = float("inf")
 

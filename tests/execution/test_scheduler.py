@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.execution.capacity import Capacity, fits
-from benchmarks.execution.scheduler import MAX_RETRIES, Scheduler
 from benchmarks.execution.orders import Commit, Fail, Item, Key, Need, Node, SetAside, StartWorker, StopWorker, Withdraw
+from benchmarks.execution.scheduler import MAX_RETRIES, Scheduler
 from tests.execution.simulation import NEVER, Cluster
 
 ONE = Need(1)

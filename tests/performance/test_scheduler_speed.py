@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.execution.orders import Item, Key, Need, Node
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
 from benchmarks.execution.pool import Nobody, run
 from benchmarks.execution.suite import parse_suite
-from benchmarks.execution.orders import Item, Key, Need, Node
 from tests.execution.simulation import Cluster
 
 pytestmark = pytest.mark.bench
