@@ -47,10 +47,10 @@ def start_ray(address: str | None = None, say: Callable[[str], None] = lambda li
         return False
     if named and named != "local":
         _join(named, origin)
-        say(f"Ray: the cluster at {named} (from {origin}), {_size()}")
+        say(f"Ray: the cluster at {named} (from {origin}), {size_of_ray()}")
     else:
         _start_here()
-        say(f"Ray: started on this machine, {_size()}")
+        say(f"Ray: started on this machine, {size_of_ray()}")
     return True
 
 
@@ -59,7 +59,8 @@ def _is_running() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
-def _size() -> str:
+def size_of_ray() -> str:
+    """What the running Ray has, for a line."""
     import ray
 
     total, nodes = ray.cluster_resources(), sum(bool(node["Alive"]) for node in ray.nodes())

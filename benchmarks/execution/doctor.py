@@ -66,7 +66,7 @@ def _gpu() -> str:
 def _ray(address: str | None, out: Path) -> tuple[str, dict[str, Any]]:
     """Which Ray answers, and what is found on each of its nodes if it is a cluster."""
     from benchmarks.common.errors import UserError
-    from benchmarks.execution.cluster import start_ray
+    from benchmarks.execution.cluster import size_of_ray, start_ray
 
     told: list[str] = []
     try:
@@ -79,12 +79,13 @@ def _ray(address: str | None, out: Path) -> tuple[str, dict[str, Any]]:
     from benchmarks.execution.preflight import look_at_hosts
 
     machines = Machines()
-    joined = bool(told) and "cluster at" in told[0]
+    line = told[0].removeprefix("Ray: ") if told else f"runs in this process already, {size_of_ray()}"
+    joined = "cluster at" in line
     hosts = {host.node: host.line() for host in look_at_hosts(machines.nodes, out)} if joined else {}
     machines.close()
     if started:
         ray.shutdown()
-    return (told[0].removeprefix("Ray: ") if told else "runs already"), hosts
+    return line, hosts
 
 
 def _mlflow(tracking_uri: str | None, out: Path) -> str:
