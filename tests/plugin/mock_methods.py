@@ -129,8 +129,6 @@ class BadFit(OwnTraining):
 class DyingFit(OwnTraining):
     """A training that is killed: the first time, if it is given a folder to remember that in, or every time."""
 
-    prompts = CLICKS
-
     def __init__(self, folder: str) -> None:
         self.folder = folder
 
