@@ -25,6 +25,7 @@ from benchmarks.execution.training import (
     finished,
     run_job,
 )
+from benchmarks.execution.training_watch import TrainingWatch, wait_for_training
 from benchmarks.execution.worker import Evaluator, outcome_of, training_task
 from benchmarks.results.records import FAILED, RecordStore
 
@@ -324,7 +325,8 @@ def train_now(unit: Unit, folders: Folders) -> dict[str, Any]:
     """Train one unit on the running Ray, and wait for it; a checkpoint that is there already is not made again."""
     assert unit.job is not None
     folder = checkpoint_folder(folders.checkpoints, unit.job)
-    outcome = outcome_of(training_task(unit.job).remote(unit.job, folder, unit.log, folders.cache, False))
+    watch = TrainingWatch(unit.job, folder)
+    outcome = wait_for_training(training_task(unit.job).remote(unit.job, folder, unit.log, folders.cache, False), watch)
     if isinstance(outcome, Exception):
         raise outcome
     return dict(outcome)
