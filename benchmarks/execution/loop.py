@@ -89,12 +89,16 @@ class TrainingLoop:
         return self.group.rank == 0
 
     def run(self, report: Report = lambda figures: None) -> None:
-        """Steps until the budget is spent, then the checkpoint and `loop.json`.
+        """Steps until the budget is spent (none for an untrained job), then the checkpoint and `loop.json`.
 
         Raises:
             FloatingPointError: too many steps in a row without a finite loss, going back to a good state included.
         """
         self._beat("preparing", now=True)
+        if self.job.untrained:
+            if self.is_first:
+                self._finish()
+            return
         source = CropSource(
             self.job.cases, self.job.target, self.recipe, self.job.seed,
             rank=self.group.rank, world_size=self.group.world_size, cache=self.cache,

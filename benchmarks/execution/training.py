@@ -74,6 +74,7 @@ def run_job(job: TrainingJob, folder: Path, log: Path | None = None, cache: Path
         "budget": asdict(job.budget),
         "seed": job.seed,
         "workers": job.workers,
+        "untrained": job.untrained,
         "seconds_total": time.perf_counter() - started,
     }
     write_json(work / "training.json", figures)

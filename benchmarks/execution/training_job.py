@@ -26,6 +26,7 @@ class TrainingJob:
         budget: see `Budget`; the minutes are those of the loop itself.
         workers: Ray Train workers; each draws its own crops, so the batch grows with them.
         validate_at: shares of the budget at which the validation Dice of one centre click is reported.
+        untrained: keep the weights to begin with; the budget is not touched.
         timeout_minutes: without a sign of life for so long the training is ended; see `TrainingWatch`.
     """
 
@@ -38,6 +39,7 @@ class TrainingJob:
     workers: int = 1
     validation: tuple[Case, ...] = ()
     validate_at: tuple[float, ...] = ()
+    untrained: bool = False
     timeout_minutes: float = TIMEOUT_MINUTES
 
     def digest(self) -> str:
@@ -59,6 +61,8 @@ class TrainingJob:
         }
         if self.workers > 1:
             identity["crops"] = "joined order"
+        if self.untrained:
+            identity["untrained"] = True
         return digest(identity)
 
 
