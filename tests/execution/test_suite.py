@@ -150,7 +150,7 @@ def test_a_method_is_read_from_a_file_of_its_own(tmp_path: Path, monkeypatch: py
     monkeypatch.chdir(tmp_path)
     Path("best.yaml").write_text("{name: mock-network, label: tuned, config: {learning_rate: 0.02}}")
     suite = parse_suite(MINIMAL.replace("[ball,", "[best.yaml,"), "here")
-    assert [(entry.name, entry.title) for entry in suite.methods][0] == ("mock-network", "tuned")
+    assert (suite.methods[0].name, suite.methods[0].title) == ("mock-network", "tuned")
     (chosen,) = load_suite("quick").with_methods(["best.yaml"]).methods
     assert chosen == suite.methods[0]
     assert chosen.config == {"learning_rate": 0.02}
