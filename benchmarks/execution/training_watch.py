@@ -10,8 +10,11 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,8 @@ from benchmarks.execution.training_job import TrainingJob
 
 SIGN_OF_LIFE = "alive.json"
 BEAT_SECONDS = 5.0
+LOOK_SECONDS = 1.0
+OVERDUE_EXIT_CODE = 70
 OWN_TOOL_FACTOR = 2.0  # a tool of the method's own may overrun its minutes by so much, for what it does beside training
 
 
@@ -102,11 +107,36 @@ class TrainingWatch:
             return ""
 
 
+@contextmanager
+def ended_when_overdue(job: TrainingJob, folder: Path) -> Iterator[None]:
+    """Within the context a thread ends this whole process when the training in it is overdue.
+
+    For a training in a process that nobody waits for but Ray Tune. A hang that never lets other threads of the
+    process run is not seen.
+    """
+    watch, over = TrainingWatch(job, folder), threading.Event()
+
+    def look() -> None:
+        while not over.wait(timeout=LOOK_SECONDS):
+            reason = watch.overdue()
+            if reason:
+                print(f"training of '{job.method}': {reason}; the process ends", file=sys.stderr, flush=True)
+                os._exit(OVERDUE_EXIT_CODE)
+
+    thread = threading.Thread(target=look, name="training-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
 def wait_for_training(reference: Any, watch: TrainingWatch) -> dict[str, Any] | Exception:
     """The figures of a training task on Ray, or what it ended with; an overdue one is killed."""
     import ray
 
-    while not ray.wait([reference], timeout=1.0)[0]:
+    while not ray.wait([reference], timeout=LOOK_SECONDS)[0]:
         reason = watch.overdue()
         if reason:
             ray.cancel(reference, force=True)

@@ -20,6 +20,7 @@ from benchmarks.common.files import atomically
 from benchmarks.contestants import Method
 from benchmarks.contestants import method as find_method
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
+from benchmarks.execution.training_watch import ended_when_overdue
 from benchmarks.results.sweep import METRIC, Trial
 
 RUNGS = (0.25, 0.5, 0.75, 1.0)
@@ -102,7 +103,9 @@ def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) ->
 
     def trial(config: dict[str, Any]) -> None:
         chosen = replace(varied, config={**varied.config, **config})
-        figures = run_job(chosen, checkpoint_folder(folder / "checkpoints", chosen), cache=folder / "cache")
+        checkpoint = checkpoint_folder(folder / "checkpoints", chosen)
+        with ended_when_overdue(chosen, checkpoint):
+            figures = run_job(chosen, checkpoint, cache=folder / "cache")
         tune.report({**figures["validations"][-1], "rung": len(RUNGS)})
 
     alone = job.workers == 1

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +22,7 @@ from benchmarks.execution.training_watch import (
     work_folder,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 JOB = TrainingJob("mock-learner", {}, Target("t", "", "", (1,)), (), Budget(minutes=10.0), 1, timeout_minutes=2.0)
 
 
@@ -119,3 +124,31 @@ def test_a_worker_that_is_gone_is_the_machines() -> None:
     for failures in ({0: Raised(lost), 1: RuntimeError("the actor died")}, {0: RuntimeError("the actor died")}, {}):
         assert isinstance(cause_in_group(Group(failures)), TrainingProcessDied)
     assert "the actor died" in str(cause_in_group(Group({0: Raised(lost), 1: RuntimeError("the actor died")})))
+
+
+def test_a_process_ends_itself_when_its_training_is_overdue(tmp_path: Path) -> None:
+    code = f"""
+import time
+from dataclasses import replace
+from pathlib import Path
+from benchmarks.execution import training_watch as watch
+from tests.execution.test_training_watch import JOB
+watch.LOOK_SECONDS = 0.05
+job = replace(JOB, timeout_minutes=0.005)
+with watch.ended_when_overdue(job, Path({str(tmp_path / "one")!r})):
+    watch.Heartbeat(watch.work_folder(Path({str(tmp_path / "one")!r}))).beat_now("training", step=1)
+    time.sleep(60)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == training_watch.OVERDUE_EXIT_CODE, done.stderr
+    assert "training of 'mock-learner': no sign of life within 0.005 minutes; the process ends" in done.stderr
+
+
+def test_a_process_whose_training_lives_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training_watch, "LOOK_SECONDS", 0.01)
+    looks: list[int] = []
+    monkeypatch.setattr(TrainingWatch, "overdue", lambda self: looks.append(1) or "")
+    with training_watch.ended_when_overdue(JOB, tmp_path / "one"):
+        while len(looks) < 3:
+            time.sleep(0.01)
+    assert not any(thread.name == "training-watch" for thread in threading.enumerate())
