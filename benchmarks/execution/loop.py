@@ -68,7 +68,7 @@ class TrainingLoop:
             raise TypeError(f"method '{job.method}' announces training by the bench and is no Trainable")
         self.segmenter = segmenter
         self.recipe = segmenter.recipe(job.target)
-        self.network = _Network(segmenter, world_size)
+        self.network = LossNetwork(segmenter, world_size)
         self.optimisation = Optimisation(
             segmenter.trainable_parameters(),
             self.recipe,
@@ -323,7 +323,7 @@ class TrainingLoop:
             (self.heart.beat_now if now else self.heart.beat)(stage, **facts)
 
 
-class _Network:
+class LossNetwork:
     """The loss of a method as a callable whose gradients are averaged over the workers."""
 
     def __init__(self, segmenter: Trainable, world_size: int) -> None:
