@@ -28,7 +28,10 @@ def suite(tmp_path: Path) -> Path:
     return path
 
 
-def runs_of(store: Path) -> list[Any]:
+def runs_of(store: Path, call: Any) -> list[Any]:
+    """All runs. A busy machine may have taken longer than a command waits for MLflow; then the rest is sent first."""
+    outcome = call("sync", "--out", str(store.parent))
+    assert outcome.code == 0, outcome.err
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(tracking_uri=f"sqlite:///{store.resolve()}")
@@ -56,7 +59,7 @@ def test_train_leaves_a_checkpoint_and_a_run(local_ray: None, call: Any, suite: 
     assert kept == {key: value for key, value in figures.items() if key != "checkpoint"}
     assert (kept["steps"], kept["cases"], kept["parameters"], kept["dataset"]) == (8, 3, 257, "kits21")
 
-    (run,) = runs_of(Path("out/mlflow.db"))
+    (run,) = runs_of(Path("out/mlflow.db"), call)
     assert run.info.status == "FINISHED"
     assert run.data.params["method"] == "mock-learner"
     assert run.data.params["config.learning_rate"] == "0.01"
@@ -73,7 +76,7 @@ def test_train_leaves_a_checkpoint_and_a_run(local_ray: None, call: Any, suite: 
     before = (folder / "training.json").stat().st_mtime_ns
     assert call(*words).code == 0  # finished: read, not trained again
     assert (folder / "training.json").stat().st_mtime_ns == before
-    assert len(runs_of(Path("out/mlflow.db"))) == 1
+    assert len(runs_of(Path("out/mlflow.db"), call)) == 1
 
 
 def test_tune_begins_with_the_default_and_leaves_its_best(
@@ -98,7 +101,7 @@ def test_tune_begins_with_the_default_and_leaves_its_best(
     assert len(checkpoints) == sum(row["status"] == "finished" for row in told["trials"])
     assert all((path / "training.json").is_file() for path in checkpoints)
 
-    runs = runs_of(Path("out/mlflow.db"))
+    runs = runs_of(Path("out/mlflow.db"), call)
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == 3
