@@ -9,8 +9,6 @@ inert stand-in for each. A file that names anything able to act (os, subprocess,
 
 from __future__ import annotations
 
-import hashlib
-import json
 import pickle
 import re
 import zipfile
@@ -20,16 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
+from benchmarks.common.checkpoint import load_strictly, named
 from benchmarks.common.errors import UserError
 from benchmarks.common.weight_file import locate
 
 State = dict[str, torch.Tensor]
 
-WEIGHTS, FACTS = "weights.safetensors", "checkpoint.json"  # of our own checkpoints
-MAX_NAMED = 4  # keys that an error message lists before it says "and N more"
 
 _ACTING_MODULES = frozenset(
     """
@@ -118,7 +113,7 @@ def _read_with_stand_ins(path: Path, refusal: Exception, mmap: bool) -> Any:
         raise UserError(_unreadable(path, refusal)) from refusal
     acting = [name for name in foreign if _can_act(name)]
     if acting:
-        raise UserError(f"{path}: refused, the file asks for {_named(acting)} to be called; it is not a model")
+        raise UserError(f"{path}: refused, the file asks for {named(acting)} to be called; it is not a model")
     stand_ins: list[Callable | tuple[Callable, str]] = [(_STAND_INS.get(name, Inert), name) for name in foreign]
     try:
         with torch.serialization.safe_globals(stand_ins):
@@ -137,12 +132,6 @@ def _can_act(name: str) -> bool:
 def _unreadable(path: Path, error: Exception) -> str:
     reason = str(error).strip().split("\n")[0][:160] or type(error).__name__
     return f"{path}: truncated, or not a torch checkpoint; download it again ({reason})"
-
-
-def file_digest(path: Path | str) -> str:
-    """SHA-256 of a file in hexadecimal, for records."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def tensor_names(checkpoint: Any, prefix: str = "") -> Iterator[str]:
@@ -223,7 +212,7 @@ def state_dict_of(
         raise UserError(f"{path}: holds no state dict (expected {system})")
     foreign = [str(key) for key, value in state.items() if not isinstance(value, torch.Tensor)]
     if foreign:
-        raise UserError(f"{path}: not a state dict of {system}: {_named(foreign)} is no tensor")
+        raise UserError(f"{path}: not a state dict of {system}: {named(foreign)} is no tensor")
     return strip_prefixes({str(key): value for key, value in state.items()}, prefixes)
 
 
@@ -233,33 +222,6 @@ def strip_prefixes(state: Mapping[str, torch.Tensor], prefixes: Sequence[str] = 
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return dict(state)
-
-
-def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path | str, system: str) -> None:
-    """Copy a state dict into the module; every key must be there, no other, each of the right shape.
-
-    A module built under `torch.device("meta")` receives the tensors themselves instead of a copy.
-
-    Raises:
-        UserError: naming the first missing, unexpected or wrongly shaped keys.
-    """
-    own = module.state_dict()
-    missing = [key for key in own if key not in state]
-    unexpected = [key for key in state if key not in own]
-    shapes = [
-        f"{key} {tuple(state[key].shape)} instead of {tuple(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    faults = [("missing", missing), ("unexpected", unexpected), ("wrong shape", shapes)]
-    if any(keys for _, keys in faults):
-        text = "; ".join(f"{len(keys)} {what}: {_named(keys)}" for what, keys in faults if keys)
-        raise UserError(f"{path}: does not fit {system}: {text}")
-    on_meta = any(tensor.is_meta for tensor in own.values())
-    if on_meta:
-        # assign keeps the file's dtype, a copy would convert: convert here, so that both ways end alike
-        state = {key: value.to(own[key].dtype).contiguous() for key, value in state.items()}
-    module.load_state_dict(dict(state), strict=True, assign=on_meta)
 
 
 def load_official(
@@ -318,35 +280,3 @@ def required_file(checkpoint: Path | str | None, method: str, file_name: str, so
             f"see `tags-bench weights fetch {method}`, or set the method's 'checkpoint' to its path"
         )
     raise UserError(f"{checkpoint}: no such checkpoint file; method '{method}' needs {file_name} ({source})")
-
-
-def _named(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:MAX_NAMED])
-    return f"{shown} and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else shown
-
-
-def save_weights(module: torch.nn.Module, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Write weights (safetensors) and what they belong to (JSON) into an existing folder."""
-    state = {key: value.detach().cpu().contiguous().clone() for key, value in module.state_dict().items()}
-    save_file(state, folder / WEIGHTS)
-    (folder / FACTS).write_text(json.dumps(dict(facts), indent=2, sort_keys=True) + "\n")
-
-
-def load_weights(module: torch.nn.Module, folder: Path, facts: Mapping[str, Any], system: str) -> None:
-    """Read what `save_weights` wrote.
-
-    Raises:
-        UserError: files missing or damaged, other facts than those saved, keys or shapes that do not fit.
-    """
-    for name in (WEIGHTS, FACTS):
-        if not (folder / name).is_file():
-            raise UserError(f"{folder}: no checkpoint of {system} (no {name})")
-    try:
-        saved = json.loads((folder / FACTS).read_text())
-        state = load_file(folder / WEIGHTS)
-    except (SafetensorError, ValueError, OSError) as error:
-        raise UserError(f"{folder}: damaged checkpoint of {system} ({error})") from error
-    for key, value in json.loads(json.dumps(dict(facts))).items():
-        if saved.get(key) != value:
-            raise UserError(f"{folder}: checkpoint has {key} = {saved.get(key)!r}, {system} expects {value!r}")
-    load_strictly(module, state, folder / WEIGHTS, system)

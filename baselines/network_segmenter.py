@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from baselines.checkpoints import load_weights, required_file, save_weights
+from baselines.checkpoints import required_file
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.contestants import Trainable, TrainingRecipe
-from benchmarks.data.preprocessing import Recipe, Shape
+from benchmarks.contestants import Preprocessing, Trainable, TrainingRecipe, load_weights
+from benchmarks.data.preprocessing import Shape
 
 PRECISIONS = ("auto", "float32", "bfloat16")
 
@@ -63,7 +63,7 @@ class NetworkSegmenter(Trainable):
             if config["checkpoint"] is not None:
                 self.load(Path(config["checkpoint"]))
         self.freeze()
-        self.module.eval().to(self.device)
+        self.module.eval()
 
     @abstractmethod
     def read_official(self) -> torch.nn.Module:
@@ -87,17 +87,14 @@ class NetworkSegmenter(Trainable):
         half = wanted == "bfloat16" or (wanted == "auto" and self.device.type == "cuda")
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
-    def training_recipe(self, preprocessing: Recipe, patch: Shape, **rest: Any) -> TrainingRecipe:
+    def training_recipe(self, preprocessing: Preprocessing, patch: Shape, **rest: Any) -> TrainingRecipe:
         """A recipe with the learning rate of the settings; `rest` are further fields."""
         rate = float(self.config["learning_rate"])
         return TrainingRecipe(preprocessing, patch, learning_rate=rate, final_learning_rate=rate / 100, **rest)
 
-    def save(self, folder: Path) -> None:
-        save_weights(self.module, folder, self._facts())
-
     def load(self, folder: Path) -> None:
-        load_weights(self.module, folder, self._facts(), self.system)
+        load_weights(self.module, folder, self.checkpoint_facts(), self.system)
         self.trained_here = True
 
-    def _facts(self) -> dict[str, Any]:
+    def checkpoint_facts(self) -> dict[str, Any]:
         return {"system": self.system} | {key: self.config[key] for key in self.identity}

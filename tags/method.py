@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.contestants import Card, Method, Seen
-from benchmarks.prompting.prompts import PromptKind
+from benchmarks.contestants import Card, Method, PromptKind, Seen
 from tags.config import defaults
 from tags.official import files_of
 
@@ -18,6 +17,7 @@ SEARCH_SPACE: dict[str, list[Any]] = {
     "fusion_layers": ["choice", [1, 2]],
     "prompt_dropout": ["uniform", 0.0, 0.3],
 }
+INFERENCE_SETTINGS = ("threshold", "overlap", "max_grown", "cached_crops")
 ABLATIONS: dict[str, dict[str, Any]] = {
     "adapters": {"adapters": False},
     "semantic guidance": {"semantic": False},
@@ -44,6 +44,7 @@ def _method(
         prompts=PROMPTS,
         training="bench",
         config=config,
+        inference_settings=INFERENCE_SETTINGS,
         files=files_of(size, str(config["clip"]), str(config["clip_weights"])),
         search_space=SEARCH_SPACE,
         ablations=ABLATIONS,

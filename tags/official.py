@@ -3,47 +3,13 @@
 from __future__ import annotations
 
 from benchmarks.common.weight_file import WeightFile
+from benchmarks.weights.segment_anything import FILES, sam_file
 
-SAM_PAGE = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
+SAM_CHECK = "tags.weights:sam_file_problem"
 CLIP_NOTE = (
     "CLIP: without the file, open_clip fetches the same weights by itself at the first use, into the cache of "
     "huggingface_hub; with it no network is needed. The licence is that of openai/CLIP."
 )
-
-
-def _sam(name: str, system: str, size: int, sha256: str) -> WeightFile:
-    return WeightFile(
-        name=name,
-        page=SAM_PAGE,
-        licence="Apache-2.0",
-        url=f"https://dl.fbaipublicfiles.com/segment_anything/{name}",
-        bytes=size,
-        checksum=f"sha256:{sha256}",
-        setting="sam_weights",
-        system=system,
-        check="tags.weights:sam_file_problem",
-    )
-
-
-# Sizes and SHA-256: Git LFS pointers of huggingface.co/mashb1t/misc (commit 78e1813, all three files); the same
-# SHA-256 stand in micro-sam's `util.py` (github.com/computational-cell-analytics/micro-sam).
-SAM_FILES = {
-    "vit-b": _sam(
-        "sam_vit_b_01ec64.pth", "SAM-B", 375_042_383, "ec2df62732614e57411cdcf32a23ffdf28910380d03139ee0f4fcbe91eb8c912"
-    ),
-    "vit-l": _sam(
-        "sam_vit_l_0b3195.pth",
-        "SAM-L",
-        1_249_524_607,
-        "3adcc4315b642a4d2101128f611684e8734c41232a17c648ed1693702a49a622",
-    ),
-    "vit-h": _sam(
-        "sam_vit_h_4b8939.pth",
-        "SAM-H",
-        2_564_550_879,
-        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
-    ),
-}
 
 
 def _clip(name: str, system: str, repository: str, revision: str, size: int | None, sha256: str) -> WeightFile:
@@ -88,5 +54,6 @@ CLIP_FILES = {
 
 def files_of(size: str, clip: str, clip_weights: str) -> tuple[WeightFile, ...]:
     """The official files of a size of TAGS; none for a size whose towers are made here."""
-    known = (SAM_FILES.get(size), CLIP_FILES.get((clip, clip_weights)))
+    sam = sam_file(size, "sam_weights", SAM_CHECK) if size in FILES else None
+    known = (sam, CLIP_FILES.get((clip, clip_weights)))
     return tuple(file for file in known if file is not None)

@@ -21,9 +21,9 @@ from torch import Tensor
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Batch, Session, Target, Trainable, TrainingRecipe
 from benchmarks.data.boxes import bounding_box
-from benchmarks.data.preprocessing import Prepared, Recipe, crop, paste, prepare
+from benchmarks.data.preprocessing import Prepared, Preprocessing, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
-from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.prompting.prompts import Prompts
 from tags.anatomy import Anatomy
 from tags.config import Settings, TagsConfig
 from tags.losses import segmentation_loss
@@ -42,7 +42,6 @@ from tags.weights import (
     trained_state,
 )
 
-PROMPTS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX, PromptKind.MASK})
 Voxel = tuple[int, int, int]
 TOUCHING_SHARE = 0.05  # of a crop's face that a mask must cover for the next crop to be looked at
 
@@ -76,7 +75,6 @@ class TagsSegmenter(Trainable):
         UserError: weights that are missing or do not fit, or an impossible architecture.
     """
 
-    prompts = PROMPTS
     module: TAGS
 
     def __init__(self, config: Mapping[str, Any], device: str = "cpu") -> None:
@@ -91,7 +89,6 @@ class TagsSegmenter(Trainable):
             load_clip(self.module, self.settings.clip_weights)
         except (WeightsError, ValueError) as error:
             raise UserError(f"TAGS: {error}") from error
-        self.module.to(self.device)
         self._digests: dict[str, str] | None = None
 
     # Training
@@ -113,9 +110,9 @@ class TagsSegmenter(Trainable):
             mixed_precision=s.mixed_precision,
         )
 
-    def preprocessing(self, target: Target) -> Recipe:
+    def preprocessing(self, target: Target) -> Preprocessing:
         spacing = (self.settings.spacing,) * 3
-        return Recipe(spacing=spacing, window=target.window, mean=target.mean, std=target.std)
+        return Preprocessing(spacing=spacing, window=target.window, mean=target.mean, std=target.std)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss over the first prediction and a random number of correction rounds; the crop is encoded once."""
@@ -219,12 +216,8 @@ class TagsSession(Session):
         """The mask on the volume's own grid."""
         return self.prepared.to_native_mask(self._predict(prompts), self.segmenter.settings.threshold)
 
-    def probabilities(self, prompts: Prompts) -> FloatArray:
-        """Probabilities on the volume's own grid; 0 where no crop looked."""
-        return self.prepared.to_native_volume(self._predict(prompts))
-
     def _predict(self, prompts: Prompts) -> FloatArray:
-        """Probabilities on the model's grid."""
+        """Probabilities on the model's grid; 0 where no crop looked."""
         asked = _Asked(prompts, self.prepared)
         canvas = _Canvas(self.prepared.shape, self._importance)
         with torch.inference_mode(), self.segmenter.autocast():

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from benchmarks.common.weight_file import locate, weights_folder
+from benchmarks.weights.segment_anything import FILES as SAM_FILES
 from tags.model import TAGS
-from tags.official import CLIP_FILES, SAM_FILES
+from tags.official import CLIP_FILES
 from tags.semantic import build_clip
 
 RANDOM = "random"  # weights from a fixed seed: no download, no knowledge
@@ -41,7 +42,7 @@ def find_file(name: str) -> Path:
     path = locate(name)
     if path is not None:
         return path
-    official = name in {file.name for file in SAM_FILES.values()}
+    official = name in {file for file, *_ in SAM_FILES.values()}
     fetch = f"fetch it (`tags-bench weights fetch {name}`), " if official else ""
     raise WeightsError(f"no weights file '{name}': {fetch}put it at {weights_folder() / name}, or give its path")
 

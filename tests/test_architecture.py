@@ -131,6 +131,11 @@ def test_announcing_methods_imports_no_torch() -> None:
     assert not modules_after("from benchmarks.contestants import methods; methods()") & set(HEAVY)
 
 
+def test_announcing_datasets_imports_no_torch() -> None:
+    """Nor SimpleITK, which reads files, nor MONAI, which knows addresses: each waits until it is needed."""
+    assert not modules_after("from benchmarks.data.catalogue import sources; sources()") & set(HEAVY)
+
+
 @pytest.mark.parametrize("floor", ["results", "metrics", "prompting"])
 def test_statistics_and_metrics_import_no_torch(floor: str) -> None:
     """`mlflow` may load behind `results.mlflow_sink`, inside the functions that need it, and nowhere else."""

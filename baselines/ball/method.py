@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.contestants import Card, Method
-from benchmarks.prompting.prompts import PromptKind
+from benchmarks.contestants import Card, Method, PromptKind
 
 ball = Method(
     name="ball",

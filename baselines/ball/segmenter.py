@@ -16,7 +16,6 @@ import numpy as np
 from scipy import ndimage
 
 from baselines import geometry
-from baselines.ball.method import ball
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Budget, OwnTraining, Session, Target
 from benchmarks.data.dataset import Case, target_mask
@@ -33,8 +32,6 @@ def build(config: Mapping[str, Any], device: str) -> BallSegmenter:
 
 class BallSegmenter(OwnTraining):
     """Draws balls of one fitted radius."""
-
-    prompts = ball.prompts
 
     def __init__(self, radius_mm: float | None = None) -> None:
         self.radius_mm = radius_mm

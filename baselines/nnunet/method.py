@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from benchmarks.contestants import Card, Method
-from benchmarks.prompting.prompts import PromptKind
+from benchmarks.contestants import Card, Method, PromptKind
 
 CONFIG: dict[str, Any] = {
     "plans": "auto",  # "default": nnU-Net's own; "small": shrunk for a CPU demonstration; "auto": small on CPU
@@ -13,6 +13,7 @@ CONFIG: dict[str, Any] = {
     "tile_step_size": 0.5,
     "keep_workdir": False,  # keep the raw and the preprocessed copies of the training cases
 }
+INFERENCE = ("mirroring", "tile_step_size", "keep_workdir")  # the last keeps files and changes nothing
 
 CARD = Card(
     title="nnU-Net v2",
@@ -31,15 +32,13 @@ nnunet = Method(
     prompts=frozenset({PromptKind.NONE}),
     training="own",
     config=CONFIG,
+    inference_settings=INFERENCE,
     card=CARD,
 )
 
-nnunet_organ = Method(
+nnunet_organ = replace(
+    nnunet,
     name="nnunet-organ",
     summary="nnU-Net v2 (package nnunetv2), trained on organ and tumour labels; automatic",
     factory="baselines.nnunet.segmenter:build_with_organ",
-    prompts=frozenset({PromptKind.NONE}),
-    training="own",
-    config=CONFIG,
-    card=CARD,
 )

@@ -23,12 +23,11 @@ import numpy as np
 import torch
 
 import baselines
-from baselines.nnunet.method import nnunet
 from baselines.nnunet.raw_data import from_nnunet_axes, to_nnunet_axes, write_raw_dataset
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Budget, OwnTraining, Session, Target
 from benchmarks.data.dataset import Case
-from benchmarks.data.volume import BoolArray, FloatArray, Volume
+from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.prompting.prompts import PromptKind, Prompts
 
 if TYPE_CHECKING:
@@ -79,8 +78,6 @@ def build_with_organ(config: Mapping[str, Any], device: str) -> NnUNet:
 
 class NnUNet(OwnTraining):
     """nnU-Net, full resolution 3D, one fold; automatic: it takes no prompt."""
-
-    prompts = nnunet.prompts
 
     def __init__(self, settings: Settings, device: str, with_organ: bool) -> None:
         self.settings = settings
@@ -161,26 +158,19 @@ class NnUNetSession(Session):
         self.predictor = predictor
         self.volume = volume
         self.lesion = lesion
-        self._prediction: tuple[BoolArray, FloatArray] | None = None
+        self._prediction: BoolArray | None = None
 
     def segment(self, prompts: Prompts) -> BoolArray:
         """The lesion mask; a copy, so that the caller may write into it."""
-        return self._predicted(prompts)[0].copy()
-
-    def probabilities(self, prompts: Prompts) -> FloatArray:
-        """The softmax probability of the lesion."""
-        return self._predicted(prompts)[1].copy()
-
-    def _predicted(self, prompts: Prompts) -> tuple[BoolArray, FloatArray]:
         if prompts.kinds != {PromptKind.NONE}:
             raise UserError("nnunet: is automatic and takes no prompt")
         if self._prediction is None:
             self._prediction = predict(self.predictor, self.volume, self.lesion)
-        return self._prediction
+        return self._prediction.copy()
 
 
-def predict(predictor: nnUNetPredictor, volume: Volume, lesion: int) -> tuple[BoolArray, FloatArray]:
-    """Mask and probability of the lesion on the volume's own grid, without worker processes.
+def predict(predictor: nnUNetPredictor, volume: Volume, lesion: int) -> BoolArray:
+    """The mask of the lesion on the volume's own grid, without worker processes.
 
     nnU-Net's own preprocessing, sliding window and inverse resampling, called one after the other: its
     convenience function would set the number of threads to its own default.
@@ -194,17 +184,16 @@ def predict(predictor: nnUNetPredictor, volume: Volume, lesion: int) -> tuple[Bo
         image, None, properties, predictor.plans_manager, config, predictor.dataset_json
     )
     logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(np.ascontiguousarray(data)))
-    segmentation, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(
+    segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
         logits,
         predictor.plans_manager,
         config,
         predictor.label_manager,
         properties,
-        return_probabilities=True,
+        return_probabilities=False,
         num_threads_torch=torch.get_num_threads(),
     )
-    mask = from_nnunet_axes(segmentation == lesion)
-    return mask, from_nnunet_axes(probabilities[lesion]).astype(np.float32)
+    return from_nnunet_axes(segmentation == lesion)
 
 
 def load_predictor(folder: Path, device: torch.device, tile_step_size: float, use_mirroring: bool) -> nnUNetPredictor:

@@ -19,7 +19,6 @@ import SimpleITK as sitk
 from scipy import ndimage
 
 from baselines import geometry
-from baselines.region_growing.method import region_growing
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Segmenter, Session, Target
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
@@ -57,8 +56,6 @@ def build(config: Mapping[str, Any], device: str) -> RegionGrowingSegmenter:
 
 class RegionGrowingSegmenter(Segmenter):
     """Grows a region from every positive click."""
-
-    prompts = region_growing.prompts
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings

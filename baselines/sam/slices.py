@@ -31,9 +31,9 @@ from baselines.sam.slice_network import SliceNetwork, SliceResult
 from baselines.sam.slice_prompts import Plane, SlicePrompt
 from baselines.sam.slice_training import draw_tasks, framed, slice_loss
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
-from benchmarks.data.preprocessing import Recipe
+from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
-from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.prompting.prompts import Prompts
 
 
 class SliceSegmenter(SliceNetwork):
@@ -44,8 +44,6 @@ class SliceSegmenter(SliceNetwork):
         least_quality, reach: when following a lesion stops; see the module.
     """
 
-    prompts = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
-
     def open(self, volume: Volume, target: Target) -> SliceSession:
         """Encodes nothing yet: which slices are needed depends on the prompts."""
         return SliceSession(self, volume, target)
@@ -54,7 +52,7 @@ class SliceSegmenter(SliceNetwork):
         """Crops of whole or nearly whole slices at their own spacing, windowed to 0…255."""
         low, high = target.window
         return self.training_recipe(
-            Recipe(spacing=None, window=target.window, mean=low, std=(high - low) / 255),
+            Preprocessing(spacing=None, window=target.window, mean=low, std=(high - low) / 255),
             patch=(2 * self.side, 2 * self.side, 5),
             batch_size=2,
             weight_decay=0.01,
@@ -105,13 +103,6 @@ class SliceSession(Session):
         for z, logits in self._logits(prompts).items():
             mask[..., z] = logits > 0
         return mask
-
-    def probabilities(self, prompts: Prompts) -> FloatArray:
-        """Sigmoid of the logits on the slices that were segmented, 0 on the others."""
-        result = np.zeros(self.volume.shape, np.float32)
-        for z, logits in self._logits(prompts).items():
-            result[..., z] = 1 / (1 + np.exp(-logits))
-        return result
 
     @torch.inference_mode()
     def _logits(self, prompts: Prompts) -> dict[int, FloatArray]:

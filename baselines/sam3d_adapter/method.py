@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-from benchmarks.common.weight_file import WeightFile
-from benchmarks.contestants import Card, Method
-from benchmarks.prompting.prompts import PromptKind
+from baselines.announcement import network_settings, official_file, tiny_size
+from benchmarks.contestants import Card, Method, PromptKind
 
 _PROMPTS = frozenset({PromptKind.CLICK})
-_CONFIG = {
-    "checkpoint": None,
-    "size": "official",
-    "spacing": 1.0,
-    "orientation": "file",
-    "precision": "auto",
-    "train": "adapters",
-    "tumour_points": 10,
-    "stray_points": 20,
-    "learning_rate": 4e-4,
-    "seed": 0,
-}
+_CONFIG = network_settings("adapters", 4e-4, spacing=1.0, orientation="file", tumour_points=10, stray_points=20)
 _SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-2]}
 
 _FOLDERS = {"kits21": "kits", "msd-pancreas": "pancreas", "lits17": "lits", "msd-colon": "colon"}
 _FILES = tuple(
-    WeightFile(
+    official_file(
         name=f"3dsam-adapter_{dataset}.pth.tar",
         page="https://github.com/med-air/3DSAM-adapter",
         licence="none given",
@@ -34,7 +22,6 @@ _FILES = tuple(
         ),
         datasets=(dataset,),
         system="3DSAM-adapter",
-        check="baselines.checkpoints:official_file_problem",
     )
     for dataset, folder in _FOLDERS.items()
 )
@@ -48,6 +35,7 @@ sam3d_adapter = Method(
     needs_checkpoint=True,
     files=_FILES,
     config=_CONFIG,
+    inference_settings=("precision", "orientation"),
     search_space=_SEARCH_SPACE,
     card=Card(
         title="3DSAM-adapter",
@@ -65,28 +53,19 @@ sam3d_adapter = Method(
     ),
 )  # fmt: skip
 
-sam3d_adapter_tiny = Method(
-    name="3dsam-adapter-tiny",
-    summary="the classes of 3DSAM-adapter at a small size, trained from scratch by the bench",
-    factory="baselines.sam3d_adapter.segmenter:Sam3dAdapterSegmenter",
-    prompts=_PROMPTS,
-    training="bench",
-    version="2",
+sam3d_adapter_tiny = tiny_size(
+    sam3d_adapter,
+    "3dsam-adapter-tiny",
+    "3DSAM-adapter",
+    paper="arXiv 2306.13465",
+    page="3dsam-adapter",
+    parameters="0.3 M",
     config={
-        **_CONFIG, "size": "tiny", "spacing": 2.25, "orientation": "ras", "train": "all", "tumour_points": 1,
-        "stray_points": 0, "learning_rate": 2e-3,
+        "spacing": 2.25,
+        "orientation": "ras",
+        "train": "all",
+        "tumour_points": 1,
+        "stray_points": 0,
+        "learning_rate": 2e-3,
     },
-    search_space=_SEARCH_SPACE,
-    card=Card(
-        title="3DSAM-adapter, tiny",
-        paper="the architecture of arXiv 2306.13465 at a small size",
-        code_licence="Apache-2.0",
-        weights_licence="none released; trained by the bench on the suite's training split",
-        parameters="0.3 M",
-        training_data={"*": "unseen"},
-        notes=(
-            "For the embedded suite and for tests. Says nothing about 3DSAM-adapter. "
-            "See docs/methods/3dsam-adapter.md."
-        ),
-    ),
-)  # fmt: skip
+)

@@ -18,10 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.checkpoints import load_strictly, read_checkpoint, recognise
+from baselines.checkpoints import read_checkpoint, recognise
 from baselines.sam.decoder import CrossAttention
 from baselines.sam.layers import ChannelNorm, Feedforward
 from baselines.sam.prompt_encoder import FourierPosition
+from benchmarks.common.checkpoint import load_strictly
 from benchmarks.common.errors import UserError
 
 SYSTEM = "3DSAM-adapter"

@@ -24,9 +24,9 @@ from baselines.network_segmenter import NetworkSegmenter
 from baselines.sam.prompting import check_prompts
 from baselines.sam3d_adapter.network import SIZES, SYSTEM, Sam3dAdapter, load_official_file
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
-from benchmarks.data.preprocessing import Prepared, Recipe, Shape, crop, paste, prepare
+from benchmarks.data.preprocessing import Prepared, Preprocessing, Shape, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
-from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.prompting.prompts import Prompts
 
 FILE_NAME = "best.pth.tar or last.pth.tar of the dataset"
 SOURCE = "released by med-air/3DSAM-adapter, one file per dataset"
@@ -47,7 +47,6 @@ class Sam3dAdapterSegmenter(NetworkSegmenter):
     """
 
     module: Sam3dAdapter
-    prompts = frozenset({PromptKind.CLICK})
     system = SYSTEM
     choices = {"size": tuple(SIZES), "orientation": ("file", "ras"), "train": ("adapters", "all")}  # noqa: RUF012
     identity = ("size", "spacing")
@@ -72,10 +71,10 @@ class Sam3dAdapterSegmenter(NetworkSegmenter):
         """ "file" or "ras": how scans are turned for these weights; the bench's training crops are in RAS."""
         return "ras" if self.trained_here else str(self.config["orientation"])
 
-    def preprocessing(self, target: Target) -> Recipe:
+    def preprocessing(self, target: Target) -> Preprocessing:
         """The grid, and the target's window and statistics."""
         mm = float(self.config["spacing"])
-        return Recipe(spacing=(mm, mm, mm), window=target.window, mean=target.mean, std=target.std)
+        return Preprocessing(spacing=(mm, mm, mm), window=target.window, mean=target.mean, std=target.std)
 
     def open(self, volume: Volume, target: Target) -> Sam3dAdapterSession:
         """Resamples the volume; a crop is encoded when its clicks are known."""
@@ -150,9 +149,6 @@ class Sam3dAdapterSession(Session):
 
     def segment(self, prompts: Prompts) -> BoolArray:
         return self.prepared.to_native_mask(self._probabilities(prompts))
-
-    def probabilities(self, prompts: Prompts) -> FloatArray:
-        return self.prepared.to_native_volume(self._probabilities(prompts))
 
     def _probabilities(self, prompts: Prompts) -> FloatArray:
         """On the network's grid; 0 outside the crop."""

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks.common.weight_file import WeightFile
+from baselines.announcement import network_settings, official_file, tiny_size
+from baselines.sam.announcement import SLICE_INFERENCE, SLICE_PROMPTS, SLICE_SEARCH_SPACE
 from benchmarks.contestants import Card, Method
-from benchmarks.prompting.prompts import PromptKind
 
-_PROMPTS = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
-_CONFIG = {
-    "checkpoint": None,
-    "size": "official",
-    "precision": "auto",
-    "batch_size": 8,
-    "least_quality": 0.5,
-    "reach": 1.0,
-    "train": "decoder",
-    "learning_rate": 1e-4,
-    "seed": 0,
-}
-_SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-3], "reach": ["uniform", 0.5, 2.0]}
+_CONFIG = network_settings("decoder", 1e-4, batch_size=8, least_quality=0.5, reach=1.0)
 
-_FILE = WeightFile(
+_FILE = official_file(
     name="sam-med2d_b.pth",
     page="https://drive.google.com/file/d/1ARiB5RkSsWmAB_8mqWnwDF8ZKTtFwsjl/view",  # linked in the authors' README
     licence="Apache-2.0",
@@ -30,20 +18,20 @@ _FILE = WeightFile(
         "(2.56 GB); whether it is the same file was not checked here."
     ),
     system="SAM-Med2D",
-    check="baselines.checkpoints:official_file_problem",
 )
 
 sam_med2d = Method(
     name="sam-med2d",
     summary="SAM-Med2D on axial slices, following the lesion from the clicked slice; needs the official file",
     factory="baselines.sam_med2d.segmenter:SamMed2D",
-    prompts=_PROMPTS,
+    prompts=SLICE_PROMPTS,
     training="bench",
     version="2",
     needs_checkpoint=True,
     files=(_FILE,),
     config=_CONFIG,
-    search_space=_SEARCH_SPACE,
+    inference_settings=SLICE_INFERENCE,
+    search_space=SLICE_SEARCH_SPACE,
     card=Card(
         title="SAM-Med2D",
         paper="Cheng et al., SAM-Med2D, arXiv 2308.16184",
@@ -59,22 +47,12 @@ sam_med2d = Method(
     ),
 )
 
-sam_med2d_tiny = Method(
-    name="sam-med2d-tiny",
-    summary="the classes of SAM-Med2D at a small size, trained from scratch by the bench",
-    factory="baselines.sam_med2d.segmenter:SamMed2D",
-    prompts=_PROMPTS,
-    training="bench",
-    version="2",
-    config={**_CONFIG, "size": "tiny", "train": "all", "learning_rate": 1.5e-3, "least_quality": 0.0},
-    search_space=_SEARCH_SPACE,
-    card=Card(
-        title="SAM-Med2D, tiny",
-        paper="the architecture of arXiv 2308.16184 at a small size",
-        code_licence="Apache-2.0",
-        weights_licence="none released; trained by the bench on the suite's training split",
-        parameters="0.5 M",
-        training_data={"*": "unseen"},
-        notes="For the embedded suite and for tests. Says nothing about SAM-Med2D. See docs/methods/sam-med2d.md.",
-    ),
+sam_med2d_tiny = tiny_size(
+    sam_med2d,
+    "sam-med2d-tiny",
+    "SAM-Med2D",
+    paper="arXiv 2308.16184",
+    page="sam-med2d",
+    parameters="0.5 M",
+    config={"train": "all", "learning_rate": 1.5e-3, "least_quality": 0.0},
 )

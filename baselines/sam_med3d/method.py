@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from benchmarks.common.weight_file import WeightFile
-from benchmarks.contestants import Card, Method
-from benchmarks.prompting.prompts import PromptKind
+from baselines.announcement import network_settings, official_file, tiny_size
+from benchmarks.contestants import Card, Method, PromptKind
 
 _PROMPTS = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK})
-_CONFIG = {
-    "checkpoint": None,
-    "size": "official",
-    "precision": "auto",
-    "spacing": 1.5,
-    "clamp": True,
-    "train": "decoder",
-    "learning_rate": 8e-5,
-    "seed": 0,
-}
+_CONFIG = network_settings("decoder", 8e-5, spacing=1.5, clamp=True)
 _SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-3]}
 
 # SHA-256: the file's page on Hugging Face (version of September 2024); size: public records that give both.
-_FILE = WeightFile(
+_FILE = official_file(
     name="sam_med3d_turbo.pth",
     page="https://huggingface.co/blueyo0/SAM-Med3D/blob/main/sam_med3d_turbo.pth",
     licence="Apache-2.0",
@@ -28,7 +18,6 @@ _FILE = WeightFile(
     bytes=402_163_626,
     checksum="sha256:899a46d04d3b70f723282ceb489149373558bf0aaba389a346f5ab57da5cdd3c",
     system="SAM-Med3D",
-    check="baselines.checkpoints:official_file_problem",
 )
 
 sam_med3d = Method(
@@ -41,6 +30,7 @@ sam_med3d = Method(
     needs_checkpoint=True,
     files=(_FILE,),
     config=_CONFIG,
+    inference_settings=("precision",),
     search_space=_SEARCH_SPACE,
     card=Card(
         title="SAM-Med3D (turbo)",
@@ -57,22 +47,12 @@ sam_med3d = Method(
     ),
 )
 
-sam_med3d_tiny = Method(
-    name="sam-med3d-tiny",
-    summary="the classes of SAM-Med3D at a small size, trained from scratch by the bench",
-    factory="baselines.sam_med3d.segmenter:SamMed3D",
-    prompts=_PROMPTS,
-    training="bench",
-    version="2",
-    config={**_CONFIG, "size": "tiny", "spacing": 2.25, "train": "all", "learning_rate": 2e-3},
-    search_space=_SEARCH_SPACE,
-    card=Card(
-        title="SAM-Med3D, tiny",
-        paper="the architecture of arXiv 2310.15161 at a small size",
-        code_licence="Apache-2.0",
-        weights_licence="none released; trained by the bench on the suite's training split",
-        parameters="0.3 M",
-        training_data={"*": "unseen"},
-        notes="For the embedded suite and for tests. Says nothing about SAM-Med3D. See docs/methods/sam-med3d.md.",
-    ),
+sam_med3d_tiny = tiny_size(
+    sam_med3d,
+    "sam-med3d-tiny",
+    "SAM-Med3D",
+    paper="arXiv 2310.15161",
+    page="sam-med3d",
+    parameters="0.3 M",
+    config={"spacing": 2.25, "train": "all", "learning_rate": 2e-3},
 )

@@ -23,9 +23,9 @@ from baselines.sam.prompting import check_prompts
 from baselines.sam.sam_segmenter import SamSegmenter
 from baselines.sam.training import draw_error, draw_voxel, mask_losses, true_quality
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
-from benchmarks.data.preprocessing import Prepared, Recipe, Shape, crop, paste, prepare
+from benchmarks.data.preprocessing import Prepared, Preprocessing, Shape, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
-from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.prompting.prompts import Prompts
 
 CLAMP = (-1000.0, 1000.0)  # HU, as in upstream's training; its current inference script leaves it out
 TRAINING_ROUNDS = 2  # clicks on a crop in one step of the bench's training
@@ -81,7 +81,6 @@ class SamMed3D(SamSegmenter):
         clamp: whether HU are clamped to ±1000, as in upstream's training.
     """
 
-    prompts = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK})
     system = "SAM-Med3D"
     file_name = "sam_med3d_turbo.pth"
     source = "the checkpoints of uni-medical/SAM-Med3D, turbo"
@@ -93,7 +92,7 @@ class SamMed3D(SamSegmenter):
         side = self.module.size.encoder.image
         self.window: Shape = (side, side, side)
         mm = float(config["spacing"])
-        self.preprocessing = Recipe(spacing=(mm, mm, mm), window=CLAMP if config["clamp"] else None)
+        self.preprocessing = Preprocessing(spacing=(mm, mm, mm), window=CLAMP if config["clamp"] else None)
 
     def open(self, volume: Volume, target: Target) -> SamMed3DSession:
         """Resamples the volume; a crop is encoded when its first click is known."""
@@ -167,9 +166,6 @@ class SamMed3DSession(Session):
 
     def segment(self, prompts: Prompts) -> BoolArray:
         return self.prepared.to_native_mask(self._probabilities(prompts))
-
-    def probabilities(self, prompts: Prompts) -> FloatArray:
-        return self.prepared.to_native_volume(self._probabilities(prompts))
 
     @torch.inference_mode()
     def _probabilities(self, prompts: Prompts) -> FloatArray:

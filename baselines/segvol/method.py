@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-from benchmarks.common.weight_file import WeightFile
-from benchmarks.contestants import Card, Method
-from benchmarks.prompting.prompts import PromptKind
+from baselines.announcement import network_settings, official_file, tiny_size
+from benchmarks.contestants import Card, Method, PromptKind
 
 _PROMPTS = frozenset({PromptKind.TEXT, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
-_CONFIG = {
-    "checkpoint": None,
-    "size": "official",
-    "zoom_in": True,
-    "orientation": "file",
-    "precision": "auto",
-    "train": "decoder",
-    "learning_rate": 1e-4,
-    "seed": 0,
-}
+_CONFIG = network_settings("decoder", 1e-4, zoom_in=True, orientation="file")
 _SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-2]}
 
 # Size and SHA-256: Git LFS pointer in commit f015217 of huggingface.co/BAAI/SegVol. Later versions of that
 # repository hold the weights in another layout (pytorch_model.bin), so the address names the version.
-_FILE = WeightFile(
+_FILE = official_file(
     name="SegVol_v1.pth",
     page="https://huggingface.co/BAAI/SegVol/tree/f7b86a9d7abb4c8a0d5069ce7af81357b7ab1acc",
     licence="MIT",
@@ -30,7 +20,6 @@ _FILE = WeightFile(
     note="SegVol: MIT is the licence of the code; the page of the weights names none.",
     checksum="sha256:b751dc95f1a0c0c6086c1e6fa7f8a17bbb87635e5226e15f5d156fbd364dbb85",
     system="SegVol",
-    check="baselines.checkpoints:official_file_problem",
 )
 
 segvol = Method(
@@ -43,6 +32,7 @@ segvol = Method(
     needs_checkpoint=True,
     files=(_FILE,),
     config=_CONFIG,
+    inference_settings=("precision", "zoom_in", "orientation"),
     search_space=_SEARCH_SPACE,
     card=Card(
         title="SegVol",
@@ -58,22 +48,12 @@ segvol = Method(
     ),
 )
 
-segvol_tiny = Method(
-    name="segvol-tiny",
-    summary="the classes of SegVol at a small size, trained from scratch by the bench",
-    factory="baselines.segvol.segmenter:SegVolSegmenter",
-    prompts=_PROMPTS,
-    training="bench",
-    version="2",
-    config={**_CONFIG, "size": "tiny", "orientation": "ras", "train": "all", "learning_rate": 2e-3},
-    search_space=_SEARCH_SPACE,
-    card=Card(
-        title="SegVol, tiny",
-        paper="the architecture of arXiv 2311.13385 at a small size",
-        code_licence="Apache-2.0",
-        weights_licence="none released; trained by the bench on the suite's training split",
-        parameters="1.0 M, of which 0.8 M frozen random text features",
-        training_data={"*": "unseen"},
-        notes="For the embedded suite and for tests. Says nothing about SegVol. See docs/methods/segvol.md.",
-    ),
+segvol_tiny = tiny_size(
+    segvol,
+    "segvol-tiny",
+    "SegVol",
+    paper="arXiv 2311.13385",
+    page="segvol",
+    parameters="1.0 M, of which 0.8 M frozen random text features",
+    config={"orientation": "ras", "train": "all", "learning_rate": 2e-3},
 )

@@ -31,9 +31,9 @@ from baselines.segvol.network import SIZES, TEMPLATE, SegVol, batch_of_ids, load
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
 from benchmarks.data.boxes import bounding_box
-from benchmarks.data.preprocessing import Recipe, Shape, crop
+from benchmarks.data.preprocessing import Preprocessing, Shape, crop
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
-from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.prompting.prompts import Prompts
 
 SYSTEM = "SegVol"
 FILE_NAME = "SegVol_v1.pth"
@@ -62,7 +62,6 @@ class SegVolSegmenter(NetworkSegmenter):
     """
 
     module: SegVol
-    prompts = frozenset({PromptKind.TEXT, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
     system = SYSTEM
     choices = {"size": tuple(SIZES), "orientation": ("file", "ras"), "train": ("all", "decoder")}  # noqa: RUF012
 
@@ -127,7 +126,7 @@ class SegVolSegmenter(NetworkSegmenter):
         depth, height, width = self.module.size.image
         span = SPANS[self.config["size"]]
         return self.training_recipe(
-            Recipe(spacing=None, window=None, mean=AIR),  # so that beyond the scan there is air
+            Preprocessing(spacing=None, window=None, mean=AIR),  # so that beyond the scan there is air
             patch=(width * span, height * span, depth * span),
             batch_size=4,
             weight_decay=0.01,
@@ -305,10 +304,6 @@ class SegVolSession(Session):
 
     def segment(self, prompts: Prompts) -> BoolArray:
         return self.frame.restore(self._logits(prompts) > 0, False)
-
-    def probabilities(self, prompts: Prompts) -> FloatArray:
-        logits = torch.from_numpy(self._logits(prompts))
-        return self.frame.restore(logits.sigmoid().numpy(), 0.0)
 
     def _logits(self, prompts: Prompts) -> FloatArray:
         """Logits (d, h, w) of the crop."""

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from benchmarks.common.weight_file import WeightFile
-from benchmarks.contestants import Card, Method, Seen
-from benchmarks.prompting.prompts import PromptKind
+from dataclasses import replace
+
+from baselines.announcement import network_settings, official_file, tiny_size
+from benchmarks.contestants import Card, Method, PromptKind, Seen, WeightFile
 
 _PROMPTS = frozenset({PromptKind.NONE})
-_CONFIG = {
-    "checkpoint": None,
-    "size": "official",
-    "backbone": "swinunetr",
-    "postprocess": "official",
-    "spacing": 1.5,
-    "precision": "auto",
-    "train": "all",
-    "learning_rate": 1e-4,
-    "seed": 0,
-}
+_CONFIG = network_settings("all", 1e-4, backbone="swinunetr", postprocess="official", spacing=1.5)
 _SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-2]}
 _PAPER = "Liu et al., CLIP-Driven Universal Model, arXiv 2301.00785 (ICCV 2023)"
 _LICENCE = "CC BY-NC-ND 4.0"
@@ -34,7 +25,7 @@ _NOTE = "Universal Model: the word embeddings (txt_encoding.pth) are inside the 
 
 
 def _file(name: str, system: str, checksum: str = "") -> WeightFile:
-    return WeightFile(
+    return official_file(
         name=name,
         page="https://huggingface.co/ljwztc/CLIP-Driven-Universal-Model",
         licence=_LICENCE,
@@ -42,7 +33,6 @@ def _file(name: str, system: str, checksum: str = "") -> WeightFile:
         checksum=checksum,
         note=_NOTE,
         system=system,
-        check="baselines.checkpoints:official_file_problem",
     )
 
 
@@ -62,6 +52,7 @@ universal_swin = Method(
     needs_checkpoint=True,
     files=(_SWIN_FILE,),
     config=_CONFIG,
+    inference_settings=("precision", "postprocess"),
     search_space=_SEARCH_SPACE,
     card=Card(
         title="CLIP-driven Universal Model (Swin UNETR)",
@@ -74,49 +65,23 @@ universal_swin = Method(
     ),
 )
 
-universal_unet = Method(
+universal_unet = replace(
+    universal_swin,
     name="universal-unet",
     summary="CLIP-driven Universal Model with a U-Net, automatic; needs the official file",
-    factory="baselines.universal.segmenter:UniversalSegmenter",
-    prompts=_PROMPTS,
-    training="bench",
-    version="2",
-    needs_checkpoint=True,
     files=(_UNET_FILE,),
     config={**_CONFIG, "backbone": "unet"},
-    search_space=_SEARCH_SPACE,
-    card=Card(
-        title="CLIP-driven Universal Model (U-Net)",
-        paper=_PAPER,
-        code_licence=_LICENCE,
-        weights_licence=_LICENCE,
-        parameters="19.4 M",
-        training_data=_SEEN,
-        notes=_NOTES,
-    ),
+    card=replace(universal_swin.card, title="CLIP-driven Universal Model (U-Net)", parameters="19.4 M"),
 )
 
-universal_tiny = Method(
-    name="universal-tiny",
-    summary="the Universal Model's U-Net and heads at a small size, trained from scratch by the bench",
-    factory="baselines.universal.segmenter:UniversalSegmenter",
-    prompts=_PROMPTS,
-    training="bench",
-    version="2",
-    config={
-        **_CONFIG, "size": "tiny", "backbone": "unet", "postprocess": "none", "spacing": 4.0, "learning_rate": 2e-3,
-    },
-    search_space=_SEARCH_SPACE,
-    card=Card(
-        title="Universal Model, tiny",
-        paper="the architecture of arXiv 2301.00785 at a small size",
-        code_licence="Apache-2.0",
-        weights_licence="none released; trained by the bench on the suite's training split",
-        parameters="0.3 M",
-        training_data={"*": "unseen"},
-        notes=(
-            "For the embedded suite and for tests; random class embeddings in place of CLIP's. Says nothing about the "
-            "Universal Model. See docs/methods/universal.md."
-        ),
-    ),
-)  # fmt: skip
+universal_tiny = tiny_size(
+    universal_unet,
+    "universal-tiny",
+    "the Universal Model",
+    paper="arXiv 2301.00785",
+    page="universal",
+    parameters="0.3 M",
+    config={"postprocess": "none", "spacing": 4.0, "learning_rate": 2e-3},
+    what="the Universal Model's U-Net and heads",
+    note="random class embeddings in place of CLIP's",
+)

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.checkpoints import load_strictly, read_checkpoint, state_dict_of
+from baselines.checkpoints import read_checkpoint, state_dict_of
+from benchmarks.common.checkpoint import load_strictly
 
 Backbone = Literal["swinunetr", "unet"]
 SYSTEMS = {"swinunetr": "Universal Model (Swin UNETR)", "unet": "Universal Model (U-Net)"}

@@ -24,9 +24,9 @@ from baselines.universal.classes import Wanted, wanted
 from baselines.universal.network import SIZES, SYSTEMS, UniversalModel, load_official_file
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
 from benchmarks.data.boxes import bounding_box
-from benchmarks.data.preprocessing import Prepared, Recipe, prepare
+from benchmarks.data.preprocessing import Prepared, Preprocessing, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
-from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.prompting.prompts import Prompts
 
 SYSTEM = "Universal Model"
 FILE_NAMES = {
@@ -52,7 +52,6 @@ class UniversalSegmenter(NetworkSegmenter):
     """
 
     module: UniversalModel
-    prompts = frozenset({PromptKind.NONE})
     system = SYSTEM
     choices = {  # noqa: RUF012
         "size": tuple(SIZES),
@@ -67,7 +66,7 @@ class UniversalSegmenter(NetworkSegmenter):
         side = WINDOWS[config["size"]]
         self.window = (side, side, side)
         mm, (low, high) = float(config["spacing"]), WINDOW_HU
-        self.preprocessing = Recipe(spacing=(mm, mm, mm), window=WINDOW_HU, mean=low, std=high - low)
+        self.preprocessing = Preprocessing(spacing=(mm, mm, mm), window=WINDOW_HU, mean=low, std=high - low)
 
     def read_official(self) -> UniversalModel:
         backbone = self.config["backbone"]
@@ -135,10 +134,6 @@ class UniversalSession(Session):
     def segment(self, prompts: Prompts) -> BoolArray:
         check_prompts(prompts, self.segmenter.prompts, self.prepared.native_shape, SYSTEM)
         return self.prepared.to_native_mask(self._result)
-
-    def probabilities(self, prompts: Prompts) -> FloatArray:
-        check_prompts(prompts, self.segmenter.prompts, self.prepared.native_shape, SYSTEM)
-        return self.prepared.to_native_volume(self._result)
 
     def _probabilities(self, asked: Wanted) -> FloatArray:
         box = bounding_box(self.prepared.array > 0)

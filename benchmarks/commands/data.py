@@ -47,14 +47,11 @@ def synth(
 
     Example: `tags-bench data synth --dataset lits17 --cases 20 --out /tmp/phantoms`
     """
-    from benchmarks.common.errors import nearest_name
-    from benchmarks.data.phantom import KINDS as PHANTOMS
+    from benchmarks.data.catalogue import phantom_names
     from benchmarks.data.phantom import synthesise
 
     rows = []
-    for name in dataset or list(PHANTOMS):
-        if name not in PHANTOMS:
-            raise UserError(f"no phantom of dataset '{name}'; {nearest_name(name, PHANTOMS)}")
+    for name in dataset or phantom_names():
         folder = writable_folder(out) / "data" / "phantom"
         with console().status(f"writing {cases} phantoms of {name}"):
             written = synthesise(name, folder, seed=2026 if seed is None else seed, cases=cases)

@@ -6,7 +6,7 @@ from typing import Any
 
 from benchmarks.commands.declare import command, new_group
 from benchmarks.commands.options import PrintOptions
-from benchmarks.commands.printing import print_json, print_rows
+from benchmarks.commands.printing import print_broken, print_json, print_rows
 
 app = new_group()
 PANEL = "What there is"
@@ -53,6 +53,7 @@ def list_suites(printing: PrintOptions) -> None:
 @command(app, "methods", panel=PANEL)
 def list_methods(printing: PrintOptions) -> None:
     """List the installed methods and the prompts they take."""
+    from benchmarks.contestants import broken_methods
     from benchmarks.contestants import methods as installed
 
     rows = [
@@ -66,11 +67,13 @@ def list_methods(printing: PrintOptions) -> None:
         for method in installed().values()
     ]
     print_rows("methods", rows, printing.as_json)
+    print_broken(broken_methods())
 
 
 @command(app, "datasets", panel=PANEL)
 def list_datasets(printing: PrintOptions) -> None:
     """List the datasets known by name; `--data` reads other folders."""
+    from benchmarks.data.catalogue import broken_datasets
     from benchmarks.data.catalogue import datasets as known
 
     rows = [
@@ -85,3 +88,4 @@ def list_datasets(printing: PrintOptions) -> None:
         for info in known().values()
     ]
     print_rows("datasets", rows, printing.as_json)
+    print_broken(broken_datasets())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from benchmarks.common.plugins import BrokenPlugin
 
 
 def console(stderr: bool = True) -> Console:
@@ -43,6 +45,12 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool = Fa
     for row in rows:
         table.add_row(*(Text(str(value)) for value in row.values()))
     printer.print(table)
+
+
+def print_broken(broken: Iterable[BrokenPlugin]) -> None:
+    """Plug-ins that cannot be used, a line each on standard error, so that a listing stays what it is."""
+    for one in broken:
+        print(f"warning: {one}", file=sys.stderr)
 
 
 def print_mapping(title: str, values: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from benchmarks.commands import completion
 from benchmarks.commands.declare import command, new_group
 from benchmarks.commands.licence import show_licence
 from benchmarks.commands.options import AcceptOption, PrintOptions
-from benchmarks.commands.printing import console, print_json, print_rows
+from benchmarks.commands.printing import console, print_broken, print_json, print_rows
 from benchmarks.common.errors import UserError
 
 app = new_group(help="Official weights files: what there is, fetch, verify.")
@@ -35,7 +35,10 @@ def list_files(
     No file is read: "verified" and "wrong …" tell what the last check of these very bytes found.
     """
     from benchmarks.common.weight_file import weights_folder
+    from benchmarks.contestants import broken_methods
     from benchmarks.weights.official_files import as_rows, official_files, readable, wanted
+
+    print_broken(broken_methods())
 
     rows = as_rows(wanted([method]) if method else official_files().values())
     if printing.as_json:

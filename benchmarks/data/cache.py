@@ -38,7 +38,7 @@ from benchmarks.common.seeds import generator
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.dataset import Case, target_mask
 from benchmarks.data.layouts.layout import check_case_headers
-from benchmarks.data.preprocessing import Prepared, Recipe, Shape, crop, overlap, patch_origin, prepare
+from benchmarks.data.preprocessing import Prepared, Preprocessing, Shape, crop, overlap, patch_origin, prepare
 from benchmarks.data.registry import data_home
 from benchmarks.data.target import Target
 from benchmarks.data.volume import BoolArray, FloatArray, read_label, read_volume
@@ -104,7 +104,7 @@ class CachedVolume(Prepared):
     affine: NDArray[np.float64]
     low: float
     case: Case
-    recipe: Recipe
+    recipe: Preprocessing
     cache: Cache = field(repr=False)
     on_disk: bool = True
 
@@ -139,7 +139,7 @@ class Cache:
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "limit_bytes": self.limit_bytes, "_warned": False}
 
-    def prepared(self, case: Case, recipe: Recipe) -> CachedVolume:
+    def prepared(self, case: Case, recipe: Preprocessing) -> CachedVolume:
         """The image of a case, prepared. Only an image that is not cached yet is read.
 
         Raises:
@@ -280,7 +280,7 @@ def default_cache() -> Cache:
     return Cache(Path(root).expanduser() if root else data_home() / "cache", int(limit * 1e9))
 
 
-def _prepare_image(case: Case, recipe: Recipe) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+def _prepare_image(case: Case, recipe: Preprocessing) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
     volume = read_volume(case.image)
     prepared = prepare(volume, recipe)
     image = compact(prepared.array, recipe.std)

@@ -1,56 +1,75 @@
-"""The datasets that the bench knows by name, and any folder of the user's own."""
+"""The datasets that the bench knows by name, found by entry point, and any folder of the user's own."""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.errors import UserError, one_line
+from benchmarks.common.plugins import BrokenPlugin, chosen, installed
 from benchmarks.common.seeds import generator
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo
-from benchmarks.data.layouts import kits21, lits17, msd, nnunet_raw, pairs_csv
+from benchmarks.data.layouts import msd, nnunet_raw, pairs_csv
 from benchmarks.data.layouts.layout import read_dataset_json, require_folder
+from benchmarks.data.source import DatasetSource
+from benchmarks.data.splits import StoredSplits
 from benchmarks.data.target import Target
+
+logger = logging.getLogger(__name__)
 
 STATISTICS_SAMPLES = 20_000  # foreground voxels of one case; keeps large lesions from drowning the small
 
-Loader = Callable[..., Dataset]
+ENTRY_POINT_GROUP = "tags_bench.datasets"
+
+
+def sources() -> dict[str, DatasetSource]:
+    """All installed datasets by name; broken ones are left out (`broken_datasets`)."""
+    return dict(sorted(installed(ENTRY_POINT_GROUP, DatasetSource)[0].items()))
+
+
+def broken_datasets() -> tuple[BrokenPlugin, ...]:
+    """The installed datasets that cannot be used, each with its reason."""
+    return installed(ENTRY_POINT_GROUP, DatasetSource)[1]
+
+
+def dataset_source(name: str) -> DatasetSource:
+    """The dataset of that name. Raises UserError with the reason if it is broken, else with the nearest name."""
+    return chosen(name, "dataset", *installed(ENTRY_POINT_GROUP, DatasetSource))
 
 
 def datasets() -> dict[str, DatasetInfo]:
-    """All known datasets by name."""
-    return {info.name: info for info in (kits21.INFO, msd.PANCREAS, lits17.INFO, msd.COLON)}
+    """What is known of all installed datasets, by name."""
+    return {name: source.info for name, source in sources().items()}
+
+
+def phantom_names() -> list[str]:
+    """The datasets that can be imitated."""
+    return [name for name, source in sources().items() if source.phantoms is not None]
 
 
 def dataset_info(name: str) -> DatasetInfo:
-    """What is known of a dataset. Raises UserError with the nearest name."""
-    known = datasets()
-    if name not in known:
-        raise UserError(f"unknown dataset '{name}'; {nearest_name(name, known)}")
-    return known[name]
+    """What is known of a dataset. Raises UserError as `dataset_source` does."""
+    return dataset_source(name).info
 
 
 def load_dataset(name: str, root: Path, *, splits: str | None = None, seed: int = 0, strict: bool = True) -> Dataset:
     """A known dataset from its official layout under `root`.
 
     Args:
-        splits: "3dsam-adapter" or "patient"; by default the dataset's own (`DatasetInfo.split_source`), and
-            "patient" for phantoms.
-        seed: of the patient split of phantoms; the folds of the real data are stored.
+        splits: "patient", or the name of a published fold ("3dsam-adapter"); by default the dataset's own
+            (`DatasetInfo.split_source`), and "patient" for phantoms.
+        seed: of the patient split of phantoms; stored folds do not depend on it.
         strict: the first bad case raises; otherwise bad cases are listed in `Dataset.excluded`.
 
     Raises:
         UserError: unknown dataset, missing or empty folder, a bad case (strict).
     """
-    info = dataset_info(name)
-    if name in msd.FOLDERS:
-        return msd.load(root, info, splits=splits, seed=seed, strict=strict)
-    loaders: dict[str, Loader] = {"kits21": kits21.load, "lits17": lits17.load}
-    return loaders[name](root, splits=splits, seed=seed, strict=strict)
+    return dataset_source(name).load(root, splits=splits, seed=seed, strict=strict)
 
 
 def load_folder(
@@ -66,7 +85,8 @@ def load_folder(
     """The user's own data, split by patient.
 
     Args:
-        root: a folder in MSD or nnU-Net raw layout (KiTS21 and LiTS17 are recognised too), or a CSV of pairs.
+        root: a folder in MSD or nnU-Net raw layout (files of KiTS21 and LiTS17 are recognised too), or a CSV of
+            pairs.
         target_label: value or name of the label to segment; needed if dataset.json has more than one.
         organ, lesion: plain words for methods that read text; the lesion defaults to the label's name.
         seed: of the split.
@@ -92,10 +112,10 @@ def load_folder(
     content = read_dataset_json(root)
     labels = msd.label_names(content, root)
     target = _target(root, labels, target_label, organ, lesion)
-    chosen = name or _slug(root.resolve().name) or "folder"
+    chosen_name = name or _slug(root.resolve().name) or "folder"
     info = DatasetInfo(
-        name=chosen,
-        title=chosen,
+        name=chosen_name,
+        title=chosen_name,
         targets=(target,),
         licence=str(content.get("licence") or content.get("license") or ""),
         layout="imagesTr, labelsTr, dataset.json",
@@ -104,11 +124,9 @@ def load_folder(
         cases=0,
         split_source="by patient",
         label_values=(0, *(value for _, value in labels)),
-        default=False,
     )
-    if nnunet_raw.is_layout(root):
-        return nnunet_raw.load(root, info, splits="patient", seed=seed, strict=strict)
-    return msd.load(root, info, splits="patient", seed=seed, strict=strict)
+    load = nnunet_raw.load if nnunet_raw.is_layout(root) else msd.load
+    return load(root, info, stored=_stored_splits(chosen_name), splits="patient", seed=seed, strict=strict)
 
 
 def _load_table(
@@ -124,10 +142,10 @@ def _load_table(
         raise UserError(f"{table}: a table does not name its labels; give the number to segment with --target")
     value = int(str(target_label))
     target = Target(_slug(f"{organ} {lesion}") or f"label-{value}", organ, lesion, (value,))
-    chosen = name or _slug(table.stem) or "table"
+    chosen_name = name or _slug(table.stem) or "table"
     info = DatasetInfo(
-        name=chosen,
-        title=chosen,
+        name=chosen_name,
+        title=chosen_name,
         targets=(target,),
         licence="",
         layout="a CSV file with the columns image, label [, case, patient]",
@@ -135,9 +153,14 @@ def _load_table(
         url=str(table),
         cases=0,
         split_source="by patient",
-        default=False,
     )
-    return pairs_csv.load(table, info, seed=seed, strict=strict)
+    return pairs_csv.load(table, info, stored=_stored_splits(chosen_name), seed=seed, strict=strict)
+
+
+def _stored_splits(name: str) -> StoredSplits | None:
+    """Data of one's own that take the name of a known dataset must follow its folds, or be refused."""
+    source = sources().get(name)
+    return None if source is None else source.splits
 
 
 def intensity_statistics(cases: Iterable[Case], target: Target, seed: int = 0) -> Target:
@@ -170,10 +193,13 @@ def intensity_statistics(cases: Iterable[Case], target: Target, seed: int = 0) -
 
 
 def _recognise(root: Path) -> str | None:
-    if kits21.case_folders(root):
-        return "kits21"
-    if not (root / "imagesTr").is_dir() and lits17.find_pairs(root):
-        return "lits17"
+    """The installed dataset whose files these are, the bench's own first."""
+    for name, source in installed(ENTRY_POINT_GROUP, DatasetSource)[0].items():
+        try:
+            if source.recognise is not None and source.recognise(root):
+                return name
+        except Exception as error:  # of a plug-in, which must not keep others from being read
+            logger.warning("dataset '%s' fails to look at %s: %s", name, root, one_line(error))
     return None
 
 

@@ -93,7 +93,6 @@ class DatasetInfo:
         layout: the official folders and files, in a line.
         split_source: of the default split.
         label_values: that a label map may hold, the background included.
-        default: part of `--all-datasets`.
     """
 
     name: str
@@ -106,7 +105,6 @@ class DatasetInfo:
     cases: int
     split_source: str
     label_values: tuple[int, ...] = ()
-    default: bool = True
 
 
 def target_mask(label: NDArray[np.int16], target: Target) -> BoolArray:

@@ -1,11 +1,7 @@
 """Fetching what is publicly hosted: resumed where it broke off, checked, and only once its licence is accepted.
 
-- The Decathlon (Task07 Pancreas, Task10 Colon, and Task03 Liver, which holds the scans of LiTS17): addresses and
-  MD5 of the archives are those of MONAI's `DecathlonDataset`, asked when they are needed, so that they follow
-  the installed MONAI. LiTS17 itself is behind a registration (competitions.codalab.org/competitions/17094).
-- KiTS21: images one by one from the challenge's storage, as its own `get_imaging.py` does, and the label maps
-  from its repository (github.com/neheller/kits21). No checksums are published; every file is instead read to
-  its end, where gzip keeps the CRC-32 of the content.
+What is fetched and from where is the `FetchList` that a dataset announces. The scans of LiTS17 come as Task03 of the
+Decathlon; LiTS17 itself is behind a registration (competitions.codalab.org/competitions/17094).
 
 An archive that was got by other means and put where the message says is checked and used without a network.
 """
@@ -22,28 +18,20 @@ from benchmarks.common.download import Progress, RemoteFile, check_download, dow
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import exclusively
 from benchmarks.data.archives import extract
-from benchmarks.data.catalogue import dataset_info
-from benchmarks.data.layouts import kits21
+from benchmarks.data.catalogue import dataset_info, dataset_source, sources
 from benchmarks.data.registry import data_home
-
-TASKS = {"msd-pancreas": "Task07_Pancreas", "msd-colon": "Task10_Colon", "lits17": "Task03_Liver"}
-TASK_LICENCE = "CC BY-SA 4.0"  # the Decathlon's, also for the scans that it shares with LiTS17
-KITS_IMAGES = "https://kits19.sfo2.digitaloceanspaces.com/master_{:05d}.nii.gz"
-KITS_LABELS = "https://github.com/neheller/kits21/raw/master/kits21/data/case_{:05d}/" + kits21.LABEL
+from benchmarks.data.source import FetchList
 
 
 def fetchable() -> dict[str, str]:
     """Datasets that can be fetched, and from where."""
-    tasks = {name: f"{task}.tar, as hosted for MONAI" for name, task in TASKS.items()}
-    return {"kits21": "images from the challenge's storage, label maps from its repository", **tasks}
+    return {name: source.fetch.where for name, source in sources().items() if source.fetch is not None}
 
 
 def licence(name: str) -> str:
     """The licence of what `fetch` brings, in a line. Raises UserError for a dataset that it does not know."""
-    _check_name(name)
-    info = dataset_info(name)
-    terms, source = (TASK_LICENCE, "http://medicaldecathlon.com") if name in TASKS else (info.licence, info.url)
-    return f"{info.title}: {terms} ({source}); cite {info.citation}"
+    info, listed = dataset_info(name), _fetch_list(name)
+    return f"{info.title}: {listed.licence or info.licence} ({listed.url or info.url}); cite {info.citation}"
 
 
 def licence_accepted(name: str, home: Path | None = None) -> bool:
@@ -57,24 +45,8 @@ def accept_licence(name: str, home: Path | None = None) -> None:
 
 
 def remote_files(name: str, cases: Sequence[int] | None = None) -> list[RemoteFile]:
-    """What there is to fetch of a dataset; `cases` are numbers of KiTS21, whose files come one by one."""
-    _check_name(name)
-    if name == "kits21":
-        numbers = range(kits21.INFO.cases) if cases is None else cases
-        strange = [number for number in numbers if not 0 <= number < kits21.INFO.cases]
-        if strange:
-            raise UserError(f"kits21 has the cases 0 to {kits21.INFO.cases - 1}, not {strange[0]}")
-        return [
-            RemoteFile(address.format(number), f"data/case_{number:05d}/{file}", "gzip")
-            for number in numbers
-            for address, file in ((KITS_IMAGES, kits21.IMAGE), (KITS_LABELS, kits21.LABEL))
-        ]
-    if cases is not None:
-        raise UserError(f"{name} comes in one archive; single cases cannot be fetched")
-    from monai.apps import DecathlonDataset
-
-    task = TASKS[name]
-    return [RemoteFile(DecathlonDataset.resource[task], f"{task}.tar", f"md5:{DecathlonDataset.md5[task]}")]
+    """What there is to fetch of a dataset; `cases` are numbers of cases, where they come one by one (kits21)."""
+    return list(_fetch_list(name).files(cases))
 
 
 def fetch(
@@ -126,10 +98,11 @@ def _fetch_archive(remote: RemoteFile, target: Path, folder: Path, progress: Pro
     target.unlink()
 
 
-def _check_name(name: str) -> None:
-    dataset_info(name)
-    if name not in fetchable():
+def _fetch_list(name: str) -> FetchList:
+    listed = dataset_source(name).fetch
+    if listed is None:
         raise UserError(f"dataset '{name}' is not publicly hosted; {nearest_name(name, fetchable())}")
+    return listed
 
 
 def _acceptance(name: str, home: Path | None) -> Path:

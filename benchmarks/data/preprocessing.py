@@ -26,7 +26,7 @@ SAME_SPACING = 1e-3  # relative; headers carry spacings as float32 and as norms 
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Preprocessing:
     """How a volume is prepared for a network; part of every cache key.
 
     Attributes:
@@ -99,7 +99,7 @@ class Prepared:
         return _resize_mask(probabilities, self.native_shape, threshold)
 
 
-def prepare(volume: Volume, recipe: Recipe) -> Prepared:
+def prepare(volume: Volume, recipe: Preprocessing) -> Prepared:
     """Resample (skipped where the spacing is equal), clip, normalise; the volume itself is not changed."""
     shape = prepared_shape(volume.shape, volume.spacing, recipe.spacing)
     array = volume.array.copy() if shape == volume.shape else resize(volume.array, shape)

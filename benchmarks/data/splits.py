@@ -4,11 +4,11 @@ Our rule: patients are ordered by SHA-256 of the text `<seed>\\x1f<patient id>`,
 consecutive parts. It does not depend on the order of files, on the machine, or on Python's hash. All cases of a
 patient stay together.
 
-For the datasets known by name both are stored in `splits/`, with a SHA-256 that is checked on loading: NAME.json is
-the predecessor's fold 0, NAME.patient.json the five folds of our rule (fold 0 is 70 / 10 / 20 %) over all official
-cases. A partial download gets the intersection, so a patient who tests one copy of a dataset never trains another.
-The case ids of the Decathlon's tasks are those that its dataset.json lists (281 of pancreas_001 to 421, 126 of
-colon_001 to 219), as in the 3DSAM-adapter's datafile.
+For our own datasets both are stored in `splits/`, with a SHA-256 that is checked on loading: NAME.json is the
+predecessor's fold 0, NAME.patient.json the five folds of our rule (fold 0 is 70 / 10 / 20 %) over all official cases.
+A partial download gets the intersection, so a patient who tests one copy of a dataset never trains another. The case
+ids of the Decathlon's tasks are those that its dataset.json lists (281 of pancreas_001 to 421, 126 of colon_001 to
+219), as in the 3DSAM-adapter's datafile.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.errors import UserError
 from benchmarks.common.files import atomically
 from benchmarks.data.dataset import Split
 
@@ -33,71 +35,76 @@ STORED_SEED = 0  # of the folds in NAME.patient.json
 FRACTIONS = (0.7, 0.1, 0.2)
 PHANTOM_FRACTIONS = (0.5, 0.1, 0.4)  # phantoms are cheap to make; a ranking needs test cases
 
-# SHA-256 of the stored files' text; a changed file would change what every result means.
-STORED_PATIENT_SPLITS = {
-    "kits21": "f13ee558cb3bbde9b8fe2a567e62ede1903c12c0d4da9b9ad92b830739741ceb",
-    "msd-pancreas": "96c5ab9e88f41350333af12b7ca10d867b8c567a9b65c3b908b84a3d99b60dda",
-    "lits17": "69f77b1ff53a6357ddf62794eb8f055da9364ab50d42404799cc6f28719ec474",
-    "msd-colon": "0b23d69577478ce40256c1317af7f0b0ebe8eaabe018947900684c8827fe7e22",
-}
-STORED_SPLITS = {
-    "kits21": "de73ac44640da5e8ccbdf72fdfad0bcf8303b4d72a9012ac364c63d39a860348",
-    "msd-pancreas": "0e7f8a1b53089a1817264dac5240bc3b309c65995f047e0baed00008ced15538",
-    "lits17": "c9e9730f7c28cdd70b296bdf9d372e989e3aceb386290e4558174b8202c9b438",
-    "msd-colon": "8027aa09635c1c90c60e2486e67b96f11f5c838f5d4dbf13f343609240e7127b",
-}
 
+@dataclass(frozen=True)
+class StoredSplits:
+    """The folds that belong to a dataset, in files that its package ships; a changed file is refused.
 
-def predecessor_split(name: str, ids: Iterable[str]) -> Split:
-    """Fold 0 of the 3DSAM-adapter line, cut down to the case ids that are present.
-
-    Validation, test and left-out ids are stored; training is every other official case, as in the source.
-
-    Raises:
-        UserError: that line of work has no split of this dataset, or the stored file is damaged.
+    Attributes:
+        dataset: its name. The files are `DATASET.patient.json` (folds over all official cases, as `write_splits` writes
+            them) and, where there is one, `DATASET.json` (one published fold).
+        by_patient: SHA-256 of the text of the former.
+        published: SHA-256 of the text of the latter, "" where there is none. It names the `validation`, the `test` and
+            the `excluded` cases (all others train) and the `counts` of a complete download.
+        publisher: what the published fold is called.
+        folder: where the files lie.
     """
-    stored = _predecessor(name)
-    present = sorted(set(ids) & official_cases(name))
-    validation = [case_id for case_id in present if case_id in stored["validation"]]
-    test = [case_id for case_id in present if case_id in stored["test"]]
-    elsewhere = {*validation, *test, *stored["excluded"]}
-    return Split(tuple(i for i in present if i not in elsewhere), tuple(validation), tuple(test))
 
+    dataset: str
+    by_patient: str
+    published: str = ""
+    publisher: str = PREDECESSOR
+    folder: Traversable = field(default_factory=lambda: files("benchmarks.data") / "splits")
 
-def predecessor_excluded(name: str) -> frozenset[str]:
-    """Case ids that the 3DSAM-adapter line leaves out: the tumour-free scans of LiTS17."""
-    return frozenset(_predecessor(name)["excluded"])
+    def cases(self) -> frozenset[str]:
+        """The ids of all cases with public labels."""
+        first = self._by_patient()["folds"][0]
+        return frozenset(case_id for part in PARTS for case_id in first[part])
 
+    def folds(self, ids: Iterable[str]) -> tuple[Split, ...]:
+        """The folds by patient, cut down to the case ids that are present. Raises UserError if the file was changed."""
+        present = set(ids)
+        return tuple(
+            Split(**{part: tuple(case_id for case_id in fold[part] if case_id in present) for part in PARTS})
+            for fold in self._by_patient()["folds"]
+        )
 
-def predecessor_counts(name: str) -> tuple[int, int, int]:
-    """Training, validation and test cases of a complete download."""
-    counts: Mapping[str, int] = _predecessor(name)["counts"]
-    return counts["train"], counts["validation"], counts["test"]
+    def published_fold(self, ids: Iterable[str]) -> Split:
+        """The published fold, cut down to the case ids that are present. Raises UserError if the file was changed."""
+        stored = self._published()
+        present = sorted(set(ids) & self.cases())
+        validation = [case_id for case_id in present if case_id in stored["validation"]]
+        test = [case_id for case_id in present if case_id in stored["test"]]
+        elsewhere = {*validation, *test, *stored["excluded"]}
+        return Split(tuple(i for i in present if i not in elsewhere), tuple(validation), tuple(test))
 
+    def excluded(self) -> frozenset[str]:
+        """Case ids that the published fold leaves out, such as the tumour-free scans of LiTS17."""
+        return frozenset(self._published()["excluded"])
 
-def stored_folds(name: str, ids: Iterable[str]) -> tuple[Split, ...]:
-    """The stored folds by patient of a dataset known by name, cut down to the case ids that are present.
+    def published_counts(self) -> tuple[int, int, int]:
+        """Training, validation and test cases of the published fold in a complete download."""
+        counts: Mapping[str, int] = self._published()["counts"]
+        return counts["train"], counts["validation"], counts["test"]
 
-    Raises:
-        UserError: none are stored, or the stored file is damaged.
-    """
-    present = set(ids)
-    return tuple(
-        Split(**{part: tuple(case_id for case_id in fold[part] if case_id in present) for part in PARTS})
-        for fold in _by_patient(name)["folds"]
-    )
+    def _by_patient(self) -> dict[str, Any]:
+        return self._read(f"{self.dataset}.patient.json", self.by_patient)
+
+    def _published(self) -> dict[str, Any]:
+        return self._read(f"{self.dataset}.json", self.published)
+
+    def _read(self, name: str, sha256: str) -> dict[str, Any]:
+        text = (self.folder / name).read_text("utf-8")
+        if hashlib.sha256(text.encode()).hexdigest() != sha256:
+            raise UserError(f"the stored split {name} was changed (SHA-256 differs); install the package again")
+        loaded: dict[str, Any] = json.loads(text)
+        return loaded
 
 
 def stored_document(name: str, ids: Iterable[str]) -> dict[str, Any]:
     """What NAME.patient.json holds: the rule over all official case ids, each its own patient."""
     source = f"by patient, {FOLDS} folds, seed {STORED_SEED}: the rule in benchmarks/data/splits.py"
     return split_document(name, source, patient_folds(ids, seed=STORED_SEED))
-
-
-def official_cases(name: str) -> frozenset[str]:
-    """The ids of all cases with public labels of a dataset known by name."""
-    first = _by_patient(name)["folds"][0]
-    return frozenset(case_id for part in PARTS for case_id in first[part])
 
 
 def patient_split(
@@ -234,24 +241,3 @@ def _cut(by_patient: dict[str, list[str]], order: list[str], start: int, test: i
         validation=cases(turned[test : test + validation]),
         test=cases(turned[:test]),
     )
-
-
-def _predecessor(name: str) -> dict[str, Any]:
-    if name not in STORED_SPLITS:
-        hint = nearest_name(name, STORED_SPLITS)
-        raise UserError(f"the {PREDECESSOR} split does not cover '{name}'; {hint}")
-    return _stored(f"{name}.json", STORED_SPLITS[name])
-
-
-def _by_patient(name: str) -> dict[str, Any]:
-    if name not in STORED_PATIENT_SPLITS:
-        raise UserError(f"no stored folds of '{name}'; {nearest_name(name, STORED_PATIENT_SPLITS)}")
-    return _stored(f"{name}.patient.json", STORED_PATIENT_SPLITS[name])
-
-
-def _stored(file_name: str, sha256: str) -> dict[str, Any]:
-    text = (files("benchmarks.data") / "splits" / file_name).read_text("utf-8")
-    if hashlib.sha256(text.encode()).hexdigest() != sha256:
-        raise UserError(f"the stored split {file_name} was changed (SHA-256 differs); install the package again")
-    loaded: dict[str, Any] = json.loads(text)
-    return loaded

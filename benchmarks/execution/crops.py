@@ -20,7 +20,6 @@ from benchmarks.data.dataset import Case
 if TYPE_CHECKING:
     import torch
 
-INTENSITY_SHIFT, INTENSITY_SCALE = 0.1, 0.1  # augmentation, in units of the normalised intensity
 AHEAD = 2  # steps whose crops are ready before they are needed
 
 T = TypeVar("T")
@@ -76,7 +75,7 @@ class CropSource:
         return Batch(image, label, [self.target] * size, prompts, 0.0)
 
     def crop(self, step: int, place: int) -> tuple[np.ndarray, np.ndarray]:
-        """Image (float32) and label (bool) of one crop, augmented: flips of each axis, intensity shift and scale."""
+        """Image (float32) and label (bool) of one crop, augmented as the recipe says; see `Augmentation`."""
         random = generator(self.seed, "crop", step, 0, place)
         volume, mask = self._cases[random.integers(len(self._cases))]
         patch, shape, foreground = self.recipe.patch, np.array(volume.shape), mask.foreground
@@ -88,10 +87,11 @@ class CropSource:
             centre = random.uniform(low, np.maximum(high, low))
         image, _ = volume.crop(centre, patch)
         label, _ = mask.crop(centre, patch)
-        axes = tuple(axis for axis in range(3) if random.random() < 0.5)
+        how = self.recipe.augmentation
+        axes = tuple(axis for axis, chance in enumerate(how.flips) if random.random() < chance)
         image, label = np.flip(image, axes), np.flip(label, axes)
-        scale = 1 + random.uniform(-INTENSITY_SCALE, INTENSITY_SCALE)
-        shift = random.uniform(-INTENSITY_SHIFT, INTENSITY_SHIFT)
+        scale = 1 + random.uniform(-how.intensity_scale, how.intensity_scale)
+        shift = random.uniform(-how.intensity_shift, how.intensity_shift)
         return np.ascontiguousarray(image * scale + shift, np.float32), np.ascontiguousarray(label)
 
 

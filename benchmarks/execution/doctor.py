@@ -12,7 +12,7 @@ from benchmarks.common.environment import manifest
 
 
 def examine(out: Path, tracking_uri: str | None, address: str | None) -> dict[str, dict[str, Any]]:
-    """Findings by section: "software", "machine", "services", "checkpoints"."""
+    """Findings by section: "software", "machine", "services", "checkpoints", "plug-ins"."""
     about = manifest()
     software = {
         "python": about["python"],
@@ -23,7 +23,17 @@ def examine(out: Path, tracking_uri: str | None, address: str | None) -> dict[st
         "machine": _machine(out),
         "services": {"Ray": _ray(address), "MLflow": _mlflow(tracking_uri, out)},
         "checkpoints": _checkpoints(out),
+        "plug-ins": plugins(),
     }
+
+
+def plugins() -> dict[str, Any]:
+    """The methods and datasets of installed packages that cannot be used."""
+    from benchmarks.contestants import broken_methods
+    from benchmarks.data.catalogue import broken_datasets
+
+    broken = [*broken_methods(), *broken_datasets()]
+    return {f"{one.name} of {one.distribution}": f"broken: {one.reason}" for one in broken} or {"broken": "none"}
 
 
 def _machine(out: Path) -> dict[str, Any]:

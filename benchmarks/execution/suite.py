@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.validation import one_line_errors
 from benchmarks.contestants import Budget
+from benchmarks.data.catalogue import broken_datasets, phantom_names
+from benchmarks.data.catalogue import datasets as known_datasets
 from benchmarks.data.registry import registration, registrations
 from benchmarks.execution.embedded import embedded_suites, suite_text
 from benchmarks.execution.training_job import TIMEOUT_MINUTES
@@ -201,21 +203,33 @@ class Suite(_Strict):
     def with_datasets(self, names: Sequence[str]) -> Suite:
         """Only these datasets of the suite; or, where it lists none of them, those added on this machine.
 
+        Phantoms of an installed dataset that was not added join a suite of phantoms.
+
         Raises:
-            UserError: an unknown name (the nearest one is offered), or some of the suite beside some that were added.
+            UserError: an unknown name (the nearest one is offered), a dataset that is broken, or some of the suite
+                beside some that were added.
         """
         listed = {entry.name: entry for entry in self.datasets}
+        added = registrations() if any(name not in listed for name in names) else {}
+        listed |= {name: self._phantoms(name, [*listed, *added]) for name in names if name not in {*listed, *added}}
         unlisted = [name for name in names if name not in listed]
-        added = registrations() if unlisted else {}
-        for name in unlisted:
-            if name not in added:
-                raise UserError(f"suite '{self.name}' has no dataset '{name}'; {nearest_name(name, [*listed, *added])}")
         if not unlisted:
             return self.model_copy(update={"datasets": tuple(listed[name] for name in names)})
         if len(unlisted) < len(names):
             ours = next(name for name in names if name in listed)
             raise UserError(f"'{ours}' is a dataset of suite '{self.name}', '{unlisted[0]}' was added: run them apart")
         return self.with_added_datasets(names)
+
+    def _phantoms(self, name: str, known: Sequence[str]) -> DatasetEntry:
+        """As many phantoms of a dataset as the suite has of its first."""
+        first = self.datasets[0]
+        imitated = phantom_names() if first.source == "phantom" else []
+        if name in imitated:
+            return DatasetEntry(name=name, source="phantom", cases=first.cases)
+        broken = {one.name: one for one in broken_datasets()}
+        if name in broken and name not in known_datasets():
+            raise UserError(f"dataset {broken[name]}")
+        raise UserError(f"suite '{self.name}' has no dataset '{name}'; {nearest_name(name, {*known, *imitated})}")
 
     def with_added_datasets(self, names: Sequence[str]) -> Suite:
         """The methods and protocols of this suite on datasets that were added on this machine.

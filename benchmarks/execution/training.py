@@ -67,7 +67,7 @@ def run_job(job: TrainingJob, folder: Path, log: Path | None = None, cache: Path
         (work / name).unlink(missing_ok=True)
     figures |= {
         "method": job.method,
-        "config": method.configured(job.config),
+        "config": method.training_config(job.config),
         "dataset": job.cases[0].dataset,
         "target": job.target.name,
         "cases": len(job.cases),

@@ -43,19 +43,27 @@ class TrainingJob:
     timeout_minutes: float = TIMEOUT_MINUTES
 
     def digest(self) -> str:
-        """The identity of the checkpoint that comes of this job."""
+        """The identity of the checkpoint that comes of this job.
+
+        Settings that act at inference only are no part of it, except where the job validates: its figures depend on
+        them.
+        """
         return self._digest
 
     @cached_property
     def _digest(self) -> str:  # once: it reads every training file
         method = find_method(self.method)
+        config = method.configured(self.config) if self.validate_at else method.training_config(self.config)
+        budget = asdict(self.budget)
+        if self.budget.minutes is None:
+            del budget["cpus"]  # more of them are only faster
         identity = {
             "method": self.method,
             "version": method.version,
-            "config": fingerprint_config(method.configured(self.config), method.file_settings),
+            "config": fingerprint_config(config, method.file_settings),
             "target": asdict(self.target),
             "cases": fingerprint_cases(self.cases),
-            "budget": asdict(self.budget),
+            "budget": budget,
             "seed": self.seed,
             "workers": self.workers,
         }

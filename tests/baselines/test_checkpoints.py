@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import os
 import pickle
 import subprocess
@@ -16,7 +15,6 @@ import torch
 
 from baselines.checkpoints import (
     Inert,
-    file_digest,
     load_official,
     official_file_problem,
     read_checkpoint,
@@ -241,8 +239,3 @@ def test_a_file_is_looked_into_before_it_is_loaded(tmp_path: Path, old_format: b
     assert not (tmp_path / "x").exists()
     path.write_bytes(path.read_bytes()[:50])
     assert official_file_problem(path, "SAM-Med2D").startswith("truncated, or not a torch checkpoint")
-
-
-def test_digest(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"abc" * 100_000)
-    assert file_digest(tmp_path / "file") == hashlib.sha256(b"abc" * 100_000).hexdigest()

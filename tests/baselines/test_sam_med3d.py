@@ -69,7 +69,6 @@ def test_round_trip(shape: Any, spacing: Any, centre: Any, radii: Any) -> None:
     assert result.shape == shape
     assert result.dtype == np.bool_
     assert dice(result, mask) > 0.99
-    assert np.array_equal(session.probabilities(prompts) > 0.5, result)
 
 
 def test_clicks_are_rounds_in_the_crop() -> None:

@@ -156,9 +156,6 @@ def test_segment_depends_on_the_prompts_only(method: Method) -> None:
     session.segment(two)
     assert np.array_equal(session.segment(one), first)
     assert np.array_equal(build(method).open(volume, TARGET).segment(one), first)
-    probabilities = session.probabilities(one)
-    undecided = np.abs(probabilities - 0.5) < 1e-6  # a logit of 1e-9 rounds to exactly one half
-    assert np.array_equal((probabilities > 0.5) | undecided, first | undecided)
 
 
 @METHODS

@@ -72,7 +72,7 @@ def test_zoom_out_alone_keeps_to_its_resolution(perfect: SegVolSegmenter) -> Non
     coarse = np.ceil(np.array(volume.shape) / np.array(SIZES["tiny"].image[::-1]))  # voxels that one sample stands for
     assert (np.abs(found.min(0) - truth.min(0)) <= coarse).all()
     assert (np.abs(found.max(0) - truth.max(0)) <= coarse).all()
-    assert perfect.open(volume, TARGET).probabilities(TEXT).shape == volume.shape
+    assert perfect.open(volume, TARGET).segment(TEXT).shape == volume.shape
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPI", "IPL"])
@@ -262,7 +262,7 @@ def test_training_learns_and_the_text_tower_stays(tmp_path: Path) -> None:
     for each in (segmenter, other):
         each.module.eval()
     segmenter._texts.clear()
-    one, two = (each.open(volume, TARGET).probabilities(TEXT) for each in (segmenter, other))
+    one, two = (each.open(volume, TARGET)._logits(TEXT) for each in (segmenter, other))
     assert np.array_equal(one, two)
     with pytest.raises(UserError, match="no checkpoint"):
         other.load(tmp_path / "nowhere")

@@ -84,7 +84,6 @@ def test_a_perfect_network_gives_the_mask_back(
     assert dice(found, mask) >= bound - 1e-3
     assert dice(found, mask) > 0.97
     assert set(seen) == {(1, 1, 24, 24, 24)}
-    assert np.array_equal(session.probabilities(Prompts()) > 0.5, found)
 
 
 def test_nothing_above_the_window_is_an_empty_mask() -> None:

@@ -23,9 +23,9 @@ from benchmarks.contestants import Target
 from benchmarks.data import cache as module
 from benchmarks.data.cache import Cache, compact, default_cache
 from benchmarks.data.dataset import Case, target_mask
-from benchmarks.data.preprocessing import Recipe, crop, prepare
+from benchmarks.data.preprocessing import Preprocessing, crop, prepare
 
-RECIPE = Recipe((1.5, 1.5, 2.0), (-54.0, 247.0), 59.5, 55.5)
+RECIPE = Preprocessing((1.5, 1.5, 2.0), (-54.0, 247.0), 59.5, 55.5)
 TARGET = Target("kidney-tumor", "kidney", "tumor", (2,))
 
 
@@ -131,7 +131,7 @@ def test_compact_stays_within_its_tolerance(low, width, mean, std, seed):
 
 
 def test_hounsfield_units_without_a_window_keep_their_precision(cache, case):
-    whole = Recipe(None, None)
+    whole = Preprocessing(None, None)
     cached = cache.prepared(case, whole)
     assert cached.array.dtype == np.int16  # whole numbers lose nothing
     np.testing.assert_array_equal(cached.array, case.load()[0].array)
@@ -139,9 +139,9 @@ def test_hounsfield_units_without_a_window_keep_their_precision(cache, case):
     assert patch.dtype == np.float32
     assert patch[0, 0, 0] == -0.5
     np.testing.assert_array_equal(patch[4:, 4:, 4:], cached.array[:5, :5, :5])
-    resampled = cache.prepared(case, Recipe((1.5, 1.5, 2.0), None))
+    resampled = cache.prepared(case, Preprocessing((1.5, 1.5, 2.0), None))
     assert resampled.array.dtype == np.float32
-    np.testing.assert_array_equal(resampled.array, prepare(case.load()[0], Recipe((1.5, 1.5, 2.0), None)).array)
+    np.testing.assert_array_equal(resampled.array, prepare(case.load()[0], Preprocessing((1.5, 1.5, 2.0), None)).array)
 
 
 def test_the_key_is_the_content(cache, case, tmp_path, monkeypatch):
@@ -318,12 +318,13 @@ import numpy as np
 logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stdout)
 from benchmarks.data.cache import Cache
 from benchmarks.data.dataset import Case
-from benchmarks.data.preprocessing import Recipe
+from benchmarks.data.preprocessing import Preprocessing
 root = Path(sys.argv[1])
 cases = [Case("mine", "a", root / "data/a-image.nii.gz", root / "data/a-label.nii.gz")] * 2
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))  # a write beyond that fails half-way, as on a full disk
 for case in cases:
-    cached = Cache.prepared(cache := globals().get("cache") or Cache(root / "cache"), case, Recipe(None, (-54, 247)))
+    cache = globals().get("cache") or Cache(root / "cache")
+    cached = cache.prepared(case, Preprocessing(None, (-54, 247)))
     assert not cached.on_disk
     print("sum", float(np.asarray(cached.array, float).sum()))
 """
@@ -335,7 +336,7 @@ def test_a_disk_that_is_full_half_way(case, cache, tmp_path):
     )
     lines = done.stdout.splitlines()
     assert sum("cannot cache" in line for line in lines) == 1
-    expected = prepare(case.load()[0], Recipe(None, (-54, 247))).array
+    expected = prepare(case.load()[0], Preprocessing(None, (-54, 247))).array
     sums = [float(line.split()[1]) for line in lines if line.startswith("sum")]
     assert sums == pytest.approx([float(expected.astype(float).sum())] * 2)
     assert entries(cache) == []

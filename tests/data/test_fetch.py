@@ -12,7 +12,6 @@ import pytest
 from benchmarks.common.download import RemoteFile
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import exclusively
-from benchmarks.data import fetch as download
 from benchmarks.data.fetch import accept_licence, fetch, licence_accepted, remote_files
 
 
@@ -106,12 +105,14 @@ def test_what_would_be_fetched():
         remote_files("kits")
 
 
-@pytest.mark.parametrize("name", ["msd-pancreas", "msd-colon", "lits17"])
-def test_decathlon_addresses_are_those_of_monai(name):
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [("msd-pancreas", "Task07_Pancreas"), ("msd-colon", "Task10_Colon"), ("lits17", "Task03_Liver")],
+)
+def test_decathlon_addresses_are_those_of_monai(name, task):
     from monai.apps import DecathlonDataset
 
     (one,) = remote_files(name)
-    task = download.TASKS[name]
     assert (one.url, one.check) == (DecathlonDataset.resource[task], f"md5:{DecathlonDataset.md5[task]}")
     assert one.url.startswith("https://")
     assert one.path == f"{task}.tar"

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from benchmarks.contestants import Target
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.dataset import Case, target_mask
-from benchmarks.data.preprocessing import Recipe, crop, paste, prepare
+from benchmarks.data.preprocessing import Preprocessing, crop, paste, prepare
 from benchmarks.data.verify import problems, verify_case
 from benchmarks.data.volume import read_volume, write_mask
 
 TARGET = Target("t", "o", "l", (2,))
-NATIVE = Recipe(None, (-100.0, 300.0), 60.0, 50.0)
+NATIVE = Preprocessing(None, (-100.0, 300.0), 60.0, 50.0)
 quick = settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -69,7 +69,7 @@ def test_click_box_and_mask_stay_on_their_tissue(tmp_path, scan, factors):
     np.testing.assert_allclose(click, (np.array(box[0]) + np.array(box[1]) - 1) / 2, atol=1e-3)
     # On the network's grid
     x, y, z = (s * f for s, f in zip(volume.spacing, factors, strict=True))
-    prepared = prepare(volume, Recipe((x, y, z), None))
+    prepared = prepare(volume, Preprocessing((x, y, z), None))
     there = tuple(np.rint(prepared.to_prepared([click])[0]).astype(int))
     assert prepared.label(mask)[there]
     assert prepared.array[there] > 100

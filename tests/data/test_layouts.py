@@ -11,9 +11,16 @@ import pytest
 import SimpleITK
 
 from benchmarks.common.errors import UserError
-from benchmarks.data.catalogue import datasets, intensity_statistics, load_dataset, load_folder
+from benchmarks.data.catalogue import (
+    dataset_source,
+    datasets,
+    intensity_statistics,
+    load_dataset,
+    load_folder,
+    phantom_names,
+)
 from benchmarks.data.dataset import target_mask
-from benchmarks.data.splits import patient_folds, stored_folds
+from benchmarks.data.splits import patient_folds
 
 SHAPE = (8, 7, 6)
 
@@ -168,7 +175,7 @@ def test_cases_that_no_stored_split_knows_are_listed(tmp_path):
 def test_stored_folds_of_a_partial_download(tmp_path):
     dataset = load_dataset("kits21", kits(tmp_path / "a", range(40)), splits="patient")
     assert dataset.split_source == "by patient, 5 stored folds"
-    assert dataset.splits == stored_folds("kits21", dataset.cases)
+    assert dataset.splits == dataset_source("kits21").splits.folds(dataset.cases)
     assert dataset.splits == load_dataset("kits21", tmp_path / "a", splits="patient", seed=7).splits
     few = load_dataset("kits21", kits(tmp_path / "b", range(3)), splits="patient")
     assert few.split_source == "by patient among the 3 cases present, too few for the stored folds"
@@ -451,8 +458,8 @@ def test_missing_table(tmp_path):
 
 def test_catalogue_is_complete_and_unlocks_no_torch():
     known = datasets()
-    assert list(known) == ["kits21", "msd-pancreas", "lits17", "msd-colon"]
-    assert [name for name, info in known.items() if info.default] == ["kits21", "msd-pancreas", "lits17"]
+    assert list(known) == ["kits21", "lits17", "msd-colon", "msd-pancreas"]
+    assert phantom_names() == ["kits21", "lits17", "msd-pancreas"]
     for name, info in known.items():
         assert info.name == name
         assert info.licence.startswith("CC BY")

@@ -15,8 +15,12 @@ from benchmarks.common.errors import UserError
 from benchmarks.data import phantom
 from benchmarks.data.catalogue import load_dataset
 from benchmarks.data.dataset import Dataset
-from benchmarks.data.phantom import KINDS, draw, synthesise
+from benchmarks.data.layouts import kits21, lits17, msd
+from benchmarks.data.phantom import synthesise
+from benchmarks.data.synthetic import abdomen, scan
+from benchmarks.data.synthetic.scan import draw
 
+ABDOMENS = {one.dataset: one for one in (kits21.ABDOMEN, msd.ABDOMEN, lits17.ABDOMEN)}
 CASES = 14
 SEED = 0
 
@@ -24,20 +28,20 @@ SEED = 0
 @pytest.fixture(scope="module")
 def written(tmp_path_factory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("phantoms")
-    return {name: synthesise(name, root, SEED, CASES) for name in KINDS}
+    return {name: synthesise(name, root, SEED, CASES) for name in ABDOMENS}
 
 
 @pytest.fixture(scope="module")
 def loaded(written) -> dict[str, Dataset]:
-    return {name: load_dataset(name, written[name]) for name in KINDS}
+    return {name: load_dataset(name, written[name]) for name in ABDOMENS}
 
 
 @pytest.fixture(scope="module")
 def truth(written) -> dict[str, dict]:
-    return {name: json.loads((written[name] / "phantom.json").read_text())["truth"] for name in KINDS}
+    return {name: json.loads((written[name] / "phantom.json").read_text())["truth"] for name in ABDOMENS}
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ABDOMENS)
 def test_read_back_by_the_real_loader(name, loaded, truth):
     dataset = loaded[name]
     assert dataset.synthetic
@@ -52,7 +56,7 @@ def test_read_back_by_the_real_loader(name, loaded, truth):
     assert dataset.split_source == "by phantom, 50/10/40 %, seed 0"
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ABDOMENS)
 def test_files_are_as_the_official_ones(name, written):
     folder = written[name]
     assert "SYNTHETIC" in (folder / "SYNTHETIC.txt").read_text()
@@ -64,21 +68,21 @@ def test_files_are_as_the_official_ones(name, written):
         codes = {("R", "A", "S")}
     else:
         files = sorted(folder.glob("Training Batch [12]/*.nii"))
-        codes = {tuple(code) for code in phantom.LITS_ORIENTATIONS}
+        codes = {tuple(code) for code in lits17.ORIENTATIONS}
     assert len(files) == 2 * CASES
     images = [nib.load(path) for path in files]
     assert {nib.aff2axcodes(image.affine) for image in images} == codes
     assert {str(image.get_data_dtype()) for image in images} == {"int16", "uint8"}
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ABDOMENS)
 def test_geometry_survives_the_odd_axes(name, loaded):
     """What is read back is what was drawn, whatever the order and the signs on disk."""
     for index, case in enumerate(loaded[name].cases[i] for i in _in_order(loaded[name])):
         if index % 3:
             continue
         volume, label = case.load()
-        drawn = draw(name, SEED, index)
+        drawn = draw(ABDOMENS[name], SEED, index)
         np.testing.assert_array_equal(volume.array, drawn.image)
         np.testing.assert_array_equal(label, drawn.label)
         np.testing.assert_allclose(volume.spacing, drawn.spacing, rtol=1e-5)
@@ -94,7 +98,7 @@ def _in_order(dataset: Dataset) -> list[str]:
     return sorted(dataset.cases, key=lambda case_id: int("".join(c for c in case_id if c.isdigit())))
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ABDOMENS)
 def test_tissues_have_realistic_hu(name, loaded):
     """Shares of the histogram: padding, air, fat, soft tissue, bone, as in an abdominal scan."""
     for case in loaded[name].cases.values():
@@ -114,12 +118,12 @@ def test_tissues_have_realistic_hu(name, loaded):
         assert 0.25 < soft < 0.8
         assert 0.01 < bone < 0.12
         organ = array[label == 1]
-        low, high = KINDS[name].organ_hu
+        low, high = ABDOMENS[name].kind.organ_hu
         assert low - 25 < np.median(organ) < high + 25
         assert organ.std() > 8
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ABDOMENS)
 def test_contrast_of_lesions_is_10_to_40_hu(name, loaded, truth):
     """Core of the lesion against healthy organ, on the volume read back; small ones blur into the organ."""
     measured = []
@@ -141,11 +145,11 @@ def test_contrast_of_lesions_is_10_to_40_hu(name, loaded, truth):
 
 
 def test_sizes_numbers_and_look_alikes(truth, loaded):
-    growths = [growth for name in KINDS for case in truth[name].values() for growth in case["growths"]]
+    growths = [growth for name in ABDOMENS for case in truth[name].values() for growth in case["growths"]]
     diameters = [growth["diameter_mm"] for growth in growths if growth["what"] == "lesion"]
     assert 4 <= min(diameters) < 8
     assert 40 < max(diameters) <= 60
-    for name in KINDS:
+    for name in ABDOMENS:
         lesions = [sum(g["what"] == "lesion" for g in t["growths"]) for t in truth[name].values()]
         cysts = [sum(g["what"] == "cyst" for g in t["growths"]) for t in truth[name].values()]
         assert min(lesions) == 1
@@ -159,7 +163,7 @@ def test_sizes_numbers_and_look_alikes(truth, loaded):
         assert values == ({0, 1, 2, 3} if name == "kits21" else {0, 1, 2})
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ABDOMENS)
 def test_diameter_on_disk_is_that_of_the_truth(name, loaded, truth):
     """The largest lesion's volume is that of a ball of the stated diameter, give or take its waves and bounds."""
     ratios = []
@@ -174,7 +178,7 @@ def test_diameter_on_disk_is_that_of_the_truth(name, loaded, truth):
     assert max(ratios) < 1.4
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ABDOMENS)
 def test_no_global_threshold_solves_them(name, loaded):
     """The best pair of HU thresholds over the whole dataset, chosen with knowledge of the labels."""
     edges = np.arange(-50, 260, 10)
@@ -190,7 +194,7 @@ def test_no_global_threshold_solves_them(name, loaded):
     assert scores.max() / CASES < 0.5
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ABDOMENS)
 def test_no_threshold_within_the_organ_solves_them(name, loaded):
     """Even with the organ given, and each case's own best threshold, noise and texture leave work to do."""
     scores = []
@@ -213,7 +217,7 @@ def digest(folder: Path) -> dict[str, str]:
     return found
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", ABDOMENS)
 def test_deterministic_from_the_seed(name, tmp_path):
     a = synthesise(name, tmp_path / "a", 7, 2, scale=0.5)
     b = synthesise(name, tmp_path / "b", 7, 2, scale=0.5)
@@ -224,14 +228,14 @@ def test_deterministic_from_the_seed(name, tmp_path):
 
 
 def test_a_case_does_not_depend_on_how_many_there_are():
-    np.testing.assert_array_equal(draw("kits21", 3, 1, 0.4).image, draw("kits21", 3, 1, 0.4).image)
-    assert (draw("kits21", 3, 1, 0.4).image.shape) != draw("kits21", 3, 1, 0.8).image.shape
+    np.testing.assert_array_equal(draw(kits21.ABDOMEN, 3, 1, 0.4).image, draw(kits21.ABDOMEN, 3, 1, 0.4).image)
+    assert (draw(kits21.ABDOMEN, 3, 1, 0.4).image.shape) != draw(kits21.ABDOMEN, 3, 1, 0.8).image.shape
 
 
 def test_nothing_is_computed_twice(tmp_path, monkeypatch):
     folder = synthesise("kits21", tmp_path, 1, 2, scale=0.4)
     before = digest(folder)
-    monkeypatch.setattr(phantom, "draw", lambda *args: pytest.fail("drawn again"))
+    monkeypatch.setattr(scan, "draw", lambda *args: pytest.fail("drawn again"))
     assert synthesise("kits21", tmp_path, 1, 2, scale=0.4) == folder
     assert digest(folder) == before
 
@@ -253,7 +257,7 @@ def test_phantoms_of_an_older_generator_are_replaced(tmp_path):
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "generator": "0"}))
     (folder / "data" / "case_00000" / "imaging.nii.gz").write_bytes(b"old")
     assert synthesise("kits21", tmp_path, 1, 1, scale=0.4) == folder
-    assert json.loads(manifest.read_text())["generator"] == phantom.GENERATOR_VERSION
+    assert json.loads(manifest.read_text())["generator"] == abdomen.GENERATOR_VERSION
     assert len(load_dataset("kits21", folder).cases) == 1
 
 
@@ -267,14 +271,14 @@ def test_foreign_folders_are_left_alone(tmp_path):
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):
-    original = phantom.draw
+    original = scan.draw
 
-    def fails(name, seed, index, scale=1.0):
+    def fails(one, seed, index, scale=1.0):
         if index == 1:
             raise RuntimeError("out of ink")
-        return original(name, seed, index, scale)
+        return original(one, seed, index, scale)
 
-    monkeypatch.setattr(phantom, "draw", fails)
+    monkeypatch.setattr(scan, "draw", fails)
     with pytest.raises(RuntimeError):
         synthesise("lits17", tmp_path, 1, 2, scale=0.4)
     assert list(tmp_path.iterdir()) == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from benchmarks.data.boxes import bounding_box
-from benchmarks.data.preprocessing import Prepared, Recipe, crop, paste, prepare, resize
+from benchmarks.data.preprocessing import Prepared, Preprocessing, crop, paste, prepare, resize
 from benchmarks.data.volume import Volume, read_grid, read_label, write_mask
 
 shapes = st.tuples(*[st.integers(1, 12)] * 3)
@@ -60,7 +60,7 @@ def test_resize_agrees_with_scipy(new):
 def test_prepare_keeps_the_extent_and_normalises():
     array = np.random.default_rng(2).normal(50, 300, size=(24, 20, 10))
     scan = volume(array, (0.8, 0.8, 3.0))
-    prepared = prepare(scan, Recipe((1.0, 1.0, 1.0), (-54.0, 247.0), 59.5, 55.5))
+    prepared = prepare(scan, Preprocessing((1.0, 1.0, 1.0), (-54.0, 247.0), 59.5, 55.5))
     assert prepared.array.dtype == np.float32
     assert prepared.shape == (19, 16, 30)
     extent = np.multiply(prepared.shape, prepared.spacing)
@@ -76,7 +76,7 @@ def test_prepare_keeps_the_extent_and_normalises():
 def test_prepare_skips_resampling_and_leaves_the_volume_alone(spacing):
     scan = volume(np.random.default_rng(3).normal(0, 500, size=(9, 8, 7)), (0.8, 0.8, 3.0))
     before = scan.array.copy()
-    prepared = prepare(scan, Recipe(spacing, (-100.0, 100.0), 0.0, 50.0))
+    prepared = prepare(scan, Preprocessing(spacing, (-100.0, 100.0), 0.0, 50.0))
     np.testing.assert_array_equal(scan.array, before)
     np.testing.assert_allclose(prepared.array, before.clip(-100, 100) / 50, rtol=1e-6)
 
@@ -95,7 +95,7 @@ def test_points_follow_the_intensities():
     """A bright spot and the click on it land on the same voxel."""
     array = np.zeros((30, 40, 12))
     array[20, 9, 7] = 1000
-    prepared = prepare(volume(array, (1.0, 1.0, 4.0)), Recipe((0.5, 0.5, 1.0), None))
+    prepared = prepare(volume(array, (1.0, 1.0, 4.0)), Preprocessing((0.5, 0.5, 1.0), None))
     peak = np.unravel_index(prepared.array.argmax(), prepared.shape)
     np.testing.assert_allclose(prepared.to_prepared([(20, 9, 7)])[0], peak, atol=0.51)
 
@@ -124,7 +124,7 @@ def test_wrong_grid_is_refused():
 @pytest.mark.parametrize("voxel", [(0, 0, 0), (15, 9, 3), (31, 31, 9)])
 def test_one_voxel_lesion_survives_a_coarse_grid(voxel):
     scan = volume(np.zeros((32, 32, 10)), (0.5, 0.5, 2.0))
-    prepared = prepare(scan, Recipe((2.0, 2.0, 4.0), None))
+    prepared = prepare(scan, Preprocessing((2.0, 2.0, 4.0), None))
     mask = np.zeros(scan.shape, bool)
     mask[voxel] = True
     label = prepared.label(mask)
@@ -141,7 +141,7 @@ def test_label_round_trip_at_native_spacing(native, radius):
     shape = tuple(int(70 // s) for s in native)
     mask = lesion(shape, native, radius)
     assert mask.sum() > 100
-    prepared = prepare(volume(mask, native), Recipe(native, None))
+    prepared = prepare(volume(mask, native), Preprocessing(native, None))
     patch, origin = crop(prepared.label(mask), np.array(shape) / 2, (96, 96, 96))
     canvas = np.zeros(prepared.shape, np.float32)
     paste(canvas, patch, origin)
@@ -154,7 +154,7 @@ def test_label_round_trip_through_a_finer_grid(native, radius):
     shape = tuple(int(70 // s) for s in native)
     mask = lesion(shape, native, radius)
     assert mask.sum() > 100
-    prepared = prepare(volume(mask, native), Recipe(tuple(s / 2 for s in native), None))
+    prepared = prepare(volume(mask, native), Preprocessing(tuple(s / 2 for s in native), None))
     assert dice(prepared.to_native_mask(prepared.label(mask).astype(np.float32)), mask) >= 0.99
 
 
@@ -252,7 +252,7 @@ def through_grids(name: str, mask: np.ndarray, spacing: tuple[float, float, floa
     found = []
     half = tuple(s / 2 for s in spacing)
     for wanted, hard in ((None, True), (half, True), ((1.0, 1.0, 1.0), False), ((1.0, 1.0, 1.0), True)):
-        prepared = prepare(volume(mask, spacing), Recipe(wanted, None))
+        prepared = prepare(volume(mask, spacing), Preprocessing(wanted, None))
         values = prepared.label(mask).astype(np.float32) if hard else prepared.array
         low, high = bounding_box(values > 0)
         size = tuple(b - a + 4 for a, b in zip(low, high, strict=True))

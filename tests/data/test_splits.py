@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,22 +17,17 @@ from hypothesis import strategies as st
 
 from benchmarks.common.errors import UserError
 from benchmarks.data import splits
-from benchmarks.data.catalogue import dataset_info
+from benchmarks.data.catalogue import dataset_info, sources
 from benchmarks.data.splits import (
-    STORED_PATIENT_SPLITS,
-    STORED_SPLITS,
-    official_cases,
     patient_folds,
     patient_split,
-    predecessor_counts,
-    predecessor_excluded,
-    predecessor_split,
     split_rows,
     split_text,
     stored_document,
-    stored_folds,
     write_splits,
 )
+
+OURS = {name: source.splits for name, source in sources().items() if source.splits is not None}
 
 
 def complete_ids(name: str) -> list[str]:
@@ -40,7 +36,7 @@ def complete_ids(name: str) -> list[str]:
         return [f"case_{i:05d}" for i in range(300)]
     if name == "lits17":
         return [f"volume-{i}" for i in range(131)]
-    return sorted(official_cases(name))
+    return sorted(OURS[name].cases())
 
 
 @pytest.mark.parametrize(
@@ -53,49 +49,44 @@ def complete_ids(name: str) -> list[str]:
     ],
 )
 def test_predecessor_split_of_a_complete_download(name, counts):
-    split = predecessor_split(name, complete_ids(name))
+    split = OURS[name].published_fold(complete_ids(name))
     parts = (split.train, split.validation, split.test)
-    assert tuple(map(len, parts)) == counts == predecessor_counts(name)
+    assert tuple(map(len, parts)) == counts == OURS[name].published_counts()
     together = set().union(*map(set, parts))
     assert len(together) == sum(counts)
-    assert together | predecessor_excluded(name) == set(complete_ids(name))
-    assert not together & predecessor_excluded(name)
+    assert together | OURS[name].excluded() == set(complete_ids(name))
+    assert not together & OURS[name].excluded()
 
 
 def test_tumour_free_scans_are_left_out():
     numbers = {32, 34, 38, 41, 47, 87, 89, 91, 105, 106, 114, 115, 119}
-    assert predecessor_excluded("lits17") == {f"volume-{i}" for i in numbers}
+    assert OURS["lits17"].excluded() == {f"volume-{i}" for i in numbers}
 
 
 def test_predecessor_split_of_a_partial_download_is_the_intersection():
-    whole = predecessor_split("kits21", complete_ids("kits21"))
+    whole = OURS["kits21"].published_fold(complete_ids("kits21"))
     some = complete_ids("kits21")[::3]
-    part = predecessor_split("kits21", some)
+    part = OURS["kits21"].published_fold(some)
     for name in ("train", "validation", "test"):
         assert set(getattr(part, name)) == set(getattr(whole, name)) & set(some)
 
 
-def test_unknown_dataset_has_no_predecessor_split():
-    with pytest.raises(UserError, match="did you mean 'kits21'"):
-        predecessor_split("kits2", [])
-
-
-@pytest.mark.parametrize("file_name", [f"{name}{kind}.json" for name in STORED_SPLITS for kind in ("", ".patient")])
-def test_a_changed_split_is_refused(file_name, monkeypatch, tmp_path):
+@pytest.mark.parametrize("file_name", [f"{name}{kind}.json" for name in OURS for kind in ("", ".patient")])
+def test_a_changed_split_is_refused(file_name, tmp_path):
     (tmp_path / "splits").mkdir()
     for stored in Path(splits.__file__).with_name("splits").iterdir():
         (tmp_path / "splits" / stored.name).write_bytes(stored.read_bytes())
-    monkeypatch.setattr(splits, "files", lambda package: tmp_path)
     name, by_patient = file_name.split(".")[0], ".patient" in file_name
-    read = stored_folds if by_patient else predecessor_split
-    assert read(name, complete_ids(name))
+    stored = replace(OURS[name], folder=tmp_path / "splits")
+    read = stored.folds if by_patient else stored.published_fold
+    assert read(complete_ids(name))
     path = tmp_path / "splits" / file_name
     path.write_text(path.read_text().replace('"test"', '"test "', 1))
     with pytest.raises(UserError, match=f"{file_name} was changed .SHA-256"):
-        read(name, ["case_00000"])
+        read(["case_00000"])
 
 
-@pytest.mark.parametrize("name", STORED_PATIENT_SPLITS)
+@pytest.mark.parametrize("name", OURS)
 def test_stored_folds_are_those_of_the_rule(name):
     """Each file made again from the case ids, by the rule as the documentation states it, written out once more."""
     ids = complete_ids(name)
@@ -104,7 +95,7 @@ def test_stored_folds_are_those_of_the_rule(name):
     assert len(ids) == dataset_info(name).cases
     order = sorted(ids, key=lambda i: hashlib.sha256(b"0\x1f" + i.encode()).hexdigest())
     edges = [round(len(order) * k / 5) for k in range(6)]
-    for k, fold in enumerate(stored_folds(name, ids)):
+    for k, fold in enumerate(OURS[name].folds(ids)):
         around = order[edges[k + 1] :] + order[: edges[k]]
         tenth = round(0.1 * len(order))
         assert set(fold.test) == set(order[edges[k] : edges[k + 1]])
@@ -116,11 +107,11 @@ def test_stored_folds_are_those_of_the_rule(name):
 
 def test_official_case_ids():
     """Numbers of cases and highest numbers are published; the predecessor's ids are among them."""
-    assert official_cases("kits21") == set(complete_ids("kits21"))
-    assert official_cases("lits17") == set(complete_ids("lits17"))
+    assert OURS["kits21"].cases() == set(complete_ids("kits21"))
+    assert OURS["lits17"].cases() == set(complete_ids("lits17"))
     for name, highest in (("msd-pancreas", "pancreas_421"), ("msd-colon", "colon_219")):
-        assert max(official_cases(name)) == highest
-        split = predecessor_split(name, official_cases(name))
+        assert max(OURS[name].cases()) == highest
+        split = OURS[name].published_fold(OURS[name].cases())
         assert sum(map(len, vars(split).values())) == dataset_info(name).cases
 
 
@@ -131,20 +122,15 @@ def test_lesions_of_another_group_come_from_official_cases(shared):
         pytest.skip("no lesion masks")
     for name in names:
         dataset = {"kidney21": "kits21", "liver": "lits17", "pancreas": "msd-pancreas", "colon": "msd-colon"}
-        known = official_cases(dataset[name.split("_")[0]])
+        known = OURS[dataset[name.split("_")[0]]].cases()
         assert name.removeprefix("kidney21_").replace("liver_", "volume-") in known
 
 
 def test_a_partial_download_keeps_the_parts_of_the_whole():
     ids = complete_ids("lits17")
-    for whole, part in zip(stored_folds("lits17", ids), stored_folds("lits17", ids[::2]), strict=True):
+    for whole, part in zip(OURS["lits17"].folds(ids), OURS["lits17"].folds(ids[::2]), strict=True):
         for name in ("train", "validation", "test"):
             assert set(getattr(part, name)) == set(getattr(whole, name)) & set(ids[::2])
-
-
-def test_no_stored_folds_of_other_data():
-    with pytest.raises(UserError, match="no stored folds of 'lits71'; did you mean 'lits17'"):
-        stored_folds("lits71", [])
 
 
 def test_splits_written_to_a_file(tmp_path):

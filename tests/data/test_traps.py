@@ -21,13 +21,13 @@ import SimpleITK
 from benchmarks.data import registry
 from benchmarks.data.cache import Cache
 from benchmarks.data.dataset import Dataset, target_mask
-from benchmarks.data.preprocessing import Recipe
+from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.data.registry import Registration, problem_rows
 
 SHAPE, SPACING = (14, 12, 10), (1.5, 1.0, 3.0)
 AFFINE = np.diag([*SPACING, 1.0])
 AFFINE[:3, 3] = (-20, 31, -400)
-RECIPE = Recipe((1.0, 1.0, 1.0), (-100.0, 300.0), 60.0, 50.0)
+RECIPE = Preprocessing((1.0, 1.0, 1.0), (-100.0, 300.0), 60.0, 50.0)
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -416,7 +416,7 @@ def test_the_volume_is_that_of_the_world(added, case):
 def test_a_crop_of_it_can_be_trained_on(added, case, tmp_path):
     dataset = added[1]
     (target,) = dataset.targets
-    cached = Cache(tmp_path).prepared(dataset.cases[case], RECIPE if case != "in metres" else Recipe(None, None))
+    cached = Cache(tmp_path).prepared(dataset.cases[case], RECIPE if case != "in metres" else Preprocessing(None, None))
     mask = cached.label_mask(target)
     _, label = dataset.cases[case].load()
     there = target_mask(label, target)

@@ -14,11 +14,11 @@ import torch
 from benchmarks.contestants import TrainingRecipe
 from benchmarks.data.cache import Cache
 from benchmarks.data.dataset import Case
-from benchmarks.data.preprocessing import Recipe
+from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.execution.crops import Ahead, CropSource
 from tests.execution.training_cases import TARGET, write_cases
 
-RECIPE = TrainingRecipe(Recipe(None, (-200.0, 300.0), 0.0, 100.0), (8, 8, 4), batch_size=4)
+RECIPE = TrainingRecipe(Preprocessing(None, (-200.0, 300.0), 0.0, 100.0), (8, 8, 4), batch_size=4)
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from benchmarks.contestants import TrainingRecipe
-from benchmarks.data.preprocessing import Recipe
+from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.execution import optimisation
 from benchmarks.execution.optimisation import Optimisation, half_precision, learning_rate
 
-PREPROCESSING = Recipe(None, (-200.0, 300.0), 0.0, 100.0)
+PREPROCESSING = Preprocessing(None, (-200.0, 300.0), 0.0, 100.0)
 
 
 def recipe(**changes: Any) -> TrainingRecipe:

@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.common.errors import UserError
 from benchmarks.execution.suite import BudgetEntry, embedded_suites, load_suite, parse_suite
+from tests.plugins import install
 
 MINIMAL = """
 name: small
@@ -174,3 +175,27 @@ def test_a_method_file_that_is_none_is_refused(
         Path("best.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=message):
         load_suite("quick").with_methods(["best.yaml"])
+
+
+def test_phantoms_of_a_dataset_of_others_join_a_suite_of_phantoms(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = load_suite("phantom")
+    with pytest.raises(UserError, match="has no dataset 'msd-colon'; known: "):
+        suite.with_datasets(["msd-colon"])  # has no phantoms
+    code = """
+from dataclasses import replace
+from benchmarks.data.layouts.lits17 import SOURCE
+theirs = replace(SOURCE, info=replace(SOURCE.info, name="theirs"))
+"""
+    entries = {"theirs": "theirs", "broken": "absent"}
+    install(monkeypatch, tmp_path, "their-data", "tags_bench.datasets", entries, code)
+    joined = suite.with_datasets(["theirs", "kits21"]).datasets
+    assert [(entry.name, entry.source, entry.cases) for entry in joined] == [
+        ("theirs", "phantom", suite.datasets[0].cases),
+        ("kits21", "phantom", suite.datasets[0].cases),
+    ]
+    with pytest.raises(UserError, match=r"dataset 'broken' of their-data 1\.0 .* is broken"):
+        suite.with_datasets(["broken"])
+    with pytest.raises(UserError, match="has no dataset 'theirs'"):
+        parse_suite(MINIMAL.replace("source: phantom", "source: /data"), "real").with_datasets(["theirs"])

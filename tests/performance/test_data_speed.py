@@ -30,14 +30,14 @@ from scipy import ndimage
 from benchmarks.common.seeds import generator
 from benchmarks.data.cache import Cache
 from benchmarks.data.dataset import Case
-from benchmarks.data.preprocessing import Recipe, prepare
+from benchmarks.data.preprocessing import Preprocessing, prepare
 from benchmarks.data.volume import Volume, read_volume
 
 SHAPE = (512, 512, 400)
 SPACING = (0.75, 0.75, 1.25)
 WANTED = (384, 384, 500)
 WINDOW, MEAN, STD = (-54.0, 247.0), 59.5, 55.5
-RECIPE = Recipe((1.0, 1.0, 1.0), WINDOW, MEAN, STD)
+RECIPE = Preprocessing((1.0, 1.0, 1.0), WINDOW, MEAN, STD)
 PATCH = (128, 128, 128)
 CENTRE = (190, 200, 260)
 MB = 1e6

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from benchmarks.contestants import Batch, Session, Target, Trainable, TrainingRecipe
-from benchmarks.data.preprocessing import Recipe, prepare
+from benchmarks.data.preprocessing import Preprocessing, prepare
 from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.prompting.prompts import PromptKind, Prompts
 
@@ -39,7 +39,7 @@ class Learner(Trainable):
         names = ("batch_size", "learning_rate", "final_learning_rate", "warm_up", "weight_decay", "gradient_clip",
                  "accumulate", "ema_decay")  # fmt: skip
         chosen = {name: self.config[name] for name in names}
-        return TrainingRecipe(Recipe(None, (-200.0, 300.0), 0.0, 100.0), PATCH, **chosen)
+        return TrainingRecipe(Preprocessing(None, (-200.0, 300.0), 0.0, 100.0), PATCH, **chosen)
 
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         self.calls += 1

@@ -23,7 +23,7 @@ from benchmarks.contestants import (
     TrainingRecipe,
 )
 from benchmarks.data.dataset import Case
-from benchmarks.data.preprocessing import Recipe, prepare
+from benchmarks.data.preprocessing import Preprocessing, prepare
 from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.prompting.prompts import PromptKind, Prompts
 
@@ -52,8 +52,6 @@ class MockSession(Session):
 
 
 class MockSegmenter(Segmenter):
-    prompts = CLICKS
-
     def __init__(self, behaviour: str) -> None:
         self.behaviour = behaviour
 
@@ -64,33 +62,21 @@ class MockSegmenter(Segmenter):
 class Network(Trainable):
     """One convolution that learns a threshold."""
 
-    prompts = CLICKS
-
     def __init__(self, config: dict[str, Any], device: str) -> None:
         import torch
 
         self.config, self.device = config, device
-        self.module = torch.nn.Conv3d(1, 1, 1).to(device)
+        self.module = torch.nn.Conv3d(1, 1, 1)
 
     def recipe(self, target: Target) -> TrainingRecipe:
         rate = self.config["learning_rate"]
-        return TrainingRecipe(Recipe(None, (-200.0, 300.0), 0.0, 100.0), (16, 16, 8), 2, learning_rate=rate)
+        return TrainingRecipe(Preprocessing(None, (-200.0, 300.0), 0.0, 100.0), (16, 16, 8), 2, learning_rate=rate)
 
     def loss(self, batch: Batch) -> tuple[Any, dict[str, float]]:
         import torch
 
         loss = torch.nn.functional.binary_cross_entropy_with_logits(self.module(batch.image), batch.label)
         return loss, {"bce": float(loss.detach())}
-
-    def save(self, folder: Path) -> None:
-        from safetensors.torch import save_file
-
-        save_file(self.module.state_dict(), folder / "weights.safetensors")
-
-    def load(self, folder: Path) -> None:
-        from safetensors.torch import load_file
-
-        self.module.load_state_dict(load_file(folder / "weights.safetensors"))
 
     def open(self, volume: Volume, target: Target) -> Session:
         return NetworkSession(self, volume, target)
@@ -110,8 +96,6 @@ class NetworkSession(Session):
 
 
 class BadFit(OwnTraining):
-    prompts = CLICKS
-
     def fit(self, cases: Sequence[Case], target: Target, budget: Budget, folder: Path, seed: int) -> dict[str, Any]:
         raise ValueError("the tool ended with exit code 9")
 

@@ -74,8 +74,8 @@ def test_masks_lie_on_the_volumes_own_grid(segmenter, shape):
         mask = session.segment(click(*position))
         assert mask.shape == shape
         assert mask.dtype == bool
-    probabilities = session.probabilities(click(0, 0, 0))
-    assert probabilities.shape == shape
+    probabilities = session._predict(click(0, 0, 0))
+    assert probabilities.shape == session.prepared.shape
     assert (probabilities >= 0).all()
     assert (probabilities <= 1).all()
 
@@ -128,7 +128,7 @@ def test_without_prompts_every_voxel_of_the_body_is_looked_at(segmenter):
 def test_overlapping_crops_are_blended_not_overwritten(segmenter):
     session = segmenter.open(volume_of((48, 32, 32)), TARGET)
     Marked(session, lambda origin: np.full((32, 32, 32), 0.2 if origin[0] <= 4 else 0.8))
-    values = session.probabilities(Prompts())[:, 16, 16]
+    values = session._predict(Prompts())[:, 16, 16]
     assert values[0] == pytest.approx(0.2)
     assert values[-1] == pytest.approx(0.8)
     assert (np.diff(values) >= -1e-6).all()
@@ -142,14 +142,14 @@ def test_a_second_click_reuses_the_encoding_and_forgets_nothing(segmenter, monke
     monkeypatch.setattr(segmenter.module, "encode", lambda *a, **k: calls.append(1) or real(*a, **k))
     one = Prompts(clicks=(Click((30, 30, 30)),))
     two = Prompts(clicks=(*one.clicks, Click((33, 31, 29), positive=False)))
-    first = session.probabilities(one)
+    first = session._predict(one)
     encoded = len(calls)
-    second = session.probabilities(two)
+    second = session._predict(two)
     extra = len(calls) - encoded
     assert extra == 0 or encoded > 1, "the crop at the first click is encoded once"
     assert not np.allclose(first, second)
     fresh = segmenter.open(volume_of((60, 60, 60)), TARGET)
-    assert np.allclose(fresh.probabilities(two), second, atol=1e-6), "a session gives what a fresh one gives"
+    assert np.allclose(fresh._predict(two), second, atol=1e-6), "a session gives what a fresh one gives"
 
 
 def test_a_box_is_covered_and_a_mask_prompt_is_used(segmenter):
@@ -162,10 +162,10 @@ def test_a_box_is_covered_and_a_mask_prompt_is_used(segmenter):
     session = segmenter.open(volume_of((40, 40, 40)), TARGET)
     mask = np.zeros((40, 40, 40), bool)
     mask[15:25, 15:25, 15:25] = True
-    boxed = session.probabilities(Prompts(box=Box((15, 15, 15), (25, 25, 25))))
-    masked = session.probabilities(Prompts(mask=mask))
-    clicked = session.probabilities(Prompts(clicks=(Click((20, 20, 20)),)))
-    both = session.probabilities(Prompts(clicks=(Click((20, 20, 20)),), mask=mask))
+    boxed = session._predict(Prompts(box=Box((15, 15, 15), (25, 25, 25))))
+    masked = session._predict(Prompts(mask=mask))
+    clicked = session._predict(Prompts(clicks=(Click((20, 20, 20)),)))
+    both = session._predict(Prompts(clicks=(Click((20, 20, 20)),), mask=mask))
     assert not np.allclose(boxed, masked, atol=1e-4)
     assert not np.allclose(clicked, both, atol=1e-4)
 
@@ -196,10 +196,10 @@ def test_checkpoint_round_trip_and_its_size(tmp_path):
     torch.manual_seed(2)
     fresh = tags_tiny.build()
     volume = volume_of((40, 40, 40))
-    before = fresh.open(volume, TARGET).probabilities(click(20, 20, 20))
+    before = fresh.open(volume, TARGET)._predict(click(20, 20, 20))
     fresh.load(tmp_path)
-    expected = trained.open(volume, TARGET).probabilities(click(20, 20, 20))
-    assert np.array_equal(fresh.open(volume, TARGET).probabilities(click(20, 20, 20)), expected)
+    expected = trained.open(volume, TARGET)._predict(click(20, 20, 20))
+    assert np.array_equal(fresh.open(volume, TARGET)._predict(click(20, 20, 20)), expected)
     assert not np.allclose(before, expected)
 
 

@@ -8,15 +8,24 @@ affine says so, and the loader follows it. Window and intensity statistics: the 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.data.dataset import Dataset, DatasetInfo
-from benchmarks.data.layouts.layout import Pair, assemble, require_folder, visible
+from benchmarks.common.download import RemoteFile
+from benchmarks.common.errors import UserError
+from benchmarks.data.dataset import DatasetInfo
+from benchmarks.data.layouts.layout import Pair, visible
+from benchmarks.data.source import DatasetSource, FetchList
+from benchmarks.data.splits import StoredSplits
+from benchmarks.data.synthetic.abdomen import Abdomen, CaseFiles, Kind
+from benchmarks.data.synthetic.writing import abdominal_phantoms
 from benchmarks.data.target import Target
 
 IMAGE = "imaging.nii.gz"
 LABEL = "aggregated_MAJ_seg.nii.gz"
 KIDNEY, TUMOUR, CYST = 1, 2, 3
+IMAGE_ADDRESS = "https://kits19.sfo2.digitaloceanspaces.com/master_{:05d}.nii.gz"
+LABEL_ADDRESS = "https://github.com/neheller/kits21/raw/master/kits21/data/case_{:05d}/" + LABEL
 
 INFO = DatasetInfo(
     name="kits21",
@@ -43,11 +52,9 @@ INFO = DatasetInfo(
 )
 
 
-def load(root: Path, *, splits: str | None = None, seed: int = 0, strict: bool = True) -> Dataset:
-    """KiTS21 from a clone of its repository or its `data` folder. Raises UserError as `assemble` does."""
-    require_folder(root)
-    pairs = [_pair(folder) for folder in case_folders(root)]
-    return assemble(INFO, root, pairs, splits=splits, seed=seed, strict=strict, expected=INFO.cases)
+def find_pairs(root: Path) -> list[Pair]:
+    """The cases of a clone of its repository, or of its `data` folder."""
+    return [_pair(folder) for folder in case_folders(root)]
 
 
 def case_folders(root: Path) -> list[Path]:
@@ -68,3 +75,47 @@ def _pair(folder: Path) -> Pair:
     if not image.is_file() and not label.is_file():
         return Pair(folder.name, None, None, problem=f"{folder}: neither {IMAGE} nor {LABEL}")
     return Pair(folder.name, image if image.is_file() else None, label if label.is_file() else None)
+
+
+def _remote_files(cases: Sequence[int] | None) -> list[RemoteFile]:
+    """Images and label maps one by one. No checksums are published; gzip keeps the CRC-32 of the content."""
+    numbers = range(INFO.cases) if cases is None else cases
+    strange = [number for number in numbers if not 0 <= number < INFO.cases]
+    if strange:
+        raise UserError(f"kits21 has the cases 0 to {INFO.cases - 1}, not {strange[0]}")
+    return [
+        RemoteFile(address.format(number), f"data/case_{number:05d}/{file}", "gzip")
+        for number in numbers
+        for address, file in ((IMAGE_ADDRESS, IMAGE), (LABEL_ADDRESS, LABEL))
+    ]
+
+
+def _place(
+    folder: Path, index: int, cases: int, shape: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> CaseFiles:
+    """Slices first, the affine without offset."""
+    case_id = f"case_{index:05d}"
+    x, y, z = (-s * (n - 1) for s, n in zip(spacing, shape, strict=True))
+    place = folder / "data" / case_id
+    return CaseFiles(case_id, place / IMAGE, place / LABEL, "IPL", (x, y, z))
+
+
+ABDOMEN = Abdomen(
+    dataset="kits21",
+    organ="kidney",
+    kind=Kind("KiTS21", (120, 150), (210, 290), (10, 45), 0.3, (0.75, 0.2, 0.05), False, 0.5, CYST),
+    place=_place,
+)
+
+SOURCE = DatasetSource(
+    info=INFO,
+    pairs=find_pairs,
+    splits=StoredSplits(
+        "kits21",
+        by_patient="f13ee558cb3bbde9b8fe2a567e62ede1903c12c0d4da9b9ad92b830739741ceb",
+        published="de73ac44640da5e8ccbdf72fdfad0bcf8303b4d72a9012ac364c63d39a860348",
+    ),
+    fetch=FetchList("images from the challenge's storage, label maps from its repository", _remote_files),
+    phantoms=abdominal_phantoms(ABDOMEN),
+    recognise=lambda root: bool(case_folders(root)),
+)

@@ -11,20 +11,7 @@ from typing import Any
 
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo, Split
-from benchmarks.data.splits import (
-    FOLDS,
-    PATIENT,
-    PHANTOM_FRACTIONS,
-    PREDECESSOR,
-    STORED_SPLITS,
-    official_cases,
-    patient_folds,
-    patient_split,
-    predecessor_counts,
-    predecessor_excluded,
-    predecessor_split,
-    stored_folds,
-)
+from benchmarks.data.splits import FOLDS, PATIENT, PHANTOM_FRACTIONS, StoredSplits, patient_folds, patient_split
 from benchmarks.data.volume import ITK_SUFFIXES, read_grid, same_grid
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", *ITK_SUFFIXES)
@@ -120,6 +107,7 @@ def assemble(
     root: Path,
     pairs: Iterable[Pair],
     *,
+    stored: StoredSplits | None = None,
     splits: str | None = None,
     seed: int = 0,
     strict: bool = True,
@@ -129,9 +117,10 @@ def assemble(
 
     Args:
         root: where the data lie; phantoms are known by the notice in it.
-        splits: "3dsam-adapter", "patient", or None: the former for an official dataset, else the latter.
-            By patient, phantoms have one split with `PHANTOM_FRACTIONS`, an official dataset its stored folds
-            (whatever the seed), other data `FOLDS` folds.
+        stored: the splits that belong to the dataset; phantoms follow them only if asked to by name.
+        splits: "patient", the name of a published fold ("3dsam-adapter"), or None: the latter where one is stored.
+            By patient, phantoms have one split with `PHANTOM_FRACTIONS`, a dataset with stored folds those (whatever
+            the seed), other data `FOLDS` folds.
         seed: of the rule, for phantoms and for data without a stored split.
         strict: the first bad case raises; otherwise bad cases are listed in `Dataset.excluded`.
         expected: how many cases a complete download has.
@@ -141,8 +130,7 @@ def assemble(
     """
     cases, problems = _check_pairs(info.name, sorted(pairs, key=lambda found: found.case_id))
     synthetic = is_synthetic(root)
-    stored = info.name in STORED_SPLITS and not synthetic
-    strangers = _strangers(info, cases) if stored else {}
+    strangers = _strangers(stored, cases) if stored and not synthetic else {}
     cases = {case_id: case for case_id, case in cases.items() if case_id not in strangers}
     if problems and (strict or not cases):
         first = next(iter(problems))
@@ -156,9 +144,9 @@ def assemble(
     notes = []
     if expected is not None and not synthetic and len(cases) + len(problems) < expected:
         notes.append(f"partial download: {len(cases) + len(problems)} of {expected} cases")
-    chosen = splits or (PREDECESSOR if stored else PATIENT)
-    folds, source, left_out = _splits(info.name, cases, chosen, seed, synthetic)
-    if chosen == PREDECESSOR and sum(map(len, vars(folds[0]).values())) < sum(predecessor_counts(info.name)):
+    chosen = splits or (stored.publisher if stored and stored.published and not synthetic else PATIENT)
+    folds, source, left_out = _splits(cases, chosen, seed, stored, synthetic)
+    if stored and chosen != PATIENT and sum(map(len, vars(folds[0]).values())) < sum(stored.published_counts()):
         notes.append(f"{source} cut down to the cases that are present")
     return Dataset(
         name=info.name,
@@ -219,23 +207,23 @@ def _patient(case_id: str) -> str:
     return f"volume-{int(match[1])}" if match else case_id
 
 
-def _strangers(info: DatasetInfo, cases: Iterable[str]) -> dict[str, str]:
+def _strangers(stored: StoredSplits, cases: Iterable[str]) -> dict[str, str]:
     """Cases that no stored split knows: put anywhere, they would change what a result on this dataset means."""
-    official = official_cases(info.name)
-    reason = f"not one of the {len(official)} official cases of {info.name}; data of your own need another name"
+    official = stored.cases()
+    reason = f"not one of the {len(official)} official cases of {stored.dataset}; data of your own need another name"
     return {case_id: reason for case_id in cases if case_id not in official}
 
 
 def _splits(
-    name: str, cases: dict[str, Case], chosen: str, seed: int, synthetic: bool
+    cases: dict[str, Case], chosen: str, seed: int, stored: StoredSplits | None, synthetic: bool
 ) -> tuple[tuple[Split, ...], str, dict[str, str]]:
     patients = {case_id: case.patient for case_id, case in cases.items()}
     if chosen == PATIENT and synthetic:
         shares = "/".join(f"{100 * fraction:g}" for fraction in PHANTOM_FRACTIONS)
         split = patient_split(cases, patients, seed, PHANTOM_FRACTIONS)
         return (split,), f"by phantom, {shares} %, seed {seed}", {}
-    if chosen == PATIENT and name in STORED_SPLITS:
-        folds = stored_folds(name, cases)
+    if chosen == PATIENT and stored is not None:
+        folds = stored.folds(cases)
         if all(fold.train and fold.test for fold in folds):
             return folds, f"by patient, {FOLDS} stored folds", {}
         few = f"by patient among the {len(cases)} cases present, too few for the stored folds"
@@ -243,15 +231,16 @@ def _splits(
     if chosen == PATIENT:
         folds = patient_folds(cases, patients, seed)
         return folds, f"by patient, {len(folds)} folds, seed {seed}", {}
-    if chosen != PREDECESSOR:
-        raise UserError(f"unknown splits '{chosen}'; {nearest_name(chosen, [PATIENT, PREDECESSOR])}")
-    split = predecessor_split(name, cases)
+    if stored is None or not stored.published or chosen != stored.publisher:
+        known = [PATIENT, stored.publisher] if stored and stored.published else [PATIENT]
+        raise UserError(f"unknown splits '{chosen}'; {nearest_name(chosen, known)}")
+    split = stored.published_fold(cases)
     for part in ("train", "test"):
         if not getattr(split, part):
             raise UserError(
-                f"{name}: the {PREDECESSOR} split leaves no {part} case among the {len(cases)} present; "
+                f"{stored.dataset}: the {chosen} split leaves no {part} case among the {len(cases)} present; "
                 f"download more, or choose the splits '{PATIENT}'"
             )
-    reason = f"outside of the {PREDECESSOR} split, which leaves tumour-free scans out"
-    left_out = dict.fromkeys(sorted(predecessor_excluded(name) & cases.keys()), reason)
-    return (split,), f"{PREDECESSOR}, fold 0", left_out
+    reason = f"outside of the {chosen} split, which leaves tumour-free scans out"
+    left_out = dict.fromkeys(sorted(stored.excluded() & cases.keys()), reason)
+    return (split,), f"{chosen}, fold 0", left_out

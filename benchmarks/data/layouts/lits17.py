@@ -12,9 +12,13 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmarks.data.dataset import Dataset, DatasetInfo
+from benchmarks.data.dataset import DatasetInfo
 from benchmarks.data.layouts import msd
-from benchmarks.data.layouts.layout import Pair, assemble, pair, read_dataset_json, require_folder, volume_stem
+from benchmarks.data.layouts.layout import Pair, pair, read_dataset_json, volume_stem
+from benchmarks.data.source import DatasetSource
+from benchmarks.data.splits import StoredSplits
+from benchmarks.data.synthetic.abdomen import Abdomen, CaseFiles, Kind
+from benchmarks.data.synthetic.writing import abdominal_phantoms
 from benchmarks.data.target import Target
 
 INFO = DatasetInfo(
@@ -42,15 +46,13 @@ INFO = DatasetInfo(
 )
 
 
-def load(root: Path, *, splits: str | None = None, seed: int = 0, strict: bool = True) -> Dataset:
-    """LiTS17 from its own files or from MSD Task03_Liver. Raises UserError as `assemble` does."""
-    require_folder(root)
-    folder = msd.task_folder(root, "Task03_Liver")
-    pairs = _decathlon_pairs(folder) if (folder / "dataset.json").is_file() else find_pairs(root)
-    return assemble(INFO, root, pairs, splits=splits, seed=seed, strict=strict, expected=INFO.cases)
-
-
 def find_pairs(root: Path) -> list[Pair]:
+    """The cases of its own files or of MSD Task03_Liver. Raises UserError for a bad dataset.json."""
+    folder = msd.task_folder(root, "Task03_Liver")
+    return _decathlon_pairs(folder) if (folder / "dataset.json").is_file() else own_pairs(root)
+
+
+def own_pairs(root: Path) -> list[Pair]:
     """volume-N beside segmentation-N, anywhere below `root`."""
     found: dict[str, dict[str, list[Path]]] = {}
     for path in sorted(root.rglob("*")):
@@ -69,3 +71,37 @@ def _decathlon_pairs(folder: Path) -> list[Pair]:
 def _lits_id(case_id: str) -> str:
     match = re.fullmatch(r"liver_(\d+)", case_id)
     return f"volume-{int(match[1])}" if match else case_id
+
+
+ORIENTATIONS = ("LPS", "RAS", "LAS", "RPS", "RAI", "LPI")  # of phantoms, in turn
+
+
+def _place(
+    folder: Path, index: int, cases: int, shape: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> CaseFiles:
+    """Two batches, and signs of the affine that vary from case to case."""
+    place = folder / ("Training Batch 1" if index < (cases + 1) // 2 else "Training Batch 2")
+    image, label = place / f"volume-{index}.nii", place / f"segmentation-{index}.nii"
+    origin = (-110.0 + index, -180.5, 1200.0 - 31 * index)
+    return CaseFiles(f"volume-{index}", image, label, ORIENTATIONS[index % len(ORIENTATIONS)], origin)
+
+
+ABDOMEN = Abdomen(
+    dataset="lits17",
+    organ="liver",
+    kind=Kind("LiTS17", (95, 120), (130, 180), (10, 60), 0.2, (0.35, 0.25, 0.2, 0.2), True, 0.4, 1),
+    place=_place,
+)
+
+SOURCE = DatasetSource(
+    info=INFO,
+    pairs=find_pairs,
+    splits=StoredSplits(
+        "lits17",
+        by_patient="69f77b1ff53a6357ddf62794eb8f055da9364ab50d42404799cc6f28719ec474",
+        published="c9e9730f7c28cdd70b296bdf9d372e989e3aceb386290e4558174b8202c9b438",
+    ),
+    fetch=msd.task_archive("Task03_Liver"),
+    phantoms=abdominal_phantoms(ABDOMEN),
+    recognise=lambda root: not (root / "imagesTr").is_dir() and bool(own_pairs(root)),
+)

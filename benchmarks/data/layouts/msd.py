@@ -7,10 +7,13 @@ the scans of LiTS17 and is read by `lits17`. Windows and intensity statistics: t
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.download import RemoteFile
 from benchmarks.common.errors import UserError
+from benchmarks.common.files import write_json
 from benchmarks.data.dataset import Dataset, DatasetInfo
 from benchmarks.data.layouts.layout import (
     Pair,
@@ -21,6 +24,10 @@ from benchmarks.data.layouts.layout import (
     volume_files,
     volume_stem,
 )
+from benchmarks.data.source import DatasetSource, FetchList
+from benchmarks.data.splits import StoredSplits
+from benchmarks.data.synthetic.abdomen import Abdomen, CaseFiles, Kind
+from benchmarks.data.synthetic.writing import abdominal_phantoms
 from benchmarks.data.target import Target
 
 CITATION = "Antonelli et al., The Medical Segmentation Decathlon, Nature Communications 13 (2022) 4128"
@@ -72,35 +79,54 @@ COLON = DatasetInfo(
     cases=126,
     split_source="3dsam-adapter, fold 0",
     label_values=(0, 1),
-    default=False,
 )
-
-FOLDERS = {"msd-pancreas": "Task07_Pancreas", "msd-colon": "Task10_Colon"}
 
 
 def load(
     root: Path,
-    info: DatasetInfo = PANCREAS,
+    info: DatasetInfo,
     *,
+    stored: StoredSplits | None = None,
     splits: str | None = None,
     seed: int = 0,
     strict: bool = True,
 ) -> Dataset:
-    """A task folder of the Decathlon (or the folder above it), or any folder of that layout.
+    """Any folder of that layout.
 
     Raises:
         UserError: the label values of `info` are not in dataset.json, or as `assemble` does.
     """
     require_folder(root)
-    folder = task_folder(root, FOLDERS.get(info.name, ""))
+    return assemble(info, root, labelled_pairs(root, info), stored=stored, splits=splits, seed=seed, strict=strict)
+
+
+def labelled_pairs(folder: Path, info: DatasetInfo) -> list[Pair]:
+    """The pairs of a folder whose dataset.json has the label values of `info`. Raises UserError if it has not."""
     content = read_dataset_json(folder)
     known = {value for _, value in label_names(content, folder)}
     for target in info.targets:
         missing = sorted({*target.labels, *target.organ_labels} - known)
         if missing:
             raise UserError(f"{folder / 'dataset.json'}: no label {missing[0]}; is this {info.title}?")
-    pairs = find_pairs(folder, content)
-    return assemble(info, folder, pairs, splits=splits, seed=seed, strict=strict, expected=info.cases or None)
+    return find_pairs(folder, content)
+
+
+def task_pairs(info: DatasetInfo, folder: str) -> Callable[[Path], list[Pair]]:
+    """Reads a task folder of the Decathlon, or the folder above it."""
+    return lambda root: labelled_pairs(task_folder(root, folder), info)
+
+
+def task_archive(task: str) -> FetchList:
+    """The archive of a task; address and MD5 are asked of the installed MONAI when they are needed."""
+
+    def files(cases: Sequence[int] | None) -> list[RemoteFile]:
+        if cases is not None:
+            raise UserError(f"{task} comes in one archive; single cases cannot be fetched")
+        from monai.apps import DecathlonDataset
+
+        return [RemoteFile(DecathlonDataset.resource[task], f"{task}.tar", f"md5:{DecathlonDataset.md5[task]}")]
+
+    return FetchList(f"{task}.tar, as hosted for MONAI", files, LICENCE, URL)
 
 
 def task_folder(root: Path, name: str) -> Path:
@@ -165,3 +191,61 @@ def _listed(root: Path, content: dict[str, Any]) -> list[str]:
         twice = next(stem for stem in stems if stems.count(stem) > 1)
         raise UserError(f"{path}: case '{twice}' is listed twice")
     return sorted(stems)
+
+
+def _place(
+    folder: Path, index: int, cases: int, shape: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> CaseFiles:
+    case_id = f"pancreas_{index + 1:03d}"
+    image, label = (folder / "Task07_Pancreas" / part / f"{case_id}.nii.gz" for part in ("imagesTr", "labelsTr"))
+    return CaseFiles(case_id, image, label, "RAS", (0.0, 0.0, -350.0 + 7 * index))
+
+
+def _describe(folder: Path, case_ids: list[str]) -> None:
+    """The dataset.json of phantoms."""
+    pairs = [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in case_ids]
+    description = {
+        "name": "Pancreas",
+        "description": "SYNTHETIC phantoms in the layout of MSD Task07",
+        "licence": "synthetic, no restriction",
+        "tensorImageSize": "3D",
+        "modality": {"0": "CT"},
+        "labels": {"0": "background", "1": "pancreas", "2": "cancer"},
+        "numTraining": len(pairs),
+        "numTest": 0,
+        "training": pairs,
+        "test": [],
+    }
+    write_json(folder / "Task07_Pancreas" / "dataset.json", description)
+
+
+ABDOMEN = Abdomen(
+    dataset="msd-pancreas",
+    organ="pancreas",
+    kind=Kind("MSD Task07", (90, 115), (130, 170), (10, 36), 0.1, (0.85, 0.15), True, 0.3, 1),
+    place=_place,
+    describe=_describe,
+)
+
+PANCREAS_SOURCE = DatasetSource(
+    info=PANCREAS,
+    pairs=task_pairs(PANCREAS, "Task07_Pancreas"),
+    splits=StoredSplits(
+        "msd-pancreas",
+        by_patient="96c5ab9e88f41350333af12b7ca10d867b8c567a9b65c3b908b84a3d99b60dda",
+        published="0e7f8a1b53089a1817264dac5240bc3b309c65995f047e0baed00008ced15538",
+    ),
+    fetch=task_archive("Task07_Pancreas"),
+    phantoms=abdominal_phantoms(ABDOMEN),
+)
+
+COLON_SOURCE = DatasetSource(
+    info=COLON,
+    pairs=task_pairs(COLON, "Task10_Colon"),
+    splits=StoredSplits(
+        "msd-colon",
+        by_patient="0b23d69577478ce40256c1317af7f0b0ebe8eaabe018947900684c8827fe7e22",
+        published="8027aa09635c1c90c60e2486e67b96f11f5c838f5d4dbf13f343609240e7127b",
+    ),
+    fetch=task_archive("Task10_Colon"),
+)

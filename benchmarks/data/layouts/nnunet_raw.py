@@ -20,9 +20,18 @@ from benchmarks.data.layouts.layout import (
     require_folder,
     volume_files,
 )
+from benchmarks.data.splits import StoredSplits
 
 
-def load(root: Path, info: DatasetInfo, *, splits: str | None = None, seed: int = 0, strict: bool = True) -> Dataset:
+def load(
+    root: Path,
+    info: DatasetInfo,
+    *,
+    stored: StoredSplits | None = None,
+    splits: str | None = None,
+    seed: int = 0,
+    strict: bool = True,
+) -> Dataset:
     """A folder in nnU-Net's raw layout. Raises UserError as `assemble` does."""
     require_folder(root)
     content = read_dataset_json(root)
@@ -33,7 +42,7 @@ def load(root: Path, info: DatasetInfo, *, splits: str | None = None, seed: int 
     if ending not in VOLUME_SUFFIXES:
         known = ", ".join(VOLUME_SUFFIXES)
         raise UserError(f"{root / 'dataset.json'}: file_ending '{ending}' is none of {known}; convert the images")
-    return assemble(info, root, find_pairs(root), splits=splits, seed=seed, strict=strict)
+    return assemble(info, root, find_pairs(root), stored=stored, splits=splits, seed=seed, strict=strict)
 
 
 def find_pairs(root: Path) -> list[Pair]:

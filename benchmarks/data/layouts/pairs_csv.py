@@ -11,11 +11,14 @@ from pathlib import Path
 from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import Dataset, DatasetInfo
 from benchmarks.data.layouts.layout import Pair, assemble, volume_stem
+from benchmarks.data.splits import StoredSplits
 
 REQUIRED = ("image", "label")
 
 
-def load(table: Path, info: DatasetInfo, *, seed: int = 0, strict: bool = True) -> Dataset:
+def load(
+    table: Path, info: DatasetInfo, *, stored: StoredSplits | None = None, seed: int = 0, strict: bool = True
+) -> Dataset:
     """The pairs of a CSV file, split by patient. Columns beyond the four are left alone.
 
     Raises:
@@ -27,7 +30,7 @@ def load(table: Path, info: DatasetInfo, *, seed: int = 0, strict: bool = True) 
         if found.case_id in seen:
             raise UserError(f"{table}: case '{found.case_id}' stands in two lines; give a column 'case'")
         seen.add(found.case_id)
-    return assemble(info, table.parent, pairs, splits="patient", seed=seed, strict=strict)
+    return assemble(info, table.parent, pairs, stored=stored, splits="patient", seed=seed, strict=strict)
 
 
 def _rows(table: Path) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from benchmarks.common.errors import UserError
 from benchmarks.contestants import Method, method, methods
 from benchmarks.execution.tuning import search_space
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OURS = [one for name, one in methods().items() if not name.startswith("mock-")]
 
 

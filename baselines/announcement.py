@@ -1,0 +1,74 @@
+"""What the announcements of the published systems have in common (torch-free): settings, files, the tiny sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from benchmarks.contestants import Card, Method, WeightFile
+
+CHECK = "baselines.checkpoints:official_file_problem"
+
+
+def network_settings(train: str, learning_rate: float, **own: Any) -> dict[str, Any]:
+    """The settings of every `NetworkSegmenter` at its official size, and those of one system."""
+    return {
+        "checkpoint": None,
+        "size": "official",
+        "precision": "auto",
+        "train": train,
+        "learning_rate": learning_rate,
+        "seed": 0,
+        **own,
+    }
+
+
+def official_file(name: str, system: str, page: str, licence: str, **facts: Any) -> WeightFile:
+    """An official file whose content `baselines.checkpoints` recognises; `facts` are further fields."""
+    return WeightFile(name=name, page=page, licence=licence, system=system, check=CHECK, **facts)
+
+
+def tiny_size(
+    official: Method,
+    name: str,
+    system: str,
+    *,
+    paper: str,
+    page: str,
+    parameters: str,
+    config: Mapping[str, Any],
+    what: str = "",
+    note: str = "",
+) -> Method:
+    """The classes of a system at a small size, trained from scratch: for the embedded suite and for tests.
+
+    Args:
+        system: in a sentence, such as "SAM-B" or "the Universal Model".
+        paper: whose architecture it is.
+        page: in docs/methods, without .md.
+        config: what differs from the official settings, beside the size.
+        what: is taken of the system, by default its classes.
+        note: what else differs, for the card.
+    """
+    return replace(
+        official,
+        name=name,
+        summary=f"{what or f'the classes of {system}'} at a small size, trained from scratch by the bench",
+        version="2",
+        needs_checkpoint=False,
+        files=(),
+        config={**official.config, "size": "tiny", **config},
+        card=Card(
+            title=f"{system.removeprefix('the ')}, tiny",
+            paper=f"the architecture of {paper} at a small size",
+            code_licence="Apache-2.0",
+            weights_licence="none released; trained by the bench on the suite's training split",
+            parameters=parameters,
+            training_data={"*": "unseen"},
+            notes=(
+                f"For the embedded suite and for tests{note and f'; {note}'}. Says nothing about {system}. "
+                f"See docs/methods/{page}.md."
+            ),
+        ),
+    )

@@ -1,0 +1,110 @@
+"""What is announced of a contestant; importing it loads no torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.weight_file import WeightFile
+from benchmarks.contestants.interface import Segmenter, Trainable
+from benchmarks.prompting.prompts import PromptKind
+
+Seen = Literal["trained-on", "superset", "unseen", "unknown"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a reader must know before believing a row: origin, licences, size, training data.
+
+    Attributes:
+        training_data: dataset name → whether the released weights have seen it; "*" stands for any other name, and
+            names without an entry are "unknown".
+    """
+
+    title: str
+    paper: str = ""
+    code_licence: str = ""
+    weights_licence: str = ""
+    parameters: str = ""
+    training_data: Mapping[str, Seen] = field(default_factory=dict)
+    notes: str = ""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named contestant: code + configuration.
+
+    Attributes:
+        name: the word on the command line, such as "tags-tiny".
+        summary: one line for `tags-bench methods`.
+        factory: "module:callable"; called as `callable(config, device)` and returns a `Segmenter`.
+        prompts: the prompt kinds it understands.
+        training: "none", "bench" (the factory gives a `Trainable`) or "own" (an `OwnTraining`).
+        config: default configuration, JSON-like; a suite may override single keys.
+        inference_settings: settings that act when a trained method works and not when it is trained, such as the
+            threshold of the mask; a change of them does not ask for another training.
+        search_space: knob → Tune domain in plain form: ["uniform", low, high], ["loguniform", low, high],
+            ["randint", low, high] or ["choice", [one, other]].
+        ablations: part → the settings that switch it off, for `tags-bench ablate`.
+        floor: a reference floor, not a contestant.
+        needs_checkpoint: works only with the official file named by `checkpoint` in its configuration; where that is
+            empty, a run takes the file of the weights folder.
+        files: the official files that it uses, for `tags-bench weights` and for a run.
+        version: raised when the method's results would change; part of every record's identity.
+    """
+
+    name: str
+    summary: str
+    factory: str
+    prompts: frozenset[PromptKind]
+    training: Literal["none", "bench", "own"] = "none"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    inference_settings: tuple[str, ...] = ()
+    search_space: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    ablations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    card: Card = field(default_factory=lambda: Card(title=""))
+    floor: bool = False
+    needs_checkpoint: bool = False
+    files: tuple[WeightFile, ...] = ()
+    version: str = "1"
+
+    def __post_init__(self) -> None:
+        """Mistakes of whoever wrote the method."""
+        for setting in self.inference_settings:
+            if setting not in self.config:
+                raise ValueError(f"method '{self.name}': '{setting}' of inference_settings is no setting of it")
+
+    def build(self, config: Mapping[str, Any] | None = None, device: str = "cpu") -> Segmenter:
+        """Import the factory and make the segmenter; keys of `config` override the defaults.
+
+        The module of a `Trainable` is moved to the device here.
+
+        Raises:
+            UserError: a key that the method does not have.
+        """
+        module_name, _, attribute = self.factory.partition(":")
+        factory = getattr(importlib.import_module(module_name), attribute)
+        segmenter: Segmenter = factory(self.configured(config), device)
+        segmenter.prompts = self.prompts
+        if isinstance(segmenter, Trainable):
+            segmenter.module.to(device)
+        return segmenter
+
+    def training_config(self, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The settings that a training depends on: `configured` without those that act at inference only."""
+        return {key: value for key, value in self.configured(config).items() if key not in self.inference_settings}
+
+    @property
+    def file_settings(self) -> tuple[str, ...]:
+        """The settings that may name a weights file."""
+        return tuple(dict.fromkeys(("checkpoint", *(file.setting for file in self.files))))
+
+    def configured(self, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The default configuration with `config` laid over it."""
+        for key in config or {}:
+            if key not in self.config:
+                raise UserError(f"method '{self.name}' has no setting '{key}'; {nearest_name(key, self.config)}")
+        return {**self.config, **(config or {})}

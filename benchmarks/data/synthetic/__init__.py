@@ -1,0 +1,1 @@
+"""How phantoms of the abdomen are described (`abdomen.py`), drawn (`scan.py` and what it uses) and written."""
