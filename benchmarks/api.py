@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.common.errors import UserError
-from benchmarks.common.files import atomically
 from benchmarks.common.output import DEFAULT_OUT
 from benchmarks.contestants import Budget
 from benchmarks.execution import suite as suites
@@ -189,9 +188,7 @@ def tune(
     Raises:
         UserError: as for `run`; more than one method or dataset, or a method that is not trained.
     """
-    import yaml
-
-    from benchmarks.execution.tuning import tune_method
+    from benchmarks.execution.tuning import tune_method, write_best
 
     started = time.perf_counter()
     progress = progress or Progress()
@@ -205,9 +202,7 @@ def tune(
     with progress.step(f"{trials} trials of {unit.title}"):
         found = tune_method(replace(job, validation=validation), trials, concurrent, folder)
     best_file = folder / "best.yaml"
-    entry = {"name": unit.method.name, "label": f"{unit.method.name}-tuned", "config": found[0].config}
-    with atomically(best_file) as partial:
-        partial.write_text(yaml.safe_dump(entry), encoding="utf-8")
+    write_best(best_file, job, found[0])
     sink = MlflowSink(work.folders.out, tracking_uri)
     sink.log_sweep(unit.description(), found)
     sink.close()

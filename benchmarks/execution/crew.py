@@ -16,7 +16,8 @@ from benchmarks.common.errors import MachineFault, one_line
 from benchmarks.data.dataset import Case
 from benchmarks.execution.orders import Action, Assign, Item, Node, StartWorker, StopWorker, Withdraw
 from benchmarks.execution.scheduler import Scheduler
-from benchmarks.execution.training import TrainingJob
+from benchmarks.execution.training_job import TrainingJob
+from benchmarks.execution.training_watch import TrainingOverdue, TrainingWatch
 from benchmarks.execution.worker import Loading, Order, OutOfMemory, actor_class, outcome_of, training_task
 
 LOOK_SECONDS = 5.0  # between two looks at the machines of the cluster
@@ -131,6 +132,8 @@ class Crew:
         self._numbers: dict[Item, int] = {}
         self._at_once: list[int] = []
         self._results: dict[tuple[int, Item], Any] = {}
+        self._watches: dict[Any, TrainingWatch] = {}
+        self._watched = 0.0
 
     def carry_out(self, action: StartWorker | StopWorker | Assign | Withdraw) -> None:
         """One order of the scheduler."""
@@ -168,7 +171,26 @@ class Crew:
         for reference in ready:
             if reference in self._references:  # else its worker was ended by what happened before
                 worker, what = self._references.pop(reference)
+                self._watches.pop(reference, None)
                 actions += self._tell(worker, what, outcome_of(reference))
+        return actions + self._end_overdue()
+
+    def _end_overdue(self) -> list[Action]:
+        """End the trainings that give no sign of life; the method has hung, so that is its failure."""
+        import ray
+
+        actions: list[Action] = []
+        now = time.monotonic()
+        if now - self._watched < LOOK_SECONDS:
+            return actions
+        self._watched = now
+        for reference, watch in list(self._watches.items()):
+            reason = watch.overdue()
+            if reason:
+                del self._watches[reference]
+                worker, what = self._references.pop(reference)
+                ray.cancel(reference, force=True)
+                actions += self._tell(worker, what, TrainingOverdue(f"{reason}; the process was ended"))
         return actions
 
     def stop_all(self) -> None:
@@ -200,6 +222,7 @@ class Crew:
         work = item.work
         if isinstance(work, TrainingWork):
             reference = self._train(worker, work)
+            self._watches[reference] = TrainingWatch(work.job, work.folder)
         else:
             assert isinstance(work, CaseWork)
             self._numbers[item] = number = len(self._numbers)
@@ -229,6 +252,7 @@ class Crew:
                 ray.cancel(reference, force=True)
         for reference in mine:
             del self._references[reference]
+            self._watches.pop(reference, None)
         self._nodes.pop(worker, None)
 
     def _tell(self, worker: int, what: Item | str, outcome: Any) -> list[Action]:

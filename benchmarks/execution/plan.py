@@ -95,6 +95,10 @@ class Unit:
         return f"{self.entry.title} · {self.dataset.name}"
 
     @property
+    def trained_by_the_bench(self) -> bool:
+        return self.job is not None and self.method.training == "bench" and not self.job.untrained
+
+    @property
     def rows_per_case(self) -> int:
         return sum(protocol.rounds for protocol in self.evaluation.protocols)
 
@@ -122,6 +126,7 @@ class Unit:
             "checkpoint": self.job.digest() if self.job else "",
             "budget": asdict(self.job.budget) if self.job else {},
             "workers": self.job.workers if self.job else 0,
+            "untrained": self.job.untrained if self.job else False,
             "seed": self.evaluation.seed,
             "tolerances_mm": list(self.evaluation.tolerances_mm),
             "empty_policy": self.evaluation.empty_policy,
@@ -192,9 +197,12 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
         files = fingerprint_cases(dataset.split_cases(suite.part, entry.fold))
         banks = _frozen_prompts(suite, dataset, entry.fold, folders.prompts / files)
         for target in dataset.targets:
-            units += [
-                _unit(suite, member, dataset, entry.fold, target, files, banks, folders) for member in suite.methods
-            ]
+            for member in suite.methods:
+                unit = _unit(suite, member, dataset, entry.fold, target, files, banks, folders)
+                units.append(unit)
+                if suite.untrained and unit.trained_by_the_bench:
+                    twin = member.model_copy(update={"untrained": True})
+                    units.append(_unit(suite, twin, dataset, entry.fold, target, files, banks, folders))
     titles = [(unit.entry.title, unit.dataset.name, unit.fold, unit.target.name) for unit in units]
     for title in titles:
         if titles.count(title) > 1:
@@ -235,7 +243,14 @@ def _unit(
         training = tuple(dataset.split_cases("train", fold))
         _refuse_seen_cases(dataset, fold, training, cases, suite.part)
         seed = derive_seed(suite.seed, "repeat", entry.repeat) if entry.repeat else suite.seed
-        job = TrainingJob(method.name, entry.config, target, training, budget, seed, suite.workers)
+        job = TrainingJob(
+            method.name, entry.config, target, training, budget, seed,
+            workers=1 if entry.untrained else suite.workers,
+            untrained=entry.untrained,
+            timeout_minutes=suite.train_timeout_minutes,
+        )  # fmt: skip
+    if entry.untrained and (job is None or method.training != "bench"):
+        raise UserError(f"method '{entry.title}': `untrained` is for methods that the bench trains, and this is none")
     # Two identities: what decides the masks, and what decides the numbers made from them. A run with new metrics
     # or another policy then scores the masks of the old one.
     prediction = digest(

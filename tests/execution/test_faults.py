@@ -79,6 +79,21 @@ def test_a_killed_training_is_tried_again_and_then_not_run(play: Play, dataset: 
     assert set(rows["status"]) == {"ok"}
 
 
+def test_a_training_that_hangs_is_ended_and_is_the_methods_failure(
+    play: Play, local_ray: None, dataset: Dataset, tmp_path: Path
+) -> None:
+    entry = f"{{name: mock-learner, config: {{marker: '{tmp_path / 'hangs'}', hang_in_loss: 2}}}}"
+    limit = ("name: faulty", "name: faulty\ntrain_timeout_minutes: 0.2")
+    units = units_of(f"{entry}, mock-noop", dataset, tmp_path, limit)
+    outcome = run(units, Folders(tmp_path), Nobody())
+    assert outcome == RunOutcome(2 * len(dataset.splits[0].test))
+    rows = RecordStore(Folders(tmp_path).records).read_suite("faulty")[0]
+    learner = rows[rows["method"] == "mock-learner"]
+    assert set(learner["status"]) == {"failed"}
+    assert learner["reason"].str.contains("no sign of life within 0.2 minutes; the process was ended").all()
+    assert set(rows[rows["method"] == "mock-noop"]["status"]) == {"ok"}
+
+
 def test_a_missing_folder_is_not_run_and_the_next_run_takes_it_up(play: Play, dataset: Dataset, tmp_path: Path) -> None:
     case = dataset.split_cases("test")[0]
     hidden = case.image.with_suffix(".hidden")

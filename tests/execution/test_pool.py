@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
 from benchmarks.execution.pool import run, train_now
 from benchmarks.execution.suite import Suite, parse_suite
 from benchmarks.execution.training import checkpoint_folder, finished
-from benchmarks.execution.worker import Loading, Order, actor_class
 from benchmarks.results.leaderboard import leaderboard_of, notes_of
 from benchmarks.results.records import RecordStore
 
@@ -142,9 +140,7 @@ def test_failures_become_rows_and_the_others_go_on(local_ray: None, dataset: Dat
 def test_a_case_that_hangs_is_ended(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
     text = SUITE.replace("[mock-noop]", "[mock-sleep]").replace("budget:", "case_timeout_minutes: 0.02\nbudget:")
     suite = parse_suite(text, "test")
-    started = time.perf_counter()
     run(units_of(suite, dataset, tmp_path), Folders(tmp_path), Silent())
-    assert time.perf_counter() - started < 50
     rows = records(tmp_path)
     assert set(rows["status"]) == {"failed"}
     assert "no result within 0.02 minutes" in rows["reason"].iloc[0]
@@ -165,15 +161,6 @@ def test_training_is_cached_and_changes_the_weights(local_ray: None, dataset: Da
     assert other.digest != units[0].digest
 
 
-def test_one_and_two_workers_train(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
-    text = SUITE.replace("[mock-noop]", "[mock-network]").replace("budget:", "workers: 2\nbudget:")
-    unit = units_of(parse_suite(text, "test"), dataset, tmp_path)[0]
-    assert unit.job is not None
-    figures = train_now(unit, Folders(tmp_path))
-    assert figures["workers"] == 2
-    assert figures["steps"] == 4
-
-
 def test_a_sweep_comes_back_best_first(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
 
     from benchmarks.execution.tuning import tune_method
@@ -188,25 +175,6 @@ def test_a_sweep_comes_back_best_first(local_ray: None, dataset: Dataset, tmp_pa
     assert len({one.config["learning_rate"] for one in trials}) == 3
     assert all(one.status in ("finished", "stopped early") for one in trials)
     assert any(one.status == "finished" and one.rungs == 4 and one.checkpoint for one in trials)
-
-
-def test_the_overhead_of_a_case_is_small(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
-    """Everything but the work: an actor call, the rows, the Parquet file. A loose bound; the figure is in `bench`."""
-    import ray
-
-    from benchmarks.execution.evaluate import Evaluation
-
-    unit = units_of(parse_suite(SUITE, "test"), dataset, tmp_path)[0]
-    empty = Evaluation((), (), 0, (), unit.evaluation.empty_policy, None, {})
-    actor = actor_class().options(num_cpus=1).remote(Loading(tmp_path / "log", "mock-noop"))
-    order = Order(0, unit.cases[0], [ray.put(empty)], tmp_path / "log")
-    ray.get(actor.ready.remote())
-    ray.get(actor.evaluate.remote(order))
-    started = time.perf_counter()
-    for _ in range(10):
-        ray.get(actor.evaluate.remote(order))
-    ray.kill(actor)
-    assert (time.perf_counter() - started) / 10 < 0.5
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,21 @@ bad_fit = Method("mock-bad-fit", "for tests", "mock_methods:build_bad_fit", CLIC
 dying_fit = Method(
     "mock-dying-fit", "for tests", "mock_methods:build_dying_fit", CLICKS, training="own", config={"folder": ""}
 )
+
+
+learner = Method(
+    "mock-learner",
+    "for tests",
+    "learner:build",
+    frozenset({PromptKind.NONE, PromptKind.CLICK}),
+    training="bench",
+    config={
+        "batch_size": 2, "learning_rate": 0.01, "final_learning_rate": 0.001, "warm_up": 0.25, "weight_decay": 0.1,
+        "gradient_clip": 0.5, "accumulate": 1, "ema_decay": 0.0, "dropout": 0.0,
+        "marker": "", "die_in_loss": 0, "hang_in_loss": 0,
+    },
+    search_space={"learning_rate": ["loguniform", 1e-3, 1e-1], "batch_size": ["choice", [1, 2]]},
+)  # fmt: skip
 official = Method(
     "mock-official",
     "for tests",
