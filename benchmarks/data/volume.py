@@ -64,8 +64,17 @@ class Volume:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm, in the order of the array's axes."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
+        return voxel_size(self.affine)
+
+
+def voxel_size(affine: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Voxel size in mm along each axis of an affine, to six significant digits.
+
+    Headers keep affines as float32 and DICOM keeps directions with a few decimals: a grid of 1 mm that lies
+    obliquely has 1.00000002 mm. Unrounded, one voxel would be more than a tolerance of 1 mm.
+    """
+    x, y, z = (float(f"{step:.6g}") for step in np.linalg.norm(affine[:3, :3], axis=0))
+    return x, y, z
 
 
 def read_volume(path: Path) -> Volume:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
-from benchmarks.data.volume import read_grid, read_label, same_grid
+from benchmarks.data.volume import read_grid, read_label, same_grid, voxel_size
 from benchmarks.metrics import (
     DEFAULT_POLICY,
     DEFAULT_RULE,
@@ -44,8 +44,8 @@ class _Grid:
     affine: NDArray[np.float64]
 
     @property
-    def spacing(self) -> list[float]:
-        return [float(step) for step in np.linalg.norm(self.affine[:3, :3], axis=0)]
+    def spacing(self) -> tuple[float, float, float]:
+        return voxel_size(self.affine)
 
 
 def score_folders(

@@ -22,7 +22,7 @@ from benchmarks.common.files import write_json
 from benchmarks.common.identity import digest
 from benchmarks.data.dataset import Dataset, target_mask
 from benchmarks.data.target import Target
-from benchmarks.data.volume import BoolArray, read_grid, read_label, same_grid
+from benchmarks.data.volume import BoolArray, read_grid, read_label, same_grid, voxel_size
 from benchmarks.prompting.prompts import SIMULATED, Grid, Prompts, from_json, to_json
 from benchmarks.prompting.protocol import PROTOCOL_VERSION, Protocol
 from benchmarks.prompting.simulated_user import NoTarget
@@ -44,8 +44,7 @@ class StoredGrid:
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size in mm."""
-        x, y, z = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return float(x), float(y), float(z)
+        return voxel_size(self.affine)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.common.errors import UserError
-from benchmarks.data.volume import file_doubts, read_grid, read_label, read_volume, same_grid, write_mask
+from benchmarks.data.volume import file_doubts, read_grid, read_label, read_volume, same_grid, voxel_size, write_mask
 
 signed_permutations = st.tuples(st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([-1, 1])] * 3))
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -372,3 +372,17 @@ def test_header_pointing_to_another_file_is_refused(tmp_path):
             read_volume(tmp_path / name)
         with pytest.raises(UserError, match="voxels lie in another file"):
             read_grid(tmp_path / name)
+
+
+@pytest.mark.parametrize("degrees", [0, 5, 17.3, 45])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 5.0), (0.742188, 0.976562, 2.5)])
+def test_the_spacing_of_a_turned_grid_is_the_decimal_that_was_meant(tmp_path, degrees, spacing):
+    """float32 affines and direction cosines of six decimals carry noise; a tolerance of 1 mm must not see it."""
+    a, b = np.deg2rad([degrees, degrees / 3])
+    turn = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    turn = turn @ np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn.round(6) * spacing
+    nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.int16), affine), tmp_path / "a.nii")
+    assert read_volume(tmp_path / "a.nii").spacing == spacing
+    assert voxel_size(read_grid(tmp_path / "a.nii")[1]) == spacing

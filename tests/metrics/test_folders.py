@@ -120,6 +120,20 @@ def test_oblique_and_rotated_grids_keep_their_spacing(tmp_path: Path) -> None:
     assert row["hd_mm"] == pytest.approx(3 * 0.8, rel=1e-6)
 
 
+def test_one_voxel_of_a_turned_1_mm_grid_is_within_1_mm(tmp_path: Path) -> None:
+    """Unrounded, the voxels of this grid have 1.0000000222 mm and NSD at 1 mm is 0.8."""
+    affine = np.eye(4)
+    a = math.radians(5)
+    affine[:2, :2] = [[math.cos(a), -math.sin(a)], [math.sin(a), math.cos(a)]]
+    for part, low in (("pred", 5), ("label", 4)):
+        write(tmp_path / part / "a.nii.gz", box(low=low), affine)
+    assert nib.load(tmp_path / "label" / "a.nii.gz").affine[0, 0] != affine[0, 0]  # the file keeps float32
+    row = score_folders(tmp_path / "pred", tmp_path / "label", tolerances=(1.0, 0.99))[0]
+    assert row["nsd@1mm"] == 1
+    assert row["nsd@0.99mm"] < 1  # type: ignore[operator]
+    assert row["hd_mm"] == 1
+
+
 def test_label_selects_the_value_in_both(folders: tuple[Path, Path]) -> None:
     predictions, labels = folders
     for case, low in (("a", 4), ("b", 6)):
