@@ -19,14 +19,20 @@ from pydicom.sequence import Sequence  # noqa: E402
 from pydicom.uid import ExplicitVRLittleEndian, generate_uid  # noqa: E402
 
 from benchmarks.common.errors import UserError  # noqa: E402
-from benchmarks.data import dicom  # noqa: E402
 from benchmarks.data.catalogue import load_folder  # noqa: E402
-from benchmarks.data.dicom import convert, fill_polygon, read_annotation, read_series  # noqa: E402
+from benchmarks.data.dicom import convert, files, find, read_annotation, read_series  # noqa: E402
+from benchmarks.data.dicom.contours import fill_polygon, same_outline  # noqa: E402
 
 SHAPE = (40, 32, 12)  # columns, rows, slices
 SPACING = (0.9, 1.1, 2.5)
 FRAME = "1.2.826.0.1.3680043.8.498.1"
 STRAIGHT = np.eye(3)
+CLOSED = "CLOSED_PLANAR"
+Structures = dict | list  # by name, or pairs of name and structure where names are doubled
+
+
+def pairs(structures: Structures) -> list[tuple]:
+    return list(structures.items()) if isinstance(structures, dict) else structures
 
 
 def rotation(degrees: float) -> np.ndarray:
@@ -64,7 +70,7 @@ def write_series(folder: Path, hu: np.ndarray, turn: np.ndarray = STRAIGHT, leav
         if index in leave_out:
             continue
         path = folder / f"IM{names[index]:04d}"
-        content = record(path, dicom.CT_STORAGE, SeriesInstanceUID="1.2.3.5", Modality="CT", FrameOfReferenceUID=FRAME)
+        content = record(path, files.CT_STORAGE, SeriesInstanceUID="1.2.3.5", Modality="CT", FrameOfReferenceUID=FRAME)
         content.ImagePositionPatient = to_world(turn, [0, 0, index]).round(6).tolist()
         content.ImageOrientationPatient = [*turn[:, 0].round(9), *turn[:, 1].round(9)]
         content.PixelSpacing, content.SliceThickness = [SPACING[1], SPACING[0]], SPACING[2]
@@ -77,10 +83,10 @@ def write_series(folder: Path, hu: np.ndarray, turn: np.ndarray = STRAIGHT, leav
         content.save_as(path, enforce_file_format=True)
 
 
-def write_rtstruct(path: Path, contours: dict[str, list[np.ndarray]], turn: np.ndarray, frame: str = FRAME) -> None:
-    content = record(path, dicom.RTSTRUCT_STORAGE, Modality="RTSTRUCT", SeriesInstanceUID="1.2.3.6")
+def write_rtstruct(path: Path, contours: Structures, turn: np.ndarray, frame: str = FRAME, kind=CLOSED) -> None:
+    content = record(path, files.RTSTRUCT_STORAGE, Modality="RTSTRUCT", SeriesInstanceUID="1.2.3.6")
     content.StructureSetROISequence, content.ROIContourSequence = Sequence(), Sequence()
-    for number, (name, polygons) in enumerate(contours.items(), start=3):
+    for number, (name, polygons) in enumerate(pairs(contours), start=3):
         roi = Record()
         roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = number, name, frame
         content.StructureSetROISequence.append(roi)
@@ -88,20 +94,18 @@ def write_rtstruct(path: Path, contours: dict[str, list[np.ndarray]], turn: np.n
         drawn.ReferencedROINumber, drawn.ContourSequence = number, Sequence()
         for polygon in polygons:
             contour = Record()
-            contour.ContourGeometricType, contour.NumberOfContourPoints = "CLOSED_PLANAR", len(polygon)
+            contour.ContourGeometricType, contour.NumberOfContourPoints = kind, len(polygon)
             contour.ContourData = [f"{value:.6f}" for value in to_world(turn, polygon).ravel()]
             drawn.ContourSequence.append(contour)
         content.ROIContourSequence.append(drawn)
     content.save_as(path, enforce_file_format=True)
 
 
-def write_seg(
-    path: Path, masks: dict[str, np.ndarray], turn: np.ndarray, shift: float = 0.0, fractional: bool = False
-) -> None:
-    content = record(path, dicom.SEG_STORAGE, Modality="SEG", SeriesInstanceUID="1.2.3.7", FrameOfReferenceUID=FRAME)
+def write_seg(path: Path, masks: Structures, turn: np.ndarray, shift: float = 0.0, fractional: bool = False) -> None:
+    content = record(path, files.SEG_STORAGE, Modality="SEG", SeriesInstanceUID="1.2.3.7", FrameOfReferenceUID=FRAME)
     content.SegmentSequence, content.PerFrameFunctionalGroupsSequence = Sequence(), Sequence()
     frames = []
-    for number, (name, mask) in enumerate(masks.items(), start=1):
+    for number, (name, mask) in enumerate(pairs(masks), start=1):
         segment = Record()
         segment.SegmentNumber, segment.SegmentLabel = number, name
         content.SegmentSequence.append(segment)
@@ -147,6 +151,25 @@ def box_contours() -> list[np.ndarray]:
     """The same box in contours half a pixel around its pixels, with the hole as a contour within."""
     boxes = [outline((9.5, 7.5), (21.5, 16.5), plane) for plane in range(3, 8)]
     return [*boxes, outline((13.5, 8.5), (14.5, 9.5), 5)]
+
+
+def write_labelmap(path: Path, label: np.ndarray, names: list[tuple[int, str]], padding: bool = True) -> None:
+    """A label map segmentation: every slice one frame, its pixels the numbers of the segments."""
+    write_seg(path, {"x": np.ones(label.shape, bool)}, STRAIGHT)
+    content = pydicom.dcmread(path)
+    content.SOPClassUID = content.file_meta.MediaStorageSOPClassUID = files.LABELMAP_STORAGE
+    content.SegmentationType, content.BitsAllocated, content.BitsStored, content.HighBit = "LABELMAP", 8, 8, 7
+    content.SegmentSequence = Sequence()
+    for number, name in names:
+        segment = Record()
+        segment.SegmentNumber, segment.SegmentLabel = number, name
+        content.SegmentSequence.append(segment)
+    for frame in content.PerFrameFunctionalGroupsSequence:
+        del frame.SegmentIdentificationSequence
+    if padding:
+        content.add_new("PixelPaddingValue", "US", 0)
+    content.PixelData = label.T[::-1].astype(np.uint8).tobytes()  # write_seg writes the last slice first
+    content.save_as(path, enforce_file_format=True)
 
 
 @pytest.mark.parametrize("degrees", [0, 17])
@@ -262,7 +285,7 @@ def test_series_that_are_no_grid(tmp_path):
 
 def test_annotations_that_do_not_fit(tmp_path):
     root = one_case(tmp_path / "in")
-    images, annotation = dicom.find(root / "a")
+    images, annotation = find(root / "a")
     series = read_series(images, root)
     with pytest.raises(UserError, match="no structure 'GTX'; did you mean 'GTV'"):
         read_annotation(annotation, "GTX", series)
@@ -320,7 +343,7 @@ def test_other_kinds_of_files_are_named(tmp_path):
     with pytest.raises(UserError, match="one CT series is needed, 0 were found; there is also: MR Image Storage"):
         convert(root, tmp_path / "out", {"GTV": 1})
     path = root / "a" / "enhanced.dcm"
-    record(path, dicom.ENHANCED_CT_STORAGE, Modality="CT").save_as(path, enforce_file_format=True)
+    record(path, files.ENHANCED_CT_STORAGE, Modality="CT").save_as(path, enforce_file_format=True)
     with pytest.raises(UserError, match=r"enhanced \(multi-frame\) CT; convert it"):
         convert(root, tmp_path / "out", {"GTV": 1})
 
@@ -386,3 +409,183 @@ def test_without_pydicom_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pydicom", None)
     with pytest.raises(UserError, match=r"tags-bench\[dicom\]"):
         convert(tmp_path, tmp_path / "out", {"GTV": 1})
+
+
+def case_with(folder: Path, turn: np.ndarray = STRAIGHT):
+    """A scan, where its annotation is to lie, and how to read a structure of it."""
+    write_series(folder / "a", scan(), turn)
+    path = folder / "a" / "rs.dcm"
+    series = read_series(sorted((folder / "a").glob("IM*")), folder)
+    return path, lambda name: read_annotation(path, name, series)
+
+
+def test_structures_of_one_name_are_one(tmp_path):
+    """Several lesions are often all called alike: none of them may be lost."""
+    path, read = case_with(tmp_path)
+    one, two = box_mask(), np.zeros(SHAPE, bool)
+    two[25:30, 20:26, 4:10] = True
+    boxes = [outline((24.5, 19.5), (29.5, 25.5), plane) for plane in range(4, 10)]
+    write_rtstruct(path, [("GTV", box_contours()), ("Body", [outline((1, 1), (30, 30), 2)]), ("GTV ", boxes)], STRAIGHT)
+    np.testing.assert_array_equal(read("GTV"), one | two)
+    np.testing.assert_array_equal(read("gtv"), one | two)
+    overlapping = one.copy()
+    overlapping[12:20] |= two[18:26]
+    write_seg(path, [("GTV", one), ("Body", ~one), ("GTV", two), ("GTV", overlapping)], STRAIGHT)
+    np.testing.assert_array_equal(read("GTV"), one | two | overlapping)
+
+
+def test_overlapping_rois_of_one_name_make_no_hole(tmp_path):
+    path, read = case_with(tmp_path)
+    left, right = outline((4.5, 4.5), (14.5, 14.5), 3), outline((9.5, 4.5), (19.5, 14.5), 3)
+    write_rtstruct(path, [("GTV", [left]), ("GTV", [right])], STRAIGHT)
+    assert read("GTV").sum() == 15 * 10
+    write_rtstruct(path, {"GTV": [left, right]}, STRAIGHT)  # of one ROI: even-odd, as documented
+    assert read("GTV").sum() == 2 * 5 * 10
+
+
+def test_names_that_differ_by_capitals_are_asked_for(tmp_path):
+    path, read = case_with(tmp_path)
+    write_rtstruct(path, [("GTV", [outline((4, 4), (9, 9), 3)]), ("Gtv", [outline((4, 4), (12, 12), 3)])], STRAIGHT)
+    assert read("Gtv").sum() > read("GTV").sum() > 0
+    with pytest.raises(UserError, match="'gtv' may be any of GTV, Gtv; write it as it stands"):
+        read("gtv")
+    content = pydicom.dcmread(path)
+    content.StructureSetROISequence[1].ROINumber = content.StructureSetROISequence[0].ROINumber
+    content.save_as(path)
+    with pytest.raises(UserError, match="two structures have the number 3, one of them is 'GTV'"):
+        read("GTV")
+
+
+def other_way(polygon: np.ndarray) -> np.ndarray:
+    return np.roll(polygon[::-1], 1, axis=0)
+
+
+def finer(polygon: np.ndarray) -> np.ndarray:
+    between = (polygon + np.roll(polygon, -1, axis=0)) / 2
+    return np.stack([polygon, between], axis=1).reshape(-1, 3)
+
+
+def closed(polygon: np.ndarray) -> np.ndarray:
+    return np.vstack([polygon, polygon[:1]])
+
+
+@pytest.mark.parametrize("kind", ["CLOSED_PLANAR", "CLOSEDPLANAR_XOR"])
+@pytest.mark.parametrize(
+    "again",
+    [np.copy, other_way, finer, lambda polygon: np.vstack([polygon, polygon[:1]]), lambda polygon: polygon + 1e-3],
+)
+def test_a_contour_that_stands_there_twice_counts_once(tmp_path, again, kind):
+    path, read = case_with(tmp_path)
+    contours = box_contours()
+    doubled = [*contours, again(contours[0]), again(contours[2]), again(contours[-1])]  # the hole too
+    write_rtstruct(path, {"GTV": [*doubled, again(contours[0])]}, STRAIGHT, kind=kind)
+    np.testing.assert_array_equal(read("GTV"), box_mask())
+
+
+def test_a_thin_wall_is_two_contours(tmp_path):
+    """An outline half a pixel within another is a wall, and no contour drawn twice."""
+    path, read = case_with(tmp_path)
+    outer, inner = outline((4.6, 4.6), (20.4, 20.4), 3), outline((5.4, 5.4), (19.6, 19.6), 3)
+    assert not same_outline(outer[:, :2], inner[:, :2])
+    write_rtstruct(path, {"GTV": [outer, inner]}, STRAIGHT)
+    assert read("GTV").sum() == 16**2 - 14**2
+
+
+def test_contours_that_cancel_each_other_are_an_error(tmp_path):
+    path, read = case_with(tmp_path)
+    outer, inner = outline((4.5, 4.5), (20.5, 20.5), 3), outline((4.7, 4.7), (20.3, 20.3), 3)
+    write_rtstruct(path, {"GTV": [outer, inner]}, STRAIGHT)
+    with pytest.raises(UserError, match=r"contours of 'GTV' in slice 4 cancel each other"):
+        read("GTV")
+
+
+@pytest.mark.parametrize("padding", [True, False])
+def test_label_maps(tmp_path, padding):
+    """Supplement 243: one frame per slice, each pixel the number of a segment."""
+    path, read = case_with(tmp_path)
+    label = np.zeros(SHAPE, np.uint8)
+    label[box_mask()], label[25:30, 20:26, 4:10], label[0:4, 0:4] = 7, 2, 3
+    write_labelmap(path, label, [(0, "Background"), (2, "Cyst"), (3, "Liver"), (7, "GTV")], padding)
+    np.testing.assert_array_equal(read("GTV"), label == 7)
+    np.testing.assert_array_equal(read("cyst"), label == 2)
+    write_labelmap(path, label, [(2, "GTV"), (3, "Liver"), (7, "GTV")], padding)
+    np.testing.assert_array_equal(read("GTV"), (label == 7) | (label == 2))
+    assert convert(tmp_path, tmp_path / "out", {"Liver": 1}) == {}
+    assert nib.load(tmp_path / "out" / "labelsTr" / "a.nii.gz").get_fdata().sum() == (label == 3).sum()
+
+
+def test_a_segment_that_all_frames_share(tmp_path):
+    """One segment only: its number may stand once, with what all frames have in common."""
+    path, read = case_with(tmp_path)
+    write_seg(path, {"GTV": box_mask()}, STRAIGHT)
+    content = pydicom.dcmread(path)
+    which = content.PerFrameFunctionalGroupsSequence[0].SegmentIdentificationSequence
+    for frame in content.PerFrameFunctionalGroupsSequence:
+        del frame.SegmentIdentificationSequence
+    content.SharedFunctionalGroupsSequence[0].SegmentIdentificationSequence = which
+    content.save_as(path)
+    np.testing.assert_array_equal(read("GTV"), box_mask())
+
+
+def bare(path: Path, implicit: bool) -> None:
+    """The data set alone, without preamble and meta header."""
+    content = pydicom.dcmread(path)
+    pydicom.dcmwrite(path, pydicom.Dataset(content), implicit_vr=implicit, little_endian=True)
+    assert path.read_bytes()[:4] == b"\x08\x00\x16\x00"
+
+
+@pytest.mark.parametrize("implicit", [True, False])
+@pytest.mark.parametrize("which", ["all", "two slices", "the annotation"])
+@pytest.mark.parametrize("kind", ["rtstruct", "seg"])
+def test_files_without_preamble_are_read(tmp_path, which, implicit, kind):
+    for name in ("with", "without"):
+        write_series(tmp_path / name / "a", scan())
+        path = tmp_path / name / "a" / "rs.dcm"
+        if kind == "rtstruct":
+            write_rtstruct(path, {"GTV": box_contours()}, STRAIGHT)
+        else:
+            write_seg(path, {"GTV": box_mask()}, STRAIGHT)
+    (tmp_path / "without" / "a" / "notes.txt").write_text("\x08 no DICOM")
+    slices = sorted((tmp_path / "without" / "a").glob("IM*"))
+    chosen = {"all": [*slices, path], "two slices": slices[:2], "the annotation": [path]}[which]
+    for file in chosen:
+        bare(file, implicit)
+    for name in ("with", "without"):
+        assert convert(tmp_path / name, tmp_path / f"out-{name}", {"GTV": 1}) == {}
+    for part in ("imagesTr", "labelsTr"):
+        expected, found = (nib.load(tmp_path / f"out-{name}" / part / "a.nii.gz") for name in ("with", "without"))
+        assert found.shape == SHAPE
+        np.testing.assert_array_equal(found.get_fdata(), expected.get_fdata())
+        np.testing.assert_array_equal(found.affine, expected.affine)
+
+
+@pytest.mark.parametrize(
+    "begin", [b"\x08\x00\x16\x00\xff\xff\xff\x7f broken", b"\x08\x00\x16\x00UI", b"\x08\x00\x05\x00"]
+)
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_what_begins_like_dicom_and_is_none_is_an_error(tmp_path, begin):
+    """A slice that is cut off in its header must not be passed over: the volume would lack it."""
+    root = one_case(tmp_path / "in")
+    (root / "a" / "IMX").write_bytes(begin)
+    with pytest.raises(UserError, match="IMX: ") as caught:
+        convert(root, tmp_path / "out", {"GTV": 1})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("case", "label", "voxels"),
+    [
+        ("01-rtstruct-two-rois-one-name/dicom", "GTV_Mass_CT", 5346),
+        ("02-seg-segments-one-label/dicom", "Lesion", 40505),
+        ("03-rtstruct-contour-twice/dicom", "GTV_Mass_CT", 5154),
+        ("11-seg-labelmap/dicom", "Liver", 630),
+        ("12-dicom-without-preamble/all", "GTV_Mass_CT", 5154),
+        ("12-dicom-without-preamble/two", "GTV_Mass_CT", 5154),
+    ],
+)
+def test_real_files(shared, tmp_path, case, label, voxels):
+    """Files that other programs wrote, and how many voxels there are in them."""
+    if not (shared / "field_cases" / case).is_dir():
+        pytest.skip(f"no {case}")
+    assert convert(shared / "field_cases" / case, tmp_path / "out", {label: 1}) == {}
+    assert np.count_nonzero(nib.load(tmp_path / "out" / "labelsTr" / "a.nii.gz").dataobj) == voxels

@@ -1,0 +1,89 @@
+"""A folder of DICOM cases into a folder in the Decathlon's layout."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from benchmarks.common.errors import UserError
+from benchmarks.common.files import write_json
+from benchmarks.data.dicom.annotation import read_annotation
+from benchmarks.data.dicom.files import find, pydicom_or_error
+from benchmarks.data.dicom.series import read_series
+
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def convert(
+    root: Path, out: Path, labels: Mapping[str, int], progress: Callable[[str], Any] | None = None
+) -> dict[str, str]:
+    """Every case below `root` into `out`, in the Decathlon's layout; what could not be converted, and why.
+
+    Args:
+        root: a folder per case.
+        out: a new folder.
+        labels: name of an ROI or a segment → label value above 0. Where two overlap the higher value stays.
+        progress: called with the id of every case when it is done.
+
+    Raises:
+        UserError: nothing could be converted, `out` exists, or pydicom is missing.
+    """
+    pydicom_or_error()
+    if out.exists():
+        raise UserError(f"{out}: exists already; choose another folder or remove it")
+    if not labels or min(labels.values()) < 1 or max(labels.values()) > 255:
+        raise UserError("labels: a name with a value from 1 to 255 is needed for each, such as GTV-1=1")
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder")
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+    bad: dict[str, str] = {}
+    ids = []
+    try:
+        for folder in folders:
+            case_id = re.sub(r"[^\w.-]+", "_", folder.name)
+            try:
+                if case_id in ids:
+                    raise UserError(f"{folder}: another folder gives the case id '{case_id}' too; rename one")
+                _convert_case(folder, partial, case_id, labels)
+                ids.append(case_id)
+            except UserError as error:
+                bad[case_id] = str(error)
+            if progress is not None:
+                progress(case_id)
+        if not ids:
+            raise UserError(next(iter(bad.values()), f"{root}: no folder in it; a folder per case is needed"))
+        pairs = [{"image": f"./imagesTr/{one}.nii.gz", "label": f"./labelsTr/{one}.nii.gz"} for one in ids]
+        names = {"0": "background"} | {str(value): name for name, value in labels.items()}
+        write_json(partial / "dataset.json", {"labels": names, "training": pairs, "modality": {"0": "CT"}})
+        partial.chmod(0o755)  # mkdtemp makes it private
+        partial.rename(out)
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # gone already if it was moved
+    return bad
+
+
+def _convert_case(folder: Path, out: Path, case_id: str, labels: Mapping[str, int]) -> None:
+    images, annotation = find(folder)
+    series = read_series(images, folder)
+    label = np.zeros(series.shape, np.uint8)
+    for name, value in sorted(labels.items(), key=lambda item: item[1]):
+        label[read_annotation(annotation, name, series)] = value
+    affine = LPS_TO_RAS @ series.affine
+    for role, array in (("imagesTr", series.array), ("labelsTr", label)):
+        path = out / role / f"{case_id}.nii.gz"
+        path.parent.mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(array, affine), path)
