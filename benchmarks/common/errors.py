@@ -45,6 +45,12 @@ def one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
+def shorten(text: str, limit: int = 200) -> str:
+    """A text that came from outside, on one line and not longer than `limit`: a message may quote a whole file."""
+    line = " ".join(text[: 4 * limit].split())
+    return line if len(line) <= limit and len(text) <= 4 * limit else f"{line[:limit]}…"
+
+
 def nearest_name(given: str, known: Iterable[str]) -> str:
     """A hint that offers the known name closest to `given`, or lists the known ones."""
     names = sorted(known)

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common.errors import UserError, one_line
+from benchmarks.common.errors import UserError, one_line, shorten
 from benchmarks.common.plugins import BrokenPlugin, chosen, installed
 from benchmarks.common.seeds import generator
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo
-from benchmarks.data.layouts import msd, nnunet_raw, pairs_csv
-from benchmarks.data.layouts.layout import read_dataset_json, require_folder
+from benchmarks.data.layouts import kits23, msd, nnunet_raw, pairs_csv
+from benchmarks.data.layouts.layout import label_value, read_dataset_json, require_folder
 from benchmarks.data.source import DatasetSource
 from benchmarks.data.splits import StoredSplits
 from benchmarks.data.target import Target
@@ -100,6 +100,11 @@ def load_folder(
     if root.suffix.lower() == ".csv":
         return _load_table(root, target_label, organ, lesion, seed, name, strict)
     require_folder(root)
+    if kits23.is_layout(root):
+        if name in datasets():
+            raise UserError(f"{root}: these are files of KiTS19 or KiTS23, not of {name}; give them another name")
+        dataset = kits23.load(root, name or _slug(root.resolve().name) or "folder", seed=seed, strict=strict)
+        return replace(dataset, targets=(_official_target(dataset, target_label, organ, lesion),))
     official = _recognise(root)
     if official is not None:
         dataset = load_dataset(official, root, splits="patient", seed=seed, strict=strict)
@@ -110,7 +115,7 @@ def load_folder(
             "the files of KiTS21 or LiTS17, or a CSV table of pairs"
         )
     content = read_dataset_json(root)
-    labels = msd.label_names(content, root)
+    labels = msd.named_labels(content, root)
     target = _target(root, labels, target_label, organ, lesion)
     chosen_name = name or _slug(root.resolve().name) or "folder"
     info = DatasetInfo(
@@ -123,9 +128,9 @@ def load_folder(
         url=str(root),
         cases=0,
         split_source="by patient",
-        label_values=(0, *(value for _, value in labels)),
+        label_values=(0, *sorted({value for _, values in labels for value in values})),
     )
-    load = nnunet_raw.load if nnunet_raw.is_layout(root) else msd.load
+    load = nnunet_raw.load if nnunet_raw.is_layout(root, content) else msd.load
     return load(root, info, stored=_stored_splits(chosen_name), splits="patient", seed=seed, strict=strict)
 
 
@@ -138,9 +143,9 @@ def _load_table(
     name: str | None,
     strict: bool,
 ) -> Dataset:
-    if not str(target_label).isdigit():
+    value = label_value(target_label)
+    if value is None or value < 1:
         raise UserError(f"{table}: a table does not name its labels; give the number to segment with --target")
-    value = int(str(target_label))
     target = Target(_slug(f"{organ} {lesion}") or f"label-{value}", organ, lesion, (value,))
     chosen_name = name or _slug(table.stem) or "table"
     info = DatasetInfo(
@@ -210,27 +215,33 @@ def _official_target(dataset: Dataset, wanted: int | str | None, organ: str, les
     if wanted is None or str(wanted) == str(target.labels[0]):
         return target
     known = [value for value in dataset.label_values if value]
-    if not str(wanted).isdigit() or int(wanted) not in known:
+    value = label_value(wanted)
+    if value is None or value not in known:
         listing = ", ".join(map(str, known))
-        raise UserError(f"these are files of {dataset.name}: no label '{wanted}'; its labels: {listing}")
+        raise UserError(f"these are files of {dataset.name}: no label '{shorten(str(wanted))}'; its labels: {listing}")
     name = _slug(f"{organ} {lesion}") or f"{dataset.name}-label-{wanted}"
-    organs = tuple(value for value in target.organ_labels if value != int(wanted))
-    return Target(name, organ, lesion, (int(wanted),), organs)
+    organs = tuple(other for other in target.organ_labels if other != value)
+    return Target(name, organ, lesion, (value,), organs)
 
 
-def _target(root: Path, labels: list[tuple[str, int]], wanted: int | str | None, organ: str, lesion: str) -> Target:
-    listing = ", ".join(f"{value} {name}" for name, value in labels) or "none"
+def _target(
+    root: Path, labels: list[tuple[str, tuple[int, ...]]], wanted: int | str | None, organ: str, lesion: str
+) -> Target:
+    """The label or region of a name, or the label of a value, which may have a name only as a part of regions."""
+    listing = ", ".join(f"{'+'.join(map(str, values))} {name}" for name, values in labels) or "none"
     if wanted is None and len(labels) != 1:
         raise UserError(f"{root}: choose the label to segment with --target; labels: {listing}")
-    chosen = [
-        (name, value) for name, value in labels if wanted is None or str(wanted).lower() in (name.lower(), str(value))
-    ]
+    value = label_value(wanted)
+    chosen = [one for one in labels if wanted is None or str(wanted).lower() == one[0].lower() or one[1] == (value,)]
+    if not chosen and value is not None and any(value in values for _, values in labels):
+        chosen = [("", (value,))]
     if len(chosen) != 1:
-        raise UserError(f"{root}: no single label '{wanted}' in dataset.json; labels: {listing}")
-    name, value = chosen[0]
+        raise UserError(f"{root}: no single label '{shorten(str(wanted))}' in dataset.json; labels: {listing}")
+    name, found = chosen[0]
     lesion = lesion or name
-    organs = tuple(v for n, v in labels if organ and v != value and n.lower() == organ.lower())
-    return Target(name=_slug(f"{organ} {lesion}"), organ=organ, lesion=lesion, labels=(value,), organ_labels=organs)
+    organs = {v for n, values in labels if organ and n.lower() == organ.lower() for v in values} - set(found)
+    title = _slug(f"{organ} {lesion}") or f"label-{found[0]}"
+    return Target(name=title, organ=organ, lesion=lesion, labels=found, organ_labels=tuple(sorted(organs)))
 
 
 def _slug(text: str) -> str:

@@ -21,12 +21,13 @@ from benchmarks.common.errors import UserError
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.dataset import Case, Dataset, Split, target_mask
 from benchmarks.data.target import Target
-from benchmarks.data.volume import BoolArray, FloatArray, file_doubts, read_label, read_volume
+from benchmarks.data.volume import BoolArray, FloatArray, file_doubts, read_label, read_volume, values_in
 
 Severity = Literal["error", "warning"]
 
 DARKEST_EXPECTED_HU = -200.0  # a CT without fat or air at all has most likely lost its offset
 ODD_SPACING_MM = (0.1, 20.0)
+MAX_REASONS = 3
 MAX_PROCESSES = 8
 MEMORY_OF_ONE = 3 << 30  # a CT of 512 × 512 × 800 takes twice 0.8 GB while it is checked
 WORTHWHILE_BYTES = 300 << 20  # below that, starting processes takes longer than they save
@@ -78,7 +79,8 @@ class CaseReport:
 def verify_case(case: Case, targets: Sequence[Target] = (), label_values: Sequence[int] = ()) -> CaseReport:
     """Read one pair and check it. Whatever is wrong with the files becomes a problem, never an exception."""
     try:
-        doubts = [*file_doubts(case.image), *(f"label map: {doubt}" for doubt in file_doubts(case.label))]
+        doubts = file_doubts(case.image)
+        doubts += [f"label map: {doubt}" for doubt in file_doubts(case.label) if doubt not in doubts]
         volume = read_volume(case.image)
         label = read_label(case.label, like=volume)
     except UserError as error:
@@ -181,13 +183,27 @@ def without_bad_cases(dataset: Dataset, reports: Iterable[CaseReport]) -> Datase
     }
     kept = {case_id: case for case_id, case in dataset.cases.items() if case_id not in bad}
     if not kept:
-        raise UserError(f"{dataset.name}: no usable case among {len(dataset.cases)}")
+        raise UserError(f"{dataset.name}: no usable case among {len(dataset.cases)}; {_reasons(bad)}")
 
     def cut(part: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(case_id for case_id in part if case_id not in bad)
 
     splits = tuple(Split(cut(s.train), cut(s.validation), cut(s.test)) for s in dataset.splits)
     return replace(dataset, cases=kept, splits=splits, excluded={**dataset.excluded, **bad})
+
+
+def _reasons(bad: Mapping[str, str]) -> str:
+    """The reasons that most cases share, in a line; each with one of its cases."""
+    cases: dict[str, list[str]] = {}
+    for case_id, reason in bad.items():
+        cases.setdefault(reason, []).append(case_id)
+    usual = sorted(cases.items(), key=lambda one: -len(one[1]))
+    told = [
+        f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}"
+        for reason, names in usual[:MAX_REASONS]
+    ]
+    left = sum(len(names) for _, names in usual[MAX_REASONS:])
+    return "; ".join([*told, *([f"and {left} more bad cases"] if left else [])])
 
 
 def _quantities(report: CaseReport) -> Iterator[tuple[str, float]]:
@@ -224,11 +240,7 @@ def _spacing_problems(spacing: tuple[float, float, float]) -> list[tuple[Severit
 def _label_problems(
     label: NDArray[np.int16], targets: Sequence[Target], known: Sequence[int]
 ) -> list[tuple[Severity, str]]:
-    low = int(label.min())
-    counts = np.zeros(int(label.max()) - low + 1, np.int64)
-    for plane in label:  # one at a time: the whole as int64 would take more than the scan
-        counts += np.bincount(plane.ravel().astype(np.int64) - low, minlength=counts.size)
-    present = [int(value) + low for value in np.flatnonzero(counts)]
+    present = values_in(label)
     found: list[tuple[Severity, str]] = []
     strange = [value for value in present if known and value not in known]
     if strange:

@@ -121,6 +121,15 @@ def read_label(path: Path, like: Volume | None = None) -> NDArray[np.int16]:
     return _copied(stored, np.int16)
 
 
+def values_in(label: NDArray[np.int16]) -> list[int]:
+    """The values that a label map holds, in order."""
+    low = int(label.min())
+    counts = np.zeros(int(label.max()) - low + 1, np.int64)
+    for plane in label:  # one at a time: the whole as int64 would take more than the scan
+        counts += np.bincount(plane.ravel().astype(np.int64) - low, minlength=counts.size)
+    return [int(value) + low for value in np.flatnonzero(counts)]
+
+
 def read_grid(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
     """Shape and affine that `read_volume` would give, without the voxels; truncated files are seen.
 
@@ -228,7 +237,7 @@ def _check_voxel_size(path: Path, image: Any) -> None:
 
 
 def file_doubts(path: Path) -> list[str]:
-    """What is odd about a NIfTI file that can be read, in a line each; nothing for other formats.
+    """What is odd about a file that can be read, in a line each.
 
     A compressed file is read to its end: its checksum stands there, and no reader of the voxels gets so far.
 
@@ -236,9 +245,19 @@ def file_doubts(path: Path) -> list[str]:
         UserError: the checksum is wrong, or as `read_grid`.
     """
     if path.name.lower().endswith(ITK_SUFFIXES):
-        return []
+        return _lost_grid_doubts(_open_itk(path)[1])
     image, _ = _open(path)
     return _affine_doubts(image) + _stream_doubts(image, path)
+
+
+def _lost_grid_doubts(affine: NDArray[np.float64]) -> list[str]:
+    """What a program writes that does not know the grid: no scanner's first voxel lies at 0, 0, 0 exactly."""
+    if np.array_equal(np.abs(affine), np.eye(4)):
+        return [
+            "the affine is the identity (spacing 1 × 1 × 1 mm, origin 0); if the true one was lost, distances and "
+            "volumes of this case are not in mm"
+        ]
+    return []
 
 
 def _stream_doubts(image: Any, path: Path) -> list[str]:
@@ -262,7 +281,7 @@ def _affine_doubts(image: Any) -> list[str]:
         return ["the header does not say how the patient lies; left and right are a guess"]
     if sform is not None and qform is not None and not same_grid(qform, sform, image.shape[:3]):
         return ["the two affines of the header (sform and qform) disagree; the sform is used"]
-    return []
+    return _lost_grid_doubts(image.affine)
 
 
 def _orientation(affine: NDArray[np.float64], path: Path) -> NDArray[np.float64]:

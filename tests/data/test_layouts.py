@@ -479,3 +479,96 @@ def test_sarcoma_folder(shared):
     assert volume.shape == array.shape
     assert volume.spacing[2] == pytest.approx(3.27, abs=0.01)
     assert target_mask(array, dataset.targets[0]).any()
+
+
+def kits23(root: Path, numbers: range = range(3)) -> Path:
+    for i in numbers:
+        save(root / f"case_{i:05d}" / "imaging.nii.gz")
+        save(root / f"case_{i:05d}" / "segmentation.nii.gz", label(1, 2, 3))
+    return root
+
+
+@pytest.mark.parametrize("inner", ["", "data", "dataset"])
+def test_kits23_is_read_as_own_data(tmp_path, inner):
+    """Its cases beyond the 300 of KiTS21 count, and nothing of it passes for KiTS21."""
+    kits23(tmp_path / inner, range(298, 303))
+    dataset = load_folder(tmp_path, 2, organ="kidney", name="mine")
+    assert (dataset.name, list(dataset.cases)) == ("mine", [f"case_{i:05d}" for i in range(298, 303)])
+    assert dataset.cases["case_00300"].dataset == "mine"
+    assert sum(len(split.test) for split in dataset.splits) == 5
+    _, array = dataset.cases["case_00300"].load()
+    assert target_mask(array, dataset.targets[0]).sum() == SHAPE[1] * SHAPE[2]
+    assert dataset.label_values == (0, 1, 2, 3)
+    with pytest.raises(UserError, match=r"files of KiTS19 or KiTS23, whose annotations .* give them another name"):
+        load_dataset("kits21", tmp_path)
+
+
+def test_a_kits23_case_that_lacks_a_file(tmp_path):
+    kits23(tmp_path)
+    (tmp_path / "case_00001" / "segmentation.nii.gz").unlink()
+    assert "image without label" in load_folder(tmp_path, 2, strict=False).excluded["case_00001"]
+
+
+def nnunet_v2(root: Path, labels: dict[str, object], image: str = "{}_0000", mask: str = "{}") -> Path:
+    for case in ("a", "b", "c", "d", "e", "f"):
+        save(root / "imagesTr" / f"{image.format(case)}.nii.gz")
+        save(root / "labelsTr" / f"{mask.format(case)}.nii.gz", label(1, 2, 3))
+    content = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 6, "file_ending": ".nii.gz"}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+REGIONS = {"background": 0, "kidney": [1, 2, 3], "masses": [2, 3], "tumor": 2}
+PLANE = SHAPE[1] * SHAPE[2]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "values", "planes"),
+    [("tumor", (2,), 1), ("2", (2,), 1), (3, (3,), 1), ("Masses", (2, 3), 2), ("kidney", (1, 2, 3), 3)],
+)
+def test_regions_of_nnunet_are_labels(tmp_path, wanted, values, planes):
+    """Values that stand in regions only are of the data set, and a region is a target as a label is."""
+    dataset = load_folder(nnunet_v2(tmp_path, REGIONS), wanted, organ="kidney")
+    assert dataset.label_values == (0, 1, 2, 3)
+    assert dataset.targets[0].labels == values
+    assert dataset.targets[0].organ_labels == tuple({1, 2, 3} - set(values))
+    _, array = dataset.cases["a"].load()
+    assert target_mask(array, dataset.targets[0]).sum() == planes * PLANE
+
+
+def test_a_region_is_the_only_label(tmp_path):
+    dataset = load_folder(nnunet_v2(tmp_path, {"background": 0, "enhancing tumor": [3], "ignore": 9}))
+    assert (dataset.targets[0].labels, dataset.targets[0].lesion) == ((3,), "enhancing tumor")
+    with pytest.raises(UserError, match=r"choose the label .* labels: 2 tumor, 2\+3 masses, 1\+2\+3 kidney"):
+        load_folder(nnunet_v2(tmp_path / "b", REGIONS))
+    for wanted in ("4", "²", "tumour!", "9" * 400):
+        with pytest.raises(UserError, match="no single label"):
+            load_folder(tmp_path / "b", wanted)
+
+
+@pytest.mark.parametrize("value", [[], [1, "x"], {}, None, 1.5, "²", 40000, 10**400, [[1]], True])
+def test_labels_that_are_no_numbers(tmp_path, value):
+    nnunet_v2(tmp_path, {"background": 0, "tumor": value})
+    with pytest.raises(
+        UserError, match=r"dataset\.json: label 'tumor: .*' has no whole number of a label map"
+    ) as caught:
+        load_folder(tmp_path, 1)
+    assert len(str(caught.value)) < 500
+
+
+def test_nnunet_folders_with_the_channel_in_the_wrong_place(tmp_path):
+    labels = {"background": 0, "tumor": 2}
+    for name, image, mask, message in (
+        ("bare images", "{}", "{}", r"case a: .*a\.nii\.gz: the name lacks a channel .* \(and 5 more bad cases\)"),
+        ("both", "{}_0000", "{}_0000", r"case a: .*a_0000\.nii\.gz: a label map must not have the channel _0000"),
+        ("swapped", "{}", "{}_0000", "case a: .*must not have the channel _0000"),
+    ):
+        with pytest.raises(UserError, match=message):
+            load_folder(nnunet_v2(tmp_path / name, labels, image, mask), 2)
+    mixed = nnunet_v2(tmp_path / "mixed", labels)
+    (mixed / "imagesTr" / "b_0000.nii.gz").rename(mixed / "imagesTr" / "b.nii.gz")
+    (mixed / "labelsTr" / "c.nii.gz").rename(mixed / "labelsTr" / "c_0000.nii.gz")
+    excluded = load_folder(mixed, 2, strict=False).excluded
+    assert sorted(excluded) == ["b", "c"]
+    assert "lacks a channel" in excluded["b"]
+    assert "must not have" in excluded["c"]

@@ -19,7 +19,7 @@ from benchmarks.data.catalogue import load_dataset, load_folder
 from benchmarks.data.dataset import Case
 from benchmarks.data.figures import statistics_figure
 from benchmarks.data.phantom import synthesise
-from benchmarks.data.verify import CaseReport, in_processes, problems, statistics, verify, without_bad_cases
+from benchmarks.data.verify import CaseReport, Problem, in_processes, problems, statistics, verify, without_bad_cases
 
 
 @pytest.fixture
@@ -134,8 +134,22 @@ def test_nothing_usable(folder):
     for i in range(8):
         change(path_of(folder, "volume", i), lambda a: np.zeros_like(a))
     dataset = load_dataset("lits17", folder)
-    with pytest.raises(UserError, match="no usable case among 8"):
+    with pytest.raises(UserError, match="no usable case among 8; volume-0 and 7 more: every voxel is 0"):
         without_bad_cases(dataset, verify(dataset))
+
+
+def test_the_reasons_of_most_cases_come_first(folder):
+    dataset = load_dataset("lits17", folder)
+    reasons = ["too dark", "cut off", "too dark", "odd", "cut off", "too dark", "empty", "alone"]
+    bad = [
+        CaseReport(case, problems=(Problem(case, "error", why),))
+        for case, why in zip(dataset.cases, reasons, strict=True)
+    ]
+    with pytest.raises(UserError) as caught:
+        without_bad_cases(dataset, bad)
+    first, *others = list(dataset.cases)
+    expected = f"{first} and 2 more: too dark; {others[0]} and 1 more: cut off; {others[2]}: odd; and 2 more bad cases"
+    assert str(caught.value) == f"lits17: no usable case among 8; {expected}"
 
 
 @pytest.mark.slow

@@ -255,7 +255,33 @@ def test_gzip_bomb_is_read_no_further_than_its_header_says(bomb, read):
     with allocating_less_than(5e6):
         read(bomb)
     if read is file_doubts:
-        assert file_doubts(bomb) == ["the file goes on after the voxels, by more than 1,048,576 bytes"]
+        assert file_doubts(bomb)[-1] == "the file goes on after the voxels, by more than 1,048,576 bytes"
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha"])
+@pytest.mark.parametrize(
+    ("affine", "said"),
+    [
+        (np.eye(4), True),
+        (np.diag([-1.0, -1, 1, 1]), True),
+        (np.diag([1.0, 1, 1.25, 1]), False),
+        (np.eye(4) + np.eye(4, k=3) * 7, False),  # moved by 7 mm: that somebody knew
+    ],
+)
+def test_a_lost_affine_is_doubted(tmp_path, suffix, affine, said):
+    """LiTS17 has 20 scans of 1 × 1 × 1 mm at 0, 0, 0 that are nothing of the kind."""
+    path = tmp_path / f"scan{suffix}"
+    values = np.zeros((4, 5, 6), np.int16)
+    if suffix == ".mha":
+        image = SimpleITK.GetImageFromArray(values.T)
+        to_lps = np.diag([-1.0, -1, 1]) @ affine[:3, :3]
+        image.SetSpacing(np.linalg.norm(to_lps, axis=0).tolist())
+        image.SetDirection((to_lps / np.linalg.norm(to_lps, axis=0)).ravel().tolist())
+        image.SetOrigin((np.diag([-1.0, -1, 1]) @ affine[:3, 3]).tolist())
+        SimpleITK.WriteImage(image, str(path))
+    else:
+        nib.save(nib.Nifti1Image(values, affine), path)
+    assert ["identity" in doubt for doubt in file_doubts(path)] == [True] * said
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from benchmarks.data.target import Target
 
 IMAGE = "imaging.nii.gz"
 LABEL = "aggregated_MAJ_seg.nii.gz"
+OTHER_LABEL = "segmentation.nii.gz"  # of KiTS19 and KiTS23
 KIDNEY, TUMOUR, CYST = 1, 2, 3
 IMAGE_ADDRESS = "https://kits19.sfo2.digitaloceanspaces.com/master_{:05d}.nii.gz"
 LABEL_ADDRESS = "https://github.com/neheller/kits21/raw/master/kits21/data/case_{:05d}/" + LABEL
@@ -58,8 +59,8 @@ def find_pairs(root: Path) -> list[Pair]:
 
 
 def case_folders(root: Path) -> list[Path]:
-    """The folders case_00000, case_00001 … in `root` or in `root/data`."""
-    for place in (root, root / "data"):
+    """The folders case_00000, case_00001 … in `root`, in `root/data` or in `root/dataset`."""
+    for place in (root, root / "data", root / "dataset"):
         found = [path for path in visible(place) if _is_case(path)] if place.is_dir() else []
         if found:
             return found
@@ -74,6 +75,9 @@ def _pair(folder: Path) -> Pair:
     image, label = folder / IMAGE, folder / LABEL
     if not image.is_file() and not label.is_file():
         return Pair(folder.name, None, None, problem=f"{folder}: neither {IMAGE} nor {LABEL}")
+    if not label.is_file() and (folder / OTHER_LABEL).is_file():
+        problem = f"{folder}: {OTHER_LABEL} instead of {LABEL}: these are files of KiTS19 or KiTS23, whose annotations"
+        return Pair(folder.name, None, None, problem=f"{problem} are not those of KiTS21; give them another name")
     return Pair(folder.name, image if image.is_file() else None, label if label.is_file() else None)
 
 

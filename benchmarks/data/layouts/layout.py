@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.errors import UserError, nearest_name, shorten
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo, Split
 from benchmarks.data.splits import FOLDS, PATIENT, PHANTOM_FRACTIONS, StoredSplits, patient_folds, patient_split
 from benchmarks.data.volume import ITK_SUFFIXES, read_grid, same_grid
@@ -72,6 +72,14 @@ def pair(case_id: str, images: Sequence[Path], labels: Sequence[Path], patient: 
     return Pair(case_id, images[0] if images else None, labels[0] if labels else None, patient)
 
 
+def label_value(text: object) -> int | None:
+    """A value that a label map of 16 bits may hold; None for anything else, such as a name or a fraction."""
+    if not re.fullmatch(r"-?[0-9]{1,5}", str(text)):
+        return None
+    value = int(str(text))
+    return value if -(2**15) <= value < 2**15 else None
+
+
 def read_dataset_json(root: Path) -> dict[str, Any]:
     """The dataset.json of an MSD or nnU-Net folder. Raises UserError."""
     path = root / "dataset.json"
@@ -79,8 +87,8 @@ def read_dataset_json(root: Path) -> dict[str, Any]:
         raise UserError(f"{root}: no dataset.json; the MSD and nnU-Net layouts need one")
     try:
         content = json.loads(path.read_text("utf-8-sig"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not readable as JSON ({error})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not readable as JSON ({shorten(str(error))})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: a JSON object is needed")
     return content

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.download import RemoteFile
-from benchmarks.common.errors import UserError
+from benchmarks.common.errors import UserError, shorten
 from benchmarks.common.files import write_json
 from benchmarks.data.dataset import Dataset, DatasetInfo
 from benchmarks.data.layouts.layout import (
     Pair,
     assemble,
+    label_value,
     pair,
     read_dataset_json,
     require_folder,
@@ -103,7 +104,7 @@ def load(
 def labelled_pairs(folder: Path, info: DatasetInfo) -> list[Pair]:
     """The pairs of a folder whose dataset.json has the label values of `info`. Raises UserError if it has not."""
     content = read_dataset_json(folder)
-    known = {value for _, value in label_names(content, folder)}
+    known = {value for _, values in named_labels(content, folder) for value in values}
     for target in info.targets:
         missing = sorted({*target.labels, *target.organ_labels} - known)
         if missing:
@@ -152,22 +153,25 @@ def find_pairs(root: Path, content: dict[str, Any]) -> list[Pair]:
     return pairs
 
 
-def label_names(content: dict[str, Any], root: Path) -> list[tuple[str, int]]:
-    """Foreground labels as (name, value), from either way of writing them (MSD's and nnU-Net's)."""
+def named_labels(content: dict[str, Any], root: Path) -> list[tuple[str, tuple[int, ...]]]:
+    """Foreground labels as (name, values), from either way of writing them (MSD's and nnU-Net's).
+
+    nnU-Net's regions have several values, and may be the only place where one of them stands.
+    """
     labels = content.get("labels")
     path = root / "dataset.json"
     if not isinstance(labels, dict) or not labels:
         raise UserError(f"{path}: no 'labels' that say what each value means")
     found = []
     for key, entry in labels.items():
-        name, value = (str(entry), key) if str(key).lstrip("-").isdigit() else (str(key), entry)
-        if isinstance(value, list | tuple):
-            continue  # a region of several labels (nnU-Net); its parts are listed by themselves
-        if not str(value).lstrip("-").isdigit():
-            raise UserError(f"{path}: label '{key}: {entry}' has no whole number")
-        if int(value) != 0 and name.lower() != "ignore":
-            found.append((name, int(value)))
-    return sorted(found, key=lambda label: label[1])
+        name, given = (str(entry), key) if label_value(key) is not None else (str(key), entry)
+        values = [label_value(value) for value in (given if isinstance(given, list) else [given])]
+        whole = sorted({value for value in values if value is not None})
+        if not values or None in values:
+            raise UserError(f"{path}: label '{shorten(f'{key}: {entry}')}' has no whole number of a label map")
+        if whole != [0] and name.lower() != "ignore":
+            found.append((name, tuple(value for value in whole if value != 0)))
+    return sorted(found, key=lambda label: (len(label[1]), label[1]))
 
 
 def _listed(root: Path, content: dict[str, Any]) -> list[str]:

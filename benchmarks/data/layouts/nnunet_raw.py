@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import Dataset, DatasetInfo
@@ -52,17 +53,26 @@ def find_pairs(root: Path) -> list[Pair]:
     for stem, paths in volume_files(root / "imagesTr").items():
         match = re.fullmatch(r"(.+)_(\d{4})", stem)
         if match is None:
-            pairs.append(Pair(stem, None, None, problem=f"{paths[0]}: the name lacks a channel such as _0000"))
+            problem = f"{paths[0]}: the name lacks a channel such as _0000; rename it to {stem}_0000"
+            pairs.append(Pair(stem, None, None, problem=problem))
         elif match[2] != "0000":
             pairs.append(Pair(stem, None, None, problem=f"{paths[0]}: a second channel; one scan per case"))
         else:
             images[match[1]] = paths
     labels = volume_files(root / "labelsTr")
-    return pairs + [pair(case_id, images.get(case_id, []), labels.get(case_id, [])) for case_id in {*images, *labels}]
+    for stem in [stem for stem in labels if stem.endswith("_0000") and stem.removesuffix("_0000") not in labels]:
+        case_id = stem.removesuffix("_0000")
+        problem = f"{labels.pop(stem)[0]}: a label map must not have the channel _0000; rename it to {case_id}"
+        pairs.append(Pair(case_id, None, None, problem=problem))
+    known = {found.case_id for found in pairs}
+    rest = sorted({*images, *labels} - known)
+    return pairs + [pair(case_id, images.get(case_id, []), labels.get(case_id, [])) for case_id in rest]
 
 
-def is_layout(root: Path) -> bool:
-    """Whether images carry a channel number that their labels lack."""
+def is_layout(root: Path, content: dict[str, Any]) -> bool:
+    """Whether dataset.json is one of version 2, or images carry a channel number that their labels lack."""
+    if "training" not in content and {"channel_names", "file_ending"} & content.keys():
+        return True
     labels = volume_files(root / "labelsTr")
     stems = volume_files(root / "imagesTr")
     return any(stem.endswith("_0000") and stem not in labels for stem in stems)
