@@ -1,7 +1,7 @@
 """Score a folder of predicted masks against a folder of label maps: no model, no GPU, no run needed.
 
-Files pair by name without ".nii" or ".nii.gz" ("case_01.nii.gz" with "case_01.nii"); a prediction that kept
-nnU-Net's channel suffix ("case_01_0000") pairs with "case_01" if nothing pairs exactly. Every label gives
+Files are NIfTI, NRRD or MHA and pair by name without suffix ("case_01.nii.gz" with "case_01.nrrd"); a prediction
+that kept nnU-Net's channel suffix ("case_01_0000") pairs with "case_01" if nothing pairs exactly. Every label gives
 one row, whatever became of its prediction.
 """
 
@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
-from benchmarks.data.volume import read_grid, read_label, same_grid, voxel_size
+from benchmarks.data.layouts.layout import VOLUME_SUFFIXES, visible, volume_files
+from benchmarks.data.volume import read_grid, read_label, same_grid, values_in, voxel_size
 from benchmarks.metrics import (
     DEFAULT_POLICY,
     DEFAULT_RULE,
@@ -32,7 +33,7 @@ from benchmarks.metrics import (
     failed_values,
 )
 
-SUFFIXES = (".nii.gz", ".nii")
+MAX_VALUES = 8  # in a message
 CHANNEL_SUFFIX = "_0000"
 ANY = "any"  # `prediction_label` of a row whose prediction was read as a binary mask
 Row = dict[str, Any]
@@ -60,29 +61,28 @@ def score_folders(
     """One row for each label map, sorted by case, then one for each prediction without a label.
 
     Args:
-        predictions, labels: folders of NIfTI files.
+        predictions, labels: folders of NIfTI, NRRD or MHA files.
         label: the value to score, in the label maps and in the predictions; None scores every voxel above 0.
         tolerances: mm, for "nsd@…mm".
         prediction_label: the value in the predictions, if it is another than `label`.
 
-    If `label` is not 1, `prediction_label` is not given, and no prediction in the folder holds anything but
-    0 and 1, the predictions are binary masks of the asked label and are read as such: the rows then say
-    `prediction_label: "any"`.
+    If `prediction_label` is not given and all predictions of the folder hold 0 and one other value, which is 1 or
+    stands in no label map (such as 255), they are binary masks of the asked label and are read as such: the rows
+    then say `prediction_label: "any"`.
 
     Returns:
         Rows with "case", the metrics, counts and rules of `evaluate_mask`, "label", "prediction_label",
-        "status" and "reason". Status is "ok"; "failed" (no prediction, unreadable, or on another grid:
-        every metric at its worst); or "no-label" (a prediction that no label map belongs to: metrics None,
-        it cannot be scored).
+        "status" and "reason". Status is "ok" (then "reason" may hold a remark); "failed" (no prediction, unreadable,
+        or on another grid: every metric at its worst); or "no-label" (a prediction that no label map belongs to:
+        metrics None, it cannot be scored).
 
     Raises:
         UserError: a missing or empty folder, two files for one case, no pair at all, an unreadable label
-        map, or
-            arguments out of range.
+            map, a label that no label map holds while they hold others, or arguments out of range.
     """
     _check_arguments(label, prediction_label, tolerances)
-    label_files = _nifti_files(labels, "label")
-    prediction_files = _pair(_nifti_files(predictions, "prediction"), label_files)
+    label_files = _mask_files(labels, "label")
+    prediction_files = _pair(_mask_files(predictions, "prediction"), label_files)
     paired = sorted(label_files.keys() & prediction_files.keys())
     if not paired:
         raise UserError(
@@ -90,13 +90,23 @@ def score_folders(
             f"(such as '{min(prediction_files)}' and '{min(label_files)}'); give matching files the same name"
         )
     wanted: int | None = label if prediction_label is None else prediction_label
-    if label not in (None, 1) and prediction_label is None:
-        wanted = None if _all_binary([prediction_files[case] for case in paired]) else label
+    if label is not None and prediction_label is None:
+        files = [prediction_files[case] for case in paired]
+        wanted = None if _all_binary(files, label, list(label_files.values())) else label
     rows: list[Row] = []
+    known: set[int] = set()
+    held: set[int] = set()  # by the predictions
     for case in sorted(label_files):
         truth, grid = _read(label_files[case])
+        if label is not None:
+            known.update(values_in(truth))
         reference = Reference(_select(truth, label), grid.spacing, tolerances, policy, rule)
-        rows.append({"case": case} | _score(prediction_files.get(case), reference, grid, wanted))
+        path = prediction_files.get(case)
+        row = _score(path, reference, grid, wanted, held) if path else _missing(case, predictions, reference)
+        rows.append({"case": case} | row)
+    if label is not None and label not in known and known != {0}:
+        raise UserError(f"no label map in {labels} holds the value {label}; they hold {_listing(known)}")
+    _remark(rows, wanted, held)
     for case in sorted(prediction_files.keys() - label_files.keys()):
         empty: Row = dict.fromkeys(reference.metric_keys)
         reason = f"no label map of that name in {labels}"
@@ -131,13 +141,21 @@ def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {key: math.fsum(float(row[key]) for row in scored) / len(scored) for key in keys}
 
 
-def _score(path: Path | None, reference: Reference, grid: _Grid, wanted: int | None) -> Row:
-    if path is None:
-        return failed_values(reference) | {"status": "failed", "reason": "no prediction for this label map"}
+def _missing(case: str, folder: Path, reference: Reference) -> Row:
+    reason = "no prediction for this label map"
+    unread = [path.name for path in visible(folder) if path.name.startswith(f"{case}.")]
+    if unread:
+        reason += f"; {unread[0]} is none of {', '.join(VOLUME_SUFFIXES)}, which are read"
+    return failed_values(reference) | {"status": "failed", "reason": reason}
+
+
+def _score(path: Path, reference: Reference, grid: _Grid, wanted: int | None, held: set[int]) -> Row:
     try:
         prediction = _read_on(grid, path)
     except UserError as error:
         return failed_values(reference) | {"status": "failed", "reason": str(error)}
+    if wanted is not None:
+        held.update(values_in(prediction))
     return evaluate_mask(_select(prediction, wanted), reference) | {"status": "ok", "reason": ""}
 
 
@@ -162,34 +180,49 @@ def _select(values: NDArray[np.int16], label: int | None) -> NDArray[np.bool_]:
     return np.asarray(values > 0 if label is None else values == label)
 
 
-def _all_binary(paths: Sequence[Path]) -> bool:
-    """Whether no readable prediction holds a value other than 0 and 1. Stops at the first that does."""
+def _remark(rows: Sequence[Row], wanted: int | None, held: set[int]) -> None:
+    """Where no prediction holds the value that is scored, but others, the rows say so: it may be a wrong value."""
+    if wanted is None or wanted in held or not held - {0}:
+        return
+    for row in rows:
+        if row["status"] == "ok":
+            row["reason"] = f"no prediction holds the value {wanted}; they hold {_listing(held)}"
+
+
+def _listing(values: set[int]) -> str:
+    shown = ", ".join(map(str, sorted(values)[:MAX_VALUES]))
+    return shown if len(values) <= MAX_VALUES else f"{shown} and {len(values) - MAX_VALUES} more"
+
+
+def _all_binary(paths: Sequence[Path], label: int, label_maps: Sequence[Path]) -> bool:
+    """Whether all readable predictions hold 0 and one value, which is not `label` and must mean it.
+
+    That is 1, or a value of no label map. Stops at the first prediction that shows the contrary.
+    """
+    held: set[int] = set()
     for path in paths:
         try:
-            values = read_label(path)
+            held.update(values_in(read_label(path)))
         except UserError:
             continue  # becomes a failed row when its turn comes
-        if values.max(initial=0) > 1 or values.min(initial=0) < 0:
+        if label in held or len(held - {0}) > 1:
             return False
-    return True
+    held -= {0}
+    return held <= {1} or not any(held & set(values_in(read_label(path))) for path in label_maps)
 
 
-def _nifti_files(folder: Path, what: str) -> dict[str, Path]:
-    """The NIfTI files of a folder by case name; hidden files (such as macOS's "._name.nii.gz") are none."""
+def _mask_files(folder: Path, what: str) -> dict[str, Path]:
+    """The masks of a folder by case name; hidden files (such as macOS's "._name.nii.gz") are none."""
     if not folder.is_dir():
         raise UserError(f"{what} folder {folder} does not exist")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        suffix = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), None)
-        if suffix is None or path.name.startswith(".") or not path.is_file():
-            continue
-        case = path.name.removesuffix(suffix)
-        if case in found:
-            raise UserError(f"{folder} holds two files for case '{case}': {found[case].name} and {path.name}; keep one")
-        found[case] = path
+    found = volume_files(folder)
+    for case, paths in found.items():
+        if len(paths) > 1:
+            names = " and ".join(path.name for path in paths)
+            raise UserError(f"{folder} holds two files for case '{case}': {names}; keep one")
     if not found:
-        raise UserError(f"{what} folder {folder} holds no .nii or .nii.gz file")
-    return found
+        raise UserError(f"{what} folder {folder} holds no file that ends with {', '.join(VOLUME_SUFFIXES)}")
+    return {case: paths[0] for case, paths in found.items()}
 
 
 def _pair(predictions: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[str, Path]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
@@ -157,6 +158,77 @@ def test_binary_predictions_of_another_label_do_not_score_zero(folders: tuple[Pa
     assert (forced["a"]["dice"], forced["a"]["empty"]) == (0, "prediction")
 
 
+@pytest.mark.parametrize("value", [1, 255, 128])
+@pytest.mark.parametrize("label", [1, 2])
+def test_binary_predictions_of_any_value_are_read_as_binary(tmp_path: Path, value: int, label: int) -> None:
+    """Programs write masks as 0 and 255, too; the overlap of 6 of 8 planes is known beforehand."""
+    for case, low in (("a", 6), ("b", 4), ("empty", 30)):
+        write(tmp_path / "label" / f"{case}.nii.gz", np.maximum(box(2), box(1, 0)) if label == 2 else box())
+        write(tmp_path / "pred" / f"{case}.nii.gz", box(value, low))
+    rows = by_case(score_folders(tmp_path / "pred", tmp_path / "label", label=label))
+    assert rows["a"]["dice"] == pytest.approx(0.75)
+    assert [rows[case]["dice"] for case in ("b", "empty")] == [1, 0]
+    assert {row["reason"] for row in rows.values()} == {""}
+    assert rows["a"]["prediction_label"] == (1 if value == label else "any")
+
+
+def test_a_value_of_the_label_maps_is_no_binary_mask(tmp_path: Path) -> None:
+    """Predictions that hold only the organ, label 2, are no masks of the tumour, label 3; but it is said."""
+    for case in ("a", "b"):
+        write(tmp_path / "label" / f"{case}.nii.gz", np.maximum(box(3), box(2, 0)))
+        write(tmp_path / "pred" / f"{case}.nii.gz", box(2))
+    rows = score_folders(tmp_path / "pred", tmp_path / "label", label=3)
+    assert [(row["dice"], row["prediction_label"]) for row in rows] == [(0, 3), (0, 3)]
+    assert {row["reason"] for row in rows} == {"no prediction holds the value 3; they hold 0, 2"}
+    forced = score_folders(tmp_path / "pred", tmp_path / "label", label=3, prediction_label=4)
+    assert {row["reason"] for row in forced} == {"no prediction holds the value 4; they hold 0, 2"}
+
+
+@pytest.mark.parametrize("label", [1, 7])
+def test_a_label_that_is_nowhere_scores_nothing(tmp_path: Path, label: int) -> None:
+    """Both empty would be a perfect score for a typing error."""
+    for part, low in (("pred", 6), ("label", 4)):
+        write(tmp_path / part / "a.nii.gz", box(255, low))
+        write(tmp_path / part / "b.nii.gz", box(0))
+    with pytest.raises(UserError, match=f"no label map in .*label holds the value {label}; they hold 0, 255"):
+        score_folders(tmp_path / "pred", tmp_path / "label", label=label)
+
+
+def test_label_maps_without_any_lesion_can_be_scored(tmp_path: Path) -> None:
+    for case, low in (("a", 30), ("b", 4)):
+        write(tmp_path / "label" / f"{case}.nii.gz", box(0))
+        write(tmp_path / "pred" / f"{case}.nii.gz", box(1, low))
+    assert [row["empty"] for row in score_folders(tmp_path / "pred", tmp_path / "label", label=1)] == [
+        "both",
+        "reference",
+    ]
+
+
+@pytest.mark.parametrize("part", ["pred", "label"])
+@pytest.mark.parametrize("name", ["b.NII.GZ", "b.NII", "b.nrrd", "b.NRRD", "b.mha", "b.MHA"])
+def test_every_format_and_capitals(folders: tuple[Path, Path], part: str, name: str) -> None:
+    before = score_folders(*folders)
+    folder = folders[part == "label"]
+    image = SimpleITK.ReadImage(str(folder / "b.nii.gz"))
+    (folder / "b.nii.gz").unlink()
+    SimpleITK.WriteImage(image, str(folder / name.lower()))
+    (folder / name.lower()).rename(folder / name)
+    after = score_folders(*folders)
+    assert [row["status"] for row in after] == ["ok", "ok"]
+    for key in ("dice", "hd95_mm", "nsd@1mm"):
+        assert [row[key] for row in after] == pytest.approx([row[key] for row in before])
+
+
+def test_a_prediction_in_a_format_that_is_not_read_is_named(folders: tuple[Path, Path]) -> None:
+    predictions, _ = folders
+    (predictions / "b.nii.gz").rename(predictions / "b.nii.bz2")
+    row = by_case(score_folders(*folders))["b"]
+    assert row["status"] == "failed"
+    assert row["reason"] == (
+        "no prediction for this label map; b.nii.bz2 is none of .nii, .nii.gz, .nrrd, .mha, which are read"
+    )
+
+
 def test_one_multi_class_prediction_makes_the_folder_multi_class(folders: tuple[Path, Path]) -> None:
     predictions, labels = folders
     for case in ("a", "b"):
@@ -194,7 +266,10 @@ def test_what_a_user_gets_wrong_is_one_line(folders: tuple[Path, Path], tmp_path
     write(tmp_path / "double" / "a.nii", box())
     for arguments, words in (
         ({"predictions": tmp_path / "nowhere", "labels": labels}, "nowhere does not exist"),
-        ({"predictions": predictions, "labels": tmp_path / "empty"}, "no .nii or .nii.gz"),
+        (
+            {"predictions": predictions, "labels": tmp_path / "empty"},
+            "no file that ends with .nii, .nii.gz, .nrrd, .mha",
+        ),
         ({"predictions": tmp_path / "other", "labels": labels}, "same name"),
         ({"predictions": tmp_path / "double", "labels": labels}, "two files for case 'a'"),
         ({"predictions": predictions, "labels": labels, "label": 0}, "background"),
@@ -216,3 +291,21 @@ def test_json_and_csv_hold_the_same(folders: tuple[Path, Path]) -> None:
     table = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert [float(line["dice"]) for line in table[:2]] == [row["dice"] for row in rows[:2]]
     assert table[2]["dice"] == ""
+
+
+def test_masks_as_they_are_met_in_the_field(shared: Path) -> None:
+    """0/255, capitals, NRRD beside NIfTI; the same two masks, shifted by two voxels."""
+    root = shared / "field_cases"
+    if not root.is_dir():
+        pytest.skip(f"no {root}")
+    for case, label, count in (
+        ("07-score-predictions-0-255", 2, 1),
+        ("15-score-suffixes/upper", None, 2),
+        ("15-score-suffixes/mixed", 1, 2),
+        ("06-score-label-that-is-nowhere", 255, 1),
+    ):
+        rows = score_folders(root / case / "pred", root / case / "label", label=label)
+        assert [(row["status"], round(float(row["dice"]), 3)) for row in rows] == [("ok", 0.894)] * count
+    nowhere = root / "06-score-label-that-is-nowhere"
+    with pytest.raises(UserError, match=r"no label map .* holds the value 1; they hold 0, 255"):
+        score_folders(nowhere / "pred", nowhere / "label", label=1)
