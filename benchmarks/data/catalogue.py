@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common.errors import UserError, one_line, shorten
+from benchmarks.common.paths import user_path
 from benchmarks.common.plugins import BrokenPlugin, chosen, installed
 from benchmarks.common.seeds import generator
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo
@@ -97,6 +98,7 @@ def load_folder(
     Raises:
         UserError: no known layout, an ambiguous or unknown target, or a bad case (strict).
     """
+    root = user_path(root)
     if root.suffix.lower() == ".csv":
         return _load_table(root, target_label, organ, lesion, seed, name, strict)
     require_folder(root)

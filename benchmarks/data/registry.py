@@ -17,6 +17,7 @@ from typing import Any
 
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import write_json
+from benchmarks.common.paths import user_path
 from benchmarks.data.catalogue import datasets, load_dataset, load_folder
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.verify import CaseReport, Problem, TargetSize, verify, without_bad_cases
@@ -96,7 +97,7 @@ def add(
     """
     if not NAME.fullmatch(name):
         raise UserError(f"'{name}' is no name for a dataset; use small letters, digits, '-', '_' and '.'")
-    wanted = Registration(name, root.expanduser().resolve(), target, organ, lesion, splits)
+    wanted = Registration(name, user_path(root).resolve(), target, organ, lesion, splits)
     dataset = _open(wanted)
     if opened is not None:
         opened(dataset)

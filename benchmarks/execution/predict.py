@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.paths import user_path
 from benchmarks.contestants import Segmenter, Target, method
 from benchmarks.data.volume import Volume, read_volume, write_mask
 from benchmarks.execution.training import load_trained
@@ -66,6 +67,17 @@ def read_prompts(file: Path | None, volume: Volume, text: str | None = None) -> 
     return replace(prompts, text=from_json({"version": PROMPTS_VERSION, "text": text}, volume).text)
 
 
+def _check_target(mask: Path, inputs: Iterable[Path]) -> None:
+    """Before any work: the mask must not take the place of a folder, or of a file that it is made from."""
+    if not mask.name.lower().endswith((".nii", ".nii.gz")):
+        raise UserError(f"{mask}: the mask is a .nii or .nii.gz file")
+    if mask.is_dir():
+        raise UserError(f"{mask}: is a folder; name a file for the mask")
+    for file in inputs:
+        if mask.exists() and file.exists() and mask.samefile(file):
+            raise UserError(f"{mask}: is the same file as {file}; the mask would replace it")
+
+
 def predict_scan(
     scan: Path, segmenter: Segmenter, target: Target, mask: Path, prompts: Path | None = None, text: str | None = None
 ) -> dict[str, Any]:
@@ -75,10 +87,11 @@ def predict_scan(
         mask (the file), voxels, millilitres, clicks, seconds_open, seconds_segment.
 
     Raises:
-        UserError: an unusable scan or prompt file, or prompts that the method does not understand.
+        UserError: an unusable scan or prompt file, prompts that the method does not understand, or a mask that would
+            replace the scan or a folder, or cannot be written.
     """
-    if not mask.name.endswith((".nii", ".nii.gz")):
-        raise UserError(f"{mask}: the mask is a .nii or .nii.gz file")
+    scan, mask, prompts = user_path(scan), user_path(mask), user_path(prompts) if prompts else None
+    _check_target(mask, [scan, *([prompts] if prompts else [])])
     volume = read_volume(scan)
     given = read_prompts(prompts, volume, text)
     foreign = given.kinds - segmenter.prompts
@@ -91,7 +104,10 @@ def predict_scan(
     opened = time.perf_counter()
     found = np.asarray(session.segment(given), bool)
     ended = time.perf_counter()
-    write_mask(found, volume, mask)
+    try:
+        write_mask(found, volume, mask)
+    except OSError as error:
+        raise UserError(f"{mask}: cannot be written ({error.strerror or error})") from error
     voxels = int(np.count_nonzero(found))
     return {
         "mask": str(mask),

@@ -103,3 +103,42 @@ def test_mistakes_are_one_line(scan: Path, tmp_path: Path) -> None:
             read_prompts(file, volume)
         assert str(file) in str(caught.value)
     assert read_prompts(None, volume, "liver tumour").text == "liver tumour"
+
+
+def test_the_mask_never_takes_the_place_of_what_it_is_made_from(
+    scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter, target = load_unit(unit("mock-threshold"), tmp_path)
+    (tmp_path / "linked.nii.gz").symlink_to(scan)
+    (tmp_path / "hard.nii.gz").hardlink_to(scan)
+    (tmp_path / "folder").symlink_to(tmp_path)
+    prompts = tmp_path / "prompts.nii.gz"  # a name that a prompt file should not have
+    prompts.write_text('{"version": 1}')
+    (tmp_path / "mask.nii.gz").mkdir()
+    monkeypatch.chdir(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    for mask, message in (
+        (scan, "is the same file as"),
+        (Path("scan.nii.gz"), "is the same file as"),
+        (tmp_path / "linked.nii.gz", "is the same file as"),
+        (tmp_path / "hard.nii.gz", "is the same file as"),
+        (tmp_path / "folder" / "scan.nii.gz", "is the same file as"),
+        (prompts, r"the same file as .*prompts\.nii\.gz"),
+        (tmp_path / "mask.nii.gz", "is a folder"),
+        (scan / "mask.nii.gz", "cannot be written"),
+        (tmp_path / f"{'x' * 300}.nii.gz", "File name too long"),
+        (tmp_path / "a\0.nii.gz", "cannot hold a NUL"),
+        (Path("~nobody-of-this-name/a.nii.gz"), "no user 'nobody-of-this-name'"),
+        (Path("/proc/mask.nii.gz"), "cannot be written"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            predict_scan(scan, segmenter, target, mask, prompts)
+        assert "\n" not in str(caught.value)
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    predict_scan(tmp_path / "linked.nii.gz", segmenter, target, tmp_path / "new" / "MASK.NII.GZ", prompts)
+    assert np.asarray(nib.load(tmp_path / "new" / "MASK.NII.GZ").dataobj).sum() == 5 * 6 * 4
+    assert (tmp_path / "new" / "MASK.NII.GZ").read_bytes()[:2] == b"\x1f\x8b"
+    other = tmp_path / "other.nii.gz"
+    other.write_bytes(b"an older mask")
+    predict_scan(scan, segmenter, target, other)
+    assert np.asarray(nib.load(other).dataobj).sum() == 5 * 6 * 4

@@ -1,0 +1,35 @@
+"""Paths that nobody can mean end in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.common.errors import UserError
+from benchmarks.common.paths import user_path
+
+
+def test_what_can_be_meant_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/a") == tmp_path / "a"
+    assert user_path("not/there/yet") == Path("not/there/yet")
+    (tmp_path / "file").write_text("")
+    assert user_path(tmp_path / "file" / "inner") == tmp_path / "file" / "inner"  # said where it is opened
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("~nobody-of-this-name/a", "no user 'nobody-of-this-name'"),
+        ("a\0b", "cannot hold a NUL"),
+        ("x" * 300, "File name too long"),
+        ("x/" * 4000, "File name too long"),
+        ("\ud800", "no name of a file"),
+    ],
+)
+def test_what_cannot_be_meant_is_one_line(given, message):
+    with pytest.raises(UserError, match=message) as caught:
+        user_path(given)
+    assert len(str(caught.value)) < 300
+    assert "\n" not in str(caught.value)
