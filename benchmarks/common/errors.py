@@ -40,9 +40,9 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
 
 
-def one_line(error: BaseException) -> str:
-    """An exception's kind and message without line breaks."""
-    return " ".join(f"{type(error).__name__}: {error}".split())
+def one_line(error: BaseException, limit: int = 1000) -> str:
+    """An exception's kind and message without line breaks, cut off where it is longer than anybody reads."""
+    return shorten(f"{type(error).__name__}: {error}", limit)
 
 
 def shorten(text: str, limit: int = 200) -> str:

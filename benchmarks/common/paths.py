@@ -6,6 +6,9 @@ from pathlib import Path
 
 from benchmarks.common.errors import UserError, shorten
 
+NAME_LENGTH = 150
+"""Of a name; suffixes and digests still fit into the 255 bytes that a disk takes."""
+
 
 def user_path(given: str | Path) -> Path:
     """The path that is meant, with `~` replaced. Whether it exists is another question.
@@ -28,3 +31,15 @@ def user_path(given: str | Path) -> Path:
     except OSError as error:
         raise UserError(f"{shorten(str(path))}: {error.strerror or error}") from error
     return path
+
+
+def check_name(text: str, what: str) -> str:
+    """A name that files and folders are made of, unchanged.
+
+    Raises:
+        UserError: it could lead to another folder, or no disk takes it; `what` says whose name it is.
+    """
+    if not text or text in (".", "..") or not text.isprintable() or set(text) & set("/\\") or len(text) > NAME_LENGTH:
+        shown = shorten(ascii(text)[1:-1], 80)
+        raise UserError(f"{what} '{shown}' is no name: it must have 1 to {NAME_LENGTH} letters, and no / or \\")
+    return text

@@ -15,9 +15,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.errors import UserError, nearest_name, shorten
 from benchmarks.common.files import write_json
-from benchmarks.common.paths import user_path
+from benchmarks.common.paths import NAME_LENGTH, user_path
 from benchmarks.data.catalogue import datasets, load_dataset, load_folder
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.verify import CaseReport, Problem, TargetSize, verify, without_bad_cases
@@ -95,8 +95,7 @@ def add(
     Raises:
         UserError: the layout is not there, no case is usable, or the data home cannot be written.
     """
-    if not NAME.fullmatch(name):
-        raise UserError(f"'{name}' is no name for a dataset; use small letters, digits, '-', '_' and '.'")
+    _path(name, home)  # a name that cannot be kept ends here, before the work
     wanted = Registration(name, user_path(root).resolve(), target, organ, lesion, splits)
     dataset = _open(wanted)
     if opened is not None:
@@ -216,6 +215,8 @@ def _sizes(dataset: Dataset, case_id: str) -> tuple[int, int]:
 
 
 def _path(name: str, home: Path | None) -> Path:
+    if not NAME.fullmatch(name) or len(name) > NAME_LENGTH:
+        raise UserError(f"'{shorten(name, 80)}' is no name for a dataset; use small letters, digits, '-', '_' and '.'")
     return (home or data_home()) / "registry" / f"{name}.json"
 
 
@@ -235,8 +236,8 @@ def _read(path: Path) -> Registration:
         sizes = {case_id: (image, label) for case_id, (image, label) in content.pop("sizes").items()}
         known = {**content, "root": Path(content["root"]), "notes": tuple(content.get("notes", ()))}
         return Registration(**known, sizes=sizes, reports=reports)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not readable ({error}); remove it and add the dataset again") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path}: not readable ({shorten(str(error))}); remove it and add the dataset again") from error
 
 
 def _report(content: dict[str, Any]) -> CaseReport:

@@ -102,8 +102,11 @@ def predict_scan(
     started = time.perf_counter()
     session = segmenter.open(volume, target)
     opened = time.perf_counter()
-    found = np.asarray(session.segment(given), bool)
+    found = session.segment(given)
     ended = time.perf_counter()
+    if isinstance(found, np.ma.MaskedArray) or found.dtype != np.bool_ or found.shape != volume.shape:
+        kind = f"{type(found).__name__} of {found.dtype} {found.shape}"
+        raise UserError(f"the method gave a {kind}; a bool array of shape {volume.shape} is due")
     try:
         write_mask(found, volume, mask)
     except OSError as error:

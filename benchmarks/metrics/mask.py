@@ -182,3 +182,5 @@ def _by_size(lesions: Lesions | None, chosen: list[int], voxel_mm3: float) -> tu
 def _check_mask(mask: BoolArray, name: str) -> None:
     if mask.ndim != 3 or mask.dtype != np.bool_:
         raise ValueError(f"the {name} must be a 3D bool array, not {mask.ndim}D {mask.dtype}")
+    if isinstance(mask, np.ma.MaskedArray):  # what is masked counts as nothing, and would score 0 without a word
+        raise ValueError(f"the {name} must be a plain array, not a masked one")

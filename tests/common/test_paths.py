@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.common.errors import UserError
+from benchmarks.common.errors import UserError, one_line, shorten
 from benchmarks.common.paths import user_path
 
 
@@ -33,3 +33,12 @@ def test_what_cannot_be_meant_is_one_line(given, message):
         user_path(given)
     assert len(str(caught.value)) < 300
     assert "\n" not in str(caught.value)
+
+
+def test_a_message_of_20_mb_is_cut() -> None:
+    error = one_line(ValueError("x\n" * 10_000_000))
+    assert error.startswith("ValueError: x x x")
+    assert len(error) <= 1001
+    assert one_line(ValueError("a\nb")) == "ValueError: a b"
+    assert shorten("x" * 200) == "x" * 200
+    assert shorten("x" * 201) == "x" * 200 + "…"

@@ -572,3 +572,42 @@ def test_nnunet_folders_with_the_channel_in_the_wrong_place(tmp_path):
     assert sorted(excluded) == ["b", "c"]
     assert "lacks a channel" in excluded["b"]
     assert "must not have" in excluded["c"]
+
+
+HOSTILE_NAMES = ["../outside", "/etc/outside", "a/b", "a\\b", "..", "x" * 300, "a\tb", "a\x1b[2Jb"]
+
+
+@pytest.mark.parametrize("case", HOSTILE_NAMES)
+def test_no_case_leads_out_of_its_folder(tmp_path, case):
+    """Masks and logs are kept under the name of the case."""
+    for i in range(3):
+        save(tmp_path / f"{i}.nii"), save(tmp_path / f"{i}-label.nii", label(1))
+    table = tmp_path / "pairs.csv"
+    table.write_text("".join(["image,label,case\n", f"0.nii,0-label.nii,{case}\n", "1.nii,1-label.nii,b\n"]))
+    with pytest.raises(UserError, match=r"pairs\.csv, line 2: case '.*' is no name") as caught:
+        load_folder(table, 1)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 400
+
+
+def test_paths_in_a_table(tmp_path):
+    for path, message in (("a\0b.nii", "NUL"), ("~nosuch-user/x.nii", "no such file"), ("x" * 300, "too long")):
+        table = tmp_path / "pairs.csv"
+        table.write_text(f"image,label\n{path},{path}\n")
+        with pytest.raises(UserError, match=f"NUL|{message}"):
+            load_folder(table, 1)
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x", "a/b", "x" * 300, "\0"])
+def test_no_dataset_leads_out_of_its_folder(tmp_path, name):
+    with pytest.raises(UserError, match=r"dataset '.*' is no name"):
+        load_folder(nnunet_v2(tmp_path, {"background": 0, "tumor": 2}), 2, name=name)
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"labels": {"a": ' + "9" * 5000 + "}}", "\xff\xfe", "null", "\0"])
+def test_a_dataset_json_that_nobody_can_mean(tmp_path, content):
+    nnunet_v2(tmp_path, {"background": 0, "tumor": 2})
+    (tmp_path / "dataset.json").write_text(content, encoding="latin-1")
+    with pytest.raises(UserError, match=r"dataset\.json: ") as caught:
+        load_folder(tmp_path, 2)
+    assert len(str(caught.value)) < 500

@@ -153,3 +153,22 @@ def test_a_data_home_that_cannot_be_written(folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="TAGS_BENCH_DATA"):
         registry.add("lits17", folder, home=tmp_path / "file")
+
+
+@pytest.mark.parametrize("name", ["../victim", "/etc/passwd", "a/b", "", "x" * 300, "Große"])
+def test_no_name_leads_out_of_the_data_home(tmp_path, name):
+    home = tmp_path / "home"
+    (home / "registry").mkdir(parents=True)
+    (home / "victim.json").write_text("{}")
+    for call in (registry.remove, registry.registration, registry.load, registry.resolve, registry.verify_again):
+        with pytest.raises(UserError, match="is no name for a dataset"):
+            call(name, home=home)
+    assert (home / "victim.json").read_text() == "{}"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "null", "[" * 100_000, "\0"])
+def test_a_damaged_entry_is_one_line(tmp_path, content):
+    (tmp_path / "registry").mkdir()
+    (tmp_path / "registry" / "mine.json").write_text(content)
+    with pytest.raises(UserError, match=r"mine\.json: not readable .*; remove it"):
+        registry.registration("mine", tmp_path)

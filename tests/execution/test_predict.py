@@ -142,3 +142,14 @@ def test_the_mask_never_takes_the_place_of_what_it_is_made_from(
     other.write_bytes(b"an older mask")
     predict_scan(scan, segmenter, target, other)
     assert np.asarray(nib.load(other).dataobj).sum() == 5 * 6 * 4
+
+
+@pytest.mark.parametrize("change", [lambda mask: mask.astype(float), lambda mask: mask[1:], np.ma.masked_all_like])
+def test_a_method_that_gives_no_mask(scan: Path, tmp_path: Path, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter, target = load_unit(unit("mock-threshold"), tmp_path)
+    session = segmenter.open(read_volume(scan), target)
+    segment = type(session).segment
+    monkeypatch.setattr(type(session), "segment", lambda self, prompts: change(segment(self, prompts)))
+    with pytest.raises(UserError, match=r"the method gave a .*; a bool array of shape \(20, 18, 10\) is due"):
+        predict_scan(scan, segmenter, target, tmp_path / "mask.nii.gz")
+    assert not (tmp_path / "mask.nii.gz").exists()

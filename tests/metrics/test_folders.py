@@ -309,3 +309,11 @@ def test_masks_as_they_are_met_in_the_field(shared: Path) -> None:
     nowhere = root / "06-score-label-that-is-nowhere"
     with pytest.raises(UserError, match=r"no label map .* holds the value 1; they hold 0, 255"):
         score_folders(nowhere / "pred", nowhere / "label", label=1)
+
+
+@pytest.mark.parametrize("odd", [np.ma.masked_all(SHAPE, bool), np.zeros(SHAPE), np.zeros(SHAPE, complex)])
+def test_arrays_that_are_no_masks_score_nothing(odd: NDArray[np.generic]) -> None:
+    with pytest.raises(ValueError, match=r"must be a (3D bool|plain) array"):
+        Reference(odd, (1.0, 1.0, 1.0))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"must be a (3D bool|plain) array"):
+        evaluate_mask(odd, Reference(box() > 0, (1.0, 1.0, 1.0)))  # type: ignore[arg-type]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.errors import UserError, nearest_name, shorten
+from benchmarks.common.paths import check_name
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo, Split
 from benchmarks.data.splits import FOLDS, PATIENT, PHANTOM_FRACTIONS, StoredSplits, patient_folds, patient_split
 from benchmarks.data.volume import ITK_SUFFIXES, read_grid, same_grid
@@ -136,6 +137,7 @@ def assemble(
     Raises:
         UserError: no case, a bad case (strict), or a split without training or test cases.
     """
+    check_name(info.name, "dataset")
     cases, problems = _check_pairs(info.name, sorted(pairs, key=lambda found: found.case_id))
     synthetic = is_synthetic(root)
     strangers = _strangers(stored, cases) if stored and not synthetic else {}
@@ -201,6 +203,7 @@ def _check_pairs(name: str, pairs: list[Pair]) -> tuple[dict[str, Case], dict[st
             patient = found.patient or _patient(found.case_id)
             case = Case(name, found.case_id, found.image, found.label, patient)
             try:
+                check_name(found.case_id, "case")
                 check_case_headers(case)
             except UserError as error:
                 problems[found.case_id] = str(error)

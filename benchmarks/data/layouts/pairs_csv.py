@@ -8,7 +8,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from benchmarks.common.errors import UserError
+from benchmarks.common.errors import UserError, shorten
+from benchmarks.common.paths import check_name, user_path
 from benchmarks.data.dataset import Dataset, DatasetInfo
 from benchmarks.data.layouts.layout import Pair, assemble, volume_stem
 from benchmarks.data.splits import StoredSplits
@@ -41,14 +42,15 @@ def _rows(table: Path) -> list[dict[str, str]]:
             if missing:
                 raise UserError(f"{table}: no column '{missing[0]}'; needed: image, label [, case, patient]")
             return list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{table}: not readable as a CSV table ({error})") from error
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{table}: not readable as a CSV table ({shorten(str(error))})") from error
 
 
 def _pair(table: Path, number: int, row: dict[str, str]) -> Pair:
     image, label, case_id, patient = ((row.get(name) or "").strip() for name in ("image", "label", "case", "patient"))
     if not image or not label:
         raise UserError(f"{table}, line {number}: image or label is empty")
-    path = table.parent / image
+    path = user_path(table.parent / image)
     case_id = case_id or volume_stem(path) or path.name
-    return Pair(case_id, path, table.parent / label, patient)
+    check_name(case_id, f"{table}, line {number}: case")
+    return Pair(case_id, path, user_path(table.parent / label), patient)
