@@ -7,9 +7,21 @@ import errno
 import sys
 from collections.abc import Iterable
 
+LONGEST_MESSAGE = 2000
+
 
 class UserError(Exception):
-    """Wrong input. The command line prints the message as one line and exits with code 2."""
+    """Wrong input. The command line prints the message as one line and exits with code 2.
+
+    The message may quote input: what would break the line, or command a terminal, is shown by its escape, and what is
+    longer than anybody reads is cut off.
+    """
+
+    def __init__(self, message: str) -> None:
+        line = message[: LONGEST_MESSAGE + 1]
+        if not line.isprintable():
+            line = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
+        super().__init__(line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}…")
 
 
 class MachineFault(Exception):

@@ -10,7 +10,8 @@ from typing import Annotated, Any, Literal, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.errors import UserError, nearest_name, shorten
+from benchmarks.common.paths import user_path
 from benchmarks.common.validation import one_line_errors
 from benchmarks.contestants import Budget
 from benchmarks.data.catalogue import broken_datasets, phantom_names
@@ -159,6 +160,8 @@ class Suite(_Strict):
     @field_validator("methods", mode="before")
     @classmethod
     def _names_are_methods(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"methods: a list is needed, such as [ball, nnunet], not {value!r}")
         return [_entry(item) if isinstance(item, str) else item for item in value]
 
     @field_validator("protocols", mode="before")
@@ -301,7 +304,7 @@ def load_suite(name_or_file: str) -> Suite:
         UserError: unknown name, unreadable file, unknown key (the nearest known one is offered), bad value.
     """
     if name_or_file.endswith((".yaml", ".yml")):
-        path = Path(name_or_file)
+        path = user_path(name_or_file)
         if not path.is_file():
             raise UserError(f"suite file {path} does not exist")
         try:
@@ -333,8 +336,8 @@ def parse_suite(text: str, where: str) -> Suite:
     """Read a suite from YAML text; `where` names it in error messages."""
     try:
         content = yaml.load(text, Loader=_EveryKeyOnce)  # noqa: S506 - a SafeLoader
-    except yaml.YAMLError as error:
-        raise UserError(f"suite {where}: not valid YAML ({' '.join(str(error).split())})") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
+        raise UserError(f"suite {where}: not valid YAML ({shorten(str(error))})") from error
     if not isinstance(content, dict):
         raise UserError(f"suite {where}: a mapping with name, datasets, methods, protocols, budget is needed")
     try:

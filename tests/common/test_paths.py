@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,11 @@ def test_a_message_of_20_mb_is_cut() -> None:
     assert one_line(ValueError("a\nb")) == "ValueError: a b"
     assert shorten("x" * 200) == "x" * 200
     assert shorten("x" * 201) == "x" * 200 + "…"
+
+
+def test_an_error_of_a_user_is_one_plain_line() -> None:
+    assert str(UserError("a\nb\x1b[2J\ud800 Ü \u202e")) == "a\\nb\\x1b[2J\\ud800 Ü \\u202e"
+    assert str(UserError("two  spaces")) == "two  spaces"
+    assert len(str(UserError("x" * 20_000_000))) == 2001
+    again = pickle.loads(pickle.dumps(UserError("a\nb")))  # noqa: S301 - our own
+    assert str(again) == "a\\nb"

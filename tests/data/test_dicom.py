@@ -20,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid  # noqa: E402
 
 from benchmarks.common.errors import UserError  # noqa: E402
 from benchmarks.data.catalogue import load_folder  # noqa: E402
-from benchmarks.data.dicom import convert, files, find, read_annotation, read_series  # noqa: E402
+from benchmarks.data.dicom import convert, files, find, labels_of, read_annotation, read_series  # noqa: E402
 from benchmarks.data.dicom.contours import fill_polygon, same_outline  # noqa: E402
 
 SHAPE = (40, 32, 12)  # columns, rows, slices
@@ -589,3 +589,13 @@ def test_real_files(shared, tmp_path, case, label, voxels):
         pytest.skip(f"no {case}")
     assert convert(shared / "field_cases" / case, tmp_path / "out", {label: 1}) == {}
     assert np.count_nonzero(nib.load(tmp_path / "out" / "labelsTr" / "a.nii.gz").dataobj) == voxels
+
+
+def test_labels_as_words():
+    assert labels_of(["GTV-1=1", "a=b=255", "GTV-1=1"]) == {"GTV-1": 1, "a=b": 255}
+    for word in ("GTV", "GTV=", "=1", "GTV=²", "GTV=0", "GTV=-1", "GTV=1.5", "GTV=" + "9" * 400):
+        with pytest.raises(UserError, match=r"the form is NAME=VALUE") as caught:
+            labels_of([word])
+        assert len(str(caught.value)) < 300
+    with pytest.raises(UserError, match="'GTV' has the value 1 already"):
+        labels_of(["GTV=1", "GTV=2"])

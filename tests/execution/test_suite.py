@@ -199,3 +199,16 @@ theirs = replace(SOURCE, info=replace(SOURCE.info, name="theirs"))
         suite.with_datasets(["broken"])
     with pytest.raises(UserError, match="has no dataset 'theirs'"):
         parse_suite(MINIMAL.replace("source: phantom", "source: /data"), "real").with_datasets(["theirs"])
+
+
+@pytest.mark.parametrize("value", ["null", "3", "ball", "{a: 1}"])
+def test_methods_that_are_no_list(value):
+    with pytest.raises(UserError, match="methods: a list is needed"):
+        parse_suite(f"name: a\ndatasets: [{{name: kits21}}]\nmethods: {value}\nprotocols: [none]\n", "x")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, "a: " + "9" * 5000, "\0"])
+def test_yaml_that_nobody_can_mean(text):
+    with pytest.raises(UserError, match="suite x: not valid YAML") as caught:
+        parse_suite(text, "x")
+    assert len(str(caught.value)) < 400

@@ -9,8 +9,8 @@ Source: DICOM PS3.3, C.7.6.2 (image plane), C.8.8.6 (ROI contour), C.8.20.2 (seg
 """
 
 from benchmarks.data.dicom.annotation import read_annotation
-from benchmarks.data.dicom.convert import convert
+from benchmarks.data.dicom.convert import convert, labels_of
 from benchmarks.data.dicom.files import find
 from benchmarks.data.dicom.series import Series, read_series
 
-__all__ = ["Series", "convert", "find", "read_annotation", "read_series"]
+__all__ = ["Series", "convert", "find", "labels_of", "read_annotation", "read_series"]

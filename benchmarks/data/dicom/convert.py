@@ -5,20 +5,38 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 
-from benchmarks.common.errors import UserError
+from benchmarks.common.errors import UserError, shorten
 from benchmarks.common.files import write_json
 from benchmarks.data.dicom.annotation import read_annotation
 from benchmarks.data.dicom.files import find, pydicom_or_error
 from benchmarks.data.dicom.series import read_series
+from benchmarks.data.layouts.layout import label_value
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+def labels_of(words: Iterable[str]) -> dict[str, int]:
+    """`NAME=VALUE` words as a mapping; a name may hold `=` itself.
+
+    Raises:
+        UserError: another form, or a name that stands twice with different values.
+    """
+    labels: dict[str, int] = {}
+    for word in words:
+        name, separator, text = word.rpartition("=")
+        value = label_value(text)
+        if not separator or not name.strip() or value is None or value < 1:
+            raise UserError(f"--label {shorten(word)}: the form is NAME=VALUE, such as GTV-1=1")
+        if labels.setdefault(name, value) != value:
+            raise UserError(f"--label {shorten(word)}: '{name}' has the value {labels[name]} already")
+    return labels
 
 
 def convert(
