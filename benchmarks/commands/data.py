@@ -207,14 +207,9 @@ def import_dicom(
 
     Example: `tags-bench data import-dicom DICOM --out scans --label GTV-1=1`
     """
-    from benchmarks.data.dicom import convert
+    from benchmarks.data.dicom import convert, labels_of
 
-    labels = {}
-    for word in label:
-        roi, separator, value = word.rpartition("=")
-        if not separator or not value.isdigit():
-            raise UserError(f"--label {word}: the form is NAME=VALUE, such as GTV-1=1")
-        labels[roi] = int(value)
+    labels = labels_of(label)
     with console().status("converting"):
         failed = convert(source, out, labels)
     rows = [{"case": case, "not converted": why} for case, why in failed.items()]

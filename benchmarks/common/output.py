@@ -7,13 +7,14 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.common.errors import UserError
+from benchmarks.common.paths import user_path
 
 DEFAULT_OUT = Path("tags-bench-out")
 
 
 def writable_folder(out: str | Path) -> Path:
     """The output folder, absolute, created. Raises UserError if nothing can be written there."""
-    folder = Path(out).expanduser().resolve()
+    folder = user_path(out).resolve()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
