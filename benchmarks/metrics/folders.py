@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
+from benchmarks.common.paths import user_path
 from benchmarks.data.layouts.layout import VOLUME_SUFFIXES, visible, volume_files
 from benchmarks.data.volume import read_grid, read_label, same_grid, values_in, voxel_size
 from benchmarks.metrics import (
@@ -81,6 +82,7 @@ def score_folders(
             map, a label that no label map holds while they hold others, or arguments out of range.
     """
     _check_arguments(label, prediction_label, tolerances)
+    predictions, labels = user_path(predictions), user_path(labels)
     label_files = _mask_files(labels, "label")
     prediction_files = _pair(_mask_files(predictions, "prediction"), label_files)
     paired = sorted(label_files.keys() & prediction_files.keys())

@@ -112,8 +112,8 @@ def test_padding_of_old_scanners(tmp_path):
     holes[0] = np.nan
     prepared = []
     for name, values in (("padded", padded), ("holes", holes)):
-        nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / f"{name}.nii")
-        nib.save(nib.Nifti1Image(label, np.eye(4)), tmp_path / "label.nii")
+        nib.save(nib.Nifti1Image(values, np.diag([1.0, 1.0, 2.0, 1.0])), tmp_path / f"{name}.nii")
+        nib.save(nib.Nifti1Image(label, np.diag([1.0, 1.0, 2.0, 1.0])), tmp_path / "label.nii")
         case = Case("d", name, tmp_path / f"{name}.nii", tmp_path / "label.nii")
         assert problems([verify_case(case, [TARGET], (0, 2))]) == []
         prepared.append(prepare(read_volume(case.image), NATIVE).array)

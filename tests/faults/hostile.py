@@ -215,7 +215,7 @@ def _broken(text: bytes, random: Random) -> bytes:
     if way < 0.1:
         return text[: int(random.integers(len(text)))]
     if way < 0.15:
-        return text.decode("utf-8", "surrogatepass").encode("utf-16", "surrogatepass")
+        return text.decode("latin-1").encode("utf-16", "surrogatepass")
     if way < 0.25:
         flipped = bytearray(text)
         for place in random.integers(len(text), size=3):
@@ -229,9 +229,12 @@ SUITE = {
     "seed": 7,
     "datasets": [{"name": "lits17", "source": "phantom", "cases": 3, "fold": 0}],
     "methods": ["ball", {"name": "region-growing", "label": "grown", "config": {}}],
-    "protocols": ["centre-click", {"name": "p", "start": "click", "max_clicks": 3}],
+    "protocols": [
+        "centre-click",
+        {"kind": "iterative", "rounds": 3, "noise": {"displacement_mm": [0, 2], "wrong_sign": 0.1}},
+    ],
     "tolerances_mm": [1, 2],
-    "empty_policy": "zero",
+    "empty_policy": "worst-value/1",
     "budget": {"steps": 1, "cpus": 1},
 }
 
@@ -246,7 +249,7 @@ def tables(box: Sandbox, folder: Path, random: Random) -> Command:
     for name, content in (("scan.nii", box.scan), ("label.nii", box.label)):
         (folder / name).write_bytes(content)
     rows = [["image", "label", "case", "patient"]] + [["scan.nii", "label.nii", f"c{i}", f"p{i}"] for i in range(3)]
-    for _ in range(int(random.integers(1, 4))):
+    for _ in range(int(random.integers(1, 3))):
         row = rows[int(random.integers(len(rows)))]
         row[int(random.integers(len(row)))] = _pick(random, [*ODD_TEXTS, '"', "a,b", str(box.root / "victim.json")])
     text = "\n".join(",".join(row) for row in rows).encode("utf-8", "surrogatepass")
@@ -296,7 +299,7 @@ def _odd_nifti(content: bytes, random: Random) -> bytes:
 
 
 def headers(box: Sandbox, folder: Path, random: Random) -> Command:
-    suffix = _pick(random, [".nii.gz", ".nii", ".NII.GZ", ".mha", ".nrrd"])
+    suffix = _pick(random, [".nii.gz", ".nii.gz", ".nii", ".nii", ".NII.GZ", ".mha", ".nrrd"])
     case = int(random.integers(3))
     for part, content in (("imagesTr", box.scan), ("labelsTr", box.label)):
         (folder / part).mkdir()
@@ -325,7 +328,7 @@ PROMPTS = {
     "version": 1,
     "space": "RAS",
     "clicks": [{"mm": [36.4, 26.4, -90.0], "positive": True}, {"mm": [35.5, 25.5, -87.5], "positive": False}],
-    "box": {"low_mm": [33.0, 23.0, -92.0], "high_mm": [37.0, 27.0, -85.0]},
+    "box": {"from_mm": [33.0, 23.0, -92.0], "to_mm": [37.0, 27.0, -85.0]},
     "text": "liver tumor",
 }
 MARKUPS = {
@@ -340,16 +343,15 @@ def prompts(box: Sandbox, folder: Path, random: Random) -> Command:
     (folder / "scan.nii").write_bytes(box.scan)
     content: dict[str, Any] = copy.deepcopy(_pick(random, [PROMPTS, MARKUPS]))
     for key in ("text", "box", "clicks"):
-        if random.random() < 0.6:
+        if random.random() < (0.2 if key == "clicks" else 0.9):  # region growing takes clicks only
             content.pop(key, None)
-    if random.random() < 0.9 and content:
+    if random.random() < 0.9:
         content = _changed(content, random)
     text = json.dumps(content).encode("utf-8", "surrogatepass")
     name = _pick(random, ["p.json", "p.mrk.json", "p.txt"])
     (folder / name).write_bytes(_broken(text, random))
-    mask = _pick(
-        random, [str(box.out / "m.nii.gz"), str(box.out / "m.png"), str(folder / "scan.nii"), str(box.out), ""]
-    )
+    good = str(box.out / "m.nii.gz")
+    mask = _pick(random, [*[good] * 8, str(box.out / "m.png"), str(folder / "scan.nii"), str(box.out), ""])
     words = ["--method", "region-growing", "--prompts", str(folder / name), "--out", str(box.out)]
     return ["predict", str(folder / "scan.nii"), mask, *words]
 

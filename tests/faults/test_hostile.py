@@ -8,7 +8,7 @@ from tests.faults.hostile import BAD, sweep, table
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("seed", [0])
+@pytest.mark.parametrize("seed", [0, 1, 2])
 def test_hostile_input_is_read_right_or_ends_in_one_line(tmp_path, monkeypatch, seed):
     pytest.importorskip("pydicom")
     root = tmp_path / "sandbox"

@@ -14,6 +14,7 @@ import numpy as np
 
 from benchmarks.common.errors import UserError, shorten
 from benchmarks.common.files import write_json
+from benchmarks.common.paths import user_path
 from benchmarks.data.dicom.annotation import read_annotation
 from benchmarks.data.dicom.files import find, pydicom_or_error
 from benchmarks.data.dicom.series import read_series
@@ -54,6 +55,7 @@ def convert(
         UserError: nothing could be converted, `out` exists, or pydicom is missing.
     """
     pydicom_or_error()
+    root, out = user_path(root), user_path(out)
     if out.exists():
         raise UserError(f"{out}: exists already; choose another folder or remove it")
     if not labels or min(labels.values()) < 1 or max(labels.values()) > 255:
