@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.errors import UserError, nearest_name, one_line
 from benchmarks.common.paths import user_path
 from benchmarks.contestants import Segmenter, Target, method
 from benchmarks.data.volume import Volume, read_volume, write_mask
@@ -52,7 +52,15 @@ def load_unit(unit: Mapping[str, Any], checkpoints: Path, device: str = "cpu") -
             raise UserError(f"{checkpoints}: no checkpoint {unit['checkpoint']} of '{unit['method']}'; run it again")
         folder = found[0].parent
     told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in unit["target"].items()}
-    return load_trained(chosen, dict(unit["config"]), device, folder), Target(**told)
+    try:
+        return load_trained(chosen, dict(unit["config"]), device, folder), Target(**told)
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:  # files that are cut off fail in as many ways as there are libraries that read them
+        where = folder or f"method '{unit['method']}'"
+        raise UserError(
+            f"{where}: cannot be loaded ({one_line(error, 200)}); if it is damaged, train it again"
+        ) from error
 
 
 def read_prompts(file: Path | None, volume: Volume, text: str | None = None) -> Prompts:

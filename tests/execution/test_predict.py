@@ -74,6 +74,12 @@ def test_the_weights_are_those_of_the_run(tmp_path: Path) -> None:
         predict_scan(cases[0].image, segmenter, target, tmp_path / "mask.nii.gz")
     with pytest.raises(UserError, match="takes no text"):
         predict_scan(cases[0].image, segmenter, target, tmp_path / "mask.nii.gz", file, text="liver tumour")
+    file = next((folder / "checkpoint").glob("*.json"))
+    whole = file.read_bytes()
+    for damaged in (b"", b"{", b"[]", b"null", whole[: len(whole) // 2], b"[" * 100_000, b"\xff"):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match="cannot be loaded|not a ball's checkpoint"):
+            load_unit(described, tmp_path / "checkpoints")
     with pytest.raises(UserError, match=r"no checkpoint .* of 'ball'"):
         load_unit(described, tmp_path / "elsewhere")
 
