@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.errors import UserError, nearest_name, one_line
+from benchmarks.common.errors import UserError, is_out_of_memory, nearest_name, one_line
 from benchmarks.common.paths import user_path
 from benchmarks.contestants import Segmenter, Target, method
 from benchmarks.data.volume import Volume, read_volume, write_mask
@@ -54,9 +54,11 @@ def load_unit(unit: Mapping[str, Any], checkpoints: Path, device: str = "cpu") -
     told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in unit["target"].items()}
     try:
         return load_trained(chosen, dict(unit["config"]), device, folder), Target(**told)
-    except (UserError, MemoryError):
+    except UserError:
         raise
     except Exception as error:  # files that are cut off fail in as many ways as there are libraries that read them
+        if is_out_of_memory(error):
+            raise
         where = folder or f"method '{unit['method']}'"
         raise UserError(
             f"{where}: cannot be loaded ({one_line(error, 200)}); if it is damaged, train it again"

@@ -78,7 +78,7 @@ def test_the_weights_are_those_of_the_run(tmp_path: Path) -> None:
     whole = file.read_bytes()
     for damaged in (b"", b"{", b"[]", b"null", whole[: len(whole) // 2], b"[" * 100_000, b"\xff"):
         file.write_bytes(damaged)
-        with pytest.raises(UserError, match="cannot be loaded|not a ball's checkpoint"):
+        with pytest.raises(UserError, match=r"cannot be loaded|not a ball's checkpoint"):
             load_unit(described, tmp_path / "checkpoints")
     with pytest.raises(UserError, match=r"no checkpoint .* of 'ball'"):
         load_unit(described, tmp_path / "elsewhere")
