@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.common.environment import revision
 from benchmarks.common.errors import one_line
-from benchmarks.common.files import write_json
+from benchmarks.common.files import safe_name, write_json
 from benchmarks.contestants import Segmenter, Session, Target
 from benchmarks.data.dataset import Case, target_mask
 from benchmarks.data.volume import BoolArray, Volume, read_label, write_mask
@@ -93,7 +93,7 @@ def rescore_case(case: Case, evaluation: Evaluation) -> list[dict[str, Any]] | N
     Timings, memory and the Dice of each lesion are those of the run that made the masks.
     """
     folder = evaluation.predictions
-    if folder is None or not (folder / case.case_id).is_dir():
+    if folder is None or not (folder / safe_name(case.case_id)).is_dir():
         return None
     volume, label = case.load()
     rows: list[dict[str, Any]] = []
@@ -187,7 +187,8 @@ class _Asked:
     def stem(self, step: int) -> Path:
         """Where the mask and the facts of a step are kept, without suffix."""
         assert self.evaluation.predictions is not None
-        return self.evaluation.predictions / self.case.case_id / f"{self.target.name}.{self.protocol.name}.{step}"
+        name = f"{safe_name(f'{self.target.name}.{self.protocol.name}')}.{step}"
+        return self.evaluation.predictions / safe_name(self.case.case_id) / name
 
     def identity(self, step: int) -> dict[str, Any]:
         return {
