@@ -245,21 +245,39 @@ class Cache:
         return found
 
 
-def default_cache() -> Cache:
+def default_cache(root: Path | None = None) -> Cache:
     """The cache of this machine: `TAGS_BENCH_CACHE`, or `cache` in the data home; at most `TAGS_BENCH_CACHE_GB`.
+
+    Args:
+        root: another folder instead; its size is limited only if `TAGS_BENCH_CACHE_GB` is set.
 
     Raises:
         UserError: the limit is no positive number.
     """
-    given = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_LIMIT_GB)
+    limit = cache_limit()
+    if root is not None:
+        return Cache(root, limit)
+    given = os.environ.get(FOLDER_VARIABLE)
+    folder = Path(given).expanduser() if given else data_home() / "cache"
+    return Cache(folder, int(DEFAULT_LIMIT_GB * 1e9) if limit is None else limit)
+
+
+def cache_limit() -> int | None:
+    """The bytes of `TAGS_BENCH_CACHE_GB`; None if it is not set.
+
+    Raises:
+        UserError: it is no positive number.
+    """
+    given = os.environ.get(LIMIT_VARIABLE)
+    if not given:
+        return None
     try:
         limit = float(given)
     except ValueError:
         limit = 0.0
     if not 0 < limit < float("inf"):
         raise UserError(f"{LIMIT_VARIABLE}={given}: a number of gigabytes above 0 is needed")
-    root = os.environ.get(FOLDER_VARIABLE)
-    return Cache(Path(root).expanduser() if root else data_home() / "cache", int(limit * 1e9))
+    return int(limit * 1e9)
 
 
 def _prepare_image(case: Case, recipe: Preprocessing) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from benchmarks.common.errors import UserError
+from benchmarks.common.files import in_turn, safe_name, write_json
 from benchmarks.common.identity import digest, fingerprint_config
 from benchmarks.common.seeds import derive_seed, generator
 from benchmarks.contestants import Batch, Budget, Method, OwnTraining, Target, Trainable, TrainingRecipe
@@ -32,7 +33,6 @@ from benchmarks.contestants import method as find_method
 from benchmarks.data.cache import Cache, default_cache
 from benchmarks.data.dataset import Case, fingerprint_cases
 from benchmarks.prompting.prompts import PromptKind
-from benchmarks.results.records import write_json
 
 if TYPE_CHECKING:
     import torch
@@ -98,7 +98,7 @@ class TrainingJob:
 def checkpoint_folder(root: Path, job: TrainingJob) -> Path:
     """Where the checkpoint of a job belongs."""
     dataset = job.cases[0].dataset if job.cases else "none"
-    return root / f"{job.method}-{dataset}-{job.digest()}"
+    return root / f"{safe_name(f'{job.method}-{dataset}')}-{job.digest()}"
 
 
 def finished(folder: Path) -> bool:
@@ -116,6 +116,11 @@ def run_job(job: TrainingJob, folder: Path, log: Path | None = None, cache: Path
     Raises:
         UserError: no training case, or a method that does not train.
     """
+    with in_turn(folder.with_name(f".{folder.name}.lock")):  # an equal job waits, and finds the checkpoint
+        return _run_job(job, folder, log, cache)
+
+
+def _run_job(job: TrainingJob, folder: Path, log: Path | None, cache: Path | None) -> dict[str, Any]:
     if finished(folder):
         return dict(json.loads((folder / "training.json").read_text(encoding="utf-8")))
     if not job.cases:
@@ -229,7 +234,7 @@ class _Loop:
     def __init__(self, job: TrainingJob, folder: Path, cache: Path | None, rank: int, world_size: int) -> None:
         import torch
 
-        self.cache = Cache(cache) if cache is not None else default_cache()
+        self.cache = default_cache(cache)
         self.job, self.folder, self.rank, self.world_size = job, folder, rank, world_size
         torch.set_num_threads(max(1, job.budget.cpus))
         torch.manual_seed(derive_seed(job.seed, "initialisation"))

@@ -16,6 +16,7 @@ from typing import Any
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Method
 from benchmarks.contestants import method as find_method
+from benchmarks.data.cache import FOLDER_VARIABLE
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
 from benchmarks.results.sweep import METRIC, Trial
 
@@ -67,11 +68,13 @@ def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) ->
     if not job.validation:
         raise UserError("a sweep is decided on validation cases, and the validation split is empty")
     space = search_space(find_method(job.method))
+    given = os.environ.get(FOLDER_VARIABLE)
+    cache = Path(given).expanduser().absolute() if given else folder / "cache"
     varied = replace(job, validate_at=RUNGS)
 
     def trial(config: dict[str, Any]) -> None:
         chosen = replace(varied, config={**varied.config, **config})
-        figures = run_job(chosen, checkpoint_folder(folder / "checkpoints", chosen), cache=folder / "cache")
+        figures = run_job(chosen, checkpoint_folder(folder / "checkpoints", chosen), cache=cache)
         tune.report({**figures["validations"][-1], "rung": len(RUNGS)})
 
     alone = job.workers == 1
