@@ -19,7 +19,7 @@ import pandas as pd
 from benchmarks.common.errors import one_line
 from benchmarks.data.dataset import Case
 from benchmarks.execution.evaluate import failed_case, rescore_case
-from benchmarks.execution.plan import Folders, Unit
+from benchmarks.execution.plan import Folders, Unit, without_repeats
 from benchmarks.execution.training import (
     checkpoint_folder,
     finished,
@@ -83,17 +83,28 @@ def run(
     """
     store = RecordStore(folders.records)
     for unit in units:
-        if fresh:
-            store.forget_unit(unit.folder)
-        store.begin_unit(unit.folder, unit.description())
+        store.begin_unit(unit.folder, unit.description(), afresh=fresh)
     if units:
         store.set_current(units[0].suite, [unit.folder for unit in units])
-    running = [_UnitRun(unit, folders, store, observer, fresh, retry_failed) for unit in units]
+    groups = without_repeats(units)
+    others = {first.folder: rest for first, rest in groups}
+    running = [_UnitRun(first, folders, store, observer, fresh, retry_failed) for first, _ in groups]
+
+    def ended(one: _UnitRun) -> None:
+        on_unit(one.unit, one.rows(), one.training)
+        for other in others[one.unit.folder]:
+            columns = {"suite": other.suite, "method": other.entry.title}
+            store.share_unit(one.unit.folder, other.folder, columns)
+            observer.advanced(other, len(other.cases))
+            observer.stage(other, "done")
+            observer.finished_unit(other, one.training)
+            on_unit(other, store.read_unit(other.folder), one.training)
+
     computed = sum(len(one.waiting) for one in running)
     for one in running:
         one.start()
         if one.done:
-            on_unit(one.unit, one.rows(), one.training)
+            ended(one)
     active = [one for one in running if not one.done]
     try:
         while active:
@@ -101,7 +112,7 @@ def run(
             for one in active:
                 one.advance()
                 if one.done:
-                    on_unit(one.unit, one.rows(), one.training)
+                    ended(one)
             active = [one for one in active if not one.done]
     finally:
         for one in active:
@@ -315,6 +326,7 @@ class _UnitRun:
 
     def _finish(self) -> None:
         self._release()
+        self.store.complete_unit(self.unit.folder)
         self.done = True
         self.observer.stage(self.unit, "done")
         self.observer.finished_unit(self.unit, self.training)
