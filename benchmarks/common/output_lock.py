@@ -6,6 +6,8 @@ process of this machine that is gone is taken over at once, that of another mach
 
 from __future__ import annotations
 
+import functools
+import inspect
 import json
 import logging
 import os
@@ -14,13 +16,16 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import in_turn
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +42,19 @@ def writing_to(out: Path, command: str) -> Iterator[None]:
     """Be the only one that writes to `out` (created if it is not there) for the block. May be nested in a process.
 
     Raises:
-        UserError: another process writes there; the message says which, where and since when.
+        UserError: another process writes there; the message says which, where and since when. Or nobody can.
     """
     folder = out.expanduser().resolve()
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / LOCK_NAME
     if path in _held:
         yield
         return
     mine = _about_me(command)
-    _take(path, mine)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _take(path, mine)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written ({os.strerror(error.errno or 0)})") from error
     _held.add(path)
     done = threading.Event()
     renewing = threading.Thread(target=_renew, args=(path, mine["token"], done), daemon=True, name="output-lock")
@@ -59,6 +67,24 @@ def writing_to(out: Path, command: str) -> Iterator[None]:
         _held.discard(path)
         if _holder(path).get("token") == mine["token"]:
             path.unlink(missing_ok=True)
+
+
+def only_writer(command: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """For a function with an argument `out`: it runs as the only one that writes there; see `writing_to`."""
+
+    def around(function: Callable[P, R]) -> Callable[P, R]:
+        signature = inspect.signature(function)
+
+        @functools.wraps(function)
+        def alone(*args: P.args, **options: P.kwargs) -> R:
+            given = signature.bind(*args, **options)
+            given.apply_defaults()
+            with writing_to(Path(given.arguments["out"]), command):
+                return function(*args, **options)
+
+        return alone
+
+    return around
 
 
 def _take(path: Path, mine: Mapping[str, Any]) -> None:

@@ -113,3 +113,30 @@ def test_an_error_gives_the_lock_back(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), writing_to(tmp_path, "run"):
         raise KeyboardInterrupt
     assert not (tmp_path / LOCK_NAME).exists()
+
+
+def test_a_function_runs_as_the_only_writer(tmp_path: Path) -> None:
+    seen = []
+
+    @output_lock.only_writer("train")
+    def work(number: int, *, out: str | Path = tmp_path / "default") -> int:
+        """What it does."""
+        seen.append(json.loads((Path(out) / LOCK_NAME).read_text())["command"])
+        return number + 1
+
+    assert work(1) == 2
+    assert work(2, out=str(tmp_path / "given")) == 3
+    assert seen == ["train", "train"]
+    assert work.__doc__ == "What it does."
+    with another(tmp_path / "given"), pytest.raises(UserError, match="is writing there"):
+        work(3, out=tmp_path / "given")
+    assert len(seen) == 2
+
+
+def test_a_folder_that_nobody_can_write_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(UserError, match=r"--out .*: cannot be written \("),
+        writing_to(tmp_path / "file" / "out", "run"),
+    ):
+        pass

@@ -116,7 +116,8 @@ def test_only_what_is_missing_is_computed(local_ray: None, dataset: Dataset, tmp
 def test_two_entries_that_differ_in_their_label_only_are_computed_once(
     local_ray: None, dataset: Dataset, tmp_path: Path
 ) -> None:
-    entries = "[mock-threshold, {name: mock-threshold, label: the same}, {name: mock-network, label: a}, {name: mock-network, label: b}]"
+    labels = "{name: mock-threshold, label: the same}, {name: mock-network, label: a}, {name: mock-network, label: b}"
+    entries = f"[mock-threshold, {labels}]"
     units, computed = run_methods(entries, dataset, tmp_path)
     cases = len(dataset.splits[0].test)
     assert computed == 2 * cases
