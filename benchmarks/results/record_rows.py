@@ -48,8 +48,10 @@ def faults_of(rows: pd.DataFrame, due: int | None, unit: Mapping[str, Any]) -> d
         return dict.fromkeys(rows["case"].astype(str).unique(), "a schema that is no number")
     faults: dict[str, str] = {}
     for reason, wrong in _wrong_rows(rows, due, unit):
-        for case in rows.loc[np.asarray(wrong, bool), "case"].astype(str).unique():
-            faults.setdefault(case, reason)
+        chosen = np.asarray(wrong, bool)
+        if chosen.any():
+            for case in rows.loc[chosen, "case"].astype(str).unique():
+                faults.setdefault(case, reason)
     return faults
 
 
@@ -64,7 +66,7 @@ def _wrong_rows(rows: pd.DataFrame, due: int | None, unit: Mapping[str, Any]) ->
         found.append((f"not the {due} rows that are due", number != due))
     found.append(("an unknown status", ~rows["status"].isin([OK, FAILED, NO_TARGET])))
     for column in (str(one) for one in rows if is_metric(str(one))):
-        values = pd.to_numeric(rows[column], errors="coerce").to_numpy(np.float64)
+        values = _numbers(rows, column)
         told = ~np.isnan(values) | rows[column].isna().to_numpy()  # else it is a text that is no number
         top = 1.0 + 1e-9 if higher_is_better(column) else math.inf
         wrong = ~told | (values < 0) | (values > top) | np.isinf(values)
@@ -76,8 +78,8 @@ def _against_counts(rows: pd.DataFrame) -> list[tuple[str, Any]]:
     names = ("voxels_reference", "voxels_prediction", "voxels_intersection")
     if not all(name in rows for name in names):
         return []
-    reference, prediction, both = (pd.to_numeric(rows[name], errors="coerce").to_numpy(np.float64) for name in names)
-    dice = pd.to_numeric(rows["dice"], errors="coerce").to_numpy(np.float64)
+    reference, prediction, both = (_numbers(rows, name) for name in names)
+    dice = _numbers(rows, "dice")
     impossible = (np.minimum(reference, prediction) < both) | (both < 0)
     found = [("voxel counts that cannot be", impossible)]
     overlap = (reference > 0) & (prediction > 0)  # else the policy for empty masks decides
@@ -86,11 +88,16 @@ def _against_counts(rows: pd.DataFrame) -> list[tuple[str, Any]]:
             ("a Dice that its voxel counts contradict", overlap & ~_near(dice, 2 * both, reference + prediction))
         )
         if "iou" in rows:
-            iou = pd.to_numeric(rows["iou"], errors="coerce").to_numpy(np.float64)
-            contradicted = overlap & ~_near(iou, both, reference + prediction - both)
+            contradicted = overlap & ~_near(_numbers(rows, "iou"), both, reference + prediction - both)
             found.append(("an IoU that its voxel counts contradict", contradicted))
     empty = ~overlap & np.isfinite(dice) & ~np.isin(dice, (0.0, 1.0))
     return [*found, ("a Dice that no empty mask has", empty & (reference + prediction >= 0))]
+
+
+def _numbers(rows: pd.DataFrame, column: str) -> Any:
+    """A column as float64; what is no number is NaN."""
+    values = rows[column]
+    return (values if values.dtype.kind in "iuf" else pd.to_numeric(values, errors="coerce")).to_numpy(np.float64)
 
 
 def _near(value: Any, part: Any, whole: Any) -> Any:
