@@ -88,7 +88,7 @@ class Contents:
     Attributes:
         rows: of all cases that can be believed, the newest of each; in the order of the names of their files.
         faults: what cannot be believed.
-        generation: of the Parquet file; 0 without one.
+        generation: the highest that a file or a line names; 0 without any.
         unit: the description that the Parquet file carries; empty without one.
     """
 
@@ -136,10 +136,10 @@ def read_contents(files: RowFiles, unit: Mapping[str, Any]) -> Contents:
             rows, wrong = _believed(rows, files.whole, due, unit)
             faults += [Fault(files.whole, case, reason) for case, reason in wrong.items()]
             frames.append((1, rows))
-    rows, from_lines = _read_lines(files.lines(), generation, due, unit)
+    lines, from_lines = _read_lines(files.lines(), due, unit, since=generation)
     faults += from_lines
-    frames.append((2, rows))
-    return Contents(_newest(frames), tuple(faults), generation, told)
+    frames.append((2, lines.rows))
+    return Contents(_newest(frames), tuple(faults), max(generation, lines.generation), told)
 
 
 def _believed(
@@ -181,6 +181,8 @@ def _read_parquet(path: Path) -> tuple[pd.DataFrame, dict[bytes, bytes]]:
     try:
         table = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True).read()
         return table.to_pandas(), dict(table.schema.metadata or {})
+    except MemoryError:
+        raise
     except Exception as error:  # a broken Parquet file fails in as many ways as there are in Arrow
         raise _Damaged(f"no readable Parquet file ({' '.join(str(error).split())[:80]})") from error
 
@@ -294,10 +296,11 @@ def _plain(value: Any) -> Any:
 
 
 def _read_lines(
-    paths: Sequence[Path], generation: int, due: int | None, unit: Mapping[str, Any]
-) -> tuple[pd.DataFrame, list[Fault]]:
-    """The rows of all lines of this generation and later ones, the newest of each case."""
+    paths: Sequence[Path], due: int | None, unit: Mapping[str, Any], since: int
+) -> tuple[Contents, list[Fault]]:
+    """The rows of all lines of a generation and later ones, the newest of each case."""
     faults: list[Fault] = []
+    generation = 0
     newest: dict[str, tuple[tuple[int, int], dict[str, Any], Path]] = {}
     for path in paths:
         *lines, tail = _read_bytes(path).split(b"\n")
@@ -307,8 +310,9 @@ def _read_lines(
             faults.append(Fault(path, "", f"{broken} of its lines not as they were written"))
         last = _line(tail)  # else a writer was killed in the middle of it: its case is simply not there
         for content in (*contents, last):
-            if content is None or content["generation"] < generation:
+            if content is None or content["generation"] < since:
                 continue
+            generation = max(generation, content["generation"])
             age = (content["generation"], content["at"])
             if content["case"] not in newest or newest[content["case"]][0] < age:
                 newest[content["case"]] = (age, content, path)
@@ -316,12 +320,12 @@ def _read_lines(
     for _, content, _ in newest.values():
         tables.setdefault(tuple(content["columns"]), []).extend(content["rows"])
     if not tables:
-        return pd.DataFrame(), faults
+        return Contents(pd.DataFrame()), faults
     frames = [pd.DataFrame(rows, columns=list(columns)) for columns, rows in tables.items()]
     together = pd.concat(frames, ignore_index=True) if len(frames) > 1 else frames[0]
     rows, wrong = _believed(together, paths[0], due, unit)
     faults += [Fault(newest[case][2], case, reason) for case, reason in wrong.items() if case in newest]
-    return rows, faults
+    return Contents(rows, generation=generation), faults
 
 
 def _line(text: bytes) -> dict[str, Any] | None:
@@ -379,11 +383,9 @@ def compact(files: RowFiles, contents: Contents, unit: Mapping[str, Any], target
 
 def generation_of(files: RowFiles) -> int:
     """Of the file of the finished unit; 0 if there is none, or none that can be read."""
-    import pyarrow.parquet as pq
-
     if not files.whole.exists():
         return 0
     try:
-        return int((pq.read_schema(files.whole).metadata or {})[_GENERATION])
-    except Exception:  # damaged: `read_contents` says so, and its lines count from the beginning
+        return _stated(*_read_parquet(files.whole))[0]
+    except _Damaged:  # `read_contents` says so, and lines count from the beginning
         return 0

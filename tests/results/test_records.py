@@ -316,6 +316,29 @@ def test_a_damaged_line_costs_its_case_only(tmp_path: Path, caplog: pytest.LogCa
     assert RecordStore(tmp_path).finished(folder, CASES) == done
 
 
+def test_lines_that_a_kill_left_behind_stay_older_than_what_was_put_together_later(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = RecordStore(tmp_path)
+    folder = filled(store)
+    store.complete_unit(folder)
+    store.write_case(folder, "one", rows_of("one", reason="second"))
+    (lines,) = (folder / "rows").glob("*.jsonl")
+    left = lines.read_bytes()
+    store.complete_unit(folder)
+    _cut(folder / "rows" / "unit.parquet")
+    lines.write_bytes(left)
+    again = RecordStore(tmp_path)
+    assert again.finished(folder, CASES) == {"one"}
+    again.write_case(folder, "one", rows_of("one", reason="third"))
+    for case in CASES[1:]:
+        again.write_case(folder, case, rows_of(case))
+    again.complete_unit(folder)
+    lines.write_bytes(left)
+    rows = RecordStore(tmp_path).read_unit(folder)
+    assert set(rows.loc[rows["case"] == "one", "reason"]) == {"third"}
+
+
 @pytest.mark.parametrize("name", ["one (copy).parquet", "four.parquet", "notes.parquet"])
 def test_a_file_that_is_not_the_file_of_its_case(tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str) -> None:
     store = RecordStore(tmp_path)
