@@ -316,6 +316,24 @@ def test_a_damaged_line_costs_its_case_only(tmp_path: Path, caplog: pytest.LogCa
     assert RecordStore(tmp_path).finished(folder, CASES) == done
 
 
+def test_a_changed_value_that_could_be_true_is_seen_by_its_hash(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    store = RecordStore(tmp_path)
+    folder = filled(store)
+    store.complete_unit(folder)
+    path = folder / "rows" / "unit.parquet"
+    table = pq.ParquetFile(path).read()
+    place = table.schema.get_field_index("hd95_mm")
+    better = pa.array([1.0] * len(table))
+    pq.write_table(table.set_column(place, table.schema.field(place), better), path, write_page_checksum=True)
+    assert RecordStore(tmp_path).read_unit(folder).empty
+    assert "changed after it was written" in caplog.text
+
+
 def test_lines_that_a_kill_left_behind_stay_older_than_what_was_put_together_later(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
