@@ -132,3 +132,12 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
         sha256_of(tmp_path / "gone.nii")
     with pytest.raises(UserError, match="no such file"):
         sha256_of(tmp_path)
+
+
+def test_only_a_settled_file_is_written_to_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = settled(tmp_path / "a.nii", b"one")
+    sha256_of(path)  # its inode has just changed, whatever the time of its content says
+    assert not content._memory().exists()
+    monkeypatch.setattr(content, "SETTLED_SECONDS", -1.0)
+    sha256_of(path)
+    assert content._memory().exists()
