@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.common.errors import UserError
-from benchmarks.common.files import atomically
+from benchmarks.common.files import atomically, safe_name
 from benchmarks.common.output import DEFAULT_OUT
+from benchmarks.common.output_lock import only_writer
 from benchmarks.contestants import Budget
 from benchmarks.execution import suite as suites
 from benchmarks.execution.ablation import ablation_suite
@@ -80,6 +81,7 @@ def load_suite(
     return suite.with_checkpoints(checkpoints) if checkpoints else suite
 
 
+@only_writer("run")
 def run(
     suite: Suite | str | Path = "phantom",
     *,
@@ -106,6 +108,7 @@ def run(
     return executed(work, tracking_uri, address, recompute, progress)
 
 
+@only_writer("ablate")
 def ablate(
     suite: Suite | str | Path = "ablation",
     *,
@@ -130,6 +133,7 @@ def ablate(
     return AblationResult.of(executed(work, tracking_uri, address, recompute, progress), variants)
 
 
+@only_writer("train")
 def train(
     suite: Suite | str | Path = "phantom",
     *,
@@ -165,11 +169,12 @@ def train(
     places = {
         "MLflow store": sink.shown_uri,
         "trained models": str(work.folders.checkpoints),
-        "logs": str(work.folders.logs / work.suite.name),
+        "logs": str(work.folders.logs / safe_name(work.suite.name)),
     }
     return TrainingResult(tuple(trainings), descriptions, time.perf_counter() - started, places)
 
 
+@only_writer("tune")
 def tune(
     suite: Suite | str | Path,
     *,
