@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.common.errors import UserError
-from benchmarks.common.files import atomically, safe_name
+from benchmarks.common.files import safe_name
 from benchmarks.common.output import DEFAULT_OUT
 from benchmarks.common.output_lock import only_writer
 from benchmarks.contestants import Budget
@@ -159,7 +159,7 @@ def train(
     units = [unit for unit in work.units if unit.job is not None]
     if not units:
         raise UserError("none of these methods is trained; see `tags-bench methods`")
-    start_ray(address)
+    start_ray(address, progress.note)
     trainings = [trained(unit, work.folders, fresh, progress) for unit in units]
     sink = MlflowSink(work.folders.out, tracking_uri)
     descriptions = tuple(unit.description() for unit in units)
@@ -194,9 +194,7 @@ def tune(
     Raises:
         UserError: as for `run`; more than one method or dataset, or a method that is not trained.
     """
-    import yaml
-
-    from benchmarks.execution.tuning import tune_method
+    from benchmarks.execution.tuning import tune_method, write_best
 
     started = time.perf_counter()
     progress = progress or Progress()
@@ -205,14 +203,12 @@ def tune(
         raise UserError("a sweep takes exactly one method that is trained, and one dataset")
     unit, job = work.units[0], work.units[0].job
     validation = tuple(work.datasets[0].split_cases("validation", unit.fold))
-    start_ray(address)
+    start_ray(address, progress.note)
     folder = work.folders.out / "sweeps" / unit.digest
     with progress.step(f"{trials} trials of {unit.title}"):
         found = tune_method(replace(job, validation=validation), trials, concurrent, folder)
     best_file = folder / "best.yaml"
-    entry = {"name": unit.method.name, "label": f"{unit.method.name}-tuned", "config": found[0].config}
-    with atomically(best_file) as partial:
-        partial.write_text(yaml.safe_dump(entry), encoding="utf-8")
+    write_best(best_file, job, found[0])
     sink = MlflowSink(work.folders.out, tracking_uri)
     sink.log_sweep(unit.description(), found)
     sink.close()

@@ -114,7 +114,7 @@ class TagsSegmenter(Trainable):
         spacing = (self.settings.spacing,) * 3
         return Preprocessing(spacing=spacing, window=target.window, mean=target.mean, std=target.std)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean loss over the first prediction and a random number of correction rounds; the crop is encoded once."""
         s = self.settings
         how = Sampling(
@@ -140,7 +140,7 @@ class TagsSegmenter(Trainable):
             total = total + value / rounds
             if index + 1 < rounds:
                 prompts = correct(prompts, logits.detach(), label, batch.generator)
-        return total, {name: float(value.detach()) for name, value in parts.items()}
+        return total, {name: value.detach() for name, value in parts.items()}
 
     def save(self, folder: Path) -> None:
         """`trained.safetensors` holds what was trained; `tags.json` the architecture and the frozen towers' digests."""

@@ -8,7 +8,7 @@ Methods that learn are `Trainable` (the bench owns the loop) or `OwnTraining` (t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,7 +98,10 @@ class TrainingRecipe:
         warm_up: share of the budget over which the learning rate rises linearly first.
         weight_decay, gradient_clip: AdamW and the norm to which gradients are clipped.
         foreground: share of crops centred on a voxel of the target.
-        mixed_precision: bf16 autocast where the device gains by it.
+        mixed_precision: bf16 autocast where the device gains by it, fp16 with a scaled loss on a GPU without bf16.
+        accumulate: batches whose gradients are added up for one step.
+        ema_decay: of an exponential moving average of the weights, which is then validated and kept instead of them;
+            0 for none. Early in training the decay at step t is (1 + t) / (10 + t) where that is less.
         augmentation: what is changed in a crop at random.
     """
 
@@ -112,6 +115,8 @@ class TrainingRecipe:
     gradient_clip: float = 1.0
     foreground: float = 0.5
     mixed_precision: bool = True
+    accumulate: int = 1
+    ema_decay: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
@@ -131,8 +136,11 @@ class Trainable(Segmenter):
         """What crops this method wants, and how its parameters are to be changed."""
 
     @abstractmethod
-    def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, float]]:
-        """The scalar to minimise, and named parts of it for the log."""
+    def loss(self, batch: Batch) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
+        """The scalar to minimise, and named parts of it for the log.
+
+        Give the parts as detached tensors: they are read only where the log needs them, and a step need not wait.
+        """
 
     def trainable_parameters(self) -> list[torch.nn.Parameter]:
         """The parameters that the optimiser may change; by default those that require a gradient."""

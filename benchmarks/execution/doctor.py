@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ def examine(out: Path, tracking_uri: str | None, address: str | None) -> dict[st
         "python": about["python"],
         "code": about["git_commit"] + (" (changed)" if about["git_dirty"] else ""),
     }
+    ray, hosts = _ray(address, out)
     return {
         "software": {**software, **about["packages"]},
         "machine": _machine(out),
-        "services": {"Ray": _ray(address), "MLflow": _mlflow(tracking_uri, out)},
+        "services": {"Ray": ray, "MLflow": _mlflow(tracking_uri, out)},
+        **({"hosts": hosts} if hosts else {}),
         "checkpoints": _checkpoints(out),
         "plug-ins": plugins(),
     }
@@ -59,21 +63,29 @@ def _gpu() -> str:
     return ", ".join(f"{one.name} ({one.total_memory / 1e9:.0f} GB)" for one in names)
 
 
-def _ray(address: str | None) -> str:
+def _ray(address: str | None, out: Path) -> tuple[str, dict[str, Any]]:
+    """Which Ray answers, and what is found on each of its nodes if it is a cluster."""
     from benchmarks.common.errors import UserError
-    from benchmarks.execution.cluster import start_ray
+    from benchmarks.execution.cluster import size_of_ray, start_ray
 
+    told: list[str] = []
     try:
-        started = start_ray(address)
+        started = start_ray(address, told.append)
     except UserError as error:
-        return f"not reachable: {error}"
+        return f"not reachable: {error}", {}
     import ray
 
-    resources = ray.cluster_resources()
-    found = f"{resources.get('CPU', 0):g} CPU, {resources.get('GPU', 0):g} GPU, {len(ray.nodes())} node(s)"
+    from benchmarks.execution.crew import Machines
+    from benchmarks.execution.preflight import look_at_hosts
+
+    machines = Machines()
+    line = told[0].removeprefix("Ray: ") if told else f"runs in this process already, {size_of_ray()}"
+    joined = "cluster at" in line
+    hosts = {host.node: host.line() for host in look_at_hosts(machines.nodes, out)} if joined else {}
+    machines.close()
     if started:
         ray.shutdown()
-    return f"{'cluster at ' + address if address else 'starts on this machine'}: {found}"
+    return line, hosts
 
 
 def _mlflow(tracking_uri: str | None, out: Path) -> str:
@@ -104,10 +116,16 @@ def _checkpoints(out: Path) -> dict[str, Any]:
     found: dict[str, Any] = {f"official files in {weights_folder()}": ", ".join(official) or "none"}
     if others:
         found["other files there"] = ", ".join(others)
-    for method in methods().values():
-        trained = sorted(
-            p.name for p in (out / "checkpoints").glob(f"{method.name}-*") if (p / "training.json").exists()
-        )
-        if trained:
-            found[method.name] = f"{len(trained)} trained here"
+    trained = Counter(map(_trained_method, (out / "checkpoints").glob("[!.]*/training.json")))
+    for method in methods():
+        if trained[method]:
+            found[method] = f"{trained[method]} trained here"
     return found
+
+
+def _trained_method(figures: Path) -> str:
+    """Whose checkpoint it is, as its figures say; the names of folders are ambiguous."""
+    try:
+        return str(json.loads(figures.read_text(encoding="utf-8"))["method"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

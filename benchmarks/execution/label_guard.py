@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -36,6 +37,17 @@ _EVENTS = {"open", "os.link", "os.symlink", "os.rename", "subprocess.Popen", "os
 
 class LabelLeak(Exception):
     """A segmenter reached for the label, or was handed something that leads to it."""
+
+
+@contextmanager
+def reading_labels() -> Iterator[None]:
+    """For the bench's own threads: here this thread may open labels while another one is in a segmenter's call."""
+    thread = threading.get_ident()
+    _watch.readers.add(thread)
+    try:
+        yield
+    finally:
+        _watch.readers.discard(thread)
 
 
 class Guard:
@@ -88,6 +100,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.active = False
+        self.readers: set[int] = set()  # threads that load or score another case meanwhile
         self._file = self._folder = ""
         self._attempts: list[str] = []
 
@@ -101,7 +114,7 @@ class _Watch:
 
     def hook(self, event: str, arguments: tuple[Any, ...]) -> None:
         """An audit hook: sees every file that Python opens, and raises where it must not."""
-        if not self.active or event not in _EVENTS:
+        if not self.active or event not in _EVENTS or threading.get_ident() in self.readers:
             return
         self.active = False  # looking at a path must not call this again
         try:

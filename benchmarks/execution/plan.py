@@ -113,6 +113,10 @@ class Unit:
         return "|".join((self.dataset.name, str(self.fold), self.target.name, self.entry.title))
 
     @property
+    def trained_by_the_bench(self) -> bool:
+        return self.job is not None and self.method.training == "bench" and not self.job.untrained
+
+    @property
     def rows_per_case(self) -> int:
         return sum(protocol.rounds for protocol in self.evaluation.protocols)
 
@@ -143,6 +147,7 @@ class Unit:
             "checkpoint": self.job.digest() if self.job else "",
             "budget": asdict(self.job.budget) if self.job else {},
             "workers": self.job.workers if self.job else 0,
+            "untrained": self.job.untrained if self.job else False,
             "seed": self.evaluation.seed,
             "tolerances_mm": list(self.evaluation.tolerances_mm),
             "empty_policy": self.evaluation.empty_policy,
@@ -216,10 +221,12 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
         banks = _frozen_prompts(suite, dataset, entry.fold, folders.prompts / files)
         prompts = _prompts_digest(suite, entry.fold, files, banks)
         for target in dataset.targets:
-            units += [
-                _unit(suite, member, dataset, entry.fold, target, files, banks, prompts, folders)
-                for member in suite.methods
-            ]
+            for member in suite.methods:
+                unit = _unit(suite, member, dataset, entry.fold, target, files, banks, prompts, folders)
+                units.append(unit)
+                if suite.untrained and unit.trained_by_the_bench:
+                    twin = member.model_copy(update={"untrained": True})
+                    units.append(_unit(suite, twin, dataset, entry.fold, target, files, banks, prompts, folders))
     keys = [unit.key for unit in units]
     for unit in units:
         if keys.count(unit.key) > 1:
@@ -275,7 +282,14 @@ def _unit(
         training = tuple(dataset.split_cases("train", fold))
         _refuse_seen_cases(dataset, fold, training, cases, suite.part)
         seed = derive_seed(suite.seed, "repeat", entry.repeat) if entry.repeat else suite.seed
-        job = TrainingJob(method.name, entry.config, target, training, budget, seed, suite.workers)
+        job = TrainingJob(
+            method.name, entry.config, target, training, budget, seed,
+            workers=1 if entry.untrained else suite.workers,
+            untrained=entry.untrained,
+            timeout_minutes=suite.train_timeout_minutes,
+        )  # fmt: skip
+    if entry.untrained and (job is None or method.training != "bench"):
+        raise UserError(f"method '{entry.title}': `untrained` is for methods that the bench trains, and this is none")
     # Two identities: what decides the masks, and what decides the numbers made from them. A run with new metrics
     # or another policy then scores the masks of the old one.
     prediction = digest(

@@ -17,6 +17,7 @@ from benchmarks.data.catalogue import broken_datasets, phantom_names
 from benchmarks.data.catalogue import datasets as known_datasets
 from benchmarks.data.registry import registration, registrations
 from benchmarks.execution.embedded import embedded_suites, suite_text
+from benchmarks.execution.training_job import TIMEOUT_MINUTES
 from benchmarks.metrics import DEFAULT_POLICY, POLICIES
 from benchmarks.prompting.protocol import Protocol
 
@@ -48,6 +49,7 @@ class MethodEntry(_Strict):
     `config` overrides single settings and `label` names the variant in the tables. A method with an official
     `checkpoint` in its configuration is evaluated as released; `fine_tune` trains it on the training split first.
     `repeat` n > 0 trains from other random numbers (initial weights, crops, prompts) than the suite's seed gives.
+    `untrained` evaluates the weights that a training by the bench begins with.
     """
 
     name: str
@@ -55,10 +57,22 @@ class MethodEntry(_Strict):
     label: str = ""
     fine_tune: bool = False
     repeat: int = Field(default=0, ge=0)
+    untrained: bool = False
 
     @property
     def title(self) -> str:
-        return self.label or self.name
+        return (self.label or self.name) + (" (untrained)" if self.untrained else "")
+
+    @staticmethod
+    def from_file(path: Path) -> MethodEntry:
+        """Read one entry from a YAML file, such as the `best.yaml` of a sweep. Raises UserError."""
+        try:
+            content = yaml.load(path.read_text(encoding="utf-8"), Loader=_EveryKeyOnce)  # noqa: S506 - a SafeLoader
+            return MethodEntry.model_validate(content)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"method file {path}: cannot be read ({' '.join(str(error).split())})") from error
+        except ValidationError as error:
+            raise UserError(f"method file {path}: {_first_problem(error, MethodEntry.model_fields)}") from error
 
 
 @one_line_errors("budget")
@@ -136,14 +150,16 @@ class Suite(_Strict):
     tolerances_mm: tuple[Annotated[float, Field(ge=0)], ...] = (1.0, 2.0, 5.0)
     empty_policy: str = DEFAULT_POLICY.policy_id
     case_timeout_minutes: float = Field(default=30.0, gt=0)
+    train_timeout_minutes: float = Field(default=TIMEOUT_MINUTES, gt=0, description="without a sign of life")
     workers: int = Field(default=1, ge=1, description="Ray Train workers for a method that the bench trains")
     save_predictions: bool = True
+    untrained: bool = Field(default=False, description="show every method that the bench trains untrained as well")
     part: Literal["test", "validation"] = "test"
 
     @field_validator("methods", mode="before")
     @classmethod
     def _names_are_methods(cls, value: Any) -> Any:
-        return [{"name": item} if isinstance(item, str) else item for item in value]
+        return [_entry(item) if isinstance(item, str) else item for item in value]
 
     @field_validator("protocols", mode="before")
     @classmethod
@@ -161,13 +177,14 @@ class Suite(_Strict):
         return value
 
     def with_methods(self, names: Sequence[str]) -> Suite:
-        """Only these methods; a name that the suite does not list joins with its default configuration."""
+        """Only these methods; a name that the suite does not list joins with its default configuration, a YAML file
+        as the entry that it holds."""
         if not all(names):
             raise UserError("methods: an empty name; give names with commas between them")
         if not names:
             raise UserError("methods: no method is named")
         listed = {entry.title: entry for entry in self.methods}
-        return self.model_copy(update={"methods": tuple(listed.get(n, MethodEntry(name=n)) for n in names)})
+        return self.model_copy(update={"methods": tuple(listed[n] if n in listed else _entry(n) for n in names)})
 
     def with_checkpoints(self, files: Mapping[str, Path]) -> Suite:
         """The official files of some methods, by the names of the methods; others keep theirs."""
@@ -271,6 +288,12 @@ class Suite(_Strict):
         return plain | {"protocols": [protocol.to_mapping() for protocol in self.protocols]}
 
 
+def _entry(name_or_file: str) -> MethodEntry:
+    if name_or_file.endswith((".yaml", ".yml")):
+        return MethodEntry.from_file(Path(name_or_file))
+    return MethodEntry(name=name_or_file)
+
+
 def load_suite(name_or_file: str) -> Suite:
     """Read a suite by embedded name or from a YAML file.
 
@@ -329,12 +352,12 @@ _KNOWN_KEYS = {
 }
 
 
-def _first_problem(error: ValidationError) -> str:
+def _first_problem(error: ValidationError, fields: Mapping[str, Any] = Suite.model_fields) -> str:
     problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key explains the rest
     path = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         top = str(problem["loc"][0])
-        known = Suite.model_fields if len(problem["loc"]) == 1 else _KNOWN_KEYS.get(top, {})
+        known = fields if len(problem["loc"]) == 1 else _KNOWN_KEYS.get(top, {})
         return f"unknown key '{path}'; {nearest_name(str(problem['loc'][-1]), known)}"
     if problem["type"] == "too_short":
         return f"{path}: at least one is needed"

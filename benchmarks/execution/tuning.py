@@ -13,18 +13,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from benchmarks.common.errors import UserError
+from benchmarks.common.files import atomically
 from benchmarks.contestants import Method
 from benchmarks.contestants import method as find_method
 from benchmarks.data.cache import FOLDER_VARIABLE
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
+from benchmarks.execution.training_watch import ended_when_overdue
 from benchmarks.results.sweep import METRIC, Trial
 
 RUNGS = (0.25, 0.5, 0.75, 1.0)
 
 
-def search_space(method: Method) -> dict[str, Any]:
-    """The method's plain search space as Tune domains.
+def search_space(method: Method, start: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The method's plain search space as Tune domains, each wide enough to hold the setting of `start`.
 
     Raises:
         UserError: the method has none.
@@ -44,12 +48,38 @@ def search_space(method: Method) -> dict[str, Any]:
     for knob, (kind, *arguments) in method.search_space.items():
         if kind not in kinds:
             raise ValueError(f"{method.name}.{knob}: unknown domain '{kind}', known: {', '.join(kinds)}")
+        if start is not None:
+            arguments = _holding(kind, arguments, start[knob])
         space[knob] = kinds[kind](*arguments)
     return space
 
 
+def _holding(kind: str, arguments: list[Any], value: Any) -> list[Any]:
+    """The arguments of a domain widened, where it has to be, so that it holds the value."""
+    if kind == "choice":
+        (choices,) = arguments
+        return [choices if value in choices else [value, *choices]]
+    low, high = arguments
+    return [min(low, value), max(high, value + 1 if kind == "randint" else value)]
+
+
+def default_point(method: Method, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The setting that a sweep starts from: the method's own, with `config` laid over it, at the knobs searched."""
+    configured = method.configured(config)
+    return {knob: configured[knob] for knob in method.search_space}
+
+
+def write_best(path: Path, job: TrainingJob, best: Trial) -> None:
+    """Write the best setting as one entry of a suite's `methods:`, on top of what the sweep's own entry had set."""
+    entry = {"name": job.method, "label": f"{job.method}-tuned", "config": {**job.config, **best.config}}
+    with atomically(path) as partial:
+        partial.write_text(yaml.safe_dump(entry, sort_keys=False), encoding="utf-8")
+
+
 def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) -> list[Trial]:
     """Run a sweep on the running Ray; the trials come back best first, those that went further before all others.
+
+    Trial 0 is the setting that the job comes with, so that a sweep cannot miss it.
 
     Args:
         job: the training to vary; its `validation` cases decide.
@@ -67,14 +97,18 @@ def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) ->
 
     if not job.validation:
         raise UserError("a sweep is decided on validation cases, and the validation split is empty")
-    space = search_space(find_method(job.method))
+    method = find_method(job.method)
+    start = default_point(method, job.config)
+    space = search_space(method, start)
     given = os.environ.get(FOLDER_VARIABLE)
     cache = Path(given).expanduser().absolute() if given else folder / "cache"
     varied = replace(job, validate_at=RUNGS)
 
     def trial(config: dict[str, Any]) -> None:
         chosen = replace(varied, config={**varied.config, **config})
-        figures = run_job(chosen, checkpoint_folder(folder / "checkpoints", chosen), cache=cache)
+        checkpoint = checkpoint_folder(folder / "checkpoints", chosen)
+        with ended_when_overdue(chosen, checkpoint):
+            figures = run_job(chosen, checkpoint, cache=cache)
         tune.report({**figures["validations"][-1], "rung": len(RUNGS)})
 
     alone = job.workers == 1
@@ -88,7 +122,7 @@ def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) ->
         tune_config=tune.TuneConfig(
             metric=METRIC,
             mode="max",
-            search_alg=OptunaSearch(seed=job.seed % 2**32),
+            search_alg=OptunaSearch(seed=job.seed % 2**32, points_to_evaluate=[start]),
             scheduler=ASHAScheduler(time_attr="rung", max_t=len(RUNGS), grace_period=1, reduction_factor=2),
             num_samples=trials,
             max_concurrent_trials=concurrent,

@@ -72,7 +72,7 @@ def executed(
     descriptions = tuple(unit.description() for unit in work.units)
     sink = MlflowSink(work.folders.out, tracking_uri)
     with progress.step("starting Ray"):
-        start_ray(address)
+        start_ray(address, progress.note)
     sink.begin(work.suite.as_plain(), digest([(unit.key, unit.digest) for unit in work.units]), synthetic, descriptions)
     try:
         outcome, rows = _run(work, sink, recompute, progress)

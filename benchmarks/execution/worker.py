@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
+import socket
+import sys
+import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, is_out_of_memory, one_line
+from benchmarks.contestants import Budget
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import Case
-from benchmarks.execution.evaluate import Evaluation, evaluate_case
+from benchmarks.execution.evaluate import (
+    Evaluation,
+    LoadedCase,
+    Predicted,
+    load_case,
+    predict_case,
+    rescore_case,
+    score_case,
+)
+from benchmarks.execution.label_guard import reading_labels
 from benchmarks.execution.training import (
     TrainingJob,
     device_for,
@@ -17,6 +37,45 @@ from benchmarks.execution.training import (
     redirect_output,
     run_job,
 )
+
+Rows = list[dict[str, Any]]
+
+
+class OutOfMemory(Exception):
+    """An item needs more memory than this process has, its caches emptied."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """What a worker holds: everything that its segmenter depends on. Without a method it only scores.
+
+    `log` is where its output goes before its first case.
+    """
+
+    log: Path
+    method: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    checkpoint: Path | None = None
+    cpus: int = 1
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True)
+class Order:
+    """One case for a worker.
+
+    Attributes:
+        number: names the order, for taking it back.
+        evaluation: a reference to the `Evaluation` of the unit, in a list: Ray then sends it to a worker once.
+        log: where the worker's output goes meanwhile.
+        last_try: running out of memory is a failure of the method now.
+    """
+
+    number: int
+    case: Case
+    evaluation: Sequence[Any]
+    log: Path
+    last_try: bool = False
 
 
 def training_task(job: TrainingJob) -> Any:
@@ -30,54 +89,223 @@ def training_task(job: TrainingJob) -> Any:
 
 
 def _train_task(job: TrainingJob, folder: Path, log: Path, cache: Path, fresh: bool) -> dict[str, Any]:
-    """Runs in a Ray worker process."""
+    """Runs in a Ray worker process.
+
+    Raises:
+        MachineFault: the storage fails, or this machine lacks the method.
+        Exception: whatever the method raises.
+    """
     import shutil
 
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "86400")  # wait for a free machine
-    redirect_output(log)
-    if fresh and folder.exists():
-        shutil.rmtree(folder)
-    return run_job(job, folder, log, cache)
+    with _faults_told():
+        redirect_output(log)
+        _check_machine(job.method, None, job.budget.gpus if job.workers == 1 else 0.0)
+        for case in job.cases:
+            if not (case.image.exists() and case.label.exists()):
+                raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
+        if fresh and folder.exists():
+            shutil.rmtree(folder)
+        return run_job(job, folder, log, cache)
+
+
+class Turns:
+    """One thread at a time, in the order in which they came."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self._waiting: list[int] = []
+        self._changed = threading.Condition()
+
+    def next(self) -> int:
+        """Take a number."""
+        with self._changed:
+            self._waiting.append(number := next(self._numbers))
+            return number
+
+    @contextmanager
+    def wait_for(self, number: int) -> Iterator[None]:
+        """Wait until all who came before have had their turn, and have it."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting[0] == number)
+        try:
+            yield
+        finally:
+            self.leave(number)
+
+    def leave(self, number: int) -> None:
+        """The turn is over, or not wanted any more."""
+        with self._changed:
+            if number in self._waiting:
+                self._waiting.remove(number)
+                self._changed.notify_all()
 
 
 class Evaluator:
-    """A Ray actor that holds one segmenter."""
+    """A Ray actor that holds one segmenter and serves every unit that needs it."""
 
-    def __init__(
-        self,
-        method: str,
-        config: dict[str, Any],
-        use_gpu: bool,
-        cpus: int,
-        checkpoint: Path | None,
-        evaluation: Evaluation,
-        log: Path,
-    ) -> None:
-        redirect_output(log)
-        self._arguments = (method, config, use_gpu, cpus, checkpoint)
-        self._evaluation = evaluation
+    def __init__(self, loading: Loading) -> None:
+        self._loading, self._log = loading, loading.log
         self._segmenter: Any = None
+        self._withdrawn: set[int] = set()
+        self._turns = Turns()
+        with _faults_told():
+            redirect_output(self._log)
+
+    def where(self) -> str:
+        """The name of the machine; answered as soon as the process is up."""
+        return socket.gethostname()
 
     def ready(self) -> float:
-        """Load the segmenter; seconds that it took. In a call of its own, so that its error can be told."""
-        from benchmarks.contestants import Budget
+        """Load the segmenter; seconds that it took. In a call of its own, so that its error can be told.
 
+        Raises:
+            MachineFault: this machine lacks the method, the checkpoint or the GPU.
+            Exception: whatever the method raises.
+        """
         started = time.perf_counter()
-        name, config, use_gpu, cpus, checkpoint = self._arguments
-        method = find_method(name)
-        device = device_for(Budget(gpus=1.0 if use_gpu else 0.0))
-        self._segmenter = load_trained(method, config, device, checkpoint)
-        _set_threads(cpus)
+        one = self._loading
+        if not one.method:
+            return 0.0
+        with _faults_told():
+            device = _check_machine(one.method, one.checkpoint, one.gpus)
+            self._segmenter = load_trained(find_method(one.method), one.config, device, one.checkpoint)
+        _set_threads(one.cpus)
         return time.perf_counter() - started
 
-    def evaluate(self, case: Case) -> list[dict[str, Any]]:
-        return evaluate_case(case, self._segmenter, self._evaluation)
+    def evaluate(self, order: Order) -> Rows | None:
+        """All rows of a case; None if the order has been taken back.
+
+        Calls in several threads overlap: one case is loaded and another scored while the segmenter works on a third.
+
+        Raises:
+            MachineFault: the storage fails.
+            OutOfMemory: with a cache just emptied.
+        """
+        turn = self._turns.next()
+        try:
+            if order.number in self._withdrawn:
+                return None
+            evaluation = replace(_fetched(order.evaluation[0]), raise_out_of_memory=True)
+            with reading_labels():
+                loaded = load_case(order.case, evaluation)
+            with self._turns.wait_for(turn):
+                if not self._begin(order):
+                    return None
+                if isinstance(loaded, list):
+                    return loaded
+                loaded, predictions = self._predict(loaded, order.last_try)
+            with reading_labels():
+                return score_case(loaded, predictions)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(one_line(error)) from None
+            raise
+        finally:
+            self._turns.leave(turn)
+
+    def _predict(self, loaded: LoadedCase, last_try: bool) -> tuple[LoadedCase, list[Predicted]]:
+        """The masks, with a second attempt if memory ran out."""
+        assert self._segmenter is not None
+        _set_threads(self._loading.cpus)  # of this thread: the number is not the process's
+        try:
+            return loaded, predict_case(loaded, self._segmenter)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+        _empty_caches()
+        loaded = loaded.for_the_last_time() if last_try else loaded
+        return loaded, predict_case(loaded, self._segmenter)
+
+    def rescore(self, order: Order) -> Rows | str | None:
+        """All rows of a case from masks that are there; a word where they are not; None if the order is taken back."""
+        if not self._begin(order):
+            return None
+        try:
+            rows = rescore_case(order.case, _fetched(order.evaluation[0]))
+        except MachineFault:
+            raise
+        except Exception as error:
+            return one_line(error)
+        return "no mask" if rows is None else rows
+
+    def withdraw(self, number: int) -> None:
+        """Take an order back, if it has not been begun. Runs beside the other calls."""
+        self._withdrawn.add(number)
+
+    def _begin(self, order: Order) -> bool:
+        if order.number in self._withdrawn:
+            self._withdrawn.discard(order.number)
+            return False
+        if order.log != self._log:
+            self._log = order.log
+            redirect_output(order.log)
+        return True
+
+
+@lru_cache(maxsize=1)
+def actor_class() -> Any:
+    """`Evaluator` for Ray; `withdraw` is heard while a case is computed."""
+    import ray
+
+    class Actor(Evaluator):
+        """Ray wants the group named where the method is defined."""
+
+        @ray.method(concurrency_group="control")
+        def withdraw(self, number: int) -> None:
+            super().withdraw(number)
+
+    return ray.remote(concurrency_groups={"control": 1}, max_restarts=0)(Actor)
+
+
+@lru_cache(maxsize=64)
+def _fetched(reference: Any) -> Evaluation:
+    import ray
+
+    return ray.get(reference)
+
+
+def _check_machine(method: str, checkpoint: Path | None, gpus: float) -> str:
+    """The device to work on, where everything is there that the driver saw to.
+
+    Raises:
+        MachineFault: it is not.
+    """
+    host = socket.gethostname()
+    try:
+        find_method(method)
+    except UserError as error:
+        raise MachineFault(f"{error} on {host}") from error
+    if checkpoint is not None and not checkpoint.is_dir():
+        raise MachineFault(f"{checkpoint} is not there on {host}")
+    try:
+        return device_for(Budget(gpus=gpus))
+    except UserError as error:
+        raise MachineFault(f"{error} ({host})") from error
+
+
+@contextmanager
+def _faults_told() -> Iterator[None]:
+    """Turns a failing storage into a `MachineFault` that names the machine."""
+    try:
+        yield
+    except MachineFault:
+        raise
+    except Exception as error:
+        if is_fault_of_files(error):
+            raise MachineFault(f"{one_line(error)} on {socket.gethostname()}") from error
+        raise
+
+
+def _empty_caches() -> None:
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _set_threads(cpus: int) -> None:
     """As many threads as processors were given; only of a torch that the method itself has imported."""
-    import sys
-
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(max(1, cpus))

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.contestants import NO_AUGMENTATION, Augmentation, Case, Preprocessing, Target, TrainingRecipe
 from benchmarks.data.cache import Cache
-from benchmarks.execution.training import CropSource
+from benchmarks.execution.crops import CropSource
 
 SHAPE = (6, 8, 10)
 TARGET = Target("lesion", "", "lesion", (1,))
@@ -28,7 +28,7 @@ def crops(case: Case, augmentation: Augmentation, count: int = 24) -> list[tuple
     """Crops of the whole volume, so that only the augmentation tells one from another."""
     recipe = TrainingRecipe(Preprocessing(None, None, 0.0, 100.0), SHAPE, 1, foreground=0.0, augmentation=augmentation)
     source = CropSource([case], TARGET, recipe, seed=5, cache=Cache(case.image.parent / "cache"))
-    batches = [source.batch(step, 0.0, "cpu") for step in range(count)]
+    batches = [source.step(step)[0] for step in range(count)]
     assert all(str(batch.generator.device) == "cpu" for batch in batches)
     return [(batch.image[0, 0].numpy(), batch.label[0, 0].numpy() > 0.5) for batch in batches]
 

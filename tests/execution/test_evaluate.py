@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import math
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.common.errors import MachineFault, UserError
 from benchmarks.contestants import Segmenter, Session, Target, method
 from benchmarks.data.dataset import Case
 from benchmarks.data.volume import BoolArray, Volume
@@ -209,12 +212,74 @@ def test_no_target_is_the_same_for_a_method_that_fails(case: Case) -> None:
     assert [row["status"] for row in ended] == ["no-target", "no-target", "failed", "failed"]
 
 
+class Raising(Segmenter):
+    """Raises a given error when it is opened."""
+
+    prompts = Fixed.prompts
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def open(self, volume: Volume, target: Target) -> Session:
+        raise self.error
+
+
+def test_a_file_that_is_gone_is_the_machines_fault_and_a_damaged_one_a_failure(case: Case) -> None:
+    case.image.write_bytes(b"no image")
+    (row,) = evaluate_case(case, Fixed(cube(8)), evaluation(Protocol("centre-click")))
+    assert row["status"] == "failed"
+    case.image.unlink()
+    with pytest.raises(MachineFault, match=r"image\.nii\.gz is not there on "):
+        evaluate_case(case, Fixed(cube(8)), evaluation(Protocol("centre-click")))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EACCES])
+def test_a_mask_that_cannot_be_written_is_the_machines_fault(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("benchmarks.execution.evaluate.write_mask", full)
+    with pytest.raises(MachineFault, match=os.strerror(number)):
+        evaluate_case(case, Fixed(cube(8)), evaluation(Protocol("centre-click"), predictions=tmp_path / "masks"))
+
+
+def test_a_disk_that_fails_while_a_case_is_read_is_the_machines_fault(
+    case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(self: Case) -> None:
+        try:
+            raise OSError(errno.EIO, "Input/output error")
+        except OSError as error:
+            raise UserError("image.nii.gz: cannot be read") from error
+
+    monkeypatch.setattr(Case, "load", broken)
+    with pytest.raises(MachineFault, match="cannot be read"):
+        evaluate_case(case, Fixed(cube(8)), evaluation(Protocol("centre-click")))
+
+
+def test_an_error_of_the_storage_in_the_methods_own_code_is_its_failure(case: Case) -> None:
+    full = Raising(OSError(errno.ENOSPC, "No space left on device"))
+    (row,) = evaluate_case(case, full, evaluation(Protocol("centre-click")))
+    assert row["status"] == "failed"
+    assert "No space left" in row["reason"]
+
+
+def test_too_little_memory_is_a_failure_unless_the_caller_will_try_again(case: Case) -> None:
+    asked = evaluation(Protocol("centre-click"))
+    (row,) = evaluate_case(case, Raising(MemoryError("no more")), asked)
+    assert row["reason"] == "MemoryError: no more"
+    with pytest.raises(MemoryError):
+        evaluate_case(case, Raising(MemoryError("no more")), replace(asked, raise_out_of_memory=True))
+
+
 def test_rows_tell_the_spacing_and_who_made_the_prompts(case: Case) -> None:
     rows = evaluate_case(case, Fixed(cube(8)), evaluation(Protocol("centre-click")))
     assert [rows[0][name] for name in SPACINGS] == [1.0, 1.0, 2.0]
     assert rows[0]["prompt_origin"] == "simulated"
     assert rows[0]["schema_version"] == 2
-    case.image.unlink()
+    case.image.write_bytes(b"no image")
     unreadable = evaluate_case(case, Fixed(cube(8)), evaluation(Protocol("centre-click")))
     assert all(math.isnan(unreadable[0][name]) for name in SPACINGS)
 

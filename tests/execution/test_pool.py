@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,6 @@ from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
 from benchmarks.execution.pool import run, train_now
 from benchmarks.execution.suite import Suite, parse_suite
 from benchmarks.execution.training import checkpoint_folder, finished
-from benchmarks.execution.worker import Evaluator
 from benchmarks.results.leaderboard import check_complete, leaderboard_of, notes_of
 from benchmarks.results.records import RecordStore
 
@@ -190,7 +188,8 @@ def test_failures_become_rows_and_the_others_go_on(local_ray: None, dataset: Dat
     assert by_method["mock-crash"] == by_method["mock-die"] == by_method["mock-bad-fit"] == {"failed"}
     reasons = rows.groupby("method")["reason"].first()
     assert reasons["mock-crash"] == "RuntimeError: this method always crashes"
-    assert "Actor" in reasons["mock-die"]
+    assert "the process died" in reasons["mock-die"]
+    assert "it ended 2 processes" in reasons["mock-die"]
     assert "training failed: ValueError: the tool ended with exit code 9" in reasons["mock-bad-fit"]
     board = leaderboard_of(rows, [unit.description() for unit in units])
     assert board.set_index("method").loc["mock-die", "failed"].tolist() == [len(dataset.splits[0].test)] * 2
@@ -202,9 +201,7 @@ def test_failures_become_rows_and_the_others_go_on(local_ray: None, dataset: Dat
 def test_a_case_that_hangs_is_ended(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
     text = SUITE.replace("[mock-noop]", "[mock-sleep]").replace("budget:", "case_timeout_minutes: 0.02\nbudget:")
     suite = parse_suite(text, "test")
-    started = time.perf_counter()
     run(units_of(suite, dataset, tmp_path), Folders(tmp_path), Silent())
-    assert time.perf_counter() - started < 50
     rows = records(tmp_path)
     assert set(rows["status"]) == {"failed"}
     assert "no result within 0.02 minutes" in rows["reason"].iloc[0]
@@ -225,15 +222,6 @@ def test_training_is_cached_and_changes_the_weights(local_ray: None, dataset: Da
     assert other.digest != units[0].digest
 
 
-def test_one_and_two_workers_train(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
-    text = SUITE.replace("[mock-noop]", "[mock-network]").replace("budget:", "workers: 2\nbudget:")
-    unit = units_of(parse_suite(text, "test"), dataset, tmp_path)[0]
-    assert unit.job is not None
-    figures = train_now(unit, Folders(tmp_path))
-    assert figures["workers"] == 2
-    assert figures["steps"] == 4
-
-
 def test_a_sweep_comes_back_best_first(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
 
     from benchmarks.execution.tuning import tune_method
@@ -248,24 +236,6 @@ def test_a_sweep_comes_back_best_first(local_ray: None, dataset: Dataset, tmp_pa
     assert len({one.config["learning_rate"] for one in trials}) == 3
     assert all(one.status in ("finished", "stopped early") for one in trials)
     assert any(one.status == "finished" and one.rungs == 4 and one.checkpoint for one in trials)
-
-
-def test_the_overhead_of_a_case_is_small(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
-    """Everything but the work: an actor call, the rows, the Parquet file. A loose bound; the figure is in `bench`."""
-    import ray
-
-    from benchmarks.execution.evaluate import Evaluation
-
-    unit = units_of(parse_suite(SUITE, "test"), dataset, tmp_path)[0]
-    empty = Evaluation((), (), 0, (), unit.evaluation.empty_policy, None, {})
-    actor = ray.remote(num_cpus=1)(Evaluator).remote("mock-noop", {}, False, 1, None, empty, tmp_path / "log")
-    ray.get(actor.ready.remote())
-    ray.get(actor.evaluate.remote(unit.cases[0]))
-    started = time.perf_counter()
-    for _ in range(10):
-        ray.get(actor.evaluate.remote(unit.cases[0]))
-    ray.kill(actor)
-    assert (time.perf_counter() - started) / 10 < 0.5
 
 
 @pytest.mark.parametrize(

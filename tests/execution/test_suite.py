@@ -146,6 +146,37 @@ def test_a_budget_from_the_command_line_is_refused_in_a_line(minutes: float) -> 
     assert "\n" not in str(caught.value)
 
 
+def test_a_method_is_read_from_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a sweep writes it: in the list of a suite, and among the names that replace that list."""
+    monkeypatch.chdir(tmp_path)
+    Path("best.yaml").write_text("{name: mock-network, label: tuned, config: {learning_rate: 0.02}}")
+    suite = parse_suite(MINIMAL.replace("[ball,", "[best.yaml,"), "here")
+    assert (suite.methods[0].name, suite.methods[0].title) == ("mock-network", "tuned")
+    (chosen,) = load_suite("quick").with_methods(["best.yaml"]).methods
+    assert chosen == suite.methods[0]
+    assert chosen.config == {"learning_rate": 0.02}
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{name: ball, lable: a}", "method file best.yaml: unknown key 'lable'; did you mean 'label'"),
+        ("[ball]", "method file best.yaml: "),
+        ("{name: [", "method file best.yaml: cannot be read"),
+        (None, "method file best.yaml: cannot be read"),
+        (b"\xff\xfe\x00", "method file best.yaml: cannot be read"),
+    ],
+)
+def test_a_method_file_that_is_none_is_refused(
+    content: str | bytes | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is not None:
+        Path("best.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=message):
+        load_suite("quick").with_methods(["best.yaml"])
+
+
 def test_phantoms_of_a_dataset_of_others_join_a_suite_of_phantoms(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

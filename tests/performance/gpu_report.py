@@ -29,7 +29,6 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -39,8 +38,10 @@ from benchmarks.contestants import Batch, Budget, Target
 from benchmarks.data.catalogue import load_dataset
 from benchmarks.data.dataset import Case, Dataset
 from benchmarks.data.phantom import synthesise
+from benchmarks.execution.crops import Ahead, CropSource
 from benchmarks.execution.evaluate import Evaluation
-from benchmarks.execution.training import CropSource, TrainingJob, _autocast, _distributed, _Loop
+from benchmarks.execution.loop import LossNetwork, TrainingLoop
+from benchmarks.execution.training_job import TrainingJob
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.prompting.prompts import Click, Prompts
 from benchmarks.prompting.protocol import Protocol
@@ -101,7 +102,10 @@ def time_limit(seconds: float) -> Iterator[None]:
 class FixedSource:
     """The same `PERIOD` batches again and again, on the device from the beginning: a step that waits for no data."""
 
-    def __init__(self, loop: _Loop, batch_size: int) -> None:
+    seconds_waited = 0.0
+
+    def __init__(self, loop: TrainingLoop, batch_size: int) -> None:
+        self.loop = loop
         side = loop.recipe.patch[0]
         random = torch.Generator().manual_seed(SEED)
         self.targets = [loop.job.target] * batch_size
@@ -110,24 +114,14 @@ class FixedSource:
         ball = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2 < (side / 8) ** 2
         self.label = ball.float().expand(batch_size, 1, -1, -1, -1).contiguous().to(loop.device)
 
-    def batch(self, step: int, progress: float, device: str) -> Batch:
-        """As `CropSource.batch`."""
+    def batch(self, step: int) -> Batch:
+        """The batch of a step."""
         generator = torch.Generator().manual_seed(SEED + step % PERIOD)
-        return Batch(self.image, self.label, self.targets, generator, progress)
+        return Batch(self.image, self.label, self.targets, generator, PROGRESS)
 
-
-class TimedSource(CropSource):
-    """The crops of a training, and how long the loop waited for them."""
-
-    seconds = 0.0
-
-    def batch(self, step: int, progress: float, device: str) -> Batch:
-        """As `CropSource.batch`; the transfer to the device is part of it."""
-        started = time.perf_counter()
-        made = super().batch(step, progress, device)
-        synchronise(device)
-        self.seconds += time.perf_counter() - started
-        return made
+    def take(self) -> list[Batch]:
+        """As `Ahead.take`: the batches of the loop's next step."""
+        return [self.batch(self.loop.step)]
 
 
 def synchronise(device: str) -> None:
@@ -225,16 +219,16 @@ class Report:
         budget = Budget(steps=10**6, cpus=self.cpus, gpus=1.0 if self.on_gpu else 0.0)
         return TrainingJob(f"tags-{size}", config, self.target, self.training_cases, budget, SEED)
 
-    def make_loop(self, size: str) -> _Loop:
+    def make_loop(self, size: str) -> TrainingLoop:
         """The state of one worker's training."""
         folder = self.folder / f"loop-{size}"
         folder.mkdir(exist_ok=True)
-        loop = _Loop(self.job(size), folder, self.folder / "cache", rank=0, world_size=1)
+        loop = TrainingLoop(self.job(size), folder, self.folder / "cache", "cuda" if self.on_gpu else "cpu")
         loop.segmenter.module.train()
         return loop
 
     @cached_property
-    def loop(self) -> _Loop:
+    def loop(self) -> TrainingLoop:
         return self.make_loop(self.size)
 
     @property
@@ -297,9 +291,8 @@ class Report:
                 part._compiled_call_impl = None
 
     def _one_period(self, source: FixedSource) -> None:
-        for step in range(PERIOD):
-            self.loop._one_step(source, PROGRESS)  # type: ignore[arg-type]
-            self.loop.step = step + 1
+        for _ in range(PERIOD):
+            self.loop._take_step(source, PROGRESS)  # type: ignore[arg-type]
         self.loop.step = 0
 
     def _step(self, what: str, batch_size: int, checkpointing: bool, section: str = "step") -> None:
@@ -324,7 +317,7 @@ class Report:
         tokens = torch.randn(shape, device=self.device, dtype=torch.bfloat16 if self.on_gpu else torch.float32)
         image = torch.randn(batch, 1, *(config.patch,) * 3, device=self.device)
         bounds = bounds_of([self.target] * batch).to(self.device)
-        with torch.no_grad(), _autocast(self.device, True):
+        with torch.no_grad(), self.loop.optimisation.autocast():
             seen = module.see(image, bounds)
             encoding = module.encode(image, [anatomy_of(self.target)] * batch, bounds, seen)
             assert seen is not None
@@ -353,14 +346,14 @@ class Report:
         self.rows[-1].tflop = counted_tflop(lambda: self._see(image, bounds))
 
     def _see(self, image: torch.Tensor, bounds: torch.Tensor) -> None:
-        with torch.no_grad(), _autocast(self.device, True):
+        with torch.no_grad(), self.loop.optimisation.autocast():
             self.module.see(image, bounds)
 
     def _part(self, name: str, part: Callable[[torch.Tensor], torch.Tensor], tokens: torch.Tensor) -> None:
         x = tokens.detach().requires_grad_()
 
         def forward() -> torch.Tensor:
-            with _autocast(self.device, True):
+            with self.loop.optimisation.autocast():
                 return part(x)
 
         gradient = torch.randn_like(forward())
@@ -374,7 +367,7 @@ class Report:
         row = Row("parts", name, self.seconds(both), tflop, peak_gib(self.device))
         row.facts["forward_s"] = self.seconds(forward)
         self.rows.append(row)
-        self.loop.optimiser.zero_grad(set_to_none=True)
+        self.loop.optimisation.adamw.zero_grad(set_to_none=True)
 
     def measure_profile(self) -> None:
         """Which kernels a training step of batch 2 spends its time in, and how long the GPU has nothing to do."""
@@ -462,17 +455,18 @@ class Report:
             loops["tiny"] = self.make_loop("tiny")
         steps = 4 if self.quick else 16
         for size, loop in loops.items():
-            source = TimedSource(loop.job.cases, loop.job.target, loop.recipe, SEED, cache=loop.cache)
-            for loop.step in range(3):
-                loop._one_step(source, PROGRESS)
-            synchronise(self.device)
-            source.seconds, started = 0.0, time.perf_counter()
-            for loop.step in range(3, 3 + steps):
-                loop._one_step(source, PROGRESS)
-            synchronise(self.device)
-            seconds = (time.perf_counter() - started) / steps
+            source = CropSource(loop.job.cases, loop.job.target, loop.recipe, SEED, cache=loop.cache)
+            with Ahead(source.step, first=0) as crops:
+                for _ in range(3):
+                    loop._take_step(crops, PROGRESS)
+                synchronise(self.device)
+                waited, started = crops.seconds_waited, time.perf_counter()
+                for _ in range(steps):
+                    loop._take_step(crops, PROGRESS)
+                synchronise(self.device)
+                seconds, wait = (time.perf_counter() - started) / steps, (crops.seconds_waited - waited) / steps
             row = Row("data", f"tags-{size}, batch {loop.recipe.batch_size}, step with its crops", seconds)
-            row.facts |= {"wait_s": source.seconds / steps, "wait_share": source.seconds / steps / seconds}
+            row.facts |= {"wait_s": wait, "wait_share": wait / seconds}
             self.rows.append(row)
             loop.step = 0
 
@@ -490,9 +484,7 @@ class Report:
             self._ddp_step("plain", source)
             loss, gradients = self._loss(source)
             loss_again, gradients_again = self._loss(source)
-            # Ray Train wraps only where there are several workers; this is how it does.
-            with mock.patch("ray.train.torch.prepare_model", _wrap):
-                self.loop.network = _distributed(self.segmenter, world_size=2)
+            self.loop.network = LossNetwork(self.segmenter, world_size=2)  # of one worker it makes the plain one
             loss_wrapped, gradients_wrapped = self._loss(source)
             row = Row("ddp", "one loss, DistributedDataParallel against plain")
             row.facts |= {
@@ -516,13 +508,13 @@ class Report:
 
     def _loss(self, source: FixedSource) -> tuple[float, torch.Tensor]:
         """The loss of one batch, and its gradients as one vector."""
-        self.loop.optimiser.zero_grad(set_to_none=True)
-        with _autocast(self.device, self.loop.recipe.mixed_precision):
-            loss, _ = self.loop.network(source.batch(0, PROGRESS, self.device))
+        self.loop.optimisation.adamw.zero_grad(set_to_none=True)
+        with self.loop.optimisation.autocast():
+            loss, _ = self.loop.network(source.batch(0))
         loss.backward()
-        gradients = [p.grad.flatten().float() for p in self.loop.parameters if p.grad is not None]
+        gradients = [p.grad.flatten().float() for p in self.loop.optimisation.parameters if p.grad is not None]
         found = float(loss.detach()), torch.cat(gradients).clone()
-        self.loop.optimiser.zero_grad(set_to_none=True)
+        self.loop.optimisation.adamw.zero_grad(set_to_none=True)
         return found
 
     def measure_actors(self) -> None:
@@ -584,7 +576,7 @@ class Report:
             work()
         except torch.OutOfMemoryError as error:
             self.rows.append(Row(section, what, facts={"error": f"out of memory: {str(error).splitlines()[0]}"}))
-            self.loop.optimiser.zero_grad(set_to_none=True)
+            self.loop.optimisation.adamw.zero_grad(set_to_none=True)
             release(self.device)
 
     def run(self, name: str, limit: float) -> None:
@@ -626,13 +618,6 @@ class Report:
 def _ten_products(a: torch.Tensor, b: torch.Tensor) -> None:
     for _ in range(10):
         torch.mm(a, b)
-
-
-def _wrap(module: torch.nn.Module, parallel_strategy_kwargs: dict[str, Any]) -> torch.nn.Module:
-    """What Ray Train's `prepare_model` does with a module where there are several workers."""
-    device = next(module.parameters()).device
-    places = None if device.type == "cpu" else [device]
-    return torch.nn.parallel.DistributedDataParallel(module, device_ids=places, **parallel_strategy_kwargs)
 
 
 def _profile_table(title: str, events: list[tuple[str, Any]], rows: int = 45) -> str:

@@ -11,7 +11,7 @@ import pytest
 from benchmarks.execution.evaluate import Evaluation
 from benchmarks.execution.plan import Folders, plan, resolve_dataset
 from benchmarks.execution.suite import parse_suite
-from benchmarks.execution.worker import Evaluator
+from benchmarks.execution.worker import Loading, Order, actor_class
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.results.records import RecordStore
 
@@ -35,25 +35,21 @@ def test_the_runner_costs_less_than_20_ms_per_case_on_a_warm_actor(local_ray: No
     unit = plan(suite, [resolve_dataset(suite.datasets[0], suite.seed, folders)], folders)[0]
     case = unit.cases[0]
     nothing = Evaluation((), (), 0, (), DEFAULT_POLICY.policy_id, None, {})
-    evaluator = ray.remote(num_cpus=1)(Evaluator)
-    idle, real = (
-        evaluator.remote("mock-noop", {}, False, 1, None, asked, tmp_path / "log")
-        for asked in (nothing, unit.evaluation)
-    )
-    ray.get([idle.ready.remote(), real.ready.remote()])
-    rows = ray.get(real.evaluate.remote(case))
+    actor = actor_class().options(num_cpus=1).remote(Loading(tmp_path / "log", "mock-noop"))
+    idle, real = (Order(0, case, [ray.put(asked)], tmp_path / "log") for asked in (nothing, unit.evaluation))
+    ray.get(actor.ready.remote())
+    rows = ray.get(actor.evaluate.remote(real))
     store = RecordStore(folders.records)
     store.begin_unit(unit.folder, unit.description())
     calls, writes = [], []
     for _ in range(30):
         started = time.perf_counter()
-        ray.get(idle.evaluate.remote(case))
+        ray.get(actor.evaluate.remote(idle))
         calls.append(time.perf_counter() - started)
         started = time.perf_counter()
         store.write_case(unit.folder, case.case_id, rows)
         writes.append(time.perf_counter() - started)
-    ray.kill(idle)
-    ray.kill(real)
+    ray.kill(actor)
     call, write, load = median(calls[5:]), median(writes[5:]), _seconds_to_load(case)
     print(f"\nactor call and loading {1e3 * call:.1f} ms (loading alone {1e3 * load:.1f}), record {1e3 * write:.1f} ms")
     assert call - load + write < AIM_SECONDS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +32,8 @@ CLICKS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK
 
 
 class MockSession(Session):
-    def __init__(self, volume: Volume, behaviour: str) -> None:
-        self.volume, self.behaviour, self.calls = volume, behaviour, 0
+    def __init__(self, volume: Volume, behaviour: str, folder: str) -> None:
+        self.volume, self.behaviour, self.folder, self.calls = volume, behaviour, folder, 0
 
     def segment(self, prompts: Prompts) -> BoolArray:
         self.calls += 1
@@ -42,6 +43,16 @@ class MockSession(Session):
                 raise RuntimeError("this method\nalways crashes")
             case "die":
                 os._exit(3)
+            case "die-once":
+                if _first_time(self.folder):
+                    os._exit(3)
+            case "memory-once":
+                if _first_time(self.folder):
+                    raise MemoryError("too little")
+            case "memory":
+                raise MemoryError("too little")
+            case "second":
+                time.sleep(1.0)
             case "sleep":
                 time.sleep(60)
             case "wrong-shape":
@@ -51,12 +62,21 @@ class MockSession(Session):
         return np.zeros(shape, bool)
 
 
+def _first_time(folder: str) -> bool:
+    """Whether nobody has asked before, in any process: a file in the folder that the test has named says so."""
+    try:
+        os.close(os.open(os.path.join(folder, "asked"), os.O_CREAT | os.O_EXCL))
+    except FileExistsError:
+        return False
+    return True
+
+
 class MockSegmenter(Segmenter):
-    def __init__(self, behaviour: str) -> None:
-        self.behaviour = behaviour
+    def __init__(self, behaviour: str, folder: str) -> None:
+        self.behaviour, self.folder = behaviour, folder
 
     def open(self, volume: Volume, target: Target) -> Session:
-        return MockSession(volume, self.behaviour)
+        return MockSession(volume, self.behaviour, self.folder)
 
 
 class Network(Trainable):
@@ -106,6 +126,28 @@ class BadFit(OwnTraining):
         raise AssertionError("never trained")
 
 
+class DyingFit(OwnTraining):
+    """A training that is killed: the first time, if it is given a folder to remember that in, or every time."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def fit(self, cases: Sequence[Case], target: Target, budget: Budget, folder: Path, seed: int) -> dict[str, Any]:
+        if not self.folder or _first_time(self.folder):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"steps": 1}
+
+    def load(self, folder: Path) -> None:
+        pass
+
+    def open(self, volume: Volume, target: Target) -> Session:
+        return MockSession(volume, "noop", "")
+
+
+def build_dying_fit(config: dict[str, Any], device: str) -> DyingFit:
+    return DyingFit(config["folder"])
+
+
 def build_network(config: dict[str, Any], device: str) -> Network:
     return Network(config, device)
 
@@ -115,7 +157,14 @@ def build_bad_fit(config: dict[str, Any], device: str) -> BadFit:
 
 
 def build(config: dict[str, Any], device: str) -> MockSegmenter:
-    return MockSegmenter(config["behaviour"])
+    match config["behaviour"]:
+        case "load-sleep":
+            time.sleep(600)
+        case "load-die":
+            os._exit(3)
+        case "load-crash":
+            raise RuntimeError("no weights in the file")
+    return MockSegmenter(config["behaviour"], config.get("folder", ""))
 
 
 def weights_problem(path: Path, system: str) -> str:
@@ -125,11 +174,15 @@ def weights_problem(path: Path, system: str) -> str:
 
 
 def _mock(behaviour: str) -> Method:
-    return Method(f"mock-{behaviour}", "for tests", "mock_methods:build", CLICKS, config={"behaviour": behaviour})
+    return Method(
+        f"mock-{behaviour}", "for tests", "mock_methods:build", CLICKS, config={"behaviour": behaviour, "folder": ""}
+    )
 
 
 noop, threshold, crash, die = _mock("noop"), _mock("threshold"), _mock("crash"), _mock("die")
 sleep, wrong_shape = _mock("sleep"), _mock("wrong-shape")
+die_once, memory_once, memory, second = (_mock(name) for name in ("die-once", "memory-once", "memory", "second"))
+load_sleep, load_die, load_crash = (_mock(name) for name in ("load-sleep", "load-die", "load-crash"))
 network = Method(
     "mock-network",
     "for tests",
@@ -141,6 +194,24 @@ network = Method(
     ablations={"learning": {"learning_rate": 1e-12}},
 )
 bad_fit = Method("mock-bad-fit", "for tests", "mock_methods:build_bad_fit", CLICKS, training="own")
+dying_fit = Method(
+    "mock-dying-fit", "for tests", "mock_methods:build_dying_fit", CLICKS, training="own", config={"folder": ""}
+)
+
+
+learner = Method(
+    "mock-learner",
+    "for tests",
+    "learner:build",
+    frozenset({PromptKind.NONE, PromptKind.CLICK}),
+    training="bench",
+    config={
+        "batch_size": 2, "learning_rate": 0.01, "final_learning_rate": 0.001, "warm_up": 0.25, "weight_decay": 0.1,
+        "gradient_clip": 0.5, "accumulate": 1, "ema_decay": 0.0, "dropout": 0.0,
+        "marker": "", "die_in_loss": 0, "hang_in_loss": 0,
+    },
+    search_space={"learning_rate": ["loguniform", 1e-3, 1e-1], "batch_size": ["choice", [1, 2]]},
+)  # fmt: skip
 official = Method(
     "mock-official",
     "for tests",

@@ -1,0 +1,86 @@
+"""One training: everything that its result depends on, and the folder that its checkpoint belongs in."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common.files import safe_name
+from benchmarks.common.identity import digest, fingerprint_config
+from benchmarks.contestants import Budget, Target
+from benchmarks.contestants import method as find_method
+from benchmarks.data.dataset import Case, fingerprint_cases
+
+TIMEOUT_MINUTES = 30.0
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """One training: everything that its result depends on.
+
+    Attributes:
+        method, config: the name and the settings laid over its defaults.
+        cases: the training cases.
+        validation: cases for `validate_at`; never used to fit.
+        budget: see `Budget`; the minutes are those of the loop itself.
+        workers: Ray Train workers; each draws its own crops, so the batch grows with them.
+        validate_at: shares of the budget at which the validation Dice of one centre click is reported.
+        untrained: keep the weights to begin with; the budget is not touched.
+        timeout_minutes: without a sign of life for so long the training is ended; see `TrainingWatch`.
+    """
+
+    method: str
+    config: dict[str, Any]
+    target: Target
+    cases: tuple[Case, ...]
+    budget: Budget
+    seed: int
+    workers: int = 1
+    validation: tuple[Case, ...] = ()
+    validate_at: tuple[float, ...] = ()
+    untrained: bool = False
+    timeout_minutes: float = TIMEOUT_MINUTES
+
+    def digest(self) -> str:
+        """The identity of the checkpoint that comes of this job.
+
+        Settings that act at inference only are no part of it, except where the job validates: its figures depend on
+        them.
+        """
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:  # once: it reads every training file
+        method = find_method(self.method)
+        config = method.configured(self.config) if self.validate_at else method.training_config(self.config)
+        budget = asdict(self.budget)
+        if self.budget.minutes is None:
+            del budget["cpus"]  # more of them are only faster
+        identity = {
+            "method": self.method,
+            "version": method.version,
+            "config": fingerprint_config(config, method.file_settings),
+            "target": asdict(self.target),
+            "cases": fingerprint_cases(self.cases),
+            "budget": budget,
+            "seed": self.seed,
+            "workers": self.workers,
+        }
+        if self.workers > 1:
+            identity["crops"] = "joined order"
+        if self.untrained:
+            identity["untrained"] = True
+        return digest(identity)
+
+
+def checkpoint_folder(root: Path, job: TrainingJob) -> Path:
+    """Where the checkpoint of a job belongs."""
+    dataset = job.cases[0].dataset if job.cases else "none"
+    return root / f"{safe_name(f'{job.method}-{dataset}')}-{job.digest()}"
+
+
+def finished(folder: Path) -> bool:
+    """Whether a checkpoint folder holds a completed training."""
+    return (folder / "training.json").is_file()

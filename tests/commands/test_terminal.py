@@ -1,0 +1,78 @@
+"""What is told while a run goes on, in a terminal and outside one."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from benchmarks.commands import terminal
+from benchmarks.commands.terminal import Bars, Tally
+
+
+def unit(name: str, cases: int) -> Any:
+    return SimpleNamespace(folder=Path(name), title=f"{name} · data", cases=tuple(range(cases)))
+
+
+def test_the_time_left_counts_only_what_this_run_has_done() -> None:
+    tally = Tally({Path("a"): 100, Path("b"): 100}, now=0.0)
+    tally.advanced(Path("a"), 60)  # of an earlier run
+    tally.advanced(Path("b"), 0)
+    assert tally.seconds_left(50.0) is None
+    tally.stage(Path("b"), "loading", 10.0)
+    tally.stage(Path("b"), "evaluating", 100.0)
+    tally.advanced(Path("b"), 20)
+    assert tally.seconds_left(140.0) == pytest.approx(120 * 40 / 20)  # 120 are left, 20 took 40 s
+    tally.failed = 3
+    assert tally.line(140.0) == "2 min: 80 of 200 cases, 3 failed, evaluating 1 unit, about 4 min left"
+
+
+def test_outside_a_terminal_there_are_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(terminal, "LINE_EVERY_SECONDS", 0.05)
+    file = io.StringIO()
+    one = unit("ball", 4)
+    with Bars([one], Console(file=file, force_terminal=False, width=120)) as bars:
+        bars.advanced(one, 0)
+        bars.stage(one, "evaluating")
+        bars.advanced(one, 2)
+        bars.failed(one, SimpleNamespace(case_id="c1"), "no reason")  # type: ignore[arg-type]
+        time.sleep(0.3)
+        bars.advanced(one, 4)
+        bars.stage(one, "done")
+        bars.finished_unit(one, None)
+    lines = file.getvalue().splitlines()
+    assert "failed: ball · data, c1: no reason" in lines
+    assert any("2 of 4 cases, 1 failed, evaluating 1 unit, about " in line for line in lines)
+    assert "done: ball · data, 4 cases" in lines
+    assert "4 of 4 cases" in lines[-1]
+    assert "\x1b" not in file.getvalue()
+    assert len(lines) == len(file.getvalue().rstrip("\n").split("\n"))
+
+
+def test_more_units_than_lines_have_one_bar_for_all_and_one_for_each_at_work() -> None:
+    file = io.StringIO()
+    units = [unit(f"m{number:02d}", 2) for number in range(33)]
+    with Bars(units, Console(file=file, force_terminal=True, width=120, height=24)) as bars:
+        for one in units:
+            bars.advanced(one, 0)
+        bars.stage(units[7], "evaluating")
+        bars.advanced(units[7], 1)
+        shown = [task.description for task in bars._progress.tasks if task.visible]
+        assert shown == ["all units", "m07 · data"]
+        whole = bars._progress.tasks[0]
+        assert (whole.completed, whole.total) == (1, 66)
+        bars.stage(units[7], "done")
+        for one in units:
+            bars.stage(one, "loading")
+        assert sum(task.visible for task in bars._progress.tasks) <= 24 - terminal.LINES_BESIDE
+
+
+def test_few_units_have_a_bar_each() -> None:
+    units = [unit("a", 2), unit("b", 2)]
+    bars = Bars(units, Console(file=io.StringIO(), force_terminal=True, width=120, height=24))
+    assert [task.description for task in bars._progress.tasks if task.visible] == ["a · data", "b · data"]

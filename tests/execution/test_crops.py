@@ -1,0 +1,142 @@
+"""Training crops: functions of seed, step and place; made ahead in order, with errors that surface."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.contestants import TrainingRecipe
+from benchmarks.data.cache import Cache
+from benchmarks.data.dataset import Case
+from benchmarks.data.preprocessing import Preprocessing
+from benchmarks.execution.crops import Ahead, CropSource
+from tests.execution.training_cases import TARGET, write_cases
+
+RECIPE = TrainingRecipe(Preprocessing(None, (-200.0, 300.0), 0.0, 100.0), (8, 8, 4), batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, ...]:
+    return write_cases(tmp_path_factory.mktemp("cases"))
+
+
+def images(source: CropSource, step: int) -> list[torch.Tensor]:
+    return [image for batch in source.step(step) for image in batch.image]
+
+
+def test_a_crop_is_cut_from_a_case_and_its_label_lies_on_it(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    """The block is 150 HU brighter than noise of 30 HU: after any flip and shift the label tells bright from dark."""
+    source = CropSource(cases, TARGET, replace(RECIPE, foreground=1.0), 1, cache=Cache(tmp_path))
+    for step in range(10):
+        (batch,) = source.step(step)
+        assert batch.image.shape == batch.label.shape == (4, 1, 8, 8, 4)
+        for image, label in zip(batch.image, batch.label, strict=True):
+            assert label.any()
+            assert image[label > 0].mean() - image[label == 0].mean() > 1.2  # 150 HU are 1.5
+
+
+def test_the_centre_is_in_the_target_for_the_share_that_the_recipe_wants(
+    cases: tuple[Case, ...], tmp_path: Path
+) -> None:
+    """A crop of one voxel shows its centre."""
+    tiny = replace(RECIPE, patch=(1, 1, 1), batch_size=400, foreground=0.75)
+    (batch,) = CropSource(cases, TARGET, tiny, 1, cache=Cache(tmp_path)).step(0)
+    background_hits = 0.25 * 125 / (20 * 18 * 12)
+    assert float(batch.label.mean()) == pytest.approx(0.75 + background_hits, abs=4 * (0.75 * 0.25 / 400) ** 0.5)
+
+
+def test_workers_see_together_what_one_worker_sees(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    whole = images(CropSource(cases, TARGET, RECIPE, 1, cache=cache), 3)
+    half = replace(RECIPE, batch_size=2)
+    shares = [images(CropSource(cases, TARGET, half, 1, rank=r, world_size=2, cache=cache), 3) for r in range(2)]
+    accumulated = images(CropSource(cases, TARGET, replace(half, accumulate=2), 1, cache=cache), 3)
+    assert torch.equal(torch.stack(whole), torch.stack([*shares[0], *shares[1]]))
+    assert torch.equal(torch.stack(whole), torch.stack(accumulated))
+    quarter = replace(RECIPE, batch_size=1, accumulate=2)
+    shares = [images(CropSource(cases, TARGET, quarter, 1, rank=r, world_size=2, cache=cache), 3) for r in range(2)]
+    assert torch.equal(torch.stack(whole), torch.stack([shares[0][0], shares[1][0], shares[0][1], shares[1][1]]))
+
+
+def test_steps_places_and_seeds_give_other_crops_and_the_same_ones_the_same(
+    cases: tuple[Case, ...], tmp_path: Path
+) -> None:
+    cache = Cache(tmp_path)
+    first, again = (CropSource(cases, TARGET, RECIPE, 1, cache=cache) for _ in range(2))
+    assert torch.equal(torch.stack(images(first, 2)), torch.stack(images(again, 2)))
+    other = CropSource(cases, TARGET, RECIPE, 2, cache=cache)
+    drawn = [*images(first, 2), *images(first, 3), *images(other, 2)]
+    assert len({image.numpy().tobytes() for image in drawn}) == len(drawn)
+    prompts = [batch.generator.initial_seed() for s in (first, other) for step in (2, 3) for batch in s.step(step)]
+    assert len(set(prompts)) == 4
+
+
+def test_every_flip_and_intensity_change_occurs(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    whole = replace(RECIPE, patch=(20, 18, 12), batch_size=1, foreground=0.0)
+    source = CropSource(cases[:1], TARGET, whole, 1, cache=Cache(tmp_path))
+    plain = cases[0].load()[0].array.clip(-200, 300) / 100
+    flips, shifts, scales = set(), [], []
+    for step in range(60):
+        image = source.step(step)[0].image[0, 0].numpy()
+        for axes in [(), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]:
+            scale, shift = np.polyfit(plain.ravel(), np.flip(image, axes).ravel(), 1)
+            if abs(np.flip(image, axes) - (plain * scale + shift)).max() < 1e-2:
+                flips.add(axes)
+                shifts.append(shift)
+                scales.append(scale)
+                break
+    assert len(scales) == 60
+    assert len(flips) == 8
+    assert 0.08 < max(shifts) < 0.11
+    assert -0.11 < min(shifts) < -0.08
+    assert 1.08 < max(scales) < 1.11
+    assert 0.89 < min(scales) < 0.92
+
+
+def test_items_come_in_order_and_only_so_many_ahead() -> None:
+    made: list[int] = []
+    with Ahead(lambda number: made.append(number) or number, first=7, depth=2) as ahead:
+        assert [ahead.take() for _ in range(5)] == [7, 8, 9, 10, 11]
+        deadline = time.monotonic() + 5
+        while len(made) < 8 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert made == list(range(7, 15))  # five taken, two waiting, one in the hand of the thread
+    assert not any(thread.name == "crops" for thread in threading.enumerate())
+
+
+def test_an_error_is_raised_where_its_item_is_taken() -> None:
+    def make(number: int) -> int:
+        if number == 2:
+            raise OSError("the disk is gone")
+        return number
+
+    with Ahead(make, first=0) as ahead:
+        assert [ahead.take(), ahead.take()] == [0, 1]
+        with pytest.raises(OSError, match="the disk is gone"):
+            ahead.take()
+
+
+def test_waiting_is_measured() -> None:
+    release, second = threading.Event(), threading.Event()
+
+    def make(number: int) -> int:
+        release.wait(10)
+        if number == 2:
+            second.set()  # item 1 has been handed over
+        return number
+
+    with Ahead(make, first=0) as ahead:
+        threading.Timer(0.3, release.set).start()
+        ahead.take()
+        assert ahead.seconds_waited >= 0.2
+        waited = ahead.seconds_waited
+        assert second.wait(10)
+        ahead.take()
+        assert ahead.seconds_waited - waited < 0.2
