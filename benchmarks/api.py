@@ -15,7 +15,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.common.errors import UserError
+from benchmarks.common.files import safe_name
 from benchmarks.common.output import DEFAULT_OUT
+from benchmarks.common.output_lock import only_writer
+from benchmarks.common.paths import user_path
 from benchmarks.contestants import Budget
 from benchmarks.execution import suite as suites
 from benchmarks.execution.ablation import ablation_suite
@@ -79,6 +82,7 @@ def load_suite(
     return suite.with_checkpoints(checkpoints) if checkpoints else suite
 
 
+@only_writer("run")
 def run(
     suite: Suite | str | Path = "phantom",
     *,
@@ -105,6 +109,7 @@ def run(
     return executed(work, tracking_uri, address, recompute, progress)
 
 
+@only_writer("ablate")
 def ablate(
     suite: Suite | str | Path = "ablation",
     *,
@@ -129,6 +134,7 @@ def ablate(
     return AblationResult.of(executed(work, tracking_uri, address, recompute, progress), variants)
 
 
+@only_writer("train")
 def train(
     suite: Suite | str | Path = "phantom",
     *,
@@ -164,11 +170,12 @@ def train(
     places = {
         "MLflow store": sink.shown_uri,
         "trained models": str(work.folders.checkpoints),
-        "logs": str(work.folders.logs / work.suite.name),
+        "logs": str(work.folders.logs / safe_name(work.suite.name)),
     }
     return TrainingResult(tuple(trainings), descriptions, time.perf_counter() - started, places)
 
 
+@only_writer("tune")
 def tune(
     suite: Suite | str | Path,
     *,
@@ -233,7 +240,7 @@ def load_results(
 
         rows, units = records_from_mlflow(tracking_uri, suite)
     else:
-        rows, units = RecordStore(Path(records or Path(out) / "records").expanduser()).read_suite(suite)
+        rows, units = RecordStore(user_path(records or Path(out) / "records")).read_suite(suite)
     return Results(suite, rows, tuple(units))
 
 
@@ -278,7 +285,7 @@ def predict(
     from benchmarks.execution.predict import load_unit, predict_scan, unit_of
 
     wanted = method if isinstance(method, MethodOfRun) else MethodOfRun(method)
-    folders = Folders(Path(wanted.out).expanduser().resolve())
+    folders = Folders(user_path(wanted.out).resolve())
     _, units = RecordStore(folders.records).read_suite(wanted.suite)
     unit = unit_of(units, wanted.name, wanted.dataset)
     segmenter, target = load_unit(unit, folders.checkpoints, device_for(Budget(gpus=gpus)))

@@ -22,6 +22,7 @@ from benchmarks.commands.options import (
 from benchmarks.commands.printing import console, print_json, print_mapping, print_rows, say_synthetic
 from benchmarks.common.errors import UserError
 from benchmarks.common.output import DEFAULT_OUT
+from benchmarks.common.paths import user_path
 
 if TYPE_CHECKING:
     from benchmarks.execution.outcomes import RunResult
@@ -239,9 +240,9 @@ def _checkpoint_files(given: Sequence[str]) -> dict[str, Path]:
         name, separator, path = word.partition("=")
         if not separator or not path:
             raise UserError(f"--checkpoint {word}: the form is METHOD=FILE")
-        if not Path(path).expanduser().is_file():
+        if not user_path(path).is_file():
             raise UserError(f"--checkpoint {word}: no such file")
-        files[name] = Path(path).expanduser().resolve()
+        files[name] = user_path(path).resolve()
     return files
 
 

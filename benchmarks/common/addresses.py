@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from benchmarks.common.errors import UserError
+from benchmarks.common.paths import user_path
 
 _SQLITE = "sqlite:///"
 _CREDENTIALS = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*://)[^/@\s'\"]*@")
@@ -22,7 +23,7 @@ def sqlite_address(path: Path) -> str:
     Raises:
         UserError: a path that no such address can express; SQLAlchemy cuts it at `?`, and MLflow decodes `%20`.
     """
-    path = path.expanduser().resolve()
+    path = user_path(path).resolve()
     if "?" in str(path) or re.search(r"%[0-9a-fA-F]{2}", str(path)):
         raise UserError(f"{path.parent}: MLflow can keep no store in a folder with '?' or '%20' in its path; rename it")
     return f"{_SQLITE}{path}"

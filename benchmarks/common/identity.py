@@ -8,9 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.content import sha256_of
 from benchmarks.common.weight_file import locate
-
-_SAMPLE = 64 * 1024
 
 
 def digest(content: Any, length: int = 16) -> str:
@@ -29,22 +28,6 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} has no place in an identity")
 
 
-def fingerprint_file(path: Path) -> str:
-    """A fast fingerprint of a file: size, first and last 64 KiB.
-
-    A .nii.gz ends with the CRC-32 of its whole content, so a changed voxel changes the fingerprint; of an
-    uncompressed .nii only size, header and the outer slices are seen.
-    """
-    size = path.stat().st_size
-    hasher = hashlib.sha256(str(size).encode())
-    with path.open("rb") as stream:
-        hasher.update(stream.read(_SAMPLE))
-        if size > _SAMPLE:
-            stream.seek(max(_SAMPLE, size - _SAMPLE))
-            hasher.update(stream.read())
-    return hasher.hexdigest()[:16]
-
-
 def fingerprint_config(config: Mapping[str, Any], files: Iterable[str] = ("checkpoint",)) -> dict[str, Any]:
     """A method's configuration with the weights files that it names replaced by their content: no path decides.
 
@@ -52,4 +35,4 @@ def fingerprint_config(config: Mapping[str, Any], files: Iterable[str] = ("check
         files: settings that may name a file, by path or by its name in the weights folder.
     """
     found = {key: locate(str(config[key])) for key in files if config.get(key)}
-    return {**config, **{key: fingerprint_file(path) for key, path in found.items() if path is not None}}
+    return {**config, **{key: sha256_of(path) for key, path in found.items() if path is not None}}

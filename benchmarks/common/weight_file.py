@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.common.paths import user_path
+
 FOLDER_VARIABLE = "TAGS_BENCH_WEIGHTS"
 DEFAULT_FOLDER = "~/.cache/tags-bench/weights"
 
@@ -72,12 +74,12 @@ class WeightFile:
 
 def weights_folder() -> Path:
     """Where official files are looked for: `$TAGS_BENCH_WEIGHTS`, else `~/.cache/tags-bench/weights`."""
-    return Path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER).expanduser().absolute()
+    return user_path(os.environ.get(FOLDER_VARIABLE) or DEFAULT_FOLDER).absolute()
 
 
 def locate(name: Path | str) -> Path | None:
     """A weights file by path, or by plain name in the weights folder; None if it is at neither place."""
-    given = Path(name).expanduser()
+    given = user_path(name)
     for path in (given, weights_folder() / given.name) if given.name == str(name) else (given,):
         if path.is_file():
             return path

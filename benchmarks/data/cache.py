@@ -13,7 +13,6 @@ be written (a full or read-only disk) is computed and used uncached, with one wa
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import mmap
@@ -31,15 +30,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from benchmarks.common.content import sha256_of
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import write_json
+from benchmarks.common.home import data_home
 from benchmarks.common.identity import digest
+from benchmarks.common.paths import user_path
 from benchmarks.common.seeds import generator
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.dataset import Case, target_mask
 from benchmarks.data.layouts.layout import check_case_headers
 from benchmarks.data.preprocessing import Prepared, Preprocessing, Shape, crop, overlap, patch_origin, prepare
-from benchmarks.data.registry import data_home
 from benchmarks.data.target import Target
 from benchmarks.data.volume import BoolArray, FloatArray, read_label, read_volume
 
@@ -50,7 +51,6 @@ FOREGROUND_SAMPLES = 10_000  # voxels of a mask kept to draw crops from
 STALE_SECONDS = 24 * 3600.0  # what a killed writer left behind is removed after a day
 CODE = ("cache.py", "preprocessing.py", "volume.py")  # an entry made by other code is another entry
 SIDE_CAR = "entry.json"
-HASH_BLOCK = 1 << 20
 SLAB = 16  # planes of a crop between two releases of mapped pages
 
 FOLDER_VARIABLE = "TAGS_BENCH_CACHE"
@@ -145,7 +145,7 @@ class Cache:
         Raises:
             UserError: the image is unusable.
         """
-        key = digest(["image", self._content(case.image), asdict(recipe), _code()], 32)
+        key = digest(["image", sha256_of(case.image), asdict(recipe), _code()], 32)
         arrays, facts, on_disk = self._get(key, lambda: _prepare_image(case, recipe))
         return CachedVolume(
             array=arrays["image"],
@@ -163,7 +163,7 @@ class Cache:
     def mask(self, volume: CachedVolume, target: Target) -> CachedMask:
         """The mask of a target on the grid of a prepared volume; as `CachedVolume.label_mask`."""
         case = volume.case
-        content = [self._content(case.image), self._content(case.label)]
+        content = [sha256_of(case.image), sha256_of(case.label)]
         key = digest(["mask", content, volume.shape, sorted(target.labels), _code()], 32)
         arrays, facts, _ = self._get(key, lambda: _prepare_mask(volume, target))
         origin = _triple(facts["origin"])
@@ -245,39 +245,40 @@ class Cache:
                 continue
         return found
 
-    def _content(self, path: Path) -> str:
-        """SHA-256 of a file, remembered until its size, time or inode changes."""
-        if not path.is_file():
-            raise UserError(f"{path}: no such file")
-        status = path.stat()
-        known_as = [status.st_size, status.st_mtime_ns, status.st_ino]
-        note = self.root / "files" / f"{digest(str(path.resolve()), 32)}.json"
-        remembered = _read_json(note)
-        if remembered is not None and remembered.get("known_as") == known_as:
-            return str(remembered["sha256"])
-        found = _sha256(path)
-        try:
-            write_json(note, {"known_as": known_as, "sha256": found, "file": path.name})
-        except OSError as error:
-            self._warn(str(error.strerror or error))
-        return found
 
-
-def default_cache() -> Cache:
+def default_cache(root: Path | None = None) -> Cache:
     """The cache of this machine: `TAGS_BENCH_CACHE`, or `cache` in the data home; at most `TAGS_BENCH_CACHE_GB`.
+
+    Args:
+        root: another folder instead; its size is limited only if `TAGS_BENCH_CACHE_GB` is set.
 
     Raises:
         UserError: the limit is no positive number.
     """
-    given = os.environ.get(LIMIT_VARIABLE) or str(DEFAULT_LIMIT_GB)
+    limit = cache_limit()
+    if root is not None:
+        return Cache(root, limit)
+    given = os.environ.get(FOLDER_VARIABLE)
+    folder = user_path(given) if given else data_home() / "cache"
+    return Cache(folder, int(DEFAULT_LIMIT_GB * 1e9) if limit is None else limit)
+
+
+def cache_limit() -> int | None:
+    """The bytes of `TAGS_BENCH_CACHE_GB`; None if it is not set.
+
+    Raises:
+        UserError: it is no positive number.
+    """
+    given = os.environ.get(LIMIT_VARIABLE)
+    if not given:
+        return None
     try:
         limit = float(given)
     except ValueError:
         limit = 0.0
     if not 0 < limit < float("inf"):
         raise UserError(f"{LIMIT_VARIABLE}={given}: a number of gigabytes above 0 is needed")
-    root = os.environ.get(FOLDER_VARIABLE)
-    return Cache(Path(root).expanduser() if root else data_home() / "cache", int(limit * 1e9))
+    return int(limit * 1e9)
 
 
 def _prepare_image(case: Case, recipe: Preprocessing) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -412,14 +413,6 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return content if isinstance(content, dict) else None
-
-
-def _sha256(path: Path) -> str:
-    hasher = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(HASH_BLOCK):
-            hasher.update(block)
-    return hasher.hexdigest()
 
 
 @once

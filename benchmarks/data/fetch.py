@@ -17,9 +17,9 @@ from benchmarks.common import download as http
 from benchmarks.common.download import Progress, RemoteFile, check_download, download
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import exclusively
+from benchmarks.common.home import data_home
 from benchmarks.data.archives import extract
 from benchmarks.data.catalogue import dataset_info, dataset_source, sources
-from benchmarks.data.registry import data_home
 from benchmarks.data.source import FetchList
 
 

@@ -8,7 +8,6 @@ are and are never written to; `remove` forgets a dataset and touches none of its
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -17,12 +16,12 @@ from typing import Any
 
 from benchmarks.common.errors import UserError, nearest_name, shorten
 from benchmarks.common.files import write_json
+from benchmarks.common.home import HOME_VARIABLE, data_home
 from benchmarks.common.paths import NAME_LENGTH, user_path
 from benchmarks.data.catalogue import datasets, load_dataset, load_folder
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.verify import CaseReport, Problem, TargetSize, verify, without_bad_cases
 
-HOME_VARIABLE = "TAGS_BENCH_DATA"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 NOT_CHECKED = "was not there when the dataset was checked; run `tags-bench data verify {name}`"
 
@@ -64,11 +63,6 @@ class Registration:
         """What is odd about cases that are used."""
         used = (report for report in self.reports if report.usable)
         return [one for report in used for one in report.problems if one.severity == "warning"]
-
-
-def data_home() -> Path:
-    """Where this machine's list of datasets and what is fetched lie: `TAGS_BENCH_DATA` or `~/.tags-bench`."""
-    return Path(os.environ.get(HOME_VARIABLE) or "~/.tags-bench").expanduser().absolute()
 
 
 def add(

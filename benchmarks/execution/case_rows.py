@@ -15,6 +15,7 @@ import numpy as np
 
 from benchmarks.common.environment import revision
 from benchmarks.common.errors import MachineFault, is_out_of_memory, one_line
+from benchmarks.common.files import safe_name
 from benchmarks.contestants import Target
 from benchmarks.data.dataset import Case
 from benchmarks.data.volume import BoolArray
@@ -111,7 +112,8 @@ class Cell:
     def stem(self, step: int) -> Path:
         """Where the mask and the facts of a step are kept, without suffix."""
         assert self.evaluation.predictions is not None
-        return self.evaluation.predictions / self.case.case_id / f"{self.target.name}.{self.protocol.name}.{step}"
+        name = f"{safe_name(f'{self.target.name}.{self.protocol.name}')}.{step}"
+        return self.evaluation.predictions / safe_name(self.case.case_id) / name
 
     def identity(self, step: int) -> dict[str, Any]:
         return {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common.environment import revision
 from benchmarks.common.errors import MachineFault, is_fault_of_files, one_line
-from benchmarks.common.files import write_json
+from benchmarks.common.files import safe_name, write_json
 from benchmarks.contestants import Segmenter
 from benchmarks.data.dataset import Case, target_mask
 from benchmarks.data.volume import BoolArray, Volume, read_label, write_mask
@@ -141,7 +141,7 @@ def rescore_case(case: Case, evaluation: Evaluation) -> Rows | None:
     Timings, memory and the Dice of each lesion are those of the run that made the masks.
     """
     folder = evaluation.predictions
-    if folder is None or not (folder / case.case_id).is_dir():
+    if folder is None or not (folder / safe_name(case.case_id)).is_dir():
         return None
     volume, label = _read(case)
     rows: Rows = []

@@ -22,7 +22,7 @@ from benchmarks.common.files import write_json
 from benchmarks.common.seeds import derive_seed
 from benchmarks.contestants import Batch, Trainable
 from benchmarks.contestants import method as find_method
-from benchmarks.data.cache import Cache, default_cache
+from benchmarks.data.cache import default_cache
 from benchmarks.data.dataset import Case
 from benchmarks.execution.crops import Ahead, CropSource, on_device, pinned
 from benchmarks.execution.optimisation import Optimisation, half_precision
@@ -59,7 +59,7 @@ class TrainingLoop:
         if budget.steps is None and budget.minutes is None:
             raise UserError("a training budget needs minutes, steps, or both")
         self.job, self.folder, self.device = job, folder, device
-        self.cache = Cache(cache) if cache is not None else default_cache()
+        self.cache = default_cache(cache)
         self.group = WorkerGroup(rank, world_size)
         torch.set_num_threads(max(1, budget.cpus))
         torch.manual_seed(derive_seed(job.seed, "initialisation"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,11 +10,15 @@ from typing import Any
 
 from benchmarks.common.environment import revision
 from benchmarks.common.errors import UserError
+from benchmarks.common.files import read_json, safe_name, write_json
 from benchmarks.common.identity import digest, fingerprint_config
+from benchmarks.common.paths import user_path
 from benchmarks.common.seeds import derive_seed
 from benchmarks.contestants import Method, Target
 from benchmarks.contestants import method as find_method
 from benchmarks.data import registry
+from benchmarks.data.cache import FOLDER_VARIABLE as CACHE_VARIABLE
+from benchmarks.data.cache import cache_limit
 from benchmarks.data.catalogue import datasets as known_datasets
 from benchmarks.data.catalogue import intensity_statistics, load_dataset, load_folder
 from benchmarks.data.dataset import Case, Dataset, fingerprint_cases
@@ -24,10 +28,11 @@ from benchmarks.execution.suite import DatasetEntry, MethodEntry, Suite
 from benchmarks.execution.training import (
     TrainingJob,
 )
-from benchmarks.metrics import METRICS_VERSION
+from benchmarks.metrics import DEFAULT_RULE, METRICS_VERSION
 from benchmarks.prompting.bank import PromptBank
+from benchmarks.prompting.prompts import SIMULATED
 from benchmarks.prompting.protocol import PROTOCOL_VERSION
-from benchmarks.results.records import SCHEMA_VERSION, RecordStore, write_json
+from benchmarks.results.records import SCHEMA_VERSION, RecordStore
 from benchmarks.weights.official_files import settings_from_files
 
 
@@ -51,7 +56,9 @@ class Folders:
 
     @property
     def cache(self) -> Path:
-        return self.out / "cache"
+        """Prepared volumes: where `TAGS_BENCH_CACHE` says, else below the output folder."""
+        given = os.environ.get(CACHE_VARIABLE)
+        return user_path(given).absolute() if given else self.out / "cache"
 
     @property
     def prompts(self) -> Path:
@@ -71,6 +78,11 @@ class Unit:
     """One (method, dataset, fold) of a suite: the grain of scheduling, training and MLflow runs.
 
     A dataset with several targets gives one unit for each.
+
+    Attributes:
+        digest: of everything that decides the numbers; equal for two entries that differ in their label only.
+        cases_digest: of the content of the evaluated files.
+        prompts_digest: of what the first prompts follow from: equal where every protocol gives equal prompts.
     """
 
     suite: str
@@ -84,6 +96,8 @@ class Unit:
     job: TrainingJob | None
     skipped_protocols: tuple[str, ...]
     digest: str
+    cases_digest: str
+    prompts_digest: str
     folder: Path
     log: Path
     case_timeout_seconds: float
@@ -93,6 +107,11 @@ class Unit:
     @property
     def title(self) -> str:
         return f"{self.entry.title} · {self.dataset.name}"
+
+    @property
+    def key(self) -> str:
+        """The place of the unit in its suite: data set, fold, target and title, whatever its settings."""
+        return "|".join((self.dataset.name, str(self.fold), self.target.name, self.entry.title))
 
     @property
     def trained_by_the_bench(self) -> bool:
@@ -106,6 +125,7 @@ class Unit:
         """What the unit is, for `unit.json` and MLflow."""
         return {
             "suite": self.suite,
+            "key": self.key,
             "unit": self.digest,
             "method": self.entry.title,
             "method_name": self.method.name,
@@ -119,9 +139,11 @@ class Unit:
             "target": asdict(self.target),
             "protocols": [protocol.to_mapping() for protocol in self.evaluation.protocols],
             "protocol_names": [protocol.name for protocol in self.evaluation.protocols],
+            "prompts_digest": self.prompts_digest,
             "prompt_banks": {name: bank.digest for name, bank in self.evaluation.banks.items()},
             "skipped_protocols": list(self.skipped_protocols),
             "cases": [case.case_id for case in self.cases],
+            "cases_digest": self.cases_digest,
             "training_cases": [case.case_id for case in self.job.cases] if self.job else [],
             "checkpoint": self.job.digest() if self.job else "",
             "budget": asdict(self.job.budget) if self.job else {},
@@ -131,6 +153,7 @@ class Unit:
             "tolerances_mm": list(self.evaluation.tolerances_mm),
             "empty_policy": self.evaluation.empty_policy,
             "metrics_version": METRICS_VERSION,
+            "lesion_rule": DEFAULT_RULE.name,
             "contamination": self._contamination(),
         }
 
@@ -156,7 +179,7 @@ def resolve_dataset(entry: DatasetEntry, seed: int, folders: Folders) -> Dataset
         dataset = registry.load(entry.name)
         own = added.target is not None or entry.name not in known_datasets()
         return _with_measured_intensities(dataset, entry.fold, seed, folders) if own else dataset
-    root = Path(entry.source).expanduser().resolve()
+    root = user_path(entry.source).resolve()
     if entry.name in known_datasets() and entry.target is None:
         return load_dataset(entry.name, root, seed=seed)
     dataset = load_folder(
@@ -171,9 +194,9 @@ def _with_measured_intensities(dataset: Dataset, fold: int, seed: int, folders: 
     cases = dataset.split_cases("train", fold)
     for target in dataset.targets:
         identity = digest([fingerprint_cases(cases), target.labels, target.organ_labels, seed])
-        path = folders.data / "intensities" / f"{dataset.name}-{identity}.json"
+        path = folders.data / "intensities" / f"{safe_name(dataset.name)}-{identity}.json"
         if path.is_file():
-            known = json.loads(path.read_text(encoding="utf-8"))
+            known = read_json(path)
             measured.append(replace(target, **known | {"window": tuple(known["window"])}))
             continue
         fresh = intensity_statistics(cases, target, seed)
@@ -188,6 +211,7 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
     Raises:
         UserError: an unknown method or setting, a fold that does not exist, an empty split.
     """
+    cache_limit()  # a wrong setting ends here, not in a worker
     units = []
     for entry, dataset in zip(suite.datasets, datasets, strict=True):
         if entry.fold >= len(dataset.splits):
@@ -196,18 +220,27 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
             raise UserError(f"dataset '{dataset.name}', fold {entry.fold}: no case in its {suite.part} split")
         files = fingerprint_cases(dataset.split_cases(suite.part, entry.fold))
         banks = _frozen_prompts(suite, dataset, entry.fold, folders.prompts / files)
+        prompts = _prompts_digest(suite, entry.fold, files, banks)
         for target in dataset.targets:
             for member in suite.methods:
-                unit = _unit(suite, member, dataset, entry.fold, target, files, banks, folders)
+                unit = _unit(suite, member, dataset, entry.fold, target, files, banks, prompts, folders)
                 units.append(unit)
                 if suite.untrained and unit.trained_by_the_bench:
                     twin = member.model_copy(update={"untrained": True})
-                    units.append(_unit(suite, twin, dataset, entry.fold, target, files, banks, folders))
-    titles = [(unit.entry.title, unit.dataset.name, unit.fold, unit.target.name) for unit in units]
-    for title in titles:
-        if titles.count(title) > 1:
-            raise UserError(f"suite '{suite.name}' lists '{title[0]}' twice; give one of them a `label`")
+                    units.append(_unit(suite, twin, dataset, entry.fold, target, files, banks, prompts, folders))
+    keys = [unit.key for unit in units]
+    for unit in units:
+        if keys.count(unit.key) > 1:
+            raise UserError(f"suite '{suite.name}' lists '{unit.entry.title}' twice; give one of them a `label`")
     return units
+
+
+def without_repeats(units: Iterable[Unit]) -> list[tuple[Unit, tuple[Unit, ...]]]:
+    """Every unit that has to be computed, with those that give the same numbers under another label."""
+    groups: dict[str, list[Unit]] = {}
+    for unit in units:
+        groups.setdefault(unit.digest, []).append(unit)
+    return [(first, tuple(others)) for first, *others in groups.values()]
 
 
 def _frozen_prompts(suite: Suite, dataset: Dataset, fold: int, folder: Path) -> dict[str, PromptBank]:
@@ -218,6 +251,12 @@ def _frozen_prompts(suite: Suite, dataset: Dataset, fold: int, folder: Path) -> 
     }
 
 
+def _prompts_digest(suite: Suite, fold: int, files: str, banks: dict[str, PromptBank]) -> str:
+    """Simulated prompts follow from the files and the seed; those that people gave are themselves."""
+    given = {name: bank.digest for name, bank in banks.items() if bank.origin != SIMULATED}
+    return digest([PROTOCOL_VERSION, suite.seed, suite.part, fold, files, given])
+
+
 def _unit(
     suite: Suite,
     entry: MethodEntry,
@@ -226,6 +265,7 @@ def _unit(
     target: Target,
     files: str,
     banks: dict[str, PromptBank],
+    prompts: str,
     folders: Folders,
 ) -> Unit:
     method = find_method(entry.name)
@@ -237,7 +277,7 @@ def _unit(
     protocols = applicable(suite.protocols, method.prompts)
     budget = suite.budget.budget()
     job = None
-    if config.get("checkpoint") and not Path(str(config["checkpoint"])).expanduser().is_file():
+    if config.get("checkpoint") and not user_path(str(config["checkpoint"])).is_file():
         raise UserError(f"method '{entry.title}': no checkpoint file at {config['checkpoint']}")
     if method.training != "none" and (entry.fine_tune or not config.get("checkpoint")):
         training = tuple(dataset.split_cases("train", fold))
@@ -287,7 +327,8 @@ def _unit(
         "git_commit": commit,
         "git_dirty": dirty,
     }
-    predictions = folders.predictions / suite.name / dataset.name / f"{name}-{prediction}"
+    place = folders.predictions / safe_name(suite.name) / safe_name(dataset.name)
+    predictions = place / f"{safe_name(name)}-{prediction}"
     return Unit(
         suite=suite.name,
         method=method,
@@ -309,8 +350,10 @@ def _unit(
         job=job,
         skipped_protocols=tuple(p.name for p in suite.protocols if p not in protocols),
         digest=identity,
+        cases_digest=files,
+        prompts_digest=prompts,
         folder=RecordStore(folders.records).unit_folder(suite.name, dataset.name, name, identity),
-        log=folders.logs / suite.name / f"{name}-{dataset.name}-{identity}.log",
+        log=folders.logs / safe_name(suite.name) / f"{safe_name(f'{name}-{dataset.name}')}-{identity}.log",
         case_timeout_seconds=60 * suite.case_timeout_minutes,
         cpus=budget.cpus,
         gpus=budget.gpus,

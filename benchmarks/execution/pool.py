@@ -30,7 +30,7 @@ from benchmarks.execution.capacity import fits
 from benchmarks.execution.crew import CaseWork, ClusterLost, Crew, Machines, TrainingWork
 from benchmarks.execution.evaluate import failed_case
 from benchmarks.execution.orders import Action, Assign, AvoidNode, Commit, Fail, Item, Key, Need, SetAside, StartWorker
-from benchmarks.execution.plan import Folders, Unit
+from benchmarks.execution.plan import Folders, Unit, without_repeats
 from benchmarks.execution.preflight import look_at_hosts
 from benchmarks.execution.scheduler import Scheduler
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, finished, run_job
@@ -124,18 +124,35 @@ def run(
         unfit = unfit_nodes(units, folders, machines)  # nothing is touched before the cluster is known to be fit
         store = RecordStore(folders.records)
         for unit in units:
-            if fresh:
-                store.forget_unit(unit.folder)
-            store.begin_unit(unit.folder, unit.description())
+            store.begin_unit(unit.folder, unit.description(), afresh=fresh)
         if units:
             store.set_current(units[0].suite, [unit.folder for unit in units])
-        one = _Run(units, folders, observer, machines, fresh, store, retry_failed, on_unit)
+        twins = {first.folder: rest for first, rest in without_repeats(units)}
+        firsts = [first for first, _ in without_repeats(units)]
+
+        def ended(unit: Unit, rows: pd.DataFrame, training: dict[str, Any] | None) -> None:
+            on_unit(unit, rows, training)
+            for twin in twins[unit.folder]:
+                on_unit(twin, _shared(unit, twin, store, observer, training), training)
+
+        one = _Run(firsts, folders, observer, machines, fresh, store, retry_failed, ended)
         one.leave_out(unfit)
         with one.interruptible():
             one.to_the_end()
         return RunOutcome(one.computed, tuple(one.not_run))
     finally:
         machines.close()
+
+
+def _shared(
+    unit: Unit, twin: Unit, store: RecordStore, observer: Observer, training: dict[str, Any] | None
+) -> pd.DataFrame:
+    """The rows of a unit that differs from a finished one in its title only."""
+    store.share_unit(unit.folder, twin.folder, {"suite": twin.suite, "method": twin.entry.title})
+    observer.advanced(twin, len(twin.cases))
+    observer.stage(twin, "done")
+    observer.finished_unit(twin, training)
+    return store.read_unit(twin.folder)
 
 
 def train_units(units: list[Unit], folders: Folders, observer: Observer, fresh: bool = False) -> TrainOutcome:
@@ -566,6 +583,8 @@ class _Run:
         if way.without or way.unit.digest in self.training_not_run:
             self._stage(way, "not run")
             return
+        if self.store is not None:
+            self.store.complete_unit(way.unit.folder)
         self._stage(way, "done")
         self.observer.finished_unit(way.unit, way.training)
         if self.store is not None:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.content import sha256_of
 from benchmarks.common.environment import package_versions, revision
 from benchmarks.common.errors import UserError, one_line
-from benchmarks.common.identity import fingerprint_file
 from benchmarks.contestants import methods
 
 ANSWER_SECONDS = 60.0
@@ -92,7 +92,7 @@ def look_at_hosts(
         nonce_file,
         secrets.token_hex(16),
         data_file,
-        fingerprint_file(data_file) if data_file else "",
+        sha256_of(data_file) if data_file else "",
     )
     out.mkdir(parents=True, exist_ok=True)
     nonce_file.write_text(expected.nonce, encoding="utf-8")
@@ -136,7 +136,7 @@ def _folders(expected: Expected) -> list[str]:
         problems.append(f"{expected.nonce_file.parent} (--out) is not shared with it")
     if expected.data_file is not None:
         try:
-            if fingerprint_file(expected.data_file) != expected.data_digest:
+            if sha256_of(expected.data_file) != expected.data_digest:
                 problems.append(f"{expected.data_file} has another content there")
         except (OSError, UserError):
             problems.append(f"{expected.data_file} is not there")

@@ -114,7 +114,7 @@ class OwnData:
 
     def entry(self) -> DatasetEntry:
         """The entry of a suite. Raises UserError if nothing lies there."""
-        source = self.source.expanduser()
+        source = user_path(self.source)
         if not source.exists():
             raise UserError(f"own data {self.source}: no such folder or table")
         whole = source.resolve()

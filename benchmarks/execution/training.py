@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.errors import UserError
-from benchmarks.common.files import write_json
+from benchmarks.common.files import in_turn, write_json
 from benchmarks.contestants import Budget, Method, OwnTraining, Trainable
 from benchmarks.contestants import method as find_method
 from benchmarks.execution.training_job import TrainingJob, checkpoint_folder, finished
@@ -46,6 +46,11 @@ def run_job(job: TrainingJob, folder: Path, log: Path | None = None, cache: Path
         UserError: no training case, or a method that does not train.
         TrainingProcessDied: a worker process was ended by the machine; a later call goes on from the kept state.
     """
+    with in_turn(folder.with_name(f".{folder.name}.lock")):  # an equal job waits, and finds the checkpoint
+        return _run_job(job, folder, log, cache)
+
+
+def _run_job(job: TrainingJob, folder: Path, log: Path | None, cache: Path | None) -> dict[str, Any]:
     if finished(folder):
         return dict(json.loads((folder / "training.json").read_text(encoding="utf-8")))
     if not job.cases:

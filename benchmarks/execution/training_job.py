@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.files import safe_name
 from benchmarks.common.identity import digest, fingerprint_config
 from benchmarks.contestants import Budget, Target
 from benchmarks.contestants import method as find_method
@@ -77,7 +78,7 @@ class TrainingJob:
 def checkpoint_folder(root: Path, job: TrainingJob) -> Path:
     """Where the checkpoint of a job belongs."""
     dataset = job.cases[0].dataset if job.cases else "none"
-    return root / f"{job.method}-{dataset}-{job.digest()}"
+    return root / f"{safe_name(f'{job.method}-{dataset}')}-{job.digest()}"
 
 
 def finished(folder: Path) -> bool:

@@ -17,8 +17,10 @@ import yaml
 
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import atomically
+from benchmarks.common.paths import user_path
 from benchmarks.contestants import Method
 from benchmarks.contestants import method as find_method
+from benchmarks.data.cache import FOLDER_VARIABLE
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
 from benchmarks.execution.training_watch import ended_when_overdue
 from benchmarks.results.sweep import METRIC, Trial
@@ -99,13 +101,15 @@ def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) ->
     method = find_method(job.method)
     start = default_point(method, job.config)
     space = search_space(method, start)
+    given = os.environ.get(FOLDER_VARIABLE)
+    cache = user_path(given).absolute() if given else folder / "cache"
     varied = replace(job, validate_at=RUNGS)
 
     def trial(config: dict[str, Any]) -> None:
         chosen = replace(varied, config={**varied.config, **config})
         checkpoint = checkpoint_folder(folder / "checkpoints", chosen)
         with ended_when_overdue(chosen, checkpoint):
-            figures = run_job(chosen, checkpoint, cache=folder / "cache")
+            figures = run_job(chosen, checkpoint, cache=cache)
         tune.report({**figures["validations"][-1], "rung": len(RUNGS)})
 
     alone = job.workers == 1

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import pandas as pd
 
 from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.files import safe_name
 from benchmarks.common.identity import digest
 from benchmarks.common.output import writable_folder
 from benchmarks.contestants import method as find_method
@@ -72,7 +73,7 @@ def executed(
     sink = MlflowSink(work.folders.out, tracking_uri)
     with progress.step("starting Ray"):
         start_ray(address, progress.note)
-    sink.begin(work.suite.as_plain(), digest([unit.digest for unit in work.units]), synthetic, descriptions)
+    sink.begin(work.suite.as_plain(), digest([(unit.key, unit.digest) for unit in work.units]), synthetic, descriptions)
     try:
         outcome, rows = _run(work, sink, recompute, progress)
     except BaseException as error:
@@ -103,18 +104,18 @@ def _run(work: Work, sink: MlflowSink, recompute: Recompute, progress: Progress)
 
     def on_unit(unit: Unit, rows: pd.DataFrame, training: dict[str, Any] | None) -> None:
         sink.log_unit(unit.description(), rows, training)
-        frames[unit.digest] = rows
+        frames[unit.key] = rows
 
     again = {"fresh": recompute == "all", "retry_failed": recompute == "failed"}
     with progress.units(work.units) as observer:
         outcome = run_units(work.units, work.folders, observer, on_unit=on_unit, **again)
-    known = [frames[unit.digest] for unit in work.units if unit.digest in frames]  # a unit may not have been run
+    known = [frames[unit.key] for unit in work.units if unit.key in frames]  # a unit may not have been run
     filled = [frame for frame in known if not frame.empty]
     return outcome, pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
 
 
 def _places(work: Work, uri: str) -> dict[str, str]:
-    folders, name = work.folders, work.suite.name
+    folders, name = work.folders, safe_name(work.suite.name)
     return {
         "MLflow store": uri,
         "records": str(folders.records / name),

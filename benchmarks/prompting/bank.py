@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.common.files import write_json
+from benchmarks.common.files import safe_name, write_json
 from benchmarks.common.identity import digest
 from benchmarks.data.dataset import Dataset, target_mask
 from benchmarks.data.target import Target
@@ -199,7 +199,7 @@ class PromptBank:
 
 def file_name(dataset: str, split: str, protocol: Protocol, seed: int) -> str:
     """Where a bank lies in a folder of banks."""
-    return f"{dataset}.{split}.{protocol.name}.{seed}.json"
+    return f"{safe_name(f'{dataset}.{split}.{protocol.name}.{seed}')}.json"
 
 
 def bank_items(dataset: Dataset, part: str, fold: int) -> Iterable[BankItem]:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.common.files import write_json
+from benchmarks.common.files import safe_name, write_json
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.volume import read_orientation
 from benchmarks.prompting.bank import (
@@ -140,7 +140,8 @@ def _files_of(case_id: str, target: str, entry: Any) -> list[tuple[str, dict[str
 
 
 def _name(case_id: str, target: str, lesion: int | str) -> str:
-    return f"{case_id}.{target}.json" if lesion == "" else f"{case_id}.{target}.lesion-{lesion}.json"
+    name = f"{case_id}.{target}" if lesion == "" else f"{case_id}.{target}.lesion-{lesion}"
+    return f"{safe_name(name)}.json"
 
 
 def _files_in(folder: Path) -> dict[str, Path]:

@@ -1,166 +1,266 @@
 """Records on disk: the source of truth.
 
-One folder per unit, one Parquet file per case, written atomically: a killed run leaves whole cases or nothing,
-and the next run sees exactly what is missing.
+One folder per unit. Every case is on the disk before the next one begins; a killed run leaves whole cases or
+nothing, and the next run sees exactly what is missing. No command deletes a record before a new one has its place.
 
-    records/<suite>/units.json                         which unit is current for (method, dataset, fold)
+    records/<suite>/units.json                         the calls of `run`, and the units of each
     records/<suite>/<dataset>/<method>-<digest>/unit.json     what the unit is, in full
-    records/<suite>/<dataset>/<method>-<digest>/<case>.parquet
+    records/<suite>/<dataset>/<method>-<digest>/rows/         its rows; see `record_files`
 """
 
 from __future__ import annotations
 
-import json
-import math
+import logging
+import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import pandas as pd
 
 from benchmarks.common.errors import UserError
-from benchmarks.common.files import atomically, write_json
-from benchmarks.metrics import is_metric
-from benchmarks.prompting.prompts import SIMULATED
+from benchmarks.common.files import safe_name, write_json
+from benchmarks.results.record_files import (
+    Contents,
+    Fault,
+    RowFiles,
+    append_line,
+    compact,
+    generation_of,
+    read_contents,
+    set_aside,
+)
+from benchmarks.results.record_index import Index, is_description, key_of, keys_of, now, read_unit_file
+from benchmarks.results.record_rows import (
+    FAILED,
+    NO_TARGET,
+    OK,
+    SCHEMA_VERSION,
+    SPACINGS,
+    faults_of,
+    upgraded,
+)
 
-SCHEMA_VERSION = 2
-"""Of the rows. 2 adds the spacing, the status "no-target" and the origin of the prompts; see `upgraded`."""
-
-IDENTITY = [
-    "suite",
-    "unit",
-    "dataset",
-    "fold",
-    "method",
-    "case",
-    "patient",
-    "target",
-    "protocol",
-    "track",
-    "step",
+__all__ = [
+    "FAILED",
+    "NO_TARGET",
+    "OK",
+    "SCHEMA_VERSION",
+    "SPACINGS",
+    "RecordStore",
+    "key_of",
+    "keys_of",
+    "upgraded",
 ]
 
-OK, FAILED, NO_TARGET = "ok", "failed", "no-target"
-"""Whether a row is a measurement; a failure, which counts as the worst value; or a case in which the protocol has
-nothing to ask, because no voxel of the target is there to be clicked on: the same for every method, and in no mean."""
-
-SPACINGS = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
+logger = logging.getLogger(__name__)
 
 
 class RecordStore:
-    """The records of one output folder."""
+    """The records of one output folder. One process writes them at a time; any number may read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._afresh: set[Path] = set()
+        self._generations: dict[Path, int] = {}
+        self._units: dict[Path, dict[str, Any]] = {}
+        self._read: dict[Path, tuple[object, Contents]] = {}
+        self._named: set[Fault] = set()
 
     def unit_folder(self, suite: str, dataset: str, method: str, digest: str) -> Path:
         """Where the records of a unit lie."""
-        return self.root / _file_name(suite) / _file_name(dataset) / f"{_file_name(method)}-{digest}"
+        return self.root / safe_name(suite) / safe_name(dataset) / f"{safe_name(method)}-{digest}"
 
-    def begin_unit(self, folder: Path, description: Mapping[str, Any]) -> None:
-        """Create the folder of a unit and write down what it is."""
+    # -- writing --
+
+    def begin_unit(self, folder: Path, description: Mapping[str, Any], afresh: bool = False) -> None:
+        """Create the folder of a unit and write down what it is, and since when it is there.
+
+        With `afresh` all its cases are computed again; the records that it has stay, and count, until
+        `complete_unit` finds the new ones complete.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "unit.json", description)
+        path = folder / "unit.json"
+        created = now()
+        if path.exists():
+            try:
+                created = str(read_unit_file(path).get("created_at", created))
+            except UserError as error:
+                logger.warning("%s; set aside as %s and written again", error, set_aside(path).name)
+        unit = {"key": key_of(description), **description, "created_at": created}
+        write_json(path, unit)
+        self._units[folder] = unit
+        if (aside := folder / ".afresh").exists():
+            if not afresh:
+                logger.warning("%s: a run with --fresh was not finished; the records from before it count", folder)
+            _move_aside(aside)
+        if afresh:
+            self._afresh.add(folder)
 
-    def forget_unit(self, folder: Path) -> None:
-        """Delete the records of a unit, so that it is computed afresh."""
-        shutil.rmtree(folder, ignore_errors=False) if folder.exists() else None
-
-    def set_current(self, suite: str, folders: Iterable[Path]) -> None:
-        """Note the units of the latest plan, in its order; they replace older ones of the same method and dataset."""
-        index = self.root / _file_name(suite) / "units.json"
-        current = dict(_read_json(index)) if index.exists() else {}
-        for folder in folders:
-            unit = _read_json(folder / "unit.json")
-            key = "|".join(str(unit[part]) for part in ("dataset", "fold", "method")) + f"|{unit['target']['name']}"
-            current.pop(key, None)  # so that it takes the place that the plan gives it
-            current[key] = str(folder.relative_to(index.parent))
-        write_json(index, list(current.items()))
+    def set_current(self, suite: str, folders: Sequence[Path]) -> None:
+        """Note the units of the latest call, in its order; they replace older ones of the same key."""
+        Index(self._index(suite), begun=folders).add_call(folders)
 
     def write_case(self, folder: Path, case_id: str, rows: list[dict[str, Any]]) -> Path:
-        """Write all rows of one case of one unit, atomically."""
-        path = folder / f"{_file_name(case_id)}.parquet"
-        with atomically(path) as partial:
-            pd.DataFrame(rows).to_parquet(partial, index=False)
-        return path
+        """Write all rows of one case of one unit; they are on the disk when this returns.
+
+        Raises:
+            ValueError: rows that cannot be true: a mistake of the program.
+        """
+        wrong = faults_of(pd.DataFrame(rows), None, {})
+        if wrong:
+            raise ValueError(f"{folder.name}, case {case_id}: {next(iter(wrong.values()))}")
+        files = self._files(folder)
+        if files.place not in self._generations:
+            self._generations[files.place] = generation_of(files)
+        return append_line(files, case_id, rows, self._generations[files.place])
+
+    def complete_unit(self, folder: Path) -> None:
+        """Put the rows of a unit into one file, if all its cases are there; else leave everything as it is."""
+        files, unit = self._files(folder), self._unit(folder)
+        contents = self._contents(folder)
+        if not set(unit.get("cases", ())) <= contents.cases:
+            return
+        if folder in self._afresh:
+            compact(files, contents, unit, target=_in_place(folder))
+            self._afresh.discard(folder)
+            shutil.rmtree(files.place)
+            for before in folder.glob(".afresh.*"):
+                shutil.rmtree(before)
+        elif files.lines() or files.cases() or contents.faults:
+            compact(files, contents, unit)
+        self._forget(folder)
+
+    def share_unit(self, source: Path, folder: Path, columns: Mapping[str, Any]) -> None:
+        """Give a unit the rows of another one that gives the same numbers; `columns` are those that differ."""
+        rows, files = self.read_unit(source).assign(**columns), _in_place(folder)
+        there = self.read_unit(folder)
+        if not rows.equals(there):
+            compact(files, Contents(rows, self._contents(folder).faults, generation_of(files)), self._unit(folder))
+        self._afresh.discard(folder)
+        self._forget(folder)
 
     def finished(self, folder: Path, case_ids: Iterable[str], retry_failed: bool = False) -> set[str]:
-        """The cases that need no more work; with `retry_failed`, those with a failed row do."""
-        done = set()
-        for case_id in case_ids:
-            path = folder / f"{_file_name(case_id)}.parquet"
-            if not path.exists():
-                continue
-            if retry_failed and (pd.read_parquet(path, columns=["status"])["status"] == FAILED).any():
-                continue
-            done.add(case_id)
-        return done
+        """The cases that need no more work; with `retry_failed`, those with a failed row do.
+
+        Reads and checks every row; what is damaged is named, set aside, and not among them.
+        """
+        contents = self._contents(folder)
+        if contents.faults:
+            files = self._files(folder)
+            for fault in contents.faults:
+                logger.warning("%s; set aside, and computed again", fault)
+            compact(files, contents, self._unit(folder))
+            self._forget(folder)
+            contents = self._contents(folder)
+        done = contents.cases
+        if retry_failed and done:
+            done -= set(contents.rows.loc[contents.rows["status"] == FAILED, "case"])
+        return done & set(case_ids)
+
+    # -- reading --
 
     def read_unit(self, folder: Path) -> pd.DataFrame:
-        """All rows of a unit; an empty frame if there are none."""
-        files = sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
-        rows = [pd.read_parquet(path) for path in files]
-        return upgraded(pd.concat(rows, ignore_index=True), str(folder)) if rows else pd.DataFrame()
+        """All rows of a unit that can be believed; what cannot is named once, and missing."""
+        contents = self._contents(folder)
+        for fault in contents.faults:
+            if fault not in self._named:
+                logger.warning("%s; its rows count as missing: run the suite again", fault)
+                self._named.add(fault)
+        return contents.rows.copy()
 
     def suites(self) -> list[str]:
         """Names of the suites that have records here."""
-        return sorted(path.parent.name for path in self.root.glob("*/units.json"))
+        found = {path.parent.name for path in self.root.glob("*/units.json")}
+        return sorted(found | {path.parents[2].name for path in self.root.glob("*/*/*/unit.json")})
 
     def read_suite(self, suite: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
         """The rows of the current units of a suite, and the descriptions of those units.
 
+        Each description also says whether the latest call was about its unit (`latest_call`). Units of earlier
+        calls may have had other settings: whoever makes a list of both must compare them.
+
         Raises:
-            UserError: there are no records of that suite.
+            UserError: there are no records of that suite, or a unit is gone without a trace of what it was.
         """
-        index = self.root / _file_name(suite) / "units.json"
-        if not index.exists():
+        path = self._index(suite)
+        if suite not in self.suites() and safe_name(suite) not in self.suites():
             have = ", ".join(self.suites()) or "none"
             raise UserError(f"{self.root}: no records of suite '{suite}' (have: {have}); run `tags-bench run` first")
-        folders = [index.parent / relative for relative in dict(_read_json(index)).values()]
-        folders = [folder for folder in folders if (folder / "unit.json").exists()]
-        frames = [frame for frame in map(self.read_unit, folders) if not frame.empty]
-        rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-        return rows, [_read_json(folder / "unit.json") for folder in folders]
+        index = Index(path)
+        frames, units = [], []
+        for name, latest in index.current().items():
+            folder = path.parent / name
+            unit = self._described(folder, index.units.get(name))
+            rows = self.read_unit(folder)
+            if unit is not None:
+                units.append({"key": key_of(unit), **unit, "latest_call": latest})
+            elif rows.empty:
+                raise UserError(
+                    f"{folder}: listed in units.json, and neither rows nor unit.json are left; run it again"
+                )
+            if not rows.empty:
+                frames.append(rows)
+        return (pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()), units
+
+    def _described(self, folder: Path, noted: dict[str, Any] | None) -> dict[str, Any] | None:
+        """The description of a unit from its `unit.json`, the index, or the file of its rows; None if all are lost."""
+        try:
+            return self._units.setdefault(folder, read_unit_file(folder / "unit.json"))
+        except UserError as error:
+            self._units[folder] = noted or {}
+            inside = self._contents(folder).unit
+            for unit, where in ((noted, "units.json"), (inside, "its rows")):
+                if is_description(unit):
+                    logger.warning("%s; taken from %s", error, where)
+                    self._units[folder] = dict(unit or {})
+                    self._forget(folder)
+                    return self._units[folder]
+            logger.warning("%s; its rows belong to an unknown unit: run the suite again", error)
+            return None
+
+    # -- where things are --
+
+    def _index(self, suite: str) -> Path:
+        return self.root / safe_name(suite) / "units.json"
+
+    def _files(self, folder: Path) -> RowFiles:
+        return RowFiles(folder / ".afresh") if folder in self._afresh else _in_place(folder)
+
+    def _unit(self, folder: Path) -> dict[str, Any]:
+        """The description of a unit; empty if it cannot be read."""
+        if folder not in self._units:
+            try:
+                self._units[folder] = read_unit_file(folder / "unit.json")
+            except UserError:
+                return {}
+        return self._units[folder]
+
+    def _contents(self, folder: Path) -> Contents:
+        """What the files of a unit hold; read again only where one has changed."""
+        files = self._files(folder)
+        marks = (files.place, files.marks())
+        known = self._read.get(folder)
+        if known is not None and known[0] == marks:
+            return known[1]
+        contents = read_contents(files, self._unit(folder))
+        self._read[folder] = (marks, contents)
+        return contents
+
+    def _forget(self, folder: Path) -> None:
+        """Read the files of a unit again when they are next asked for."""
+        self._read.pop(folder, None)
+        self._generations.pop(_in_place(folder).place, None)
+        self._generations.pop(folder / ".afresh", None)
 
 
-def upgraded(rows: pd.DataFrame, where: str) -> pd.DataFrame:
-    """Rows of an older schema in the form of this one; what was not recorded then is missing, not guessed.
-
-    Schema 1 knows no spacing, and wrote a case without the target down as a failure of the method.
-
-    Raises:
-        UserError: rows of a newer schema.
-    """
-    if rows.empty or "schema_version" not in rows:
-        return rows
-    newest = int(rows["schema_version"].max())
-    if newest > SCHEMA_VERSION:
-        raise UserError(
-            f"{where}: records of schema {newest}, this tags-bench reads up to {SCHEMA_VERSION}; use the newer one"
-        )
-    old = rows["schema_version"] < SCHEMA_VERSION
-    if not old.any():
-        return rows
-    rows = rows.copy()
-    for column in SPACINGS:
-        rows[column] = rows.get(column, math.nan)
-    for column, unsaid in (("prompt_origin", SIMULATED), ("prompt_bank", "")):
-        rows[column] = rows.get(column, unsaid)
-    nothing_there = old & (rows["status"] == FAILED) & rows["reason"].str.startswith("NoTarget:")
-    rows.loc[nothing_there, "status"] = NO_TARGET
-    rows.loc[nothing_there, [column for column in rows if is_metric(str(column))]] = math.nan
-    return rows
+def _in_place(folder: Path) -> RowFiles:
+    return RowFiles(folder / "rows", earlier=folder)
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it or run with --fresh") from error
-
-
-def _file_name(text: str) -> str:
-    """A name that is safe in any folder: no separators, no leading dot; nothing two names share."""
-    return quote(text, safe=" +@=,~()").replace(".", "%2E") if text.startswith(".") else quote(text, safe=" +@=,~()")
+def _move_aside(path: Path) -> None:
+    number = 1
+    while path.with_name(f"{path.name}.{number}").exists():
+        number += 1
+    os.rename(path, path.with_name(f"{path.name}.{number}"))

@@ -20,6 +20,7 @@ from benchmarks.common import download as http
 from benchmarks.common.download import Progress, RemoteFile, content_problem, download, file_digest
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import write_json
+from benchmarks.common.paths import user_path
 from benchmarks.common.weight_file import WeightFile, locate, weights_folder
 from benchmarks.contestants import Method, methods
 
@@ -305,7 +306,7 @@ def settings_from_files(method: Method, title: str, config: Mapping[str, Any], d
 def _refuse_another_content(method: Method, title: str, checkpoint: Any) -> None:
     """Another system's file, a damaged or a malicious one: told now and not after an hour in the queue."""
     use = next((file for file in method.files if file.setting == "checkpoint" and file.check), None)
-    path = Path(str(checkpoint)).expanduser()
+    path = user_path(str(checkpoint))
     if checkpoint is None or use is None or not path.is_file():
         return
     found = path.stat()

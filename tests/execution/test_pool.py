@@ -16,7 +16,7 @@ from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
 from benchmarks.execution.pool import run, train_now
 from benchmarks.execution.suite import Suite, parse_suite
 from benchmarks.execution.training import checkpoint_folder, finished
-from benchmarks.results.leaderboard import leaderboard_of, notes_of
+from benchmarks.results.leaderboard import check_complete, leaderboard_of, notes_of
 from benchmarks.results.records import RecordStore
 
 pytestmark = pytest.mark.ray
@@ -96,10 +96,71 @@ def test_a_run_gives_every_row_and_a_second_one_computes_nothing(
 
 def test_only_what_is_missing_is_computed(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
     units, _ = run_methods("[mock-noop]", dataset, tmp_path)
-    case = units[0].cases[0].case_id
-    (units[0].folder / f"{case}.parquet").unlink()
+    unit = units[0]
+    rows, lost = records(tmp_path), unit.cases[0].case_id
+    (unit.folder / "rows" / "unit.parquet").unlink()
+    store = RecordStore(Folders(tmp_path).records)
+    for case, of_case in rows[rows["case"] != lost].groupby("case"):
+        store.write_case(
+            unit.folder, str(case), [{str(k): v for k, v in row.items()} for row in of_case.to_dict("records")]
+        )
     _, computed = run_methods("[mock-noop]", dataset, tmp_path)
     assert computed == 1
+    order = ["case", "protocol", "step"]
+    again = records(tmp_path).sort_values(order)[[*order, "dice"]].reset_index(drop=True)
+    pd.testing.assert_frame_equal(again, rows.sort_values(order)[[*order, "dice"]].reset_index(drop=True))
+
+
+def test_two_entries_that_differ_in_their_label_only_are_computed_once(
+    local_ray: None, dataset: Dataset, tmp_path: Path
+) -> None:
+    labels = "{name: mock-threshold, label: the same}, {name: mock-network, label: a}, {name: mock-network, label: b}"
+    entries = f"[mock-threshold, {labels}]"
+    units, computed = run_methods(entries, dataset, tmp_path)
+    cases = len(dataset.splits[0].test)
+    assert computed == 2 * cases
+    assert units[0].digest == units[1].digest
+    assert len({unit.key for unit in units}) == 4
+    rows, described = RecordStore(Folders(tmp_path).records).read_suite("small")
+    assert check_complete(rows, described).empty
+    assert leaderboard_of(rows, described).groupby("method").size().to_dict() == {
+        "mock-threshold": 2, "the same": 2, "a": 2, "b": 2,
+    }  # fmt: skip
+    by_label = rows.drop(columns="method").groupby(rows["method"])
+    one, other = (by_label.get_group(name).reset_index(drop=True) for name in ("mock-threshold", "the same"))
+    pd.testing.assert_frame_equal(one, other)
+    assert run_methods(entries, dataset, tmp_path)[1] == 0
+
+
+def test_a_damaged_record_is_computed_again(
+    local_ray: None, dataset: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    units, _ = run_methods("[mock-threshold]", dataset, tmp_path)
+    before = records(tmp_path)
+    path = units[0].folder / "rows" / "unit.parquet"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="rows are missing"):
+        check_complete(*RecordStore(Folders(tmp_path).records).read_suite("small"))
+    _, computed = run_methods("[mock-threshold]", dataset, tmp_path)
+    assert computed == len(dataset.splits[0].test)
+    assert str(path) in caplog.text
+    same = ["case", "protocol", "step", "dice", "hd95_mm", "clicks"]
+    pd.testing.assert_frame_equal(before[same], records(tmp_path)[same])
+
+
+def test_equal_trainings_at_once_are_one(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
+    """Two processes that train the same job: the second one waits, and takes what the first one has made."""
+    import ray
+
+    from benchmarks.execution.training import run_job
+
+    (unit,) = units_of(parse_suite(SUITE.replace("[mock-noop]", "[mock-network]"), "test"), dataset, tmp_path)
+    assert unit.job is not None
+    folder = checkpoint_folder(Folders(tmp_path).checkpoints, unit.job)
+    task = ray.remote(num_cpus=1)(run_job)
+    figures = ray.get([task.remote(unit.job, folder, tmp_path / "log", tmp_path / "cache") for _ in range(2)])
+    assert figures[0] == figures[1]
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_another_metric_setting_scores_the_old_masks(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:

@@ -1,0 +1,171 @@
+"""Which units of a suite count: `units.json`, a list of the calls of `run` and what each of them was about.
+
+Every unit is described twice, in its own `unit.json` and in the index, so that either can be made again from the
+other. What is damaged is named, set aside and made again; it is never thrown away.
+
+A unit's *key* names its place (data set, fold, target, method); its *digest* stands for what decides its numbers.
+A later unit of the same key takes the place of the earlier one, whose records stay on the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.common.errors import UserError
+from benchmarks.common.files import read_json, write_json
+from benchmarks.results.record_files import set_aside
+
+logger = logging.getLogger(__name__)
+
+INDEX_VERSION = 2
+Call = dict[str, Any]
+"""One call of `run`: "at" (when, UTC), "units" (folders below the suite's, in the order of the plan)."""
+
+
+def key_of(unit: Mapping[str, Any]) -> str:
+    """Where a unit belongs: data set, fold, target and title, whatever its settings."""
+    return "|".join(str(part) for part in (unit["dataset"], unit["fold"], unit["target"]["name"], unit["method"]))
+
+
+def keys_of(rows: pd.DataFrame) -> pd.Series:
+    """The key of the unit of every row."""
+    dataset, fold, target, method = (rows[column].astype(str) for column in ("dataset", "fold", "target", "method"))
+    return dataset + "|" + fold + "|" + target + "|" + method
+
+
+def now() -> str:
+    """This moment, for `created_at`."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def read_unit_file(path: Path) -> dict[str, Any]:
+    """The description in a `unit.json`.
+
+    Raises:
+        UserError: it is missing, damaged, or describes no unit.
+    """
+    unit = read_json(path)
+    if not is_description(unit):
+        raise UserError(f"{path}: describes no unit of a run")
+    return dict(unit)
+
+
+def is_description(unit: Any) -> bool:
+    """Whether a value says at least which unit it is about."""
+    if not isinstance(unit, dict) or not isinstance(unit.get("target"), dict):
+        return False
+    names = [unit.get(name) for name in ("dataset", "method", "unit")]
+    return all(isinstance(name, str) for name in (*names, unit["target"].get("name"))) and isinstance(
+        unit.get("fold"), int
+    )
+
+
+class Index:
+    """The calls of `run` on one suite.
+
+    Attributes:
+        calls: the oldest first.
+        units: folder (relative to the suite's) → description, as of the call that used it last.
+        made_again: why it could not be read as it was; empty if it could.
+    """
+
+    def __init__(self, path: Path, begun: Collection[Path] = ()) -> None:
+        """Read the index; where it is missing or damaged, make it again from the units that lie beside it.
+
+        Args:
+            begun: units that have just been created, and say nothing about an earlier call.
+        """
+        self.path = path
+        self.calls: list[Call] = []
+        self.units: dict[str, dict[str, Any]] = {}
+        self.made_again = ""
+        there = [folder for folder in _unit_folders(path.parent) if folder not in begun]
+        if path.exists():
+            try:
+                self._take(read_json(path))
+            except UserError as error:
+                self.made_again = str(error)
+            if not self.calls and there and not self.made_again:
+                self.made_again = f"{path}: lists no unit"
+        elif there:
+            self.made_again = f"{path}: missing"
+        if self.made_again:
+            self._make_again(there)
+            logger.warning("%s; made again from the %d units beside it", self.made_again, len(self.units))
+
+    def _take(self, content: Any) -> None:
+        if isinstance(content, (list, dict)) and not (isinstance(content, dict) and "calls" in content):
+            self._take_pairs(content)
+            return
+        try:
+            calls = [{"at": str(call["at"]), "units": [str(one) for one in call["units"]]} for call in content["calls"]]
+            units = {str(folder): dict(unit) for folder, unit in content["units"].items() if is_description(unit)}
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise UserError(f"{self.path}: no index of units") from error
+        self.calls, self.units = calls, units
+
+    def _take_pairs(self, content: Any) -> None:
+        """The index of earlier versions: pairs of key and folder."""
+        try:
+            folders = list(dict(content).values())
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{self.path}: no index of units") from error
+        if not all(isinstance(folder, str) for folder in folders):
+            raise UserError(f"{self.path}: no index of units")
+        self.calls = [{"at": "", "units": folders}] if folders else []
+
+    def _make_again(self, there: Iterable[Path]) -> None:
+        dated = []
+        for folder in there:
+            try:
+                unit = read_unit_file(folder / "unit.json")
+            except UserError:
+                continue  # whoever reads the units says so
+            dated.append((str(unit.get("created_at", "")), (folder / "unit.json").stat().st_mtime, folder, unit))
+        for at, _, folder, unit in sorted(dated, key=lambda one: one[:2]):
+            name = str(folder.relative_to(self.path.parent))
+            self.calls.append({"at": at, "units": [name]})
+            self.units[name] = unit
+
+    def add_call(self, folders: Sequence[Path]) -> None:
+        """Note what the latest call is about, and write the index; a damaged one is set aside."""
+        names = [str(folder.relative_to(self.path.parent)) for folder in folders]
+        self.calls = [call for call in self.calls if call["units"] != names]
+        self.calls.append({"at": now(), "units": names})
+        for folder, name in zip(folders, names, strict=True):
+            self.units[name] = read_unit_file(folder / "unit.json")
+        if self.made_again and self.path.exists():
+            logger.warning("%s: set aside as %s", self.path, set_aside(self.path).name)
+        write_json(self.path, {"version": INDEX_VERSION, "calls": self.calls, "units": self.units})
+
+    def current(self) -> dict[str, bool]:
+        """Folder → whether the latest call was about it; of every key the newest unit, in the order of the plans."""
+        newest: dict[str, str] = {}
+        for call in self.calls:
+            for folder in call["units"]:
+                key = self._key(folder)
+                newest.pop(key, None)  # so that it takes the place that the later plan gives it
+                newest[key] = folder
+        latest = set(self.calls[-1]["units"]) if self.calls else set()
+        return {folder: folder in latest for folder in newest.values()}
+
+    def _key(self, folder: str) -> str:
+        unit = self.units.get(folder)
+        if unit is None:
+            try:
+                unit = read_unit_file(self.path.parent / folder / "unit.json")
+            except UserError:
+                return folder  # a unit of its own; whoever reads it says what is wrong
+        return key_of(unit)
+
+
+def _unit_folders(suite: Path) -> list[Path]:
+    """Folders below a suite's that hold a unit, or what is left of one."""
+    found = [path for path in suite.glob("*/*") if path.is_dir() and not path.name.startswith(".")]
+    return sorted(path for path in found if any(path.glob("unit.json*")) or any(path.rglob("*.parquet")))

@@ -1,0 +1,169 @@
+"""Whether the rows of records can be true: columns, ranges, and counts against the numbers made of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from benchmarks.common.errors import UserError
+from benchmarks.metrics import higher_is_better, is_metric
+from benchmarks.prompting.prompts import SIMULATED
+
+SCHEMA_VERSION = 2
+"""Of the rows. 2 adds the spacing, the status "no-target" and the origin of the prompts; see `upgraded`."""
+
+OK, FAILED, NO_TARGET = "ok", "failed", "no-target"
+"""Whether a row is a measurement; a failure, which counts as the worst value; or a case in which the protocol has
+nothing to ask, because no voxel of the target is there to be clicked on: the same for every method, and in no mean."""
+
+SPACINGS = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
+
+REQUIRED = ("schema_version", "dataset", "method", "case", "target", "protocol", "step", "status", "reason", "dice")
+"""Columns that rows of every schema have."""
+
+ROW = ["case", "target", "protocol", "step"]
+"""What names a row inside its unit."""
+
+TOLERANCE = 1e-6  # between a number and the counts that it was made of
+
+
+def faults_of(rows: pd.DataFrame, due: int | None, unit: Mapping[str, Any]) -> dict[str, str]:
+    """What is wrong with the rows of a unit: case → a reason in a few words; empty if all can be true.
+
+    Args:
+        due: rows that every case must have; None if that is not known.
+        unit: the description of the unit that they should belong to; an empty one is not compared.
+    """
+    absent = [column for column in REQUIRED if column not in rows]
+    if absent:
+        cases = rows["case"].astype(str).unique() if "case" in rows else ["?"]
+        return dict.fromkeys(cases, f"no column '{absent[0]}'")
+    if not pd.api.types.is_integer_dtype(rows["schema_version"]):
+        return dict.fromkeys(rows["case"].astype(str).unique(), "a schema that is no number")
+    faults: dict[str, str] = {}
+    for reason, wrong in _wrong_rows(rows, due, unit):
+        chosen = np.asarray(wrong, bool)
+        if chosen.any():
+            for case in rows.loc[chosen, "case"].astype(str).unique():
+                faults.setdefault(case, reason)
+    return faults
+
+
+def _wrong_rows(rows: pd.DataFrame, due: int | None, unit: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    found: list[tuple[str, Any]] = []
+    for column in ("unit", "method", "dataset"):
+        if column in unit and column in rows:
+            found.append((f"rows of another {column}", rows[column] != unit[column]))
+    found.append(("a row comes twice", rows.duplicated(ROW, keep=False)))
+    if due is not None:
+        number = rows.groupby("case", observed=True)["step"].transform("size")
+        found.append((f"not the {due} rows that are due", number != due))
+    found.append(("an unknown status", ~rows["status"].isin([OK, FAILED, NO_TARGET])))
+    for column in (str(one) for one in rows if is_metric(str(one))):
+        values = _numbers(rows, column)
+        told = ~np.isnan(values) | rows[column].isna().to_numpy()  # else it is a text that is no number
+        top = 1.0 + 1e-9 if higher_is_better(column) else math.inf
+        wrong = ~told | (values < 0) | (values > top) | np.isinf(values)
+        found.append((f"{column} outside its range", wrong))
+    return found + _against_counts(rows)
+
+
+def _against_counts(rows: pd.DataFrame) -> list[tuple[str, Any]]:
+    names = ("voxels_reference", "voxels_prediction", "voxels_intersection")
+    if not all(name in rows for name in names):
+        return []
+    reference, prediction, both = (_numbers(rows, name) for name in names)
+    dice = _numbers(rows, "dice")
+    impossible = (np.minimum(reference, prediction) < both) | (both < 0)
+    found = [("voxel counts that cannot be", impossible)]
+    overlap = (reference > 0) & (prediction > 0)  # else the policy for empty masks decides
+    with np.errstate(all="ignore"):
+        found.append(
+            ("a Dice that its voxel counts contradict", overlap & ~_near(dice, 2 * both, reference + prediction))
+        )
+        if "iou" in rows:
+            contradicted = overlap & ~_near(_numbers(rows, "iou"), both, reference + prediction - both)
+            found.append(("an IoU that its voxel counts contradict", contradicted))
+    empty = ~overlap & np.isfinite(dice) & ~np.isin(dice, (0.0, 1.0))
+    return [*found, ("a Dice that no empty mask has", empty & (reference + prediction >= 0))]
+
+
+def _numbers(rows: pd.DataFrame, column: str) -> Any:
+    """A column as float64; what is no number is NaN."""
+    values = rows[column]
+    return (values if values.dtype.kind in "iuf" else pd.to_numeric(values, errors="coerce")).to_numpy(np.float64)
+
+
+def _near(value: Any, part: Any, whole: Any) -> Any:
+    return np.abs(value - part / whole) <= TOLERANCE
+
+
+def checksum(rows: pd.DataFrame) -> str:
+    """SHA-256 (hex) of the values of a table, column by column, whatever file or library they went through."""
+    found = hashlib.sha256()
+    for column in sorted(map(str, rows.columns)):
+        values = rows[column]
+        found.update(f"{column}\0".encode())
+        if values.dtype.kind in "biu":
+            found.update(values.to_numpy(np.int64).tobytes())
+        elif values.dtype.kind == "f":
+            numbers = values.to_numpy(np.float64)
+            found.update(np.where(np.isnan(numbers), np.nan, numbers).tobytes())
+        else:
+            found.update(json.dumps([_plain(value) for value in values]).encode())
+    return found.hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_plain(one) for one in value]
+    if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
+        return None
+    return value if isinstance(value, (bool, int, float)) else str(value)
+
+
+def rows_due(unit: Mapping[str, Any]) -> int | None:
+    """Rows of every case of a unit: the steps of all its protocols; None if the description does not say."""
+    from benchmarks.prompting.simulated_user import Protocol
+
+    protocols: Sequence[Any] | None = unit.get("protocols")
+    if protocols is None:
+        return None
+    return sum(Protocol.from_mapping(given).rounds for given in protocols)
+
+
+def upgraded(rows: pd.DataFrame, where: str) -> pd.DataFrame:
+    """Rows of an older schema in the form of this one; what was not recorded then is missing, not guessed.
+
+    Schema 1 knows no spacing, and wrote a case without the target down as a failure of the method.
+
+    Raises:
+        UserError: rows of a newer schema.
+    """
+    if rows.empty or "schema_version" not in rows or not pd.api.types.is_integer_dtype(rows["schema_version"]):
+        return rows
+    newest = int(rows["schema_version"].max())
+    if newest > SCHEMA_VERSION:
+        raise UserError(
+            f"{where}: records of schema {newest}, this tags-bench reads up to {SCHEMA_VERSION}; use the newer one"
+        )
+    old = rows["schema_version"] < SCHEMA_VERSION
+    if not old.any():
+        return rows
+    rows = rows.copy()
+    for column in SPACINGS:
+        rows[column] = rows.get(column, math.nan)
+    for column, unsaid in (("prompt_origin", SIMULATED), ("prompt_bank", "")):
+        rows[column] = rows.get(column, unsaid)
+    nothing_there = old & (rows["status"] == FAILED) & rows["reason"].str.startswith("NoTarget:")
+    rows.loc[nothing_there, "status"] = NO_TARGET
+    rows.loc[nothing_there, [column for column in rows if is_metric(str(column))]] = math.nan
+    return rows

@@ -1,0 +1,82 @@
+"""Where a run writes, and what names and identifies a unit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.common.errors import UserError
+from benchmarks.data.cache import default_cache
+from benchmarks.data.dataset import Dataset
+from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset, without_repeats
+from benchmarks.execution.suite import parse_suite
+from benchmarks.results.records import key_of
+
+SUITE = """
+name: small
+seed: 7
+datasets: [{name: kits21, source: phantom, cases: 6}]
+methods: [mock-noop, {name: mock-noop, label: twin}, mock-threshold]
+protocols: [none, {kind: iterative, rounds: 2}]
+budget: {steps: 4}
+"""
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folders = Folders(tmp_path_factory.mktemp("phantoms"))
+    return resolve_dataset(parse_suite(SUITE, "test").datasets[0], 7, folders)
+
+
+def units_of(dataset: Dataset, out: Path, text: str = SUITE) -> list[Unit]:
+    return plan(parse_suite(text, "test"), [dataset], Folders(out))
+
+
+def test_a_key_names_a_place_and_a_digest_what_decides_the_numbers(dataset: Dataset, tmp_path: Path) -> None:
+    one, twin, other = units_of(dataset, tmp_path)
+    assert one.digest == twin.digest != other.digest
+    assert len({one.key, twin.key, other.key}) == 3
+    assert [key_of(unit.description()) for unit in (one, twin, other)] == [one.key, twin.key, other.key]
+    assert one.folder != twin.folder
+    assert [(first.key, [same.key for same in rest]) for first, rest in without_repeats([one, twin, other])] == [
+        (one.key, [twin.key]),
+        (other.key, []),
+    ]
+
+
+def test_equal_prompts_have_one_digest_whatever_the_protocols(dataset: Dataset, tmp_path: Path) -> None:
+    one = units_of(dataset, tmp_path)[0].description()
+    fewer = units_of(dataset, tmp_path, SUITE.replace("none, ", ""))[0].description()
+    seed = units_of(dataset, tmp_path, SUITE.replace("seed: 7", "seed: 8"))[0].description()
+    assert one["unit"] != fewer["unit"] != seed["unit"]
+    assert one["prompts_digest"] == fewer["prompts_digest"] != seed["prompts_digest"]
+    assert one["cases_digest"] == seed["cases_digest"]
+    assert one["lesion_rule"]
+
+
+def test_the_cache_settings_count(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TAGS_BENCH_CACHE")
+    assert Folders(tmp_path).cache == tmp_path / "cache"
+    assert default_cache(tmp_path).limit_bytes is None, "as before: a cache of one output folder has no limit"
+    monkeypatch.setenv("TAGS_BENCH_CACHE", str(tmp_path / "fast"))
+    monkeypatch.setenv("TAGS_BENCH_CACHE_GB", "0.5")
+    assert Folders(tmp_path).cache == tmp_path / "fast"
+    assert default_cache(Folders(tmp_path).cache).limit_bytes == 500_000_000
+    monkeypatch.setenv("TAGS_BENCH_CACHE_GB", "much")
+    with pytest.raises(UserError, match="TAGS_BENCH_CACHE_GB=much: a number of gigabytes above 0"):
+        units_of(dataset, tmp_path)
+
+
+@pytest.mark.ray
+def test_a_training_uses_the_cache_that_was_set(
+    local_ray: None, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from benchmarks.execution.pool import train_now
+
+    monkeypatch.setenv("TAGS_BENCH_CACHE", str(tmp_path / "fast"))
+    text = SUITE.replace("mock-noop, {name: mock-noop, label: twin}, mock-threshold", "mock-network")
+    (unit,) = units_of(dataset, tmp_path / "out", text)
+    train_now(unit, Folders(tmp_path / "out"))
+    assert list((tmp_path / "fast").glob("*/entry.json"))
+    assert not (tmp_path / "out" / "cache").exists()
