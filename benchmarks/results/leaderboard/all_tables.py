@@ -12,6 +12,7 @@ import pandas as pd
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.results.comparability import with_lists
 from benchmarks.results.leaderboard.board import leaderboard_of, metrics_of
+from benchmarks.results.leaderboard.challenges import cvpr25_of
 from benchmarks.results.leaderboard.comparisons import comparisons_of, rankings_of
 from benchmarks.results.leaderboard.completeness import check_complete, completeness_of
 from benchmarks.results.leaderboard.context import claims_of, contamination_of, published_of
@@ -63,6 +64,7 @@ def details(
         "each-lesion": lambda: each_lesion_of(rows),
         "lesions": lambda: lesion_sizes_of(rows),
         "clicks": lambda: clicks_of(rows),
+        "cvpr25": lambda: cvpr25_of(rows, units),
         "rounds": lambda: rounds_of(rows, metric),
         "policies": lambda: policies_of(rows, metric),
         "robustness": lambda: robustness_of(rows, units, metric),

@@ -316,6 +316,16 @@ def _click_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
     return Sheet(f"{title} · click curves", headings, cells, headings[1:])
 
 
+def _cvpr25_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
+    names = {"dsc_auc": "DSC AUC", "nsd_auc": "NSD AUC", "dsc_final": "DSC final", "nsd_final": "NSD final"}
+    headings = ("method", *names.values(), "cases")
+    cells = tuple(
+        (row["method"], *(number_text(row[name], 3) for name in names), str(row["n"]))
+        for row in rows.to_dict("records")
+    )
+    return Sheet(f"{title} · by the CVPR 2025 challenge's definitions (AUC 0 to 4)", headings, cells, headings[1:])
+
+
 def _round_sheet(title: str, rows: pd.DataFrame, metric: str) -> Sheet:
     steps = sorted(rows["step"].unique())
     headings = ("method", *(f"round {step}" for step in steps))
@@ -359,6 +369,7 @@ _SHEETS: dict[str, Callable[[str, pd.DataFrame, str], Sheet]] = {
     "each-lesion": _each_lesion_sheet,
     "lesions": _lesion_sheet,
     "clicks": _click_sheet,
+    "cvpr25": _cvpr25_sheet,
     "rounds": _round_sheet,
     "policies": _policy_sheet,
 }
