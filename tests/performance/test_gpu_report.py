@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.performance import gpu_report
-from tests.performance.gpu_report import Report, TimeLimitError, counted_tflop, main, time_limit
+from tests.performance.gpu import training
+from tests.performance.gpu.__main__ import SECTIONS, main
+from tests.performance.gpu.measuring import TimeLimitError, counted_tflop, time_limit
+from tests.performance.gpu.report import Report
 
 HERE = ["--device", "cpu", "--size", "tiny", "--quick", "--cpus", "1", "--cases", "1"]
 
@@ -24,10 +26,10 @@ def _threads() -> Iterator[None]:
 
 
 def test_a_section_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: Report) -> None:
+    def broken(report: Report) -> None:
         raise RuntimeError("broken on purpose")
 
-    monkeypatch.setattr(Report, "measure_step", broken)
+    monkeypatch.setitem(SECTIONS, "step", (broken, 90.0))
     assert main([*HERE, "--sections", "matmul,step,inference", "--out", str(tmp_path)]) == 1
     report = json.loads((tmp_path / "report.json").read_text())
     assert list(report["errors"]) == ["step"]
@@ -40,8 +42,8 @@ def test_a_section_that_fails_costs_no_other(tmp_path: Path, monkeypatch: pytest
 
 def test_a_training_step_is_timed_and_its_work_is_counted(tmp_path: Path) -> None:
     report = Report("tiny", "cpu", tmp_path, quick=True, cases=1, cpus=1)
-    report._step("batch 1", 1, checkpointing=False)
-    report._step("batch 2", 2, checkpointing=True)
+    training._step(report, "batch 1", 1, checkpointing=False)
+    training._step(report, "batch 2", 2, checkpointing=True)
     one, two = report.rows
     assert one.seconds
     assert one.tflop
@@ -68,4 +70,3 @@ def test_an_unknown_section_is_refused(capsys: pytest.CaptureFixture[str]) -> No
     with pytest.raises(SystemExit):
         main([*HERE, "--sections", "matmul,stairs"])
     assert "no section 'stairs'" in capsys.readouterr().err
-    assert set(gpu_report.SECTIONS) <= {name.removeprefix("measure_") for name in dir(Report)}

@@ -1,0 +1,1 @@
+"""What TAGS costs on a GPU; run as `python -m tests.performance.gpu`."""
