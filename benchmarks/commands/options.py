@@ -55,6 +55,10 @@ FreshOption = Annotated[
     bool,
     Option("--fresh", help="Compute everything again, trained models included.", rich_help_panel=OUTPUT),
 ]
+UntrainedOption = Annotated[
+    bool,
+    Option("--untrained", help="Show what the bench trains untrained as well.", rich_help_panel=METHODS),
+]
 JsonOption = Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 DebugOption = Annotated[bool, Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT)]
 AcceptOption = Annotated[bool, Option("--accept-licence", help="Accept the licence without being asked.")]

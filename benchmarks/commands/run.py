@@ -17,6 +17,7 @@ from benchmarks.commands.options import (
     FreshOption,
     OutputOptions,
     PrintOptions,
+    UntrainedOption,
     WorkOptions,
 )
 from benchmarks.commands.printing import console, print_json, print_mapping, print_rows, say_synthetic
@@ -35,7 +36,14 @@ NOT_RUN_EXIT = 3
 
 
 @command(app, panel=PANEL)
-def run(work: WorkOptions, output: OutputOptions, again: AgainOptions, printing: PrintOptions) -> None:
+def run(
+    *,
+    work: WorkOptions,
+    untrained: UntrainedOption = False,
+    output: OutputOptions,
+    again: AgainOptions,
+    printing: PrintOptions,
+) -> None:
     """Train, evaluate and rank methods; what is finished is kept.
 
     Examples:
@@ -50,8 +58,9 @@ def run(work: WorkOptions, output: OutputOptions, again: AgainOptions, printing:
     from benchmarks.results.leaderboard import as_json as plain_rows
     from benchmarks.results.tables import leaderboard_page, print_page
 
+    suite = chosen_suite(work)
     result = api.run(
-        chosen_suite(work),
+        suite.with_untrained() if untrained else suite,
         out=output.out,
         tracking_uri=output.tracking_uri,
         address=work.cluster.address,

@@ -280,6 +280,10 @@ class Suite(_Strict):
         """Other phantoms, splits, prompts and trainings."""
         return self.model_copy(update={"seed": seed})
 
+    def with_untrained(self) -> Suite:
+        """Every method that the bench trains is shown untrained as well."""
+        return self.model_copy(update={"untrained": True})
+
     def fine_tuned(self) -> Suite:
         """Every method trained, those with official weights from these."""
         entries = tuple(entry.model_copy(update={"fine_tune": True}) for entry in self.methods)

@@ -81,7 +81,7 @@ def test_options_stand_under_their_headings(call, monkeypatch: pytest.MonkeyPatc
     panels = dict(zip(headings, text.split("╭")[1:], strict=True))
     for heading, options in {
         "Data": ("--suite", "--dataset", "--all-datasets", "--data", "--target", "--seed"),
-        "Methods": ("--methods", "--checkpoint"),
+        "Methods": ("--methods", "--checkpoint", "--untrained"),
         "Budget": ("--minutes", "--steps"),
         "Cluster": ("--workers", "--cpus", "--gpus", "--address"),
         "Output": ("--out", "--tracking-uri", "--fresh", "--retry-failed", "--json", "--debug", "--help"),

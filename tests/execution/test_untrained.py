@@ -64,3 +64,7 @@ def test_what_the_bench_does_not_train_has_no_untrained_state(name: str, dataset
     text = SUITE.replace("[mock-noop,", f"[{{name: {name}, untrained: true}}] #")
     with pytest.raises(UserError, match=rf"'{name} \(untrained\)': `untrained` is for methods that the bench trains"):
         units_of(text, dataset, tmp_path)
+
+
+def test_the_flag_says_what_the_suite_can_say() -> None:
+    assert parse_suite(SUITE, "test").with_untrained() == parse_suite(SUITE + "untrained: true\n", "test")
