@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.common.errors import UserError
-from benchmarks.common.files import safe_name
 from benchmarks.common.output import DEFAULT_OUT
 from benchmarks.common.output_lock import only_writer
 from benchmarks.common.paths import user_path
@@ -146,7 +145,8 @@ def train(
 ) -> TrainingResult:
     """Train the methods of a suite and keep the checkpoints, which `run` then uses. Arguments as for `run`.
 
-    A method with official weights is trained from these.
+    A method with official weights is trained from these. Trainings run side by side as the cluster has room. One that
+    fails costs the others nothing: it is in `failed`, and in `not_run` where it was the machine that failed.
 
     Args:
         fresh: train again even if the checkpoint is there.
@@ -154,25 +154,9 @@ def train(
     Raises:
         UserError: as for `run`; none of the methods is trained.
     """
-    started = time.perf_counter()
     progress = progress or Progress()
     work = planned(_suite(suite).fine_tuned(), out, progress)
-    units = [unit for unit in work.units if unit.job is not None]
-    if not units:
-        raise UserError("none of these methods is trained; see `tags-bench methods`")
-    start_ray(address, progress.note)
-    trainings = [trained(unit, work.folders, fresh, progress) for unit in units]
-    sink = MlflowSink(work.folders.out, tracking_uri)
-    descriptions = tuple(unit.description() for unit in units)
-    for description, figures in zip(descriptions, trainings, strict=True):
-        sink.log_training(description, figures)
-    sink.close()
-    places = {
-        "MLflow store": sink.shown_uri,
-        "trained models": str(work.folders.checkpoints),
-        "logs": str(work.folders.logs / safe_name(work.suite.name)),
-    }
-    return TrainingResult(tuple(trainings), descriptions, time.perf_counter() - started, places)
+    return trained(work, tracking_uri, address, fresh, progress)
 
 
 @only_writer("tune")

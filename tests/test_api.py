@@ -17,7 +17,7 @@ from benchmarks import api
 from benchmarks.common.errors import UserError
 from benchmarks.data import registry
 from benchmarks.execution import work
-from benchmarks.execution.pool import NotRun
+from benchmarks.execution.course import NotRun
 from benchmarks.execution.suite import DatasetEntry
 from benchmarks.results.tables.sheet import digits_of
 from tests.scan_folders import write_msd

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 app = new_group()
 PANEL = "Work"
 NOT_RUN_EXIT = 3
-"""The machine kept a case from being evaluated; the same command takes it up again."""
+"""The machine kept a case from being evaluated, or a training from its end; the same command takes it up again."""
 
 
 @command(app, panel=PANEL)
@@ -84,6 +84,9 @@ def train(
 ) -> None:
     """Train methods and keep the checkpoints, which `run` then uses.
 
+    Trainings run side by side as there is room. One that fails costs the others nothing: it is named, and the exit
+    code is 1, or 3 where it was the machine that failed.
+
     Examples:
 
     * `tags-bench train --dataset kits21 --minutes 2` — tags-tiny on the phantoms of one dataset
@@ -104,9 +107,13 @@ def train(
     )
     if printing.as_json:
         print_json(result.trainings)
-        return
-    for figures in result.trainings:
-        print_mapping(f"{figures['method']} on {figures['dataset']}", short_figures(figures))
+    else:
+        for figures in result.trainings:
+            print_mapping(f"{figures['method']} on {figures['dataset']}", short_figures(figures))
+    for line in result.unfinished_lines():
+        print(line, file=sys.stderr)
+    if not result.complete:
+        raise typer.Exit(NOT_RUN_EXIT if result.not_run else 1)
 
 
 @command(app, panel=PANEL)

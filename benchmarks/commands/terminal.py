@@ -29,7 +29,7 @@ from benchmarks.execution.plan import Unit
 
 LINE_EVERY_SECONDS = 60.0
 LINES_BESIDE = 4  # of a terminal, for what is not a bar of a unit
-AT_REST = ("", "waiting", "done", "not run")
+AT_REST = ("", "waiting", "done", "failed", "not run")
 
 
 class Terminal(progress.Progress):
@@ -47,6 +47,9 @@ class Terminal(progress.Progress):
     def units(self, units: Sequence[Unit]) -> Bars:
         return Bars(units, self.console)
 
+    def trainings(self, units: Sequence[Unit]) -> Bars:
+        return Bars(units, self.console, "trainings")
+
 
 class _Stage(ProgressColumn):
     """What a unit is doing, and for how long it has been doing that."""
@@ -54,7 +57,7 @@ class _Stage(ProgressColumn):
     def render(self, task: Task) -> Text:
         stage = task.fields.get("stage", "waiting")
         since = task.fields.get("since")
-        style = {"done": "green", "waiting": "dim", "not run": "red"}.get(stage, "cyan")
+        style = {"done": "green", "waiting": "dim", "failed": "red", "not run": "red"}.get(stage, "cyan")
         seconds = f" {time.monotonic() - since:.0f} s" if since is not None and stage not in AT_REST else ""
         return Text(f"{stage}{seconds}", style=style)
 
@@ -63,12 +66,13 @@ class Tally:
     """What is finished, and how long the rest may take.
 
     Args:
-        cases: of each unit.
+        cases: of each unit; 1 where units are only trained.
         now: seconds that only go forward.
+        counted: "cases" or "trainings".
     """
 
-    def __init__(self, cases: dict[Path, int], now: float) -> None:
-        self._cases, self._began = cases, now
+    def __init__(self, cases: dict[Path, int], now: float, counted: str = "cases") -> None:
+        self._cases, self._began, self._counted = cases, now, counted
         self._finished: dict[Path, int] = {}
         self._before: dict[Path, int] = {}  # finished when the run began
         self._first: float | None = None  # when something was first evaluated
@@ -101,7 +105,7 @@ class Tally:
 
     def line(self, now: float) -> str:
         """One line for a log."""
-        words = [f"{_duration(now - self._began)}: {self.finished} of {self.total} cases"]
+        words = [f"{_duration(now - self._began)}: {self.finished} of {self.total} {self._counted}"]
         if self.failed:
             words.append(f"{self.failed} failed")
         doing = Counter(stage for stage in self.stages.values() if stage not in AT_REST)
@@ -112,15 +116,21 @@ class Tally:
 
 
 class Bars:
-    """A bar per unit: its stage, and finished cases. Implements `benchmarks.execution.pool.Observer`.
+    """A bar per unit: its stage, and finished cases, or its training.
+
+    Implements `benchmarks.execution.observer.Observer`.
 
     Where there are more units than lines, only those at work have a bar, and one more bar stands for all. Outside a
     terminal there are no bars, but a line every minute.
+
+    Args:
+        counted: "cases" or "trainings".
     """
 
-    def __init__(self, units: Sequence[Unit], console: Console) -> None:
-        self._console = console
-        self._tally = Tally({unit.folder: len(unit.cases) for unit in units}, time.monotonic())
+    def __init__(self, units: Sequence[Unit], console: Console, counted: str = "cases") -> None:
+        self._console, self._counted = console, counted
+        totals = {unit.folder: len(unit.cases) if counted == "cases" else 1 for unit in units}
+        self._tally = Tally(totals, time.monotonic(), counted)
         self._told: set[tuple[Path, str]] = set()
         self._lines = None if console.is_terminal else threading.Event()
         self._crowded = len(units) > console.height - LINES_BESIDE
@@ -128,7 +138,7 @@ class Bars:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("cases"),
+            TextColumn(counted),
             _Stage(),
             TimeElapsedColumn(),
             console=console,
@@ -138,7 +148,7 @@ class Bars:
         self._all = self._progress.add_task("all units", total=self._tally.total, stage="") if self._crowded else None
         self._tasks = {
             unit.folder: self._progress.add_task(
-                unit.title, total=len(unit.cases), stage="waiting", since=None, visible=not self._crowded
+                unit.title, total=totals[unit.folder], stage="waiting", since=None, visible=not self._crowded
             )
             for unit in units
         }
@@ -183,7 +193,8 @@ class Bars:
     def finished_unit(self, unit: Unit, training: dict[str, Any] | None) -> None:
         self._progress.stop_task(self._tasks[unit.folder])
         if self._lines is not None:
-            self._print(f"done: {unit.title}, {len(unit.cases)} cases")
+            cases = f", {len(unit.cases)} cases" if self._counted == "cases" else ""
+            self._print(f"done: {unit.title}{cases}")
 
     def _print_lines(self) -> None:
         assert self._lines is not None

@@ -13,7 +13,7 @@ import pandas as pd
 
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.execution.ablation import Variant, ablation_table
-from benchmarks.execution.pool import NotRun
+from benchmarks.execution.course import NotRun
 from benchmarks.results import leaderboard as boards
 from benchmarks.results.statistics import higher_is_better
 from benchmarks.results.sweep import Trial, as_rows
@@ -155,6 +155,14 @@ class AblationResult(RunResult):
         return as_html(lambda console: print_page(page, console))
 
 
+@dataclass(frozen=True)
+class NotTrained:
+    """A unit without a checkpoint, by its title, and why."""
+
+    unit: str
+    reason: str
+
+
 @dataclass(frozen=True, repr=False)
 class TrainingResult:
     """Trained models.
@@ -164,12 +172,27 @@ class TrainingResult:
         units: what the units are, in the same order.
         seconds: that this call took.
         places: where things lie, by what they are.
+        failed: methods that could not be trained.
+        not_run: trainings that the machine, not the method, kept from their end; the next call goes on with them.
     """
 
     trainings: tuple[Mapping[str, Any], ...]
     units: tuple[Description, ...]
     seconds: float
     places: Mapping[str, str]
+    failed: tuple[NotTrained, ...] = ()
+    not_run: tuple[NotTrained, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every method has its checkpoint."""
+        return not self.failed and not self.not_run
+
+    def unfinished_lines(self) -> list[str]:
+        """What has no checkpoint, and why."""
+        lines = [f"failed: {one.unit}: {one.reason}" for one in self.failed]
+        lines += [f"not run: {one.unit}: {one.reason}" for one in self.not_run]
+        return [*lines, "the same call takes up again what was not run"] if self.not_run else lines
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -178,10 +201,13 @@ class TrainingResult:
 
     def __repr__(self) -> str:
         titles = ", ".join(f"{unit['method']} on {unit['dataset']}" for unit in self.units)
-        return f"<TrainingResult: {titles}; {self.seconds:.0f} s; models in {self.places['trained models']}>"
+        missing = "".join(f", {len(n)} {word}" for n, word in ((self.failed, "failed"), (self.not_run, "not run")) if n)
+        models = self.places["trained models"]
+        return f"<TrainingResult: {titles or 'none'}{missing}; {self.seconds:.0f} s; models in {models}>"
 
     def _repr_html_(self) -> str:
-        return str(self.rows.to_html(index=False))
+        unfinished = as_html(lambda console: console.print("\n".join(self.unfinished_lines()), markup=False))
+        return str(self.rows.to_html(index=False)) + ("" if self.complete else unfinished)
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from benchmarks.data.dataset import Case
+from benchmarks.execution.observer import Observer
 from benchmarks.execution.plan import Unit
-from benchmarks.execution.pool import Observer
 
 log = logging.getLogger("tags_bench")
 
@@ -30,7 +30,11 @@ class Progress:
 
     def units(self, units: Sequence[Unit]) -> AbstractContextManager[Observer]:
         """The evaluation of these units begins; the observer is told how it goes on."""
-        return _observed()
+        return _observed(_Log("cases"))
+
+    def trainings(self, units: Sequence[Unit]) -> AbstractContextManager[Observer]:
+        """These units are only trained; each advances by 1."""
+        return _observed(_Log("trainings"))
 
 
 @contextmanager
@@ -40,21 +44,26 @@ def _logged(text: str) -> Iterator[None]:
 
 
 @contextmanager
-def _observed() -> Iterator[Observer]:
-    yield _Log()
+def _observed(observer: Observer) -> Iterator[Observer]:
+    yield observer
 
 
 class _Log:
-    """Implements `benchmarks.execution.pool.Observer`."""
+    """Implements `benchmarks.execution.observer.Observer`; `counted`: "cases" or "trainings"."""
+
+    def __init__(self, counted: str) -> None:
+        self._counted = counted
 
     def stage(self, unit: Unit, stage: str) -> None:
         log.info("%s: %s", unit.title, stage)
 
     def advanced(self, unit: Unit, finished_cases: int) -> None:
-        log.debug("%s: %d of %d cases", unit.title, finished_cases, len(unit.cases))
+        if self._counted == "cases":
+            log.debug("%s: %d of %d cases", unit.title, finished_cases, len(unit.cases))
 
     def failed(self, unit: Unit, case: Case, reason: str) -> None:
         log.warning("failed: %s, %s: %s", unit.title, case.case_id, reason)
 
     def finished_unit(self, unit: Unit, training: dict[str, Any] | None) -> None:
-        log.info("%s: %d cases finished", unit.title, len(unit.cases))
+        if self._counted == "cases":
+            log.info("%s: %d cases finished", unit.title, len(unit.cases))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ from benchmarks.common.output import writable_folder
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import Dataset
 from benchmarks.execution.cluster import start_ray
-from benchmarks.execution.outcomes import RunResult
+from benchmarks.execution.outcomes import NotTrained, RunResult, TrainingResult
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
-from benchmarks.execution.pool import RunOutcome, train_now
+from benchmarks.execution.pool import RunOutcome, train_units
 from benchmarks.execution.pool import run as run_units
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.suite import Suite
@@ -125,12 +124,45 @@ def _places(work: Work, uri: str) -> dict[str, str]:
     }
 
 
-def trained(unit: Unit, folders: Folders, fresh: bool, progress: Progress) -> dict[str, Any]:
-    """Train a unit that has something to train; its figures, and the folder of the checkpoint."""
+def trained(
+    work: Work, tracking_uri: str | None, address: str | None, fresh: bool, progress: Progress
+) -> TrainingResult:
+    """Train the units that are trained, with MLflow; what fails costs the others nothing.
+
+    Raises:
+        UserError: none of the methods is trained, no Ray cluster at the address.
+    """
+    started = time.perf_counter()
+    units = [unit for unit in work.units if unit.job is not None]
+    if not units:
+        raise UserError("none of these methods is trained; see `tags-bench methods`")
+    with progress.step("starting Ray"):
+        start_ray(address, progress.note)
+    with progress.trainings(units) as observer:
+        outcome = train_units(units, work.folders, observer, fresh)
+    sink = MlflowSink(work.folders.out, tracking_uri)
+    finished = [unit for unit in units if unit.digest in outcome.figures]
+    descriptions = tuple(unit.description() for unit in finished)
+    trainings = tuple(_with_checkpoint(unit, outcome.figures[unit.digest], work.folders) for unit in finished)
+    for description, figures in zip(descriptions, trainings, strict=True):
+        sink.log_training(description, figures)
+    sink.close()
+    shown = ("MLflow store", "trained models", "logs")
+    places = {name: place for name, place in _places(work, sink.shown_uri).items() if name in shown}
+    return TrainingResult(
+        trainings,
+        descriptions,
+        time.perf_counter() - started,
+        places,
+        failed=_among(units, outcome.failed),
+        not_run=_among(units, outcome.not_run),
+    )
+
+
+def _among(units: list[Unit], reasons: dict[str, str]) -> tuple[NotTrained, ...]:
+    return tuple(NotTrained(unit.title, reasons[unit.digest]) for unit in units if unit.digest in reasons)
+
+
+def _with_checkpoint(unit: Unit, figures: dict[str, Any], folders: Folders) -> dict[str, Any]:
     assert unit.job is not None
-    folder = checkpoint_folder(folders.checkpoints, unit.job)
-    if fresh and folder.exists():
-        shutil.rmtree(folder)
-    with progress.step(f"training {unit.title}, log in {unit.log}"):
-        figures = train_now(unit, folders)
-    return {**figures, "checkpoint": str(folder)}
+    return {**figures, "checkpoint": str(checkpoint_folder(folders.checkpoints, unit.job))}

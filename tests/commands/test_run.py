@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks.execution import work
-from benchmarks.execution.pool import NotRun
+from benchmarks.execution.course import NotRun
 from benchmarks.results.records import RecordStore
 from tests.scan_folders import write_msd
 

@@ -76,3 +76,19 @@ def test_few_units_have_a_bar_each() -> None:
     units = [unit("a", 2), unit("b", 2)]
     bars = Bars(units, Console(file=io.StringIO(), force_terminal=True, width=120, height=24))
     assert [task.description for task in bars._progress.tasks if task.visible] == ["a · data", "b · data"]
+
+
+def test_trainings_are_counted_as_such() -> None:
+    file = io.StringIO()
+    units = [unit("a", 7), unit("b", 7)]
+    with Bars(units, Console(file=file, force_terminal=False, width=120), "trainings") as bars:
+        for one in units:
+            bars.advanced(one, 0)
+            bars.stage(one, "training")
+        bars.advanced(units[0], 1)
+        bars.stage(units[0], "done")
+        bars.finished_unit(units[0], None)
+        bars.stage(units[1], "failed")
+    lines = file.getvalue().splitlines()
+    assert "done: a · data" in lines
+    assert lines[-1].startswith("0 s: 1 of 2 trainings, time left")

@@ -206,7 +206,8 @@ import logging, sys
 from pathlib import Path
 from benchmarks.execution.cluster import start_ray
 from benchmarks.execution.plan import Folders, plan, resolve_dataset
-from benchmarks.execution.pool import Nobody, run
+from benchmarks.execution.observer import Nobody
+from benchmarks.execution.pool import run
 from benchmarks.execution.suite import parse_suite
 logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
 suite = parse_suite(sys.argv[2], "test")

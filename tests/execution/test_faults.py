@@ -11,9 +11,11 @@ import pytest
 
 from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import Dataset
-from benchmarks.execution import pool, scheduler
+from benchmarks.execution import course, scheduler
+from benchmarks.execution.observer import Nobody
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
-from benchmarks.execution.pool import Nobody, RunOutcome, check_room, run, train_units
+from benchmarks.execution.pool import RunOutcome, run, train_units
+from benchmarks.execution.room import check_room
 from benchmarks.execution.suite import parse_suite
 from benchmarks.results.records import RecordStore
 
@@ -153,7 +155,7 @@ def test_too_little_memory_is_tried_again_and_then_a_failure(play: Play, tmp_pat
 def test_a_method_that_cannot_be_loaded_fails_whether_it_raises_dies_or_hangs(
     play: Play, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "LOAD_LIMIT_SECONDS", 9.0)
+    monkeypatch.setattr(course, "LOAD_LIMIT_SECONDS", 9.0)
     outcome, rows = play("mock-load-crash, mock-load-die, mock-load-sleep, mock-noop")
     assert outcome.not_run == ()
     reasons = rows.groupby("method")["reason"].first()

@@ -72,11 +72,12 @@ def test_the_cache_settings_count(dataset: Dataset, tmp_path: Path, monkeypatch:
 def test_a_training_uses_the_cache_that_was_set(
     local_ray: None, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from benchmarks.execution.pool import train_now
+    from benchmarks.execution.observer import Nobody
+    from benchmarks.execution.pool import train_units
 
     monkeypatch.setenv("TAGS_BENCH_CACHE", str(tmp_path / "fast"))
     text = SUITE.replace("mock-noop, {name: mock-noop, label: twin}, mock-threshold", "mock-network")
     (unit,) = units_of(dataset, tmp_path / "out", text)
-    train_now(unit, Folders(tmp_path / "out"))
+    assert train_units([unit], Folders(tmp_path / "out"), Nobody()).figures
     assert list((tmp_path / "fast").glob("*/entry.json"))
     assert not (tmp_path / "out" / "cache").exists()

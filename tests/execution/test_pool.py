@@ -12,8 +12,9 @@ import pytest
 from benchmarks.common.errors import UserError
 from benchmarks.common.weight_file import weights_folder
 from benchmarks.data.dataset import Case, Dataset
+from benchmarks.execution.observer import Nobody
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
-from benchmarks.execution.pool import run, train_now
+from benchmarks.execution.pool import run, train_units
 from benchmarks.execution.suite import Suite, parse_suite
 from benchmarks.execution.training import checkpoint_folder, finished
 from benchmarks.results.leaderboard import check_complete, leaderboard_of, notes_of
@@ -213,7 +214,7 @@ def test_training_is_cached_and_changes_the_weights(local_ray: None, dataset: Da
     assert job is not None
     folder = checkpoint_folder(Folders(tmp_path).checkpoints, job)
     assert finished(folder)
-    figures = train_now(units[0], Folders(tmp_path))  # finished: read, not computed
+    figures = train_units(units, Folders(tmp_path), Nobody()).figures[units[0].digest]  # finished: read, not computed
     assert figures["steps"] == 4
     assert figures["parameters"] == 2
     assert [point["step"] for point in figures["curve"]] == [1, 2, 3, 4]

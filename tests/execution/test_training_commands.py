@@ -79,6 +79,23 @@ def test_train_leaves_a_checkpoint_and_a_run(local_ray: None, call: Any, suite: 
     assert len(runs_of(Path("out/mlflow.db"), call)) == 1
 
 
+def test_a_training_that_fails_costs_the_others_nothing(local_ray: None, call: Any, suite: Path) -> None:
+    words = ("train", "--suite", str(suite), "--out", "out", "--json", "--methods")
+    outcome = call(*words, "mock-bad-fit,mock-learner")
+    assert outcome.code == 1
+    assert [figures["method"] for figures in json.loads(outcome.out)] == ["mock-learner"]
+    assert "failed: mock-bad-fit · kits21: ValueError: the tool ended with exit code 9" in outcome.err
+    assert len(runs_of(Path("out/mlflow.db"), call)) == 1
+
+    outcome = call(*words, "mock-dying-fit,mock-learner,mock-bad-fit")
+    assert outcome.code == 3
+    printed = outcome.out[outcome.out.index("[\n") :]  # Ray itself may say before it that a worker died
+    assert [figures["method"] for figures in json.loads(printed)] == ["mock-learner"]
+    assert "not run: mock-dying-fit · kits21: " in outcome.err
+    assert "failed: mock-bad-fit · kits21: " in outcome.err
+    assert outcome.err.rstrip().endswith("the same call takes up again what was not run")
+
+
 def test_tune_begins_with_the_default_and_leaves_its_best(
     local_ray: None, call: Any, suite: Path, tmp_path: Path
 ) -> None:

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.execution.observer import Nobody
 from benchmarks.execution.orders import Item, Key, Need, Node
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
-from benchmarks.execution.pool import Nobody, run
+from benchmarks.execution.pool import run
 from benchmarks.execution.suite import parse_suite
 from tests.execution.simulation import Cluster
 

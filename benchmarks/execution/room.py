@@ -1,0 +1,60 @@
+"""What units ask of the cluster, and whether it can hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from benchmarks.common.errors import UserError
+from benchmarks.execution.capacity import fits
+from benchmarks.execution.crew import Machines
+from benchmarks.execution.orders import Need
+from benchmarks.execution.plan import Folders, Unit
+from benchmarks.execution.preflight import look_at_hosts
+from benchmarks.execution.training import TrainingJob
+
+
+def check_room(units: Iterable[Unit], machines: Machines | None = None) -> None:
+    """Refuse what the cluster could never hold.
+
+    Raises:
+        UserError: the unit, what it asks for, and what there is.
+    """
+    nodes = (machines or Machines()).now()
+    for unit in units:
+        for need in (training_need(unit.job) if unit.job else Need(), need_of(unit)):
+            if not fits(nodes, need):
+                times = f"{need.workers} workers with " if need.workers > 1 else ""
+                here = max(nodes, key=lambda node: (node.gpus, node.cpus))
+                raise UserError(
+                    f"'{unit.title}' asks for {times}{need.cpus:g} CPU and {need.gpus:g} GPU; the cluster has "
+                    f"{sum(node.cpus for node in nodes):g} CPU and {sum(node.gpus for node in nodes):g} GPU on "
+                    f"{len(nodes)} node(s), the largest {here.cpus:g} CPU and {here.gpus:g} GPU; "
+                    "lower --cpus, --gpus or --workers"
+                )
+
+
+def unfit_nodes(units: list[Unit], folders: Folders, machines: Machines) -> dict[str, str]:
+    """Why which nodes of a cluster cannot take part; one machine alone is not looked at.
+
+    Raises:
+        UserError: no node can.
+    """
+    nodes = machines.nodes
+    if len(nodes) < 2 or not units:
+        return {}
+    data_file = next((unit.cases[0].image for unit in units if unit.cases), None)
+    hosts = look_at_hosts(nodes, folders.out, sorted({unit.method.name for unit in units}), data_file)
+    unfit = {host.node: "; ".join(host.problems) for host in hosts if host.problems}
+    if len(unfit) == len(nodes):
+        told = " | ".join(f"{node}: {why}" for node, why in unfit.items())
+        raise UserError(f"no node of the cluster can take part; {told}")
+    return unfit
+
+
+def need_of(unit: Unit) -> Need:
+    """Of one process that evaluates; floors never hold a GPU."""
+    return Need(unit.cpus, 0.0 if unit.method.floor else unit.gpus)
+
+
+def training_need(job: TrainingJob) -> Need:
+    return Need(job.budget.cpus, job.budget.gpus, job.workers)
