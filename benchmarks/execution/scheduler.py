@@ -20,12 +20,9 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from bisect import insort
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 
-from benchmarks.execution.capacity import Capacity, Place
+from benchmarks.execution.capacity import Capacity
 from benchmarks.execution.orders import (
     Action,
     Assign,
@@ -40,6 +37,7 @@ from benchmarks.execution.orders import (
     StopWorker,
     Withdraw,
 )
+from benchmarks.execution.scheduler_state import Group, ItemState, Worker
 
 MAX_RETRIES = 3
 RETRY_PAUSES = (1.0, 5.0, 25.0)  # seconds before each retry: a file server comes back
@@ -47,113 +45,19 @@ PATIENCE = 30.0  # seconds that a retried item waits for another node than the o
 DEATHS_OF_METHOD = 2
 LOAD_TRIES = 2  # of a method that does not load within its limit
 ROOM_GRACE = 60.0  # seconds without any node that could ever hold a key
-STRAGGLER, STRAGGLER_MIN_SECONDS, STRAGGLER_SAMPLE = 3.0, 5.0, 20
-RATES_KEPT = 1000
-USUAL_LOAD_SECONDS = 10.0
-
-
-@dataclass
-class _State:
-    """Of an item that has come to no end yet."""
-
-    group: _Group
-    copies: set[int] = field(default_factory=set)
-    faults: int = 0
-    deaths: int = 0
-    avoid: set[str] = field(default_factory=set)
-    suspects: set[str] = field(default_factory=set)  # nodes on which it ended a process
-    patient_until: float = 0.0
-
-
-@dataclass
-class _Worker:
-    number: int
-    group: _Group
-    place: Place
-    started: float
-    loading_since: float | None = None
-    loaded: bool = False
-    items: deque[Item] = field(default_factory=deque)  # the first one is being computed
-    since: float = 0.0  # when it began
-    withdrawing: Item | None = None
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        return self.place.nodes
-
-
-class _Group:
-    """The items and workers of one key."""
-
-    def __init__(self, key: Key) -> None:
-        self.key = key
-        self.workers: dict[int, _Worker] = {}
-        self.loading = 0
-        self.queues: dict[str, list[tuple[float, int, Item]]] = {}  # by the node that reads the case
-        self.retried: deque[Item] = deque()
-        self.waiting = 0  # in the queues
-        self.outstanding = 0  # waiting, computed, or about to be retried
-        self.length = 0.0  # of all that is outstanding
-        self.load_seconds = USUAL_LOAD_SECONDS
-        self.ever_loaded = False
-        self.load_faults = self.load_timeouts = self.load_deaths = 0
-        self.broken = ""  # why the method cannot be loaded
-        self.not_before = 0.0  # no worker is started earlier: the last one met a fault while it was loaded
-        self.rather_not: set[str] = set()  # nodes on which it did
-        self.no_room_since: float | None = None
-        self._seconds = self._lengths = 0.0
-        self._rates: list[float] = []  # seconds per length, sorted
-
-    def count(self, item: Item, change: int) -> None:
-        self.outstanding += change
-        self.length += change * item.length
-
-    def note(self, item: Item, seconds: float) -> None:
-        self._seconds += seconds
-        self._lengths += item.length
-        if len(self._rates) < RATES_KEPT:
-            insort(self._rates, seconds / item.length)
-
-    def remaining_seconds(self) -> float:
-        return self.length * self._seconds / self._lengths if self._lengths else float("inf")
-
-    def straggles_after(self, item: Item) -> float:
-        """Seconds after which an item takes far longer than usual."""
-        if len(self._rates) < STRAGGLER_SAMPLE:
-            return float("inf")
-        usual = self._rates[int(0.95 * (len(self._rates) - 1))] * item.length
-        return max(STRAGGLER * usual, STRAGGLER_MIN_SECONDS)
-
-    def wants_another(self, now: float) -> bool:
-        """Whether one more worker would have something to do once it is ready."""
-        if self.waiting <= self.loading or now < self.not_before:
-            return False
-        return not self.workers or self.remaining_seconds() / len(self.workers) > self.load_seconds
-
-    def urgency(self) -> tuple[bool, bool, float, float]:
-        """Sorts groups: trainings, then those without a worker, then the most work per worker."""
-        share = len(self.workers) + 1
-        return not self.key.first, bool(self.workers), -self.remaining_seconds() / share, -self.waiting / share
-
-    def drain(self) -> list[Item]:
-        items = [*self.retried, *(item for queue in self.queues.values() for _, _, item in queue)]
-        self.retried.clear()
-        self.queues.clear()
-        self.waiting = 0
-        return items
 
 
 class Scheduler:
     """See the module. Every event returns the actions that follow from it, in order."""
 
     def __init__(self, nodes: Iterable[Node], now: float = 0.0) -> None:
-        self._groups: dict[Key, _Group] = {}
-        self._workers: dict[int, _Worker] = {}
-        self._states: dict[Item, _State] = {}
+        self._groups: dict[Key, Group] = {}
+        self._workers: dict[int, Worker] = {}
+        self._states: dict[Item, ItemState] = {}
         self._capacity = Capacity()
         self._delayed: list[tuple[float, int, Item]] = []
         self._numbers = itertools.count()
-        self._starving: list[_Group] = []
+        self._starving: list[Group] = []
         self._look_for_room = True
         self._actions: list[Action] = []
         self.set_nodes(nodes, now)
@@ -178,8 +82,8 @@ class Scheduler:
     def submit(self, items: Iterable[Item], now: float) -> list[Action]:
         """More work."""
         for item in items:
-            group = self._groups.setdefault(item.key, _Group(item.key))
-            self._states[item] = _State(group)
+            group = self._groups.setdefault(item.key, Group(item.key))
+            self._states[item] = ItemState(group)
             group.count(item, 1)
             self._enqueue(item)
         return self._settle(now)
@@ -260,7 +164,7 @@ class Scheduler:
             else:
                 state.group.count(item, -1)
                 roomier = item.key.roomier()
-                state.group = self._groups.setdefault(roomier, _Group(roomier))
+                state.group = self._groups.setdefault(roomier, Group(roomier))
                 state.group.count(item, 1)
                 self._enqueue(item)
         return self._settle(now)
@@ -340,7 +244,7 @@ class Scheduler:
         group.waiting += 1
         self._look_for_room = True
 
-    def _feed(self, one: _Worker, now: float) -> None:
+    def _feed(self, one: Worker, now: float) -> None:
         """Something to compute, and the next one to load meanwhile."""
         if not one.loaded:
             return
@@ -355,7 +259,7 @@ class Scheduler:
                 break
             self._assign(one, item, now)
 
-    def _take(self, one: _Worker, now: float) -> Item | None:
+    def _take(self, one: Worker, now: float) -> Item | None:
         """The next item for a worker, off the queue."""
         group = one.group
         for _ in range(len(group.retried)):
@@ -370,14 +274,14 @@ class Scheduler:
         group.waiting -= 1
         return heapq.heappop(queue)[-1]
 
-    def _may_go(self, item: Item, one: _Worker, now: float) -> bool:
+    def _may_go(self, item: Item, one: Worker, now: float) -> bool:
         """Whether a retried item may go to this worker: not where it failed, as long as there is hope of another."""
         state = self._states[item]
         if state.avoid.isdisjoint(one.nodes) or now >= state.patient_until:
             return True
         return not self._capacity.could_hold(one.group.key.need, without=state.avoid)
 
-    def _steal(self, thief: _Worker) -> Item | None:
+    def _steal(self, thief: Worker) -> Item | None:
         """What another worker has not begun."""
         for other in thief.group.workers.values():
             if len(other.items) > 1 and other.withdrawing is None:
@@ -388,7 +292,7 @@ class Scheduler:
                     return item
         return None
 
-    def _straggler(self, group: _Group, now: float) -> Item | None:
+    def _straggler(self, group: Group, now: float) -> Item | None:
         """What takes far longer than usual and is computed once so far."""
         if group.key.resumes or group.waiting:
             return None
@@ -399,14 +303,14 @@ class Scheduler:
                     return other.items[0]
         return None
 
-    def _assign(self, one: _Worker, item: Item, now: float) -> None:
+    def _assign(self, one: Worker, item: Item, now: float) -> None:
         if not one.items:
             one.since = now
         one.items.append(item)
         self._states[item].copies.add(one.number)
         self._actions.append(Assign(one.number, item, one.group.key.alone))
 
-    def _drop(self, one: _Worker, item: Item, now: float) -> None:
+    def _drop(self, one: Worker, item: Item, now: float) -> None:
         """The worker has the item no more."""
         if one.items[0] is item:
             one.since = now
@@ -442,7 +346,7 @@ class Scheduler:
         state.patient_until = now + pause + PATIENCE
         heapq.heappush(self._delayed, (now + pause, next(self._numbers), item))
 
-    def _load_fault(self, group: _Group, node: str, reason: str, now: float) -> None:
+    def _load_fault(self, group: Group, node: str, reason: str, now: float) -> None:
         self._strike(node, reason, now)
         group.rather_not.add(node)
         group.load_faults += 1
@@ -471,14 +375,14 @@ class Scheduler:
             if blamed is not None:
                 self._blame(blamed, (node,), reason, now, died=False)
 
-    def _break(self, group: _Group, reason: str) -> None:
+    def _break(self, group: Group, reason: str) -> None:
         """The method cannot be loaded: all its items have failed, those to come too."""
         group.broken = reason
         delayed = [item for _, _, item in self._delayed if item in self._states and self._states[item].group is group]
         for item in [*group.drain(), *delayed]:
             self._end(item, Fail(item, reason))
 
-    def _check_limits(self, one: _Worker, now: float) -> None:
+    def _check_limits(self, one: Worker, now: float) -> None:
         group = one.group
         if not one.loaded:
             limit = group.key.load_limit
@@ -498,7 +402,7 @@ class Scheduler:
 
     # Workers --------------------------------------------------------------------------------------------------------
 
-    def _stop(self, one: _Worker, blamed: Item | None = None) -> None:
+    def _stop(self, one: Worker, blamed: Item | None = None) -> None:
         """End a worker; what it had goes back to the queue, except the blamed item."""
         del self._workers[one.number]
         del one.group.workers[one.number]
@@ -513,7 +417,7 @@ class Scheduler:
                 if item is not blamed and not state.copies:
                     self._enqueue(item)
 
-    def _settle(self, now: float, *looked_at: _Worker) -> list[Action]:
+    def _settle(self, now: float, *looked_at: Worker) -> list[Action]:
         """Start workers where there is room, and end those that nobody needs."""
         self._fill(now)
         for one in looked_at:
@@ -533,7 +437,7 @@ class Scheduler:
         self._look_for_room = False
         wanting = [group for group in self._groups.values() if group.wants_another(now)]
         while wanting:
-            wanting.sort(key=_Group.urgency)
+            wanting.sort(key=Group.urgency)
             if not any(self._start(group, now) for group in wanting):
                 break
             wanting = [group for group in wanting if group.wants_another(now)]
@@ -541,19 +445,19 @@ class Scheduler:
         for group in wanting:
             self._check_room(group, now)
 
-    def _start(self, group: _Group, now: float) -> bool:
+    def _start(self, group: Group, now: float) -> bool:
         rather_not = group.rather_not | (self._states[group.retried[0]].avoid if group.retried else set())
         place = self._capacity.take(group.key.need, rather_not)
         if place is None:
             return False
-        one = _Worker(next(self._numbers), group, place, now)
+        one = Worker(next(self._numbers), group, place, now)
         self._workers[one.number] = group.workers[one.number] = one
         group.loading += 1
         group.no_room_since = None
         self._actions.append(StartWorker(one.number, group.key, one.nodes))
         return True
 
-    def _check_room(self, group: _Group, now: float) -> None:
+    def _check_room(self, group: Group, now: float) -> None:
         """What no node could ever hold waits a while for one, and is then set aside."""
         need = group.key.need
         if group.workers or self._capacity.could_hold(need):
