@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.contestants import Card, Method, WeightFile
@@ -29,46 +29,49 @@ def official_file(name: str, system: str, page: str, licence: str, **facts: Any)
     return WeightFile(name=name, page=page, licence=licence, system=system, check=CHECK, **facts)
 
 
-def tiny_size(
-    official: Method,
-    name: str,
-    system: str,
-    *,
-    paper: str,
-    page: str,
-    parameters: str,
-    config: Mapping[str, Any],
-    what: str = "",
-    note: str = "",
-) -> Method:
-    """The classes of a system at a small size, trained from scratch: for the embedded suite and for tests.
+@dataclass(frozen=True)
+class TinySize:
+    """A system at a small size.
 
-    Args:
+    Attributes:
+        name: of the method.
         system: in a sentence, such as "SAM-B" or "the Universal Model".
         paper: whose architecture it is.
         page: in docs/methods, without .md.
+        parameters: how many.
         config: what differs from the official settings, beside the size.
         what: is taken of the system, by default its classes.
         note: what else differs, for the card.
     """
-    return replace(
-        official,
-        name=name,
-        summary=f"{what or f'the classes of {system}'} at a small size, trained from scratch by the bench",
-        version="2",
-        needs_checkpoint=False,
-        files=(),
-        config={**official.config, "size": "tiny", **config},
-        card=Card(
-            title=f"{system.removeprefix('the ')}, tiny",
-            paper=f"the architecture of {paper} at a small size",
-            code_licence="Apache-2.0",
-            weights_licence="none released; trained by the bench on the suite's training split",
-            parameters=parameters,
-            training_data={"*": "unseen"},
-            notes=(
-                f"For the embedded suite and for tests{note and f'; {note}'}. Says nothing about {system}. "
-                f"See docs/methods/{page}.md."
+
+    name: str
+    system: str
+    paper: str
+    page: str
+    parameters: str
+    config: Mapping[str, Any]
+    what: str = ""
+    note: str = ""
+
+    def of(self, official: Method) -> Method:
+        """The classes of the system, trained from scratch: for the embedded suite and for tests."""
+        what = self.what or f"the classes of {self.system}"
+        note = f"For the embedded suite and for tests{self.note and f'; {self.note}'}."
+        return replace(
+            official,
+            name=self.name,
+            summary=f"{what} at a small size, trained from scratch by the bench",
+            version="2",
+            needs_checkpoint=False,
+            files=(),
+            config={**official.config, "size": "tiny", **self.config},
+            card=Card(
+                title=f"{self.system.removeprefix('the ')}, tiny",
+                paper=f"the architecture of {self.paper} at a small size",
+                code_licence="Apache-2.0",
+                weights_licence="none released; trained by the bench on the suite's training split",
+                parameters=self.parameters,
+                training_data={"*": "unseen"},
+                notes=f"{note} Says nothing about {self.system}. See docs/methods/{self.page}.md.",
             ),
-        ),
-    )
+        )

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from tags.adapters import SpatialAdapter
+from tags.config import TagsConfig
 
 MASKED = -1e4  # exp() of it, over √d too, is zero in every float type in use, and bf16 holds it
 CHUNK_TOKENS = {"cpu": 2048, "cuda": 65_536}  # handled at once without gradients: bounds memory, costs no speed
@@ -276,51 +277,26 @@ def neck(embed_dim: int, dim: int) -> nn.Sequential:
     )
 
 
+def _block(config: TagsConfig, index: int) -> Block:
+    adapter = None
+    if index in config.adapter_blocks:
+        adapter = SpatialAdapter(config.embed_dim, config.adapter_ratio, config.adapter_kernel)
+    shift = config.shift and index % 2 == 0
+    return Block(config.embed_dim, config.heads, config.mlp_ratio, config.window, shift, config.tables[index], adapter)
+
+
 class ImageEncoder(nn.Module):
     """Tokens (B, X, Y, Z, C) → one feature (B, dim, X, Y, Z) per tap, from shallow to deep.
 
-    Args:
-        embed_dim, depth, heads, mlp_ratio: of SAM's ViT.
-        dim: channels of the features.
-        window, shift: cubic windows in tokens; shifted in every second block, beginning with the first.
-        tables: rows of the relative-position tables, one entry per block.
-        taps: number of blocks after which a feature is taken.
-        adapter_blocks: blocks that carry an adapter.
-        checkpointing: recompute blocks in the backward pass to save memory.
+    Windows are shifted in every second block, beginning with the first. `checkpointing` recomputes blocks in the
+    backward pass to save memory.
     """
 
-    def __init__(
-        self,
-        *,
-        embed_dim: int,
-        depth: int,
-        heads: int,
-        mlp_ratio: float,
-        dim: int,
-        window: int,
-        shift: bool,
-        tables: tuple[int, ...],
-        taps: tuple[int, ...],
-        adapter_blocks: tuple[int, ...],
-        adapter_ratio: float,
-        adapter_kernel: int,
-        checkpointing: bool = False,
-    ) -> None:
+    def __init__(self, config: TagsConfig) -> None:
         super().__init__()
-        self.taps, self.checkpointing = taps, checkpointing
-        self.blocks = nn.ModuleList(
-            Block(
-                embed_dim,
-                heads,
-                mlp_ratio,
-                window,
-                shift and index % 2 == 0,
-                tables[index],
-                SpatialAdapter(embed_dim, adapter_ratio, adapter_kernel) if index in adapter_blocks else None,
-            )
-            for index in range(depth)
-        )
-        self.necks = nn.ModuleList(neck(embed_dim, dim) for _ in taps)
+        self.taps, self.checkpointing = config.taps, config.checkpointing
+        self.blocks = nn.ModuleList(_block(config, index) for index in range(config.depth))
+        self.necks = nn.ModuleList(neck(config.embed_dim, config.dim) for _ in config.taps)
 
     def forward(self, x: Tensor, guide: Callable[[int, Tensor], Tensor] | None = None) -> list[Tensor]:
         """`guide(tap, tokens)` may change the tokens after the blocks of each tap (semantic guidance)."""

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tags.config import TagsConfig
+
 
 def norm(kind: str, channels: int) -> nn.Module:
     """ "instance" as in 3DSAM-adapter, or "group" (groups of eight channels)."""
@@ -69,29 +71,24 @@ class MaskDecoder(nn.Module):
     path of the dense prompts.
 
     Args:
-        dim: channels of the features.
-        levels: features before the fused one.
-        width: channels at half resolution; twice as many on the token grid.
-        kind: normalisation.
+        config: `decoder_dim` are the channels at half resolution, twice as many on the token grid; `decoder_norm` is
+            the normalisation; `pyramid`: the raw crop and the dense prompts also meet the features on the token grid;
+            `refine` are the channels of the full-resolution refinement, more than the dense maps and two (0 leaves it
+            out, multiples of 16 are fast), `refine_kernel` is the side of its first convolution.
         prior: (K,), first weight of each dense prompt map in the logits: an untrained model says that tumour is near
             positive clicks, and training takes it from there.
-        pyramid: whether the raw crop and the dense prompts also meet the features on the token grid.
-        refine: channels of the full-resolution refinement, more than the dense maps and two; 0 leaves it out.
-            Multiples of 16 are fast.
-        kernel: side of the refinement's first convolution.
     """
 
-    def __init__(
-        self, dim: int, levels: int, width: int, kind: str, prior: Tensor, pyramid: bool, refine: int, kernel: int
-    ) -> None:
+    def __init__(self, config: TagsConfig, prior: Tensor) -> None:
         super().__init__()
-        dense = len(prior)
-        self.heads = nn.ModuleList(Head(dim, width, kind) for _ in range(levels + 1))
-        self.project = nn.ModuleList(nn.Conv3d(width, 2 * width, 1, bias=False) for _ in range(levels + 1))
+        dense, dim, levels = len(prior), config.dim, len(config.taps)
+        width, kind, refine, kernel = config.decoder_dim, config.decoder_norm, config.refine, config.refine_kernel
+        self.heads = nn.ModuleList(Head(dim, width, kind) for _ in range(levels))
+        self.project = nn.ModuleList(nn.Conv3d(width, 2 * width, 1, bias=False) for _ in range(levels))
         self.from_image = nn.Conv3d(1, width, 3, padding=1, bias=False)
         self.from_dense = nn.Conv3d(dense, width, 3, padding=1, bias=False)
         self.entry = nn.Sequential(norm(kind, width), nn.ReLU(inplace=True))
-        self.pyramid = Pyramid(width, kind) if pyramid else None
+        self.pyramid = Pyramid(width, kind) if config.pyramid else None
         self.skip = nn.Conv3d(width, width, 1)
         self.rise = nn.Conv3d(2 * width, width, 1, bias=False)
         self.mix = convolution(width, width, kind)

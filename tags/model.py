@@ -47,21 +47,7 @@ class TAGS(nn.Module):
         self.config = config
         grid = config.patch // STRIDE
         self.stem = VolumetricStem(config.embed_dim, grid, config.sam_grid)
-        self.encoder = ImageEncoder(
-            embed_dim=config.embed_dim,
-            depth=config.depth,
-            heads=config.heads,
-            mlp_ratio=config.mlp_ratio,
-            dim=config.dim,
-            window=config.window,
-            shift=config.shift,
-            tables=config.tables,
-            taps=config.taps,
-            adapter_blocks=config.adapter_blocks,
-            adapter_ratio=config.adapter_ratio,
-            adapter_kernel=config.adapter_kernel,
-            checkpointing=config.checkpointing,
-        )
+        self.encoder = ImageEncoder(config)
         self.clip = build_clip(config.clip) if config.semantic or config.anatomy else None
         self.vision: ClipVision | None = None
         self.semantic: SemanticGuidance | None = None
@@ -86,16 +72,7 @@ class TAGS(nn.Module):
             config.fusion_heads,
             config.fusion_hidden,
         )
-        self.decoder = MaskDecoder(
-            config.dim,
-            len(config.taps) - 1,
-            config.decoder_dim,
-            config.decoder_norm,
-            self.prompts.dense_prior(),
-            config.pyramid,
-            config.refine,
-            config.refine_kernel,
-        )
+        self.decoder = MaskDecoder(config, self.prompts.dense_prior())
         self._freeze()
 
     def _freeze(self) -> None:

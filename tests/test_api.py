@@ -174,7 +174,7 @@ def test_a_suite_is_changed_by_name() -> None:
 
 
 def test_an_added_dataset_joins_by_name_and_folds_and_protocols_are_chosen(tmp_path: Path) -> None:
-    registry.add("mine", write_msd(tmp_path / "scans", cases=10))
+    registry.add(registry.Registration("mine", write_msd(tmp_path / "scans", cases=10)))
     phantoms = benchmarks.load_suite("phantom")
     suite = phantoms.with_datasets(["mine"])
     assert [(entry.name, entry.source) for entry in suite.datasets] == [("mine", "")]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from baselines.announcement import network_settings, official_file, tiny_size
+from baselines.announcement import TinySize, network_settings, official_file
 from benchmarks.contestants import Card, Method, PromptKind
 
 _PROMPTS = frozenset({PromptKind.CLICK})
@@ -53,10 +53,9 @@ sam3d_adapter = Method(
     ),
 )  # fmt: skip
 
-sam3d_adapter_tiny = tiny_size(
-    sam3d_adapter,
-    "3dsam-adapter-tiny",
-    "3DSAM-adapter",
+sam3d_adapter_tiny = TinySize(
+    name="3dsam-adapter-tiny",
+    system="3DSAM-adapter",
     paper="arXiv 2306.13465",
     page="3dsam-adapter",
     parameters="0.3 M",
@@ -68,4 +67,4 @@ sam3d_adapter_tiny = tiny_size(
         "stray_points": 0,
         "learning_rate": 2e-3,
     },
-)
+).of(sam3d_adapter)

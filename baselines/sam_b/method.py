@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from baselines.announcement import CHECK, network_settings, tiny_size
+from baselines.announcement import CHECK, TinySize, network_settings
 from baselines.sam.announcement import SLICE_INFERENCE, SLICE_PROMPTS, SLICE_SEARCH_SPACE
 from benchmarks.contestants import Card, Method
 from benchmarks.weights.segment_anything import sam_file
@@ -32,12 +32,11 @@ sam_b = Method(
     ),
 )
 
-sam_b_tiny = tiny_size(
-    sam_b,
-    "sam-b-tiny",
-    "SAM-B",
+sam_b_tiny = TinySize(
+    name="sam-b-tiny",
+    system="SAM-B",
     paper="arXiv 2304.02643",
     page="sam-b",
     parameters="0.3 M",
     config={"train": "all", "learning_rate": 1.5e-3, "batch_size": 8, "least_quality": 0.0},
-)
+).of(sam_b)

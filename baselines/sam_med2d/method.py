@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from baselines.announcement import network_settings, official_file, tiny_size
+from baselines.announcement import TinySize, network_settings, official_file
 from baselines.sam.announcement import SLICE_INFERENCE, SLICE_PROMPTS, SLICE_SEARCH_SPACE
 from benchmarks.contestants import Card, Method
 
@@ -47,12 +47,11 @@ sam_med2d = Method(
     ),
 )
 
-sam_med2d_tiny = tiny_size(
-    sam_med2d,
-    "sam-med2d-tiny",
-    "SAM-Med2D",
+sam_med2d_tiny = TinySize(
+    name="sam-med2d-tiny",
+    system="SAM-Med2D",
     paper="arXiv 2308.16184",
     page="sam-med2d",
     parameters="0.5 M",
     config={"train": "all", "learning_rate": 1.5e-3, "least_quality": 0.0},
-)
+).of(sam_med2d)

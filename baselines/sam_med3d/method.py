@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from baselines.announcement import network_settings, official_file, tiny_size
+from baselines.announcement import TinySize, network_settings, official_file
 from benchmarks.contestants import Card, Method, PromptKind
 
 _PROMPTS = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK})
@@ -47,12 +47,11 @@ sam_med3d = Method(
     ),
 )
 
-sam_med3d_tiny = tiny_size(
-    sam_med3d,
-    "sam-med3d-tiny",
-    "SAM-Med3D",
+sam_med3d_tiny = TinySize(
+    name="sam-med3d-tiny",
+    system="SAM-Med3D",
     paper="arXiv 2310.15161",
     page="sam-med3d",
     parameters="0.3 M",
     config={"spacing": 2.25, "train": "all", "learning_rate": 2e-3},
-)
+).of(sam_med3d)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from baselines.announcement import network_settings, official_file, tiny_size
+from baselines.announcement import TinySize, network_settings, official_file
 from benchmarks.contestants import Card, Method, PromptKind
 
 _PROMPTS = frozenset({PromptKind.TEXT, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
@@ -48,12 +48,11 @@ segvol = Method(
     ),
 )
 
-segvol_tiny = tiny_size(
-    segvol,
-    "segvol-tiny",
-    "SegVol",
+segvol_tiny = TinySize(
+    name="segvol-tiny",
+    system="SegVol",
     paper="arXiv 2311.13385",
     page="segvol",
     parameters="1.0 M, of which 0.8 M frozen random text features",
     config={"orientation": "ras", "train": "all", "learning_rate": 2e-3},
-)
+).of(segvol)

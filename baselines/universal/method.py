@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from baselines.announcement import network_settings, official_file, tiny_size
+from baselines.announcement import TinySize, network_settings, official_file
 from benchmarks.contestants import Card, Method, PromptKind, Seen, WeightFile
 
 _PROMPTS = frozenset({PromptKind.NONE})
@@ -74,14 +74,13 @@ universal_unet = replace(
     card=replace(universal_swin.card, title="CLIP-driven Universal Model (U-Net)", parameters="19.4 M"),
 )
 
-universal_tiny = tiny_size(
-    universal_unet,
-    "universal-tiny",
-    "the Universal Model",
+universal_tiny = TinySize(
+    name="universal-tiny",
+    system="the Universal Model",
     paper="arXiv 2301.00785",
     page="universal",
     parameters="0.3 M",
     config={"postprocess": "none", "spacing": 4.0, "learning_rate": 2e-3},
     what="the Universal Model's U-Net and heads",
     note="random class embeddings in place of CLIP's",
-)
+).of(universal_unet)

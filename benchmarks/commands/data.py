@@ -227,17 +227,8 @@ def _add(name: str, folder: Path, printing: PrintOptions, labels: LabelOptions, 
     from benchmarks.data.verify import in_processes
 
     with case_bar(console(), name) as (opened, progress):
-        found = registry.add(
-            name,
-            folder,
-            target=labels.target,
-            organ=labels.organ,
-            lesion=labels.lesion,
-            splits=splits,
-            each=in_processes,
-            opened=opened,
-            progress=progress,
-        )
+        wanted = registry.Registration(name, folder, labels.target, labels.organ, labels.lesion, splits)
+        found = registry.add(wanted, each=in_processes, opened=opened, progress=progress)
     _show(found, printing)
 
 

@@ -66,13 +66,8 @@ class Registration:
 
 
 def add(
-    name: str,
-    root: Path,
+    wanted: Registration,
     *,
-    target: int | str | None = None,
-    organ: str = "",
-    lesion: str = "",
-    splits: str | None = None,
     home: Path | None = None,
     each: Callable[..., Iterable[CaseReport]] = map,
     opened: Callable[[Dataset], Any] | None = None,
@@ -81,16 +76,16 @@ def add(
     """Check every voxel of a dataset and list it under a name. Bad cases are left out and listed with reasons.
 
     Args:
-        name: of a known dataset, whose official layout is then expected, or any other for own data.
-        target, organ, lesion: for own data; see `load_folder`.
+        wanted: name and root, for own data the target too; the check fills in the rest. A known name expects its
+            official layout.
         each: as in `verify`; `in_processes` checks several cases at once.
         opened: called once the layout is known, with as many cases as `progress` will then see.
 
     Raises:
         UserError: the layout is not there, no case is usable, or the data home cannot be written.
     """
-    _path(name, home)  # a name that cannot be kept ends here, before the work
-    wanted = Registration(name, user_path(root).resolve(), target, organ, lesion, splits)
+    _path(wanted.name, home)  # a name that cannot be kept ends here, before the work
+    wanted = replace(wanted, root=user_path(wanted.root).resolve())
     dataset = _open(wanted)
     if opened is not None:
         opened(dataset)
@@ -110,17 +105,7 @@ def add(
 
 def verify_again(name: str, *, home: Path | None = None, **options: Any) -> Registration:
     """Check a listed dataset once more, with the settings it was added with. `options` as for `add`."""
-    known = registration(name, home)
-    return add(
-        name,
-        known.root,
-        target=known.target,
-        organ=known.organ,
-        lesion=known.lesion,
-        splits=known.splits,
-        home=home,
-        **options,
-    )
+    return add(registration(name, home), home=home, **options)
 
 
 def registrations(home: Path | None = None) -> dict[str, Registration]:

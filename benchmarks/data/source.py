@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.common.download import RemoteFile
 from benchmarks.data.dataset import Dataset, DatasetInfo
-from benchmarks.data.layouts.layout import Pair, assemble, require_folder, volume_files
+from benchmarks.data.layouts.layout import Pair, Splitting, assemble, require_folder, volume_files
 from benchmarks.data.splits import StoredSplits
 from benchmarks.data.target import Target
 from benchmarks.data.volume import write_nifti
@@ -100,9 +100,7 @@ class DatasetSource:
             self.info,
             root,
             self.pairs(root),
-            stored=self.splits,
-            splits=splits,
-            seed=seed,
+            Splitting(self.splits, splits, seed),
             strict=strict,
             expected=self.info.cases or None,
         )

@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
@@ -25,6 +26,17 @@ AHEAD = 2  # steps whose crops are ready before they are needed
 T = TypeVar("T")
 
 
+@dataclass(frozen=True)
+class WorkerPlace:
+    """Which worker this is among all of a training."""
+
+    rank: int = 0
+    world_size: int = 1
+
+
+ONLY_WORKER = WorkerPlace()
+
+
 class CropSource:
     """The crops of one worker.
 
@@ -33,7 +45,7 @@ class CropSource:
     Prepared cases lie in the cache on disk and are mapped into memory; a crop touches its own pages only.
 
     Args:
-        rank, world_size: of this worker among all.
+        worker: whose crops.
         prepared: called after every case that has been prepared; it may take minutes.
     """
 
@@ -44,13 +56,11 @@ class CropSource:
         recipe: TrainingRecipe,
         seed: int,
         *,
-        rank: int = 0,
-        world_size: int = 1,
+        worker: WorkerPlace = ONLY_WORKER,
         cache: Cache | None = None,
         prepared: Callable[[], None] = lambda: None,
     ) -> None:
-        self.target, self.recipe, self.seed = target, recipe, seed
-        self.rank, self.world_size = rank, world_size
+        self.target, self.recipe, self.seed, self.worker = target, recipe, seed, worker
         cache = cache or default_cache()
         self._cases: list[tuple[CachedVolume, CachedMask]] = []
         for case in cases:
@@ -66,10 +76,10 @@ class CropSource:
         import torch
 
         size = self.recipe.batch_size
-        first = (turn * self.world_size + self.rank) * size
+        first = (turn * self.worker.world_size + self.worker.rank) * size
         crops = [self.crop(step, first + place) for place in range(size)]
         prompts = torch.Generator(device="cpu")
-        prompts.manual_seed(derive_seed(self.seed, "prompts", step, self.rank, *([turn] if turn else [])))
+        prompts.manual_seed(derive_seed(self.seed, "prompts", step, self.worker.rank, *([turn] if turn else [])))
         image = torch.from_numpy(np.stack([image for image, _ in crops])[:, None])
         label = torch.from_numpy(np.stack([label for _, label in crops])[:, None]).to(torch.float32)
         return Batch(image, label, [self.target] * size, prompts, 0.0)

@@ -24,7 +24,7 @@ from benchmarks.contestants import Batch, Trainable
 from benchmarks.contestants import method as find_method
 from benchmarks.data.cache import default_cache
 from benchmarks.data.dataset import Case
-from benchmarks.execution.crops import Ahead, CropSource, on_device, pinned
+from benchmarks.execution.crops import Ahead, CropSource, WorkerPlace, on_device, pinned
 from benchmarks.execution.optimisation import Optimisation, half_precision
 from benchmarks.execution.state import digest_of, load_state, save_state, tensors_in
 from benchmarks.execution.training_job import TrainingJob
@@ -101,7 +101,7 @@ class TrainingLoop:
             return
         source = CropSource(
             self.job.cases, self.job.target, self.recipe, self.job.seed,
-            rank=self.group.rank, world_size=self.group.world_size, cache=self.cache,
+            worker=WorkerPlace(self.group.rank, self.group.world_size), cache=self.cache,
             prepared=lambda: self._beat("preparing"),
         )  # fmt: skip
         self._resume()

@@ -221,13 +221,14 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
         files = fingerprint_cases(dataset.split_cases(suite.part, entry.fold))
         banks = _frozen_prompts(suite, dataset, entry.fold, folders.prompts / files)
         prompts = _prompts_digest(suite, entry.fold, files, banks)
+        evaluated = _Evaluated(dataset, entry.fold, files, banks, prompts)
         for target in dataset.targets:
             for member in suite.methods:
-                unit = _unit(suite, member, dataset, entry.fold, target, files, banks, prompts, folders)
+                unit = _unit(suite, member, evaluated, target, folders)
                 units.append(unit)
                 if suite.untrained and unit.trained_by_the_bench:
                     twin = member.model_copy(update={"untrained": True})
-                    units.append(_unit(suite, twin, dataset, entry.fold, target, files, banks, prompts, folders))
+                    units.append(_unit(suite, twin, evaluated, target, folders))
     keys = [unit.key for unit in units]
     for unit in units:
         if keys.count(unit.key) > 1:
@@ -257,17 +258,19 @@ def _prompts_digest(suite: Suite, fold: int, files: str, banks: dict[str, Prompt
     return digest([PROTOCOL_VERSION, suite.seed, suite.part, fold, files, given])
 
 
-def _unit(
-    suite: Suite,
-    entry: MethodEntry,
-    dataset: Dataset,
-    fold: int,
-    target: Target,
-    files: str,
-    banks: dict[str, PromptBank],
-    prompts: str,
-    folders: Folders,
-) -> Unit:
+@dataclass(frozen=True)
+class _Evaluated:
+    """What all methods are evaluated on: a fold of a dataset, the digest of its files, its prompts and their digest."""
+
+    dataset: Dataset
+    fold: int
+    files: str
+    banks: dict[str, PromptBank]
+    prompts: str
+
+
+def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Target, folders: Folders) -> Unit:
+    dataset, fold, files, banks = evaluated.dataset, evaluated.fold, evaluated.files, evaluated.banks
     method = find_method(entry.name)
     config = method.configured(entry.config)
     official = settings_from_files(method, entry.title, config, dataset.name)
@@ -351,7 +354,7 @@ def _unit(
         skipped_protocols=tuple(p.name for p in suite.protocols if p not in protocols),
         digest=identity,
         cases_digest=files,
-        prompts_digest=prompts,
+        prompts_digest=evaluated.prompts,
         folder=RecordStore(folders.records).unit_folder(suite.name, dataset.name, name, identity),
         log=folders.logs / safe_name(suite.name) / f"{safe_name(f'{name}-{dataset.name}')}-{identity}.log",
         case_timeout_seconds=60 * suite.case_timeout_minutes,

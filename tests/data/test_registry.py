@@ -34,7 +34,9 @@ def blank(folder: Path, number: int) -> None:
 
 def test_added_listed_found_and_forgotten(home, folder):
     seen = []
-    found = registry.add("lits17", folder, opened=lambda d: seen.append(len(d.cases)), progress=seen.append)
+    found = registry.add(
+        registry.Registration("lits17", folder), opened=lambda d: seen.append(len(d.cases)), progress=seen.append
+    )
     assert seen[0] == 8
     assert len(seen) == 9
     assert (found.cases, dict(found.excluded)) == (8, {})
@@ -56,7 +58,7 @@ def test_bad_cases_are_left_out_and_listed(home, folder):
     blank(folder, 2)
     (label,) = folder.rglob("segmentation-5.nii")
     label.unlink()
-    found = registry.add("lits17", folder)
+    found = registry.add(registry.Registration("lits17", folder))
     assert found.cases == 6
     rows = {row["case"]: row["what"] for row in registry.problem_rows(found)}
     assert "every voxel is 0" in rows["volume-2"]
@@ -68,7 +70,7 @@ def test_bad_cases_are_left_out_and_listed(home, folder):
 
 
 def test_a_changed_file_is_not_used_unchecked(home, folder):
-    registry.add("lits17", folder)
+    registry.add(registry.Registration("lits17", folder))
     (label,) = folder.rglob("segmentation-3.nii")
     image = nib.load(label)
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj).astype(np.int16), image.affine), label)
@@ -86,7 +88,7 @@ def test_new_cases_wait_for_a_check(home, folder):
     kept = image.read_bytes(), label.read_bytes()
     image.unlink()
     label.unlink()
-    registry.add("lits17", folder)
+    registry.add(registry.Registration("lits17", folder))
     image.write_bytes(kept[0])
     label.write_bytes(kept[1])
     dataset = registry.load("lits17")
@@ -109,8 +111,8 @@ def test_own_data_keep_their_words(home, tmp_path):
     content = {"labels": {"0": "b", "1": "lung", "2": "nodule"}, "training": pairs}
     (root / "dataset.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="choose the label"):
-        registry.add("mine", root)
-    registry.add("mine", root, target="nodule", organ="lung")
+        registry.add(registry.Registration("mine", root))
+    registry.add(registry.Registration("mine", root, target="nodule", organ="lung"))
     (target,) = registry.load("mine").targets
     assert (target.name, target.labels, target.organ_labels) == ("lung-nodule", (2,), (1,))
     assert registry.verify_again("mine") == registry.registration("mine")
@@ -122,7 +124,7 @@ def test_the_dataset_folder_is_never_written_to(home, folder):
         if path.is_dir():
             path.chmod(0o555)
     try:
-        registry.add("lits17", folder)
+        registry.add(registry.Registration("lits17", folder))
         registry.load("lits17")
     finally:
         for path in [folder, *folder.iterdir()]:
@@ -134,13 +136,13 @@ def test_the_dataset_folder_is_never_written_to(home, folder):
 def test_mistakes_are_one_line(home, folder, tmp_path):
     with pytest.raises(UserError, match="is not on this machine; `tags-bench data add kits21 --from DIR`"):
         registry.registration("kits21")
-    registry.add("lits17", folder)
+    registry.add(registry.Registration("lits17", folder))
     with pytest.raises(UserError, match="did you mean 'lits17'"):
         registry.registration("lits71")
     with pytest.raises(UserError, match="no name for a dataset"):
-        registry.add("../lits", folder)
+        registry.add(registry.Registration("../lits", folder))
     with pytest.raises(UserError, match="no case found"):
-        registry.add("kits21", folder)
+        registry.add(registry.Registration("kits21", folder))
     folder.rename(tmp_path / "moved")
     with pytest.raises(UserError, match="is gone"):
         registry.resolve("lits17")
@@ -152,7 +154,7 @@ def test_mistakes_are_one_line(home, folder, tmp_path):
 def test_a_data_home_that_cannot_be_written(folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="TAGS_BENCH_DATA"):
-        registry.add("lits17", folder, home=tmp_path / "file")
+        registry.add(registry.Registration("lits17", folder), home=tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", ["../victim", "/etc/passwd", "a/b", "", "x" * 300, "Große"])

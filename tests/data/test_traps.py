@@ -367,7 +367,7 @@ def added(tmp_path_factory) -> tuple[Registration, Dataset]:
         folder.chmod(0o555)
     before = sorted((path, path.lstat().st_mtime_ns) for path in root.rglob("*"))
     try:
-        found = registry.add("traps", root, target="tumour", organ="kidney", home=home)
+        found = registry.add(registry.Registration("traps", root, target="tumour", organ="kidney"), home=home)
         assert sorted((path, path.lstat().st_mtime_ns) for path in root.rglob("*")) == before
         yield found, registry.load("traps", home)
     finally:

@@ -15,7 +15,7 @@ from benchmarks.contestants import TrainingRecipe
 from benchmarks.data.cache import Cache
 from benchmarks.data.dataset import Case
 from benchmarks.data.preprocessing import Preprocessing
-from benchmarks.execution.crops import Ahead, CropSource
+from benchmarks.execution.crops import Ahead, CropSource, WorkerPlace
 from tests.execution.training_cases import TARGET, write_cases
 
 RECIPE = TrainingRecipe(Preprocessing(None, (-200.0, 300.0), 0.0, 100.0), (8, 8, 4), batch_size=4)
@@ -55,12 +55,12 @@ def test_workers_see_together_what_one_worker_sees(cases: tuple[Case, ...], tmp_
     cache = Cache(tmp_path)
     whole = images(CropSource(cases, TARGET, RECIPE, 1, cache=cache), 3)
     half = replace(RECIPE, batch_size=2)
-    shares = [images(CropSource(cases, TARGET, half, 1, rank=r, world_size=2, cache=cache), 3) for r in range(2)]
+    shares = [images(CropSource(cases, TARGET, half, 1, worker=WorkerPlace(r, 2), cache=cache), 3) for r in range(2)]
     accumulated = images(CropSource(cases, TARGET, replace(half, accumulate=2), 1, cache=cache), 3)
     assert torch.equal(torch.stack(whole), torch.stack([*shares[0], *shares[1]]))
     assert torch.equal(torch.stack(whole), torch.stack(accumulated))
     quarter = replace(RECIPE, batch_size=1, accumulate=2)
-    shares = [images(CropSource(cases, TARGET, quarter, 1, rank=r, world_size=2, cache=cache), 3) for r in range(2)]
+    shares = [images(CropSource(cases, TARGET, quarter, 1, worker=WorkerPlace(r, 2), cache=cache), 3) for r in range(2)]
     assert torch.equal(torch.stack(whole), torch.stack([shares[0][0], shares[1][0], shares[0][1], shares[1][1]]))
 
 

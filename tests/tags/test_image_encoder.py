@@ -7,6 +7,7 @@ import itertools
 import pytest
 import torch
 
+from tags.config import TagsConfig
 from tags.image_encoder import (
     CHUNK_TOKENS,
     Block,
@@ -126,11 +127,12 @@ def test_untrained_block_is_sams_block_on_a_slice(noise, window, sam_window, gri
 def test_checkpointing_changes_no_gradient(noise):
     def gradients(checkpointing):
         torch.manual_seed(5)
-        encoder = ImageEncoder(
-            embed_dim=16, depth=4, heads=2, mlp_ratio=2.0, dim=8, window=2, shift=True, tables=(3,) * 4,
-            taps=(1, 2, 3, 4), adapter_blocks=(0, 2), adapter_ratio=0.5, adapter_kernel=3,
-            checkpointing=checkpointing,
+        config = TagsConfig(
+            embed_dim=16, depth=4, heads=2, mlp_ratio=2.0, dim=8, fusion_heads=4, window=2, sam_window=2, sam_global=(),
+            adapter_every=2, checkpointing=checkpointing,
         )  # fmt: skip
+        assert (config.tables, config.taps, config.adapter_blocks) == ((3,) * 4, (1, 2, 3, 4), (0, 2))
+        encoder = ImageEncoder(config)
         torch.stack(encoder(noise(1, 4, 4, 4, 16))).square().sum().backward()
         return [p.grad for p in encoder.parameters()]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.layouts import kits21
-from benchmarks.data.layouts.layout import Pair, assemble
+from benchmarks.data.layouts.layout import Pair, Splitting, assemble
 
 LABEL = kits21.OTHER_LABEL
 
@@ -28,7 +28,7 @@ def load(root: Path, name: str, *, seed: int = 0, strict: bool = True) -> Datase
     info = replace(kits21.INFO, name=name, title="KiTS19 or KiTS23", layout=f"case_00000/{kits21.IMAGE} and {LABEL}")
     info = replace(info, url="https://kits-challenge.org", citation="", split_source="by patient", cases=0)
     pairs = [_pair(folder) for folder in kits21.case_folders(root)]
-    return assemble(info, root, pairs, splits="patient", seed=seed, strict=strict)
+    return assemble(info, root, pairs, Splitting(name="patient", seed=seed), strict=strict)
 
 
 def _pair(folder: Path) -> Pair:

@@ -111,14 +111,29 @@ def check_case_headers(case: Case) -> None:
         raise UserError(f"{case.label}: label and image lie on different grids (affines differ)")
 
 
+@dataclass(frozen=True)
+class Splitting:
+    """How the cases of a dataset are split.
+
+    Attributes:
+        stored: the splits that belong to the dataset; phantoms follow them only if asked to by name.
+        name: "patient", the name of a published fold ("3dsam-adapter"), or None: the latter where one is stored.
+            By patient, phantoms have one split with `PHANTOM_FRACTIONS`, a dataset with stored folds those (whatever
+            the seed), other data `FOLDS` folds.
+        seed: of the rule, for phantoms and for data without a stored split.
+    """
+
+    stored: StoredSplits | None = None
+    name: str | None = None
+    seed: int = 0
+
+
 def assemble(
     info: DatasetInfo,
     root: Path,
     pairs: Iterable[Pair],
+    splitting: Splitting,
     *,
-    stored: StoredSplits | None = None,
-    splits: str | None = None,
-    seed: int = 0,
     strict: bool = True,
     expected: int | None = None,
 ) -> Dataset:
@@ -126,11 +141,6 @@ def assemble(
 
     Args:
         root: where the data lie; phantoms are known by the notice in it.
-        stored: the splits that belong to the dataset; phantoms follow them only if asked to by name.
-        splits: "patient", the name of a published fold ("3dsam-adapter"), or None: the latter where one is stored.
-            By patient, phantoms have one split with `PHANTOM_FRACTIONS`, a dataset with stored folds those (whatever
-            the seed), other data `FOLDS` folds.
-        seed: of the rule, for phantoms and for data without a stored split.
         strict: the first bad case raises; otherwise bad cases are listed in `Dataset.excluded`.
         expected: how many cases a complete download has.
 
@@ -138,6 +148,7 @@ def assemble(
         UserError: no case, a bad case (strict), or a split without training or test cases.
     """
     check_name(info.name, "dataset")
+    stored = splitting.stored
     cases, problems = _check_pairs(info.name, sorted(pairs, key=lambda found: found.case_id))
     synthetic = is_synthetic(root)
     strangers = _strangers(stored, cases) if stored and not synthetic else {}
@@ -154,8 +165,8 @@ def assemble(
     notes = []
     if expected is not None and not synthetic and len(cases) + len(problems) < expected:
         notes.append(f"partial download: {len(cases) + len(problems)} of {expected} cases")
-    chosen = splits or (stored.publisher if stored and stored.published and not synthetic else PATIENT)
-    folds, source, left_out = _splits(cases, chosen, seed, stored, synthetic)
+    chosen = splitting.name or (stored.publisher if stored and stored.published and not synthetic else PATIENT)
+    folds, source, left_out = _splits(cases, chosen, splitting.seed, stored, synthetic)
     if stored and chosen != PATIENT and sum(map(len, vars(folds[0]).values())) < sum(stored.published_counts()):
         notes.append(f"{source} cut down to the cases that are present")
     return Dataset(

@@ -17,6 +17,7 @@ from benchmarks.common.files import write_json
 from benchmarks.data.dataset import Dataset, DatasetInfo
 from benchmarks.data.layouts.layout import (
     Pair,
+    Splitting,
     assemble,
     label_value,
     pair,
@@ -98,7 +99,7 @@ def load(
         UserError: the label values of `info` are not in dataset.json, or as `assemble` does.
     """
     require_folder(root)
-    return assemble(info, root, labelled_pairs(root, info), stored=stored, splits=splits, seed=seed, strict=strict)
+    return assemble(info, root, labelled_pairs(root, info), Splitting(stored, splits, seed), strict=strict)
 
 
 def labelled_pairs(folder: Path, info: DatasetInfo) -> list[Pair]:

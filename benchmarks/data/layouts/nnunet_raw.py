@@ -15,6 +15,7 @@ from benchmarks.data.dataset import Dataset, DatasetInfo
 from benchmarks.data.layouts.layout import (
     VOLUME_SUFFIXES,
     Pair,
+    Splitting,
     assemble,
     pair,
     read_dataset_json,
@@ -43,7 +44,7 @@ def load(
     if ending not in VOLUME_SUFFIXES:
         known = ", ".join(VOLUME_SUFFIXES)
         raise UserError(f"{root / 'dataset.json'}: file_ending '{ending}' is none of {known}; convert the images")
-    return assemble(info, root, find_pairs(root), stored=stored, splits=splits, seed=seed, strict=strict)
+    return assemble(info, root, find_pairs(root), Splitting(stored, splits, seed), strict=strict)
 
 
 def find_pairs(root: Path) -> list[Pair]:

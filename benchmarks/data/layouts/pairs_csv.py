@@ -11,7 +11,7 @@ from pathlib import Path
 from benchmarks.common.errors import UserError, shorten
 from benchmarks.common.paths import check_name, user_path
 from benchmarks.data.dataset import Dataset, DatasetInfo
-from benchmarks.data.layouts.layout import Pair, assemble, volume_stem
+from benchmarks.data.layouts.layout import Pair, Splitting, assemble, volume_stem
 from benchmarks.data.splits import StoredSplits
 
 REQUIRED = ("image", "label")
@@ -31,7 +31,7 @@ def load(
         if found.case_id in seen:
             raise UserError(f"{table}: case '{found.case_id}' stands in two lines; give a column 'case'")
         seen.add(found.case_id)
-    return assemble(info, table.parent, pairs, stored=stored, splits="patient", seed=seed, strict=strict)
+    return assemble(info, table.parent, pairs, Splitting(stored, "patient", seed), strict=strict)
 
 
 def _rows(table: Path) -> list[dict[str, str]]:

@@ -179,23 +179,27 @@ def comparisons(
         raise UserError(f"no method '{reference}' in these records")
     pairs = [(a, reference) for a in names if a != reference] if reference else list(combinations(names, 2))
     failed = without_success(with_target(records), metric)
-    rows = [_comparison(table, patients, a, b, higher_is_better(metric), seed, margin, n) for a, b in pairs]
+    settings = _Settings(seed, margin, n)
+    rows = [_comparison(table, patients, (a, b), higher_is_better(metric), settings) for a, b in pairs]
     result = pd.DataFrame([row | {"both_failed": {row["a"], row["b"]} <= failed} for row in rows])
     for test in ("wilcoxon", "sign_flip") if rows else ():
         result[f"p_{test}_holm"] = holm(result[f"p_{test}"])
     return result
 
 
+@dataclass(frozen=True)
+class _Settings:
+    """Of the tests; see `comparisons`."""
+
+    seed: object
+    margin: float | None
+    n: int
+
+
 def _comparison(
-    table: pd.DataFrame,
-    patients: pd.Series,
-    a: str,
-    b: str,
-    larger_wins: bool,
-    seed: object,
-    margin: float | None,
-    n: int,
+    table: pd.DataFrame, patients: pd.Series, pair: tuple[str, str], larger_wins: bool, settings: _Settings
 ) -> dict[str, Any]:
+    a, b = pair
     difference, clusters = (table[a] - table[b]).to_numpy(), patients.to_numpy()
     interval = mean_interval(difference, clusters)
     row: dict[str, Any] = {
@@ -208,11 +212,11 @@ def _comparison(
         "high": interval.high,
         "better": "" if interval.mean == 0 else a if (interval.mean > 0) == larger_wins else b,
         "p_wilcoxon": wilcoxon(difference, clusters).p_value,
-        "p_sign_flip": sign_flip(difference, clusters, seed, n).p_value,
+        "p_sign_flip": sign_flip(difference, clusters, settings.seed, settings.n).p_value,
         "cohen_d": cohen_d(difference, clusters),
         "rank_biserial": rank_biserial(difference, clusters),
     }
-    if margin is not None:
-        same = tost(difference, margin, clusters)
-        row |= {"margin": margin, "p_equivalence": same.p_value, "equivalent": same.equivalent}
+    if settings.margin is not None:
+        same = tost(difference, settings.margin, clusters)
+        row |= {"margin": settings.margin, "p_equivalence": same.p_value, "equivalent": same.equivalent}
     return row
