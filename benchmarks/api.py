@@ -299,5 +299,5 @@ def score(
     return ScoreResult(tuple(rows), mean_scores(rows))
 
 
-def _suite(given: Suite | str | Path) -> Suite:
-    return given if isinstance(given, Suite) else suites.load_suite(str(given))
+def _suite(suite: Suite | str | Path) -> Suite:
+    return suite if isinstance(suite, Suite) else suites.load_suite(str(suite))

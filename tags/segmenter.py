@@ -36,8 +36,8 @@ from tags.weights import (
     find_file,
     load_clip,
     load_sam,
-    load_trained,
     read_state,
+    restore_trained,
     tower_digests,
     trained_state,
 )
@@ -171,7 +171,7 @@ class TagsSegmenter(Trainable):
                     f"check {tower}_weights"
                 )
         try:
-            load_trained(self.module, state, str(folder))
+            restore_trained(self.module, state, str(folder))
         except WeightsError as error:
             raise UserError(str(error)) from error
 
@@ -218,18 +218,18 @@ class TagsSession(Session):
 
     def _predict(self, prompts: Prompts) -> FloatArray:
         """Probabilities on the model's grid; 0 where no crop looked."""
-        asked = _Asked(prompts, self.prepared)
+        prompted = _GridPrompts(prompts, self.prepared)
         canvas = _Canvas(self.prepared.shape, self._importance)
         with torch.inference_mode(), self.segmenter.autocast():
             self.segmenter.module.eval()
-            if asked.anchors(self.side):
-                self._follow(asked, canvas)
+            if prompted.anchors(self.side):
+                self._follow(prompted, canvas)
             else:
                 for origin in self._windows():
-                    canvas.add(self._crop_probability(origin, asked, None, keep=False), origin)
+                    canvas.add(self._crop_probability(origin, prompted, None, keep=False), origin)
         return canvas.mean()
 
-    def _follow(self, asked: _Asked, canvas: _Canvas) -> None:
+    def _follow(self, prompted: _GridPrompts, canvas: _Canvas) -> None:
         """Crops at the prompts, then their neighbours for as long as the mask touches a face.
 
         A neighbour without a positive click of its own inherits one: the deepest voxel of the mask that reaches into
@@ -237,7 +237,7 @@ class TagsSession(Session):
         """
         threshold = self.segmenter.settings.threshold
         waiting: list[tuple[Voxel, NDArray[np.float64] | None]] = [
-            (self._origin(anchor), None) for anchor in asked.anchors(self.side)
+            (self._origin(anchor), None) for anchor in prompted.anchors(self.side)
         ]
         room = len(waiting) + self.segmenter.settings.max_grown
         done: set[Voxel] = set()
@@ -245,10 +245,10 @@ class TagsSession(Session):
             origin, inherited = waiting.pop(0)
             if origin in done:
                 continue
-            probability = self._crop_probability(origin, asked, inherited, keep=True)
+            probability = self._crop_probability(origin, prompted, inherited, keep=True)
             canvas.add(probability, origin)
             done.add(origin)
-            mask = asked.prompted_part(probability > threshold, origin, inherited)
+            mask = prompted.prompted_part(probability > threshold, origin, inherited)
             for neighbour in self._touched_neighbours(mask, origin):
                 if neighbour not in done:
                     waiting.append((neighbour, self._reaching_into(mask, origin, neighbour)))
@@ -295,10 +295,10 @@ class TagsSession(Session):
         return [(x, y, z) for x in axes[0] for y in axes[1] for z in axes[2]]
 
     def _crop_probability(
-        self, origin: Voxel, asked: _Asked, inherited: NDArray[np.float64] | None, keep: bool
+        self, origin: Voxel, prompted: _GridPrompts, inherited: NDArray[np.float64] | None, keep: bool
     ) -> FloatArray:
         encoding = self._encode(origin, keep)
-        tensors = asked.in_crop(origin, self.side, self.segmenter.device, inherited)
+        tensors = prompted.in_crop(origin, self.side, self.segmenter.device, inherited)
         logits, _ = self.segmenter.module.decode(encoding, tensors)
         probability: FloatArray = logits[0, 0].float().sigmoid().cpu().numpy()
         return probability
@@ -322,7 +322,7 @@ class TagsSession(Session):
         return encoding
 
 
-class _Asked:
+class _GridPrompts:
     """The user's prompts on the model's grid."""
 
     def __init__(self, prompts: Prompts, prepared: Prepared) -> None:

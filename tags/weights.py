@@ -263,7 +263,7 @@ def trained_state(model: TAGS) -> dict[str, Tensor]:
     }
 
 
-def load_trained(model: TAGS, state: Mapping[str, Tensor], source: str) -> None:
+def restore_trained(model: TAGS, state: Mapping[str, Tensor], source: str) -> None:
     """Put back what `trained_state` gave, strictly."""
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     odd = sorted(trained.keys() ^ state.keys())

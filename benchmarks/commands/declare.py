@@ -79,8 +79,8 @@ def flat(function: Callable[..., None]) -> Callable[..., None]:
             shown.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY))
 
     @wraps(function)
-    def call(**given: Any) -> None:
-        function(**{one.name: _take(one.annotation, one.name, given) for one in parameters})
+    def call(**values: Any) -> None:
+        function(**{one.name: _take(one.annotation, one.name, values) for one in parameters})
 
     del call.__wrapped__  # the signature below counts, not that of the function inside
     call.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
@@ -99,9 +99,9 @@ def _options_of(group: Any) -> Iterator[inspect.Parameter]:
             yield inspect.Parameter(one.name, inspect.Parameter.KEYWORD_ONLY, default=value, annotation=hints[one.name])
 
 
-def _take(kind: Any, name: str, given: dict[str, Any]) -> Any:
-    """The value of a parameter: a group made of what was given for its options, or what was given itself."""
+def _take(kind: Any, name: str, values: dict[str, Any]) -> Any:
+    """The value of a parameter: a group made of the values of its options, or the value itself."""
     if not is_dataclass(kind):
-        return given[name]
+        return values[name]
     hints = get_type_hints(kind)
-    return kind(**{one.name: _take(hints[one.name], one.name, given) for one in fields(kind)})  # type: ignore[operator]
+    return kind(**{one.name: _take(hints[one.name], one.name, values) for one in fields(kind)})  # type: ignore[operator]

@@ -63,7 +63,7 @@ def predict(
             autocompletion=completion.method_names,
         ),
     ],
-    given: PromptOptions,
+    prompting: PromptOptions,
     trained: TrainedOptions,
     printing: PrintOptions,
 ) -> None:
@@ -76,7 +76,7 @@ def predict(
     from benchmarks import api
 
     wanted = api.MethodOfRun(method, trained.dataset, trained.run.suite, trained.run.out)
-    result = api.predict(scan, mask, wanted, prompts=given.prompts, text=given.text, gpus=trained.gpus or 0.0)
+    result = api.predict(scan, mask, wanted, prompts=prompting.prompts, text=prompting.text, gpus=trained.gpus or 0.0)
     if printing.as_json:
         print_json(result.figures)
         return

@@ -57,9 +57,9 @@ def show(
     """
     from benchmarks.prompting.by_hand import prompt_rows
 
-    asked = _asked(bank)
-    frozen = asked.frozen()
-    title = f"{frozen.origin} prompts, {asked.dataset.name}, {asked.protocol.name}, bank {frozen.digest[:16]}"
+    chosen = _chosen(bank)
+    frozen = chosen.frozen()
+    title = f"{frozen.origin} prompts, {chosen.dataset.name}, {chosen.protocol.name}, bank {frozen.digest[:16]}"
     print_rows(title, prompt_rows(frozen, case), printing.as_json)
 
 
@@ -76,7 +76,7 @@ def export(
     """
     from benchmarks.prompting.by_hand import export_prompts
 
-    files = export_prompts(_asked(bank).frozen(), to)
+    files = export_prompts(_chosen(bank).frozen(), to)
     if printing.as_json:
         print_json({"files": [str(file) for file in files]})
     else:
@@ -98,19 +98,19 @@ def import_(
     from benchmarks.execution.prompt_banks import bank_file
     from benchmarks.prompting.by_hand import import_prompts, save_given
 
-    asked = _asked(bank)
-    suite, dataset, fold, protocol = asked.suite, asked.dataset, asked.fold, asked.protocol
-    given = import_prompts(source, dataset, suite.part, fold, protocol, suite.seed)
-    path = bank_file(asked.folder, suite, dataset, fold, protocol)
-    save_given(given, path, replace)
+    chosen = _chosen(bank)
+    suite, dataset, fold, protocol = chosen.suite, chosen.dataset, chosen.fold, chosen.protocol
+    imported = import_prompts(source, dataset, suite.part, fold, protocol, suite.seed)
+    path = bank_file(chosen.folder, suite, dataset, fold, protocol)
+    save_given(imported, path, replace)
     if printing.as_json:
-        print_json({"bank": str(path), "sha256": given.digest, "cases": len(given.cases)})
+        print_json({"bank": str(path), "sha256": imported.digest, "cases": len(imported.cases)})
     else:
-        print(f"{len(given.cases)} cases; the next run replays {path}")
+        print(f"{len(imported.cases)} cases; the next run replays {path}")
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Chosen:
     """The prompts of one protocol on one dataset of a suite.
 
     Attributes:
@@ -129,7 +129,7 @@ class _Asked:
         return frozen_bank(self.folder, self.suite, self.dataset, self.fold, self.protocol)
 
 
-def _asked(bank: BankOptions) -> _Asked:
+def _chosen(bank: BankOptions) -> _Chosen:
     """What the options name."""
     from benchmarks.execution.plan import Folders, resolve_dataset
     from benchmarks.execution.suite import load_suite
@@ -138,4 +138,4 @@ def _asked(bank: BankOptions) -> _Asked:
     entry = suite.with_datasets([bank.dataset]).datasets[0] if bank.dataset else suite.datasets[0]
     folders = Folders(writable_folder(bank.out))
     protocol = suite.protocol(bank.protocol)
-    return _Asked(suite, resolve_dataset(entry, suite.seed, folders), entry.fold, protocol, folders.prompts)
+    return _Chosen(suite, resolve_dataset(entry, suite.seed, folders), entry.fold, protocol, folders.prompts)

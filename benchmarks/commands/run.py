@@ -245,14 +245,14 @@ def chosen_suite(work: WorkOptions) -> Suite:
     return suite.with_protocols(data.protocol) if data.protocol else suite
 
 
-def _words(given: str) -> list[str]:
-    return [word.strip() for word in given.split(",")]
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
 
 
-def _checkpoint_files(given: Sequence[str]) -> dict[str, Path]:
+def _checkpoint_files(words: Sequence[str]) -> dict[str, Path]:
     """`METHOD=FILE` words as a mapping. Raises UserError for another form or a missing file."""
     files = {}
-    for word in given:
+    for word in words:
         name, separator, path = word.partition("=")
         if not separator or not path:
             raise UserError(f"--checkpoint {word}: the form is METHOD=FILE")

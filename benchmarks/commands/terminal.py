@@ -131,7 +131,7 @@ class Bars:
         self._console, self._counted = console, counted
         totals = {unit.folder: len(unit.cases) if counted == "cases" else 1 for unit in units}
         self._tally = Tally(totals, time.monotonic(), counted)
-        self._told: set[tuple[Path, str]] = set()
+        self._shown: set[tuple[Path, str]] = set()
         self._lines = None if console.is_terminal else threading.Event()
         self._crowded = len(units) > console.height - LINES_BESIDE
         self._progress = Progress(
@@ -181,13 +181,13 @@ class Bars:
         self._progress.update(self._tasks[unit.folder], completed=finished_cases)
         if self._all is not None:
             left = self._tally.seconds_left(time.monotonic())
-            told = f"about {_duration(left)} left" if left is not None else ""
-            self._progress.update(self._all, completed=self._tally.finished, stage=told)
+            time_left = f"about {_duration(left)} left" if left is not None else ""
+            self._progress.update(self._all, completed=self._tally.finished, stage=time_left)
 
     def failed(self, unit: Unit, case: Case, reason: str) -> None:
         self._tally.failed += 1
-        if (unit.folder, reason) not in self._told:  # all cases of a unit often fail for one reason
-            self._told.add((unit.folder, reason))
+        if (unit.folder, reason) not in self._shown:  # all cases of a unit often fail for one reason
+            self._shown.add((unit.folder, reason))
             self._progress.console.print(Text(f"failed: {unit.title}, {case.case_id}: {reason}", style="red"))
 
     def finished_unit(self, unit: Unit, training: dict[str, Any] | None) -> None:

@@ -146,8 +146,8 @@ def _remember(files: Mapping[str, tuple[str, str]]) -> None:
 
 def _proof(path: str, marks: str, sha256: str) -> str:
     """So that a damaged page of the memory is never taken for a hash."""
-    told = f"{path}\0{marks}\0{sha256}".encode(errors="surrogateescape")
-    return hashlib.blake2b(told, digest_size=8).hexdigest()
+    fields = f"{path}\0{marks}\0{sha256}".encode(errors="surrogateescape")
+    return hashlib.blake2b(fields, digest_size=8).hexdigest()
 
 
 def _without(error: Exception) -> None:

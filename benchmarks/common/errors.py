@@ -63,10 +63,10 @@ def shorten(text: str, limit: int = 200) -> str:
     return line if len(line) <= limit and len(text) <= 4 * limit else f"{line[:limit]}…"
 
 
-def nearest_name(given: str, known: Iterable[str]) -> str:
-    """A hint that offers the known name closest to `given`, or lists the known ones."""
+def nearest_name(name: str, known: Iterable[str]) -> str:
+    """A hint that offers the known name closest to `name`, or lists the known ones."""
     names = sorted(known)
-    close = difflib.get_close_matches(given, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean '{close[0]}'?"
     return f"known: {', '.join(names)}" if names else "none are known"

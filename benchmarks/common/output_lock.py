@@ -78,9 +78,9 @@ def only_writer(command: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @functools.wraps(function)
         def alone(*args: P.args, **options: P.kwargs) -> R:
-            given = signature.bind(*args, **options)
-            given.apply_defaults()
-            with writing_to(Path(given.arguments["out"]), command):
+            call = signature.bind(*args, **options)
+            call.apply_defaults()
+            with writing_to(Path(call.arguments["out"]), command):
                 return function(*args, **options)
 
         return alone
@@ -155,13 +155,13 @@ def _about_me(command: str) -> dict[str, Any]:
 
 def _machine() -> str:
     """What tells whether a process number means the same here as where the lock was made: containers count apart."""
-    told = [socket.gethostname()]
+    facts = [socket.gethostname()]
     try:
-        told.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
-        told.append(os.readlink("/proc/self/ns/pid"))
+        facts.append(Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip())
+        facts.append(os.readlink("/proc/self/ns/pid"))
     except OSError:
         pass  # not Linux: the name of the host has to do
-    return " ".join(told)
+    return " ".join(facts)
 
 
 def _started(pid: Any) -> float | None:

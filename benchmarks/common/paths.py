@@ -10,13 +10,13 @@ NAME_LENGTH = 150
 """Of a name; suffixes and digests still fit into the 255 bytes that a disk takes."""
 
 
-def user_path(given: str | Path) -> Path:
+def user_path(name: str | Path) -> Path:
     """The path that is meant, with `~` replaced. Whether it exists is another question.
 
     Raises:
         UserError: `~name` of nobody, a character that no path may hold, or a name that no disk takes.
     """
-    path = Path(given)
+    path = Path(name)
     if "\0" in str(path):
         raise UserError(f"{shorten(str(path))!r}: a path cannot hold a NUL")
     try:

@@ -27,11 +27,11 @@ def first_problem(error: ValidationError, fields: Mapping[str, Any]) -> str:
         return f"unknown setting '{name}'; {nearest_name(name, fields)}"
     if problem["type"] in _MISSING:
         return f"'{name}' is missing"
-    given = problem["input"]
+    value = problem["input"]
     if problem["type"] == "literal_error":
-        return f"unknown {name} '{given}'; {nearest_name(str(given), _literals(problem))}"
+        return f"unknown {name} '{value}'; {nearest_name(str(value), _literals(problem))}"
     phrase = getattr(fields.get(name), "description", None)
-    return f"'{name}' must be {phrase}, not {given!r}" if phrase else f"'{name}': {problem['msg']}"
+    return f"'{name}' must be {phrase}, not {value!r}" if phrase else f"'{name}': {problem['msg']}"
 
 
 def one_line_errors(name: str) -> Callable[[Class], Class]:

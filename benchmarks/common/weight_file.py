@@ -79,8 +79,8 @@ def weights_folder() -> Path:
 
 def locate(name: Path | str) -> Path | None:
     """A weights file by path, or by plain name in the weights folder; None if it is at neither place."""
-    given = user_path(name)
-    for path in (given, weights_folder() / given.name) if given.name == str(name) else (given,):
+    named = user_path(name)
+    for path in (named, weights_folder() / named.name) if named.name == str(name) else (named,):
         if path.is_file():
             return path
     return None

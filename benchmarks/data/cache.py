@@ -258,8 +258,8 @@ def default_cache(root: Path | None = None) -> Cache:
     limit = cache_limit()
     if root is not None:
         return Cache(root, limit)
-    given = os.environ.get(FOLDER_VARIABLE)
-    folder = user_path(given) if given else data_home() / "cache"
+    setting = os.environ.get(FOLDER_VARIABLE)
+    folder = user_path(setting) if setting else data_home() / "cache"
     return Cache(folder, int(DEFAULT_LIMIT_GB * 1e9) if limit is None else limit)
 
 
@@ -269,15 +269,15 @@ def cache_limit() -> int | None:
     Raises:
         UserError: it is no positive number.
     """
-    given = os.environ.get(LIMIT_VARIABLE)
-    if not given:
+    setting = os.environ.get(LIMIT_VARIABLE)
+    if not setting:
         return None
     try:
-        limit = float(given)
+        limit = float(setting)
     except ValueError:
         limit = 0.0
     if not 0 < limit < float("inf"):
-        raise UserError(f"{LIMIT_VARIABLE}={given}: a number of gigabytes above 0 is needed")
+        raise UserError(f"{LIMIT_VARIABLE}={setting}: a number of gigabytes above 0 is needed")
     return int(limit * 1e9)
 
 

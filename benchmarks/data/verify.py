@@ -198,12 +198,12 @@ def _reasons(bad: Mapping[str, str]) -> str:
     for case_id, reason in bad.items():
         cases.setdefault(reason, []).append(case_id)
     usual = sorted(cases.items(), key=lambda one: -len(one[1]))
-    told = [
+    lines = [
         f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {reason}"
         for reason, names in usual[:MAX_REASONS]
     ]
     left = sum(len(names) for _, names in usual[MAX_REASONS:])
-    return "; ".join([*told, *([f"and {left} more bad cases"] if left else [])])
+    return "; ".join([*lines, *([f"and {left} more bad cases"] if left else [])])
 
 
 def _quantities(report: CaseReport) -> Iterator[tuple[str, float]]:

@@ -144,8 +144,8 @@ def _against(cases: pd.DataFrame, metric: str, whole: str) -> dict[str, dict[str
     }
 
 
-def _short(told: str, whole: str) -> str:
+def _short(outcome: str, whole: str) -> str:
     """The verdict on a variant, beside whose name it stands."""
-    if not told.endswith(" is better"):
-        return told
-    return "worse" if told == f"{whole} is better" else "better"
+    if not outcome.endswith(" is better"):
+        return outcome
+    return "worse" if outcome == f"{whole} is better" else "better"

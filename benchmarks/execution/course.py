@@ -204,7 +204,7 @@ class Course:
 
     def _compute(self, way: Way, cases: list[Case]) -> None:
         """Predict and score; after the training if that is still to be done."""
-        failed, not_run = (told.get(way.unit.digest) for told in (self.training_failed, self.training_not_run))
+        failed, not_run = (reasons.get(way.unit.digest) for reasons in (self.training_failed, self.training_not_run))
         if way.trained:
             self._submit(self._items(way, cases, score_only=False))
         elif failed is not None:

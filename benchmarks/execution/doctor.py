@@ -68,9 +68,9 @@ def _ray(address: str | None, out: Path) -> tuple[str, dict[str, Any]]:
     from benchmarks.common.errors import UserError
     from benchmarks.execution.cluster import size_of_ray, start_ray
 
-    told: list[str] = []
+    lines: list[str] = []
     try:
-        started = start_ray(address, told.append)
+        started = start_ray(address, lines.append)
     except UserError as error:
         return f"not reachable: {error}", {}
     import ray
@@ -79,7 +79,7 @@ def _ray(address: str | None, out: Path) -> tuple[str, dict[str, Any]]:
     from benchmarks.execution.preflight import look_at_hosts
 
     machines = Machines()
-    line = told[0].removeprefix("Ray: ") if told else f"runs in this process already, {size_of_ray()}"
+    line = lines[0].removeprefix("Ray: ") if lines else f"runs in this process already, {size_of_ray()}"
     joined = "cluster at" in line
     hosts = {host.node: host.line() for host in look_at_hosts(machines.nodes, out)} if joined else {}
     machines.close()

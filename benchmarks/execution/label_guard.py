@@ -85,11 +85,11 @@ class Guard:
             raise error
 
     def _look_through(self, volume: Volume, target: Target, prompts: Prompts | None) -> None:
-        for given, kind in ((volume, Volume), (target, Target), (prompts, Prompts)):
-            if given is None:
+        for passed, kind in ((volume, Volume), (target, Target), (prompts, Prompts)):
+            if passed is None:
                 continue
-            if type(given) is not kind or set(vars(given)) != {spec.name for spec in fields(kind)}:
-                raise LabelLeak(f"the method would be given more than a {kind.__name__}: {sorted(vars(given))}")
+            if type(passed) is not kind or set(vars(passed)) != {spec.name for spec in fields(kind)}:
+                raise LabelLeak(f"the method would be given more than a {kind.__name__}: {sorted(vars(passed))}")
         arrays = [volume.array, volume.affine, volume.orientation, None if prompts is None else prompts.mask]
         if any(array is not None and np.may_share_memory(array, self._label) for array in arrays):
             raise LabelLeak("the method would be given an array that shares memory with the label")

@@ -225,7 +225,7 @@ class TrainingLoop:
         from benchmarks.prompting.protocol import Protocol
 
         takes_clicks = PromptKind.CLICK in self.segmenter.prompts
-        asked = Evaluation(
+        evaluation = Evaluation(
             (self.job.target,),
             (Protocol("centre-click" if takes_clicks else "none"),),
             self.job.seed,
@@ -234,7 +234,7 @@ class TrainingLoop:
             None,
             {},
         )
-        dice = float(evaluate_case(case, self.segmenter, asked)[0]["dice"])
+        dice = float(evaluate_case(case, self.segmenter, evaluation)[0]["dice"])
         self._beat("validating")
         return dice
 

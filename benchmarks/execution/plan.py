@@ -57,8 +57,8 @@ class Folders:
     @property
     def cache(self) -> Path:
         """Prepared volumes: where `TAGS_BENCH_CACHE` says, else below the output folder."""
-        given = os.environ.get(CACHE_VARIABLE)
-        return user_path(given).absolute() if given else self.out / "cache"
+        setting = os.environ.get(CACHE_VARIABLE)
+        return user_path(setting).absolute() if setting else self.out / "cache"
 
     @property
     def prompts(self) -> Path:
@@ -254,8 +254,8 @@ def _frozen_prompts(suite: Suite, dataset: Dataset, fold: int, folder: Path) -> 
 
 def _prompts_digest(suite: Suite, fold: int, files: str, banks: dict[str, PromptBank]) -> str:
     """Simulated prompts follow from the files and the seed; those that people gave are themselves."""
-    given = {name: bank.digest for name, bank in banks.items() if bank.origin != SIMULATED}
-    return digest([PROTOCOL_VERSION, suite.seed, suite.part, fold, files, given])
+    by_hand = {name: bank.digest for name, bank in banks.items() if bank.origin != SIMULATED}
+    return digest([PROTOCOL_VERSION, suite.seed, suite.part, fold, files, by_hand])
 
 
 @dataclass(frozen=True)

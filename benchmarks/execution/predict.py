@@ -14,7 +14,7 @@ from benchmarks.common.errors import UserError, is_out_of_memory, nearest_name, 
 from benchmarks.common.paths import user_path
 from benchmarks.contestants import Segmenter, Target, method
 from benchmarks.data.volume import Volume, read_volume, write_mask
-from benchmarks.execution.training import load_trained
+from benchmarks.execution.training import load_segmenter
 from benchmarks.prompting.formats import read_prompt_file
 from benchmarks.prompting.prompts import PROMPTS_VERSION, PromptKind, Prompts, from_json
 
@@ -51,9 +51,9 @@ def load_unit(unit: Mapping[str, Any], checkpoints: Path, device: str = "cpu") -
         if not found:
             raise UserError(f"{checkpoints}: no checkpoint {unit['checkpoint']} of '{unit['method']}'; run it again")
         folder = found[0].parent
-    told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in unit["target"].items()}
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in unit["target"].items()}
     try:
-        return load_trained(chosen, dict(unit["config"]), device, folder), Target(**told)
+        return load_segmenter(chosen, dict(unit["config"]), device, folder), Target(**fields)
     except UserError:
         raise
     except Exception as error:  # files that are cut off fail in as many ways as there are libraries that read them
@@ -103,16 +103,16 @@ def predict_scan(
     scan, mask, prompts = user_path(scan), user_path(mask), user_path(prompts) if prompts else None
     _check_target(mask, [scan, *([prompts] if prompts else [])])
     volume = read_volume(scan)
-    given = read_prompts(prompts, volume, text)
-    foreign = given.kinds - segmenter.prompts
+    user_prompts = read_prompts(prompts, volume, text)
+    foreign = user_prompts.kinds - segmenter.prompts
     if foreign:
         needs = ", ".join(sorted(segmenter.prompts))
-        asked = "some prompt" if foreign == {PromptKind.NONE} else f"no {', '.join(sorted(foreign))}"
-        raise UserError(f"the method takes {asked}; it understands: {needs}")
+        accepted = "some prompt" if foreign == {PromptKind.NONE} else f"no {', '.join(sorted(foreign))}"
+        raise UserError(f"the method takes {accepted}; it understands: {needs}")
     started = time.perf_counter()
     session = segmenter.open(volume, target)
     opened = time.perf_counter()
-    found = session.segment(given)
+    found = session.segment(user_prompts)
     ended = time.perf_counter()
     if isinstance(found, np.ma.MaskedArray) or found.dtype != np.bool_ or found.shape != volume.shape:
         kind = f"{type(found).__name__} of {found.dtype} {found.shape}"
@@ -126,7 +126,7 @@ def predict_scan(
         "mask": str(mask),
         "voxels": voxels,
         "millilitres": voxels * float(np.prod(volume.spacing)) / 1000,
-        "clicks": len(given.clicks),
+        "clicks": len(user_prompts.clicks),
         "seconds_open": opened - started,
         "seconds_segment": ended - opened,
     }

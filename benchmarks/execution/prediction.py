@@ -101,10 +101,10 @@ class Interaction:
 
     def _whole(self, task: Task, result: Predicted) -> None:
         """One session for the target."""
-        given = self._answers(task, task.mask())
+        stream = self._answers(task, task.mask())
         for step in self.cell.steps:
             try:
-                answer, mask = next(given)
+                answer, mask = next(stream)
             except Exception as error:
                 self._note_failure(step, error)
                 result.failure = error
@@ -122,10 +122,10 @@ class Interaction:
         dices: dict[int, list[float]] = {step: [] for step in steps}
         for task in tasks:
             lesion = task.mask()
-            given = self._answers(task, lesion)
+            stream = self._answers(task, lesion)
             for step in steps:
                 try:
-                    answer, mask = next(given)
+                    answer, mask = next(stream)
                 except Exception as error:
                     self._note_failure(step, error)
                     result.failure, steps = error, steps[: step - 1]

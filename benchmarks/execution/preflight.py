@@ -98,12 +98,12 @@ def look_at_hosts(
     nonce_file.write_text(expected.nonce, encoding="utf-8")
     try:
         task = ray.remote(num_cpus=0, max_retries=0)(look_here)
-        asked = {
+        answers = {
             name: task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(ray_id, soft=False)).remote(expected)
             for name, ray_id in nodes.items()
         }
         until = time.monotonic() + ANSWER_SECONDS
-        return [_answer(name, reference, until) for name, reference in asked.items()]
+        return [_answer(name, reference, until) for name, reference in answers.items()]
     finally:
         nonce_file.unlink(missing_ok=True)
 

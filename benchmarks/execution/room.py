@@ -46,8 +46,8 @@ def unfit_nodes(units: list[Unit], folders: Folders, machines: Machines) -> dict
     hosts = look_at_hosts(nodes, folders.out, sorted({unit.method.name for unit in units}), data_file)
     unfit = {host.node: "; ".join(host.problems) for host in hosts if host.problems}
     if len(unfit) == len(nodes):
-        told = " | ".join(f"{node}: {why}" for node, why in unfit.items())
-        raise UserError(f"no node of the cluster can take part; {told}")
+        reasons = " | ".join(f"{node}: {why}" for node, why in unfit.items())
+        raise UserError(f"no node of the cluster can take part; {reasons}")
     return unfit
 
 

@@ -71,11 +71,11 @@ class Scheduler:
 
     def set_nodes(self, nodes: Iterable[Node], now: float) -> list[Action]:
         """These are the machines now; who is missing is lost, who is new is used."""
-        given = {node.name: node for node in nodes}
+        present = {node.name: node for node in nodes}
         for name in self._capacity.names:
-            if name not in given:
+            if name not in present:
                 self._lose(name, f"the node {name} is gone", now)
-        for node in given.values():
+        for node in present.values():
             self._look_for_room |= self._capacity.add(node)
         return self._settle(now)
 

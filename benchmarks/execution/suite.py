@@ -267,11 +267,11 @@ class Suite(_Strict):
 
     def with_budget(self, changes: BudgetChanges) -> Suite:
         """Another training budget. Raises UserError for a value that no budget can have."""
-        given = {key: value for key, value in asdict(changes).items() if value is not None}
-        workers = given.pop("workers", self.workers)
+        changed = {key: value for key, value in asdict(changes).items() if value is not None}
+        workers = changed.pop("workers", self.workers)
         if workers < 1:
             raise UserError(f"budget: 'workers' must be 1 or more, not {workers}")
-        budget = self.budget.model_dump() | given
+        budget = self.budget.model_dump() | changed
         if changes.steps is not None and changes.minutes is None:
             budget["minutes"] = None  # a budget in steps replaces one in minutes
         return self.model_copy(update={"budget": BudgetEntry(**budget), "workers": workers})

@@ -28,7 +28,7 @@ __all__ = [
     "checkpoint_folder",
     "device_for",
     "finished",
-    "load_trained",
+    "load_segmenter",
     "redirect_output",
     "run_job",
     "train_loop",
@@ -193,7 +193,7 @@ def redirect_output(log: Path) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
 
 
-def load_trained(method: Method, config: dict[str, Any], device: str, folder: Path | None) -> Any:
+def load_segmenter(method: Method, config: dict[str, Any], device: str, folder: Path | None) -> Any:
     """A segmenter of the method with the checkpoint of a finished job in it."""
     segmenter = method.build(config, device)
     if folder is not None:

@@ -101,8 +101,8 @@ def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) ->
     method = find_method(job.method)
     start = default_point(method, job.config)
     space = search_space(method, start)
-    given = os.environ.get(FOLDER_VARIABLE)
-    cache = user_path(given).absolute() if given else folder / "cache"
+    setting = os.environ.get(FOLDER_VARIABLE)
+    cache = user_path(setting).absolute() if setting else folder / "cache"
     varied = replace(job, validate_at=RUNGS)
 
     def trial(config: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ from benchmarks.execution.label_guard import reading_labels
 from benchmarks.execution.training import (
     TrainingJob,
     device_for,
-    load_trained,
+    load_segmenter,
     redirect_output,
     run_job,
 )
@@ -98,7 +98,7 @@ def _train_task(job: TrainingJob, folder: Path, log: Path, cache: Path, fresh: b
     import shutil
 
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "86400")  # wait for a free machine
-    with _faults_told():
+    with _machine_faults():
         redirect_output(log)
         _check_machine(job.method, None, job.budget.gpus if job.workers == 1 else 0.0)
         for case in job.cases:
@@ -149,7 +149,7 @@ class Evaluator:
         self._segmenter: Any = None
         self._withdrawn: set[int] = set()
         self._turns = Turns()
-        with _faults_told():
+        with _machine_faults():
             redirect_output(self._log)
 
     def where(self) -> str:
@@ -167,9 +167,9 @@ class Evaluator:
         one = self._loading
         if not one.method:
             return 0.0
-        with _faults_told():
+        with _machine_faults():
             device = _check_machine(one.method, one.checkpoint, one.gpus)
-            self._segmenter = load_trained(find_method(one.method), one.config, device, one.checkpoint)
+            self._segmenter = load_segmenter(find_method(one.method), one.config, device, one.checkpoint)
         _set_threads(one.cpus)
         return time.perf_counter() - started
 
@@ -285,7 +285,7 @@ def _check_machine(method: str, checkpoint: Path | None, gpus: float) -> str:
 
 
 @contextmanager
-def _faults_told() -> Iterator[None]:
+def _machine_faults() -> Iterator[None]:
     """Turns a failing storage into a `MachineFault` that names the machine."""
     try:
         yield

@@ -47,7 +47,7 @@ class ClickCurve:
         first = min(clicks)
         by_click = []
         for count in range(first, max(budget, first) + 1):
-            reached = [score for given, score in zip(clicks, scores, strict=True) if given <= count]
+            reached = [score for used, score in zip(clicks, scores, strict=True) if used <= count]
             by_click.append(float(reached[-1]))
         return cls(tuple(by_click), first)
 

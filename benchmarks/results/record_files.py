@@ -125,11 +125,11 @@ def read_contents(files: RowFiles, unit: Mapping[str, Any]) -> Contents:
         else:
             frames.append((0, rows))
     generation = 0
-    told: dict[str, Any] = {}
+    stated_unit: dict[str, Any] = {}
     if files.whole.exists():
         try:
             rows, metadata = _read_parquet(files.whole)
-            generation, told = _stated(rows, metadata)
+            generation, stated_unit = _stated(rows, metadata)
         except _Damaged as error:
             faults.append(Fault(files.whole, "", str(error)))
         else:
@@ -139,7 +139,7 @@ def read_contents(files: RowFiles, unit: Mapping[str, Any]) -> Contents:
     lines, from_lines = _read_lines(files.lines(), due, unit, since=generation)
     faults += from_lines
     frames.append((2, lines.rows))
-    return Contents(_newest(frames), tuple(faults), max(generation, lines.generation), told)
+    return Contents(_newest(frames), tuple(faults), max(generation, lines.generation), stated_unit)
 
 
 def _believed(
@@ -230,12 +230,12 @@ def write_whole(files: RowFiles, rows: pd.DataFrame, generation: int, unit: Mapp
     import pyarrow.parquet as pq
 
     table = pa.Table.from_pandas(rows, preserve_index=False)
-    told = {
+    own_metadata = {
         _CHECKSUM: checksum(table.to_pandas()).encode(),
         _GENERATION: str(generation).encode(),
         _UNIT: json.dumps(unit, sort_keys=True, default=_plain).encode(),
     }
-    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **told})
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **own_metadata})
     with atomically(files.whole) as partial:
         pq.write_table(table, partial, compression="zstd", write_page_checksum=True)
         try:
@@ -341,20 +341,22 @@ def _line(text: bytes) -> dict[str, Any] | None:
 
 def set_aside(path: Path) -> Path:
     """Rename a damaged file, so that nothing reads it and nothing is lost; returns the new name."""
-    for number in range(1, 10_000):
-        aside = path.with_name(f"{path.name}.damaged-{number}")
-        if not aside.exists():
-            os.rename(path, aside)
-            return aside
-    raise UserError(f"{path}: damaged for the ten-thousandth time; look at the disk")
+    aside = _name_aside(path)
+    os.rename(path, aside)
+    return aside
 
 
 def kept_copy(path: Path) -> Path:
     """A second name for a damaged file that is about to be replaced."""
+    aside = _name_aside(path)
+    shutil.copy2(path, aside)
+    return aside
+
+
+def _name_aside(path: Path) -> Path:
     for number in range(1, 10_000):
         aside = path.with_name(f"{path.name}.damaged-{number}")
         if not aside.exists():
-            shutil.copy2(path, aside)
             return aside
     raise UserError(f"{path}: damaged for the ten-thousandth time; look at the disk")
 

@@ -67,9 +67,9 @@ def _wrong_rows(rows: pd.DataFrame, due: int | None, unit: Mapping[str, Any]) ->
     found.append(("an unknown status", ~rows["status"].isin([OK, FAILED, NO_TARGET])))
     for column in (str(one) for one in rows if is_metric(str(one))):
         values = _numbers(rows, column)
-        told = ~np.isnan(values) | rows[column].isna().to_numpy()  # else it is a text that is no number
+        readable = ~np.isnan(values) | rows[column].isna().to_numpy()  # else it is a text that is no number
         top = 1.0 + 1e-9 if higher_is_better(column) else math.inf
-        wrong = ~told | (values < 0) | (values > top) | np.isinf(values)
+        wrong = ~readable | (values < 0) | (values > top) | np.isinf(values)
         found.append((f"{column} outside its range", wrong))
     return found + _against_counts(rows)
 
@@ -137,7 +137,7 @@ def rows_due(unit: Mapping[str, Any]) -> int | None:
     protocols: Sequence[Any] | None = unit.get("protocols")
     if protocols is None:
         return None
-    return sum(Protocol.from_mapping(given).rounds for given in protocols)
+    return sum(Protocol.from_mapping(one).rounds for one in protocols)
 
 
 def upgraded(rows: pd.DataFrame, where: str) -> pd.DataFrame:

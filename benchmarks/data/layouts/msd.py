@@ -165,8 +165,8 @@ def named_labels(content: dict[str, Any], root: Path) -> list[tuple[str, tuple[i
         raise UserError(f"{path}: no 'labels' that say what each value means")
     found = []
     for key, entry in labels.items():
-        name, given = (str(entry), key) if label_value(key) is not None else (str(key), entry)
-        values = [label_value(value) for value in (given if isinstance(given, list) else [given])]
+        name, listed = (str(entry), key) if label_value(key) is not None else (str(key), entry)
+        values = [label_value(value) for value in (listed if isinstance(listed, list) else [listed])]
         whole = sorted({value for value in values if value is not None})
         if not values or None in values:
             raise UserError(f"{path}: label '{shorten(f'{key}: {entry}')}' has no whole number of a label map")
