@@ -22,7 +22,8 @@ from torch import Tensor
 
 from baselines.network_segmenter import NetworkSegmenter
 from baselines.sam.prompting import check_prompts
-from baselines.sam3d_adapter.network import SIZES, SYSTEM, Sam3dAdapter, load_official_file
+from baselines.sam3d_adapter.encoder import SIZES
+from baselines.sam3d_adapter.network import SYSTEM, Sam3dAdapter, load_official_file
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
 from benchmarks.data.preprocessing import Prepared, Preprocessing, Shape, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from baselines.network_segmenter import NetworkSegmenter
 from baselines.sam.initialisation import initialise
 from baselines.sam.prompting import check_prompts
 from baselines.sam.training import draw_voxel, mask_losses
+from baselines.segvol.frame import file_flips, normalised, prepared
 from baselines.segvol.network import SIZES, TEMPLATE, SegVol, batch_of_ids, load_official_file, token_ids
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
@@ -38,7 +38,6 @@ from benchmarks.prompting.prompts import Prompts
 SYSTEM = "SegVol"
 FILE_NAME = "SegVol_v1.pth"
 SOURCE = "released by BAAI-DCAI/SegVol"
-PERCENTILES = (0.05, 99.95)  # of the foreground
 AIR = -1000.0  # HU
 NEARLY_AIR = 200.0  # HU above air
 SPANS = {"official": 2, "tiny": 3}  # windows along each axis of a training crop; tiny sees whole scans
@@ -216,78 +215,6 @@ def draw_prompts(
         found = [one.nonzero() for one in inside]
         corners = torch.stack([torch.cat([voxels.amin(0), voxels.amax(0)]) for voxels in found]).float()
     return points, corners, texts if with_text else None
-
-
-def normalised(array: FloatArray) -> FloatArray:
-    """Clip to percentiles of the foreground (voxels above the mean), then bring to [0, 1].
-
-    Upstream also standardises in between, which the last step undoes.
-    """
-    foreground = array[array > array.mean()]
-    if foreground.size == 0:  # a constant volume
-        return np.zeros_like(array, dtype=np.float32)
-    low, high = np.percentile(foreground, PERCENTILES)
-    clipped = np.clip(array, low, high, dtype=np.float32)
-    least = clipped.min()
-    return (clipped - least) / max(float(clipped.max() - least), 1e-8)
-
-
-@dataclass(frozen=True)
-class Frame:
-    """From the volume (x, y, z) to the network's cropped array (d, h, w), and back.
-
-    Attributes:
-        shape: of the volume.
-        flips: per volume axis, whether it runs against RAS in the network's array.
-        low, size: the crop, in (d, h, w) of the turned volume; `low` is negative where padding was kept.
-    """
-
-    shape: Shape
-    flips: tuple[bool, bool, bool]
-    low: Place
-    size: Shape
-
-    def place(self, position: Place) -> Place:
-        """A voxel of the volume in the crop; one outside it goes to the nearest voxel of the crop."""
-        turned = [
-            extent - 1 - at if flip else at for at, extent, flip in zip(position, self.shape, self.flips, strict=True)
-        ]
-        d, h, w = (
-            min(max(at - low, 0), size - 1) for at, low, size in zip(turned[::-1], self.low, self.size, strict=True)
-        )
-        return d, h, w
-
-    def restore(self, values: NDArray[Any], outside: float) -> NDArray[Any]:
-        """Values of the crop on the volume's grid."""
-        turned = np.full(self.shape[::-1], outside, values.dtype)
-        there, here = [], []
-        for low, size, extent in zip(self.low, self.size, turned.shape, strict=True):
-            there.append(slice(max(low, 0), min(low + size, extent)))
-            here.append(slice(max(-low, 0), min(low + size, extent) - low))
-        turned[tuple(there)] = values[tuple(here)]
-        return np.ascontiguousarray(np.flip(turned.transpose(2, 1, 0), [i for i in range(3) if self.flips[i]]))
-
-
-def file_flips(volume: Volume) -> tuple[bool, bool, bool]:
-    """Per RAS axis, whether the scan's file stores it the other way round."""
-    flips = [False] * 3
-    for axis, direction in () if volume.orientation is None else volume.orientation:
-        flips[int(axis)] = direction < 0
-    return flips[0], flips[1], flips[2]
-
-
-def prepared(volume: Volume, flips: tuple[bool, bool, bool], window: Shape) -> tuple[FloatArray, Frame]:
-    """The network's array and the way back: normalised, turned, padded to a window, cut to its non-zero box."""
-    values = np.flip(normalised(volume.array), [i for i in range(3) if flips[i]]).transpose(2, 1, 0)
-    short = [max(0, length - extent) for length, extent in zip(window, values.shape, strict=True)]
-    padded = np.pad(values, [(n // 2, n - n // 2) for n in short])
-    box = bounding_box(padded)
-    low, high = box if box is not None else ((0, 0, 0), padded.shape)
-    part = padded[tuple(slice(a, b) for a, b in zip(low, high, strict=True))]
-    d, h, w = (a - n // 2 for a, n in zip(low, short, strict=True))
-    return np.ascontiguousarray(part), Frame(
-        volume.shape, flips, (d, h, w), (part.shape[0], part.shape[1], part.shape[2])
-    )
 
 
 class SegVolSession(Session):

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from baselines.sam3d_adapter.encoder import SIZES, shift_mask
 from baselines.sam3d_adapter.method import sam3d_adapter, sam3d_adapter_tiny
-from baselines.sam3d_adapter.network import SIZES, Sam3dAdapter, load_official_file, shift_mask
+from baselines.sam3d_adapter.network import Sam3dAdapter, load_official_file
 from baselines.sam3d_adapter.segmenter import Sam3dAdapterSegmenter, centre_of, draw_points
 from benchmarks.common.errors import UserError
 from benchmarks.data.preprocessing import resize

@@ -9,17 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from baselines.segvol.frame import file_flips, normalised, prepared
 from baselines.segvol.method import segvol, segvol_tiny
 from baselines.segvol.network import SIZES, SegVol, load_official_file
-from baselines.segvol.segmenter import (
-    NO_BOX,
-    SegVolSegmenter,
-    SegVolSession,
-    file_flips,
-    normalised,
-    prepared,
-    window_origins,
-)
+from baselines.segvol.segmenter import NO_BOX, SegVolSegmenter, SegVolSession, window_origins
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Batch, Target
 from benchmarks.data.volume import Volume

@@ -11,15 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from baselines.sam3d_adapter.network import (
-    SIZES,
-    ImageEncoder,
-    PromptEncoder,
-    Sam3dAdapter,
-    WindowAttention,
-    load_official_file,
-    shift_mask,
-)
+from baselines.sam3d_adapter.encoder import SIZES, ImageEncoder, WindowAttention, shift_mask
+from baselines.sam3d_adapter.network import PromptEncoder, Sam3dAdapter, load_official_file
 from tests.parity.rule import Golden, constant_tensor, rule_tensor, unchecked
 
 SIZE = SIZES["official"]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from baselines.sam3d_adapter.network import SIZES as ADAPTER
+from baselines.sam3d_adapter.encoder import SIZES as ADAPTER
 from baselines.sam3d_adapter.network import Sam3dAdapter
 from baselines.segvol.network import SIZES as SEGVOL
 from baselines.segvol.network import ImageEncoder
