@@ -17,7 +17,7 @@ from benchmarks.execution.ablation import Variant, ablation_suite, ablation_tabl
 from benchmarks.execution.suite import MethodEntry, load_suite
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results.tables import ablation_page, print_page
-from tests.results.test_leaderboard import row_of, unit_of
+from tests.results.boards import row_of, unit_of
 
 CLICK = Protocol(kind="centre-click")
 WHOLE = (0.9, 0.8, 0.7, 0.6, 0.75, 0.65, 0.85, 0.5)

@@ -12,12 +12,13 @@ import pytest
 
 from benchmarks.metrics import Metric, Reference, evaluate_mask, failed_values, higher_is_better, register, registry
 from benchmarks.metrics.comparison import Comparison
+from benchmarks.prompting.protocol import Protocol as P
+from benchmarks.results import leaderboard as lb
 from benchmarks.results.leaderboard import metrics_of as table_of_metrics
 from benchmarks.results.leaderboard import summarise
 from benchmarks.results.mlflow_writer import curves_of
 from benchmarks.results.tables import board_sheets
-from tests.results.test_leaderboard import Protocol as P
-from tests.results.test_leaderboard import lb, row_of, unit_of
+from tests.results.boards import row_of, unit_of
 
 SPACING = (2.0, 1.0, 0.5)
 DOCS = Path(__file__).resolve().parents[2] / "docs"

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results.leaderboard import details
 from benchmarks.results.tables import details_page, render
-from tests.results.test_leaderboard import row_of, unit_of
+from tests.results.boards import row_of, unit_of
 
 CHALLENGE = Protocol("iterative", rounds=6, start="box", corrections="cvpr25")
 DICE = {"good": (0.5, 0.6, 0.7, 0.8, 0.9, 1.0), "poor": (0.1, 0.2, 0.2, 0.4, None, None)}

@@ -13,7 +13,7 @@ from benchmarks.results import leaderboard as lb
 from benchmarks.results.comparability import differences
 from benchmarks.results.leaderboard.completeness import missing_cases
 from benchmarks.results.tables import details_page, render
-from tests.results.test_leaderboard import page_of, printed, row_of, show_all, unit_of
+from tests.results.boards import page_of, printed, row_of, show_all, unit_of
 
 CLICK = Protocol("centre-click")
 BUDGET = {"minutes": 1.0, "steps": None, "cpus": 1, "gpus": 0.0}

@@ -25,7 +25,7 @@ from benchmarks.prompting.simulated_user import Protocol
 from benchmarks.results import mlflow_sink
 from benchmarks.results.mlflow_sink import MlflowSink, default_uri, outbox_folder, records_from_mlflow, sync
 from benchmarks.results.sweep import Trial
-from tests.results.test_leaderboard import row_of, unit_of
+from tests.results.boards import row_of, unit_of
 
 ITERATIVE = Protocol("iterative", rounds=3)
 DICE = {1: (0.2, 0.4), 2: (0.5, 0.7), 3: (0.6, None)}  # step → two cases; None failed, so its Dice is 0

@@ -12,8 +12,8 @@ from scipy import stats
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
 from benchmarks.results import statistics as st
+from tests.results.boards import TARGETS, page_of, printed, row_of, show_all, study, unit_of
 from tests.results.coverage import DICE
-from tests.results.test_leaderboard import TARGETS, page_of, printed, row_of, show_all, study, unit_of
 
 RNG = np.random.default_rng(6)
 CLICK = Protocol("centre-click")

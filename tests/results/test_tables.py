@@ -15,7 +15,7 @@ from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
 from benchmarks.results.tables import Page, Sheet, details_page, render
 from benchmarks.results.tables.sheet import SYNTHETIC_BANNER
-from tests.results.test_leaderboard import page_of, row_of, study, unit_of
+from tests.results.boards import page_of, row_of, study, unit_of
 
 FORMATS = ("terminal", "markdown", "latex", "svg")
 
