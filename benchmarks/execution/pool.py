@@ -177,14 +177,14 @@ def train_units(units: list[Unit], folders: Folders, observer: Observer, fresh: 
         machines.close()
 
 
-def train_now(unit: Unit, folders: Folders) -> dict[str, Any]:
-    """Train one unit on the running Ray, and wait for it; a checkpoint that is there already is not made again.
+def train_now(unit: Unit, folders: Folders, fresh: bool = False) -> dict[str, Any]:
+    """Train one unit on the running Ray, and wait for it; a checkpoint that is there is made again if `fresh`.
 
     Raises:
         RuntimeError: it failed, or the machine kept it from being finished.
     """
     assert unit.job is not None
-    outcome = train_units([unit], folders, Nobody())
+    outcome = train_units([unit], folders, Nobody(), fresh)
     if unit.digest in outcome.figures:
         return outcome.figures[unit.digest]
     raise RuntimeError((outcome.failed | outcome.not_run)[unit.digest])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,8 +128,6 @@ def trained(unit: Unit, folders: Folders, fresh: bool, progress: Progress) -> di
     """Train a unit that has something to train; its figures, and the folder of the checkpoint."""
     assert unit.job is not None
     folder = checkpoint_folder(folders.checkpoints, unit.job)
-    if fresh and folder.exists():
-        shutil.rmtree(folder)
     with progress.step(f"training {unit.title}, log in {unit.log}"):
-        figures = train_now(unit, folders)
+        figures = train_now(unit, folders, fresh)
     return {**figures, "checkpoint": str(folder)}

@@ -229,6 +229,10 @@ def _make_store(file: Path) -> None:
     """An empty SQLite store, if there is none, in one go: MLflow cannot go on with one that it has half made."""
     from mlflow.tracking import MlflowClient
 
+    try:
+        sqlite_address(file)
+    except UserError:
+        return  # no plain path: an address with options, which MLflow reads by itself
     with in_turn(file.with_name(f".{file.name}.lock")):
         if not file.exists():
             with atomically(file) as partial:

@@ -69,8 +69,9 @@ class Call:
         home = {name: str(suite.parent / name.lower()) for name in ("TAGS_BENCH_DATA", "TAGS_BENCH_CACHE")}
         with self.log.open("w") as errors, self.answer.open("w") as answer:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, stdout=answer, stderr=errors, env=os.environ | home | {"PYTHONPATH": path}
-            )
+                command, cwd=ROOT, stdout=answer, stderr=errors, env=os.environ | home | {"PYTHONPATH": path},
+                start_new_session=True,
+            )  # fmt: skip
         self.began = time.monotonic()
         self._family: set[psutil.Process] = set()
 
@@ -113,6 +114,10 @@ class Call:
             return self._process.returncode
         finally:
             self.sweep()
+
+    def interrupt(self) -> None:
+        """Ctrl-C: a terminal sends it to the driver and to all that are of its group."""
+        os.killpg(self.pid, signal.SIGINT)
 
     def sweep(self) -> None:
         """End what is left below the driver: what a kill -9 of it cannot take along."""
