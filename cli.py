@@ -43,7 +43,7 @@ def common(
 
 
 def main() -> None:
-    """Entry point. A user's mistake is one line and exit code 2, a disk that fails one and 3; --debug has tracebacks."""
+    """Entry point. One line and exit code 2 for a user's mistake, 3 for a disk that fails; --debug has the traceback."""
     try:
         app()
     except UserError as error:

@@ -12,7 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.crashes import FULL_DISKS, ROLES, SERVER_MOMENTS, Campaign, can_mount, full_disk, table, without_server
+from tests.faults.crashes import (
+    FULL_DISKS,
+    ROLES,
+    SERVER_MOMENTS,
+    Campaign,
+    can_mount,
+    full_disk,
+    table,
+    without_server,
+)
 
 TIMES = int(os.environ.get("TAGS_BENCH_FAULTS", "5"))
 BESIDE = int(os.environ.get("TAGS_BENCH_FAULTS_BESIDE", "1"))
