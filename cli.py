@@ -43,7 +43,7 @@ def common(
 
 
 def main() -> None:
-    """Entry point. One line and exit code 2 for a user's mistake, 3 for a disk that fails; --debug has the traceback."""
+    """Entry point. One line and exit code 2 for a user's mistake, 3 for a failing disk; --debug has the traceback."""
     try:
         app()
     except UserError as error:

@@ -43,7 +43,6 @@ budget: {{steps: 16}}
 """
 MAY_DIFFER = ["seconds_open", "seconds_segment", "peak_memory_mb", "git_commit", "git_dirty", "predicted_commit"]
 IDENTITY = ["unit", "method", "dataset", "case", "target", "protocol", "step"]
-SUITE_UNITS = 3
 LIMIT_SECONDS = 240.0
 MOST_CALLS = 3  # of the same command, after a disturbance
 OK, NOT_RUN = 0, 3
@@ -177,7 +176,6 @@ class Reference:
     rows: pd.DataFrame
     seconds: float
     windows: dict[str, tuple[float, float]]  # when processes of a role live, in seconds since the start
-    finished_units: int = SUITE_UNITS
 
 
 @dataclass
@@ -238,7 +236,7 @@ class Campaign:
         assert call.wait() == OK
         windows = {role: (times[0], times[-1]) for role, times in seen.items()}
         assert not mlflow_faults(out)
-        return Reference(_comparable(Finished.of(out).rows), seconds, windows | {"driver": (0.5, seconds)})
+        return Reference(comparable(Finished.of(out).rows), seconds, windows | {"driver": (0.5, seconds)})
 
     def new_out(self) -> Path:
         """An output folder with the phantoms and prompts of the reference, and nothing else."""
@@ -302,7 +300,7 @@ class Campaign:
             after = Finished.of(out)
             if call.computed() != after.cases - before.cases:
                 verdict.recomputed += abs(call.computed() - (after.cases - before.cases))
-            verdict.recomputed += _changed(before, after)
+            verdict.recomputed += changed(before, after)
             before = after
         if verdict.codes[-1] != OK:
             verdict.problems.append(f"never ended well, see {call.log}")
@@ -310,13 +308,8 @@ class Campaign:
         return verdict
 
     def _compare(self, verdict: Verdict, out: Path, options: Sequence[str]) -> None:
-        rows, reference = _comparable(Finished.of(out).rows), self.reference.rows
-        verdict.doubled = int(rows.index.duplicated().sum())
-        verdict.lost = len(reference.index.difference(rows.index))
-        rows = rows[~rows.index.duplicated()]
-        both = reference.index.intersection(rows.index)
-        same = [a.equals(b) for a, b in zip(_each(rows, both), _each(reference, both), strict=True)]
-        verdict.differing = same.count(False) + len(rows.index.difference(reference.index))
+        rows = comparable(Finished.of(out).rows)
+        verdict.lost, verdict.doubled, verdict.differing = compared(rows, self.reference.rows)
         uri = options[options.index("--tracking-uri") + 1] if "--tracking-uri" in options else None
         faults = mlflow_faults(out, uri)
         verdict.mlflow = len(faults)
@@ -327,14 +320,23 @@ def _each(rows: pd.DataFrame, index: pd.Index) -> Iterator[pd.Series]:
     return (row for _, row in rows.loc[index].iterrows())
 
 
-def _comparable(rows: pd.DataFrame) -> pd.DataFrame:
+def comparable(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows by what they are, without what the time of the day decides."""
     if rows.empty:
         return pd.DataFrame(index=pd.MultiIndex.from_tuples([], names=IDENTITY))
     return rows.drop(columns=MAY_DIFFER).set_index(IDENTITY).sort_index()
 
 
-def _changed(before: Finished, after: Finished) -> int:
+def compared(rows: pd.DataFrame, reference: pd.DataFrame) -> tuple[int, int, int]:
+    """Rows that are lost, doubled, and different from those of the reference."""
+    lost, doubled = len(reference.index.difference(rows.index)), int(rows.index.duplicated().sum())
+    rows = rows[~rows.index.duplicated()]
+    both = reference.index.intersection(rows.index)
+    same = [a.equals(b) for a, b in zip(_each(rows, both), _each(reference, both), strict=True)]
+    return lost, doubled, same.count(False) + len(rows.index.difference(reference.index))
+
+
+def changed(before: Finished, after: Finished) -> int:
     """Cases whose record, timings included, or whose files are not those of before."""
     if before.rows.empty:
         return sum(after.files.get(path) != written for path, written in before.files.items())
@@ -370,9 +372,9 @@ def mlflow_faults(out: Path, uri: str | None = None) -> list[str]:
         if keys.count(unit["key"]) != 1:
             faults.append(f"{unit['key']} is {keys.count(unit['key'])} times in MLflow")
     faults += [f"an MLflow run is {run.info.status}" for run in [*parents, *children] if run.info.status != "FINISHED"]
-    if uri is None and not faults:
+    if not faults:
         told = records_from_mlflow(address, NAME)[0]
-        if not _comparable(told).equals(_comparable(rows)[_comparable(told).columns]):
+        if not comparable(told).equals(comparable(rows)[comparable(told).columns]):
             faults.append("the rows in MLflow are not those on the disk")
     return faults
 
