@@ -68,6 +68,7 @@ class MlflowSink:
         self._outbox = Outbox(outbox_folder(out, self.uri))
         self._out_id = _identity_of(out)
         self._plan: dict[str, Any] = {}
+        self._called_at = ""
         self._sender = _Sender(self.uri, self._artifacts, self._outbox)
 
     @property
@@ -90,7 +91,7 @@ class MlflowSink:
             "out": self._out_id,
             "user": _user(),
         }
-        called_at = datetime.now(UTC).isoformat(timespec="microseconds")
+        self._called_at = called_at = datetime.now(UTC).isoformat(timespec="microseconds")
         keys = [_key(unit) for unit in units]
         content = {"plan": self._plan, "suite": suite, "units": keys, "called_at": called_at, "environment": manifest()}
         self._put("begin", f"{plan} {self._out_id}", content)
@@ -124,7 +125,7 @@ class MlflowSink:
         """The run of the suite is over, with its leaderboard as a table."""
         rows = None if leaderboard is None or leaderboard.empty else leaderboard
         figures = {"rows": float(0 if rows is None else len(rows)), "failed_rows": float(failed)}
-        content = {"plan": self._plan, "figures": figures, "status": status}
+        content = {"plan": self._plan, "figures": figures, "status": status, "called_at": self._called_at}
         self._put("end", f"{self._plan['plan']} {self._out_id}", content, rows)
         self._sender.wake()
 
@@ -289,6 +290,7 @@ def quiet_mlflow() -> None:
     """Keep MLflow's chatter off the terminal, its pickle loading off, and its patience with a server short."""
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # which is ours, for --json
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

@@ -334,6 +334,29 @@ def test_a_store_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     assert len(runs_of(tmp_path)) == 3
 
 
+def test_an_end_that_is_sent_before_its_beginning_stays_the_end(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A message that waits since an earlier call keeps its place in the queue, with what a later call says."""
+
+    def backwards(self: Any) -> list[Path]:
+        return sorted(self.folder.glob("*.json"), reverse=True)  # units, end, begin
+
+    with monkeypatch.context() as changed:
+        changed.setattr(mlflow_sink.Outbox, "waiting", backwards)
+        changed.setattr(mlflow_sink._Sender, "wake", lambda self: None)
+        a_run(out, patience=0.0)
+    with monkeypatch.context() as changed:
+        changed.setattr(mlflow_sink.Outbox, "waiting", backwards)
+        assert sync(out, patience=30.0) == (4, 0)
+    assert {run.info.status for run in runs_of(out)} == {"FINISHED"}
+    sink = MlflowSink(out)
+    sink.begin(SUITE, "plan", True, [])
+    sink.close(30.0)
+    assert [run.info.status for run in parents(runs_of(out))] == ["RUNNING"]  # the next call begins
+    assert capfd.readouterr().out == ""
+
+
 def test_a_damaged_message_stops_no_other(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = MlflowSink(out)
     folder = outbox_folder(out, default_uri(out))
