@@ -9,7 +9,7 @@ import typer
 
 from benchmarks.commands import data, doctor, leaderboard, lists, predict, prompts, run, score, sync, weights
 from benchmarks.commands.declare import new_group
-from benchmarks.common.errors import UserError, one_line
+from benchmarks.common.errors import UserError, is_fault_of_files, one_line
 
 app = new_group(
     name="tags-bench",
@@ -43,12 +43,14 @@ def common(
 
 
 def main() -> None:
-    """Entry point. A user's mistake is one line and exit code 2; a traceback needs --debug."""
+    """Entry point. One line and exit code 2 for a user's mistake, 3 for a failing disk; --debug has the traceback."""
     try:
         app()
     except UserError as error:
         _end(f"error: {error}", 2)
     except Exception as error:
+        if is_fault_of_files(error):
+            _end(f"error: the disk: {one_line(error, 300)}; what is finished is kept, and the same command goes on", 3)
         _end(f"internal error: {one_line(error)} (run again with --debug for the traceback)", 1)
 
 

@@ -22,6 +22,7 @@ from benchmarks.commands.options import (
 from benchmarks.commands.printing import console, print_json, print_rows
 from benchmarks.common.errors import UserError
 from benchmarks.common.output import DEFAULT_OUT, writable_folder
+from benchmarks.common.output_lock import writing_to
 
 if TYPE_CHECKING:
     from benchmarks.data.registry import Registration
@@ -51,11 +52,12 @@ def synth(
     from benchmarks.data.phantom import synthesise
 
     rows = []
-    for name in dataset or phantom_names():
+    with writing_to(out, "data synth"):
         folder = writable_folder(out) / "data" / "phantom"
-        with console().status(f"writing {cases} phantoms of {name}"):
-            written = synthesise(name, folder, seed=2026 if seed is None else seed, cases=cases)
-        rows.append({"dataset": name, "cases": cases, "folder": str(written), "synthetic": True})
+        for name in dataset or phantom_names():
+            with console().status(f"writing {cases} phantoms of {name}"):
+                written = synthesise(name, folder, seed=2026 if seed is None else seed, cases=cases)
+            rows.append({"dataset": name, "cases": cases, "folder": str(written), "synthetic": True})
     print_rows("synthetic phantoms", rows, printing.as_json)
 
 

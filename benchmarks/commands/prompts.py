@@ -13,6 +13,7 @@ from benchmarks.commands.declare import DATA, command, new_group
 from benchmarks.commands.options import OutOption, PrintOptions, SuiteOption
 from benchmarks.commands.printing import print_json, print_rows
 from benchmarks.common.output import DEFAULT_OUT, writable_folder
+from benchmarks.common.output_lock import writing_to
 
 if TYPE_CHECKING:
     from benchmarks.data.dataset import Dataset
@@ -98,11 +99,12 @@ def import_(
     from benchmarks.execution.prompt_banks import bank_file
     from benchmarks.prompting.by_hand import import_prompts, save_given
 
-    chosen = _chosen(bank)
-    suite, dataset, fold, protocol = chosen.suite, chosen.dataset, chosen.fold, chosen.protocol
-    imported = import_prompts(source, dataset, suite.part, fold, protocol, suite.seed)
-    path = bank_file(chosen.folder, suite, dataset, fold, protocol)
-    save_given(imported, path, replace)
+    with writing_to(bank.out, "prompts import"):
+        chosen = _chosen(bank)
+        suite, dataset, fold, protocol = chosen.suite, chosen.dataset, chosen.fold, chosen.protocol
+        imported = import_prompts(source, dataset, suite.part, fold, protocol, suite.seed)
+        path = bank_file(chosen.folder, suite, dataset, fold, protocol)
+        save_given(imported, path, replace)
     if printing.as_json:
         print_json({"bank": str(path), "sha256": imported.digest, "cases": len(imported.cases)})
     else:

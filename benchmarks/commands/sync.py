@@ -6,6 +6,7 @@ from benchmarks.commands.declare import command, new_group
 from benchmarks.commands.options import OutputOptions, PrintOptions
 from benchmarks.commands.printing import print_json
 from benchmarks.common.errors import UserError
+from benchmarks.common.output_lock import writing_to
 from benchmarks.common.paths import user_path
 
 app = new_group()
@@ -22,7 +23,8 @@ def sync(*, output: OutputOptions, printing: PrintOptions) -> None:
     """
     from benchmarks.results import mlflow_sink
 
-    sent, left = mlflow_sink.sync(user_path(output.out).resolve(), output.tracking_uri)
+    with writing_to(output.out, "sync"):
+        sent, left = mlflow_sink.sync(user_path(output.out).resolve(), output.tracking_uri)
     if printing.as_json:
         print_json({"sent": sent, "left": left})
     else:

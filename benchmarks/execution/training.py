@@ -35,10 +35,13 @@ __all__ = [
 ]
 
 
-def run_job(job: TrainingJob, folder: Path, log: Path | None = None, cache: Path | None = None) -> dict[str, Any]:
+def run_job(
+    job: TrainingJob, folder: Path, log: Path | None = None, cache: Path | None = None, fresh: bool = False
+) -> dict[str, Any]:
     """Train, and leave the checkpoint with its `training.json` in `folder`; the figures are returned.
 
     Args:
+        fresh: train even if the checkpoint is there; the old one stays until the new one is complete.
         log: file for the output of Ray Train workers.
         cache: folder of the preprocessing cache, absolute; by default the user's own.
 
@@ -47,17 +50,20 @@ def run_job(job: TrainingJob, folder: Path, log: Path | None = None, cache: Path
         TrainingProcessDied: a worker process was ended by the machine; a later call goes on from the kept state.
     """
     with in_turn(folder.with_name(f".{folder.name}.lock")):  # an equal job waits, and finds the checkpoint
-        return _run_job(job, folder, log, cache)
+        return _run_job(job, folder, log, cache, fresh)
 
 
-def _run_job(job: TrainingJob, folder: Path, log: Path | None, cache: Path | None) -> dict[str, Any]:
-    if finished(folder):
+def _run_job(job: TrainingJob, folder: Path, log: Path | None, cache: Path | None, fresh: bool) -> dict[str, Any]:
+    work = work_folder(folder)
+    if finished(work) and not fresh:
+        _take_place(work, folder)  # a process that was killed had only this left to do
+    if finished(folder) and not fresh:
         return dict(json.loads((folder / "training.json").read_text(encoding="utf-8")))
     if not job.cases:
         raise UserError(f"method '{job.method}' has to be trained, and the training split is empty")
     method = find_method(job.method)
-    work = work_folder(folder)
     work.mkdir(parents=True, exist_ok=True)
+    (work / "training.json").unlink(missing_ok=True)
     started = time.perf_counter()
     if method.training == "bench":
         if job.workers == 1:  # a group may still have to wait for a free machine, which is no sign of death
@@ -83,10 +89,18 @@ def _run_job(job: TrainingJob, folder: Path, log: Path | None, cache: Path | Non
         "seconds_total": time.perf_counter() - started,
     }
     write_json(work / "training.json", figures)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(work, folder)
+    _take_place(work, folder)
     return figures
+
+
+def _take_place(work: Path, folder: Path) -> None:
+    """Put a completed training in the place of the checkpoint that is there; at every moment one of them is whole."""
+    before = folder.with_name(f".{folder.name}.before")
+    shutil.rmtree(before, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, before)
+    os.replace(work, folder)
+    shutil.rmtree(before, ignore_errors=True)
 
 
 def _train_by_own_tool(method: Method, job: TrainingJob, work: Path) -> dict[str, Any]:

@@ -95,8 +95,6 @@ def _train_task(job: TrainingJob, folder: Path, log: Path, cache: Path, fresh: b
         MachineFault: the storage fails, or this machine lacks the method.
         Exception: whatever the method raises.
     """
-    import shutil
-
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "86400")  # wait for a free machine
     with _machine_faults():
         redirect_output(log)
@@ -104,9 +102,7 @@ def _train_task(job: TrainingJob, folder: Path, log: Path, cache: Path, fresh: b
         for case in job.cases:
             if not (case.image.exists() and case.label.exists()):
                 raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
-        if fresh and folder.exists():
-            shutil.rmtree(folder)
-        return run_job(job, folder, log, cache)
+        return run_job(job, folder, log, cache, fresh)
 
 
 class Turns:

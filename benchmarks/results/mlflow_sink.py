@@ -26,9 +26,9 @@ import pandas as pd
 from benchmarks.common.addresses import sqlite_address, sqlite_path, without_password
 from benchmarks.common.environment import manifest
 from benchmarks.common.errors import UserError, one_line
-from benchmarks.common.files import atomically
+from benchmarks.common.files import atomically, in_turn
 from benchmarks.common.identity import digest
-from benchmarks.results.mlflow_outbox import Outbox
+from benchmarks.results.mlflow_outbox import Kind, Outbox
 from benchmarks.results.mlflow_writer import (
     CALLED_TAG,
     KEY_TAG,
@@ -68,6 +68,7 @@ class MlflowSink:
         self._outbox = Outbox(outbox_folder(out, self.uri))
         self._out_id = _identity_of(out)
         self._plan: dict[str, Any] = {}
+        self._called_at = ""
         self._sender = _Sender(self.uri, self._artifacts, self._outbox)
 
     @property
@@ -90,16 +91,16 @@ class MlflowSink:
             "out": self._out_id,
             "user": _user(),
         }
-        called_at = datetime.now(UTC).isoformat(timespec="microseconds")
+        self._called_at = called_at = datetime.now(UTC).isoformat(timespec="microseconds")
         keys = [_key(unit) for unit in units]
         content = {"plan": self._plan, "suite": suite, "units": keys, "called_at": called_at, "environment": manifest()}
-        self._outbox.put("begin", f"{plan} {self._out_id}", content)
+        self._put("begin", f"{plan} {self._out_id}", content)
         self._sender.wake()
 
     def log_unit(self, description: Mapping[str, Any], rows: pd.DataFrame, training: Mapping[str, Any] | None) -> None:
         """A unit is complete: parameters, metrics, dataset input and tables of a child run."""
         content = {"plan": self._plan, "description": description, "training": training}
-        self._outbox.put("unit", _key(description), content, rows)
+        self._put("unit", _key(description), content, rows)
         self._sender.wake()
 
     def log_training(self, description: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
@@ -109,7 +110,7 @@ class MlflowSink:
             "training": figures,
             "environment": manifest(),
         }
-        self._outbox.put("training", str(description["checkpoint"]), content)
+        self._put("training", str(description["checkpoint"]), content)
         self._sender.wake()
 
     def log_sweep(self, description: Mapping[str, Any], trials: Sequence[Trial]) -> None:
@@ -117,16 +118,23 @@ class MlflowSink:
         rows = [{**asdict(trial), "checkpoint": str(trial.checkpoint or "")} for trial in trials]
         content = {"description": description, "trials": rows, "environment": manifest()}
         key = digest([description["unit"], self._out_id, rows])
-        self._outbox.put("sweep", key, content)
+        self._put("sweep", key, content)
         self._sender.wake()
 
     def end(self, leaderboard: pd.DataFrame | None, failed: int, status: Status = "FINISHED") -> None:
         """The run of the suite is over, with its leaderboard as a table."""
         rows = None if leaderboard is None or leaderboard.empty else leaderboard
         figures = {"rows": float(0 if rows is None else len(rows)), "failed_rows": float(failed)}
-        content = {"plan": self._plan, "figures": figures, "status": status}
-        self._outbox.put("end", f"{self._plan['plan']} {self._out_id}", content, rows)
+        content = {"plan": self._plan, "figures": figures, "status": status, "called_at": self._called_at}
+        self._put("end", f"{self._plan['plan']} {self._out_id}", content, rows)
         self._sender.wake()
+
+    def _put(self, kind: Kind, key: str, content: Mapping[str, Any], rows: pd.DataFrame | None = None) -> None:
+        """Keep a message. A disk that does not take it costs a warning: the next call of the suite says it again."""
+        try:
+            self._outbox.put(kind, key, content, rows)
+        except OSError as error:
+            self._sender.warn(f"a message to MLflow cannot be kept in {self._outbox.folder} ({one_line(error)[:300]})")
 
     def close(self, patience: float = PATIENCE_SECONDS) -> int:
         """Wait while messages are being taken, at most `patience` seconds for one; the number that is left."""
@@ -189,7 +197,7 @@ class _Sender:
         for _ in range(2):
             remembered = self._writer is not None
             try:
-                self._writer = self._writer or _connected(self._uri, self._artifacts, self._warn)
+                self._writer = self._writer or _connected(self._uri, self._artifacts, self.warn)
                 message = self._outbox.read(path)
                 self._writer.send(message)
                 self._outbox.sent(path, message)
@@ -197,11 +205,11 @@ class _Sender:
             except Exception as error:  # whatever a server, a store or a network can do; nothing is lost by it
                 self._writer = None
                 if not remembered:
-                    self._warn(f"MLflow at {self._uri} does not take everything ({one_line(error)[:300]})")
+                    self.warn(f"MLflow at {self._uri} does not take everything ({one_line(error)[:300]})")
                     return False
         return False
 
-    def _warn(self, text: str) -> None:
+    def warn(self, text: str) -> None:
         text = without_password(text)
         if text not in self._warned:
             self._warned.add(text)
@@ -213,8 +221,23 @@ def _connected(uri: str, artifacts: Path | None, warn: Any) -> MlflowWriter:
     file = sqlite_path(uri)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
+        _make_store(file)
         artifacts = artifacts or file.parent / "mlflow-artifacts"  # MLflow would put them into the working directory
     return MlflowWriter(uri, EXPERIMENT, artifacts, warn)
+
+
+def _make_store(file: Path) -> None:
+    """An empty SQLite store, if there is none, in one go: MLflow cannot go on with one that it has half made."""
+    from mlflow.tracking import MlflowClient
+
+    try:
+        sqlite_address(file)
+    except UserError:
+        return  # no plain path: an address with options, which MLflow reads by itself
+    with in_turn(file.with_name(f".{file.name}.lock")):
+        if not file.exists():
+            with atomically(file) as partial:
+                MlflowClient(tracking_uri=sqlite_address(partial)).search_experiments()
 
 
 def sync(out: Path, tracking_uri: str | None = None, patience: float = PATIENCE_SECONDS) -> tuple[int, int]:
@@ -267,6 +290,7 @@ def quiet_mlflow() -> None:
     """Keep MLflow's chatter off the terminal, its pickle loading off, and its patience with a server short."""
     os.environ.setdefault("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # which is ours, for --json
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")

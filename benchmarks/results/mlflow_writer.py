@@ -19,6 +19,7 @@ from benchmarks.results.leaderboard import mean_columns, summarise
 from benchmarks.results.mlflow_outbox import Message
 
 PLAN_TAG, OUT_TAG, SUITE_TAG, CALLED_TAG = "tagsbench.plan", "tagsbench.out", "tagsbench.suite", "tagsbench.called_at"
+ENDED_TAG = "tagsbench.ended"  # the time of the call that has ended
 KEY_TAG, UNIT_TAG, CONTENT_TAG = "tagsbench.key", "tagsbench.unit", "tagsbench.content"
 TRAINING_TAG, SWEEP_TAG, SYNTHETIC_TAG = "tagsbench.training", "tagsbench.sweep", "tagsbench.synthetic"
 PARENT_TAG, NOTE_TAG, USER_TAG = "mlflow.parentRunId", "mlflow.note.content", "mlflow.user"
@@ -88,8 +89,10 @@ class MlflowWriter:
         plan = message.content["plan"]
         self._end_abandoned(plan)
         parent = self._parent(plan)
-        self.client.update_run(parent, status="RUNNING")
-        self.client.set_tag(parent, CALLED_TAG, str(message.content["called_at"]))
+        called_at = str(message.content["called_at"])
+        if self.client.get_run(parent).data.tags.get(ENDED_TAG) != called_at:  # else its end was sent before it
+            self.client.update_run(parent, status="RUNNING")
+        self.client.set_tag(parent, CALLED_TAG, called_at)
         self._params(parent, {"suite": plan["suite"], "seed": plan["seed"], "plan": plan["plan"]})
         self.client.log_dict(parent, dict(message.content["suite"]), "suite.json")
         self._list(parent, message.content["units"], "units.json")
@@ -106,6 +109,7 @@ class MlflowWriter:
         self._metrics(parent, message.content["figures"], message)
         if message.rows is not None and not message.rows.empty:
             self._table(parent, message.rows, "leaderboard.json")
+        self.client.set_tag(parent, ENDED_TAG, str(message.content.get("called_at", "")))
         self.client.set_terminated(parent, str(message.content["status"]))
 
     # Children and single runs

@@ -26,7 +26,8 @@ class Learner(Trainable):
     """257 parameters in float64.
 
     Settings: those of the recipe; `dropout` of the voxels; and faults for tests of those who run a training, each of
-    which happens once, until the file `marker` exists: `die_in_loss` and `hang_in_loss` count calls of `loss`.
+    which happens once, until the file `marker` exists: `die_in_loss` and `hang_in_loss` count calls of `loss`; every
+    one of these takes `pause` seconds more.
     """
 
     prompts = frozenset({PromptKind.NONE, PromptKind.CLICK})
@@ -44,6 +45,7 @@ class Learner(Trainable):
     def loss(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         self.calls += 1
         self._fail_once()
+        time.sleep(self.config["pause"])
         voxels = torch.nn.functional.dropout(batch.image.double().flatten(1), self.config["dropout"])
         share = batch.label.double().flatten(1).mean(1)
         loss = (self.module(voxels)[:, 0] - share).square().mean()

@@ -53,6 +53,9 @@ class MockSession(Session):
                 raise MemoryError("too little")
             case "second":
                 time.sleep(1.0)
+            case "tenth":
+                time.sleep(0.1)
+                return np.asarray(self.volume.array > 100 - 10 * self.calls)
             case "sleep":
                 time.sleep(60)
             case "wrong-shape":
@@ -182,6 +185,7 @@ def _mock(behaviour: str) -> Method:
 noop, threshold, crash, die = _mock("noop"), _mock("threshold"), _mock("crash"), _mock("die")
 sleep, wrong_shape = _mock("sleep"), _mock("wrong-shape")
 die_once, memory_once, memory, second = (_mock(name) for name in ("die-once", "memory-once", "memory", "second"))
+tenth = _mock("tenth")
 load_sleep, load_die, load_crash = (_mock(name) for name in ("load-sleep", "load-die", "load-crash"))
 network = Method(
     "mock-network",
@@ -208,7 +212,7 @@ learner = Method(
     config={
         "batch_size": 2, "learning_rate": 0.01, "final_learning_rate": 0.001, "warm_up": 0.25, "weight_decay": 0.1,
         "gradient_clip": 0.5, "accumulate": 1, "ema_decay": 0.0, "dropout": 0.0,
-        "marker": "", "die_in_loss": 0, "hang_in_loss": 0,
+        "marker": "", "die_in_loss": 0, "hang_in_loss": 0, "pause": 0.0,
     },
     search_space={"learning_rate": ["loguniform", 1e-3, 1e-1], "batch_size": ["choice", [1, 2]]},
 )  # fmt: skip

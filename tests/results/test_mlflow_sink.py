@@ -304,6 +304,59 @@ def test_what_could_not_be_sent_is_sent_later(out: Path, monkeypatch: pytest.Mon
     assert sync(out) == (0, 0)
 
 
+def test_messages_that_the_disk_does_not_take_cost_a_warning_and_are_said_again(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def full(*arguments: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(mlflow_sink.Outbox, "put", full)
+        assert a_run(out) == 0
+    assert "warning: a message to MLflow cannot be kept" in capfd.readouterr().err
+    assert a_run(out) == 0
+    assert len(runs_of(out)) == 3
+
+
+def test_a_store_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow makes its tables in many steps, and can never open a store in which only some were taken."""
+    import mlflow.tracking
+
+    def ended_midway(tracking_uri: str) -> Any:
+        Path(tracking_uri.removeprefix("sqlite:///")).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(mlflow.tracking, "MlflowClient", ended_midway)
+        assert a_run(tmp_path, patience=1.0) == 4
+    assert not (tmp_path / "mlflow.db").exists()
+    assert sync(tmp_path, patience=60.0) == (4, 0)
+    assert len(runs_of(tmp_path)) == 3
+
+
+def test_an_end_that_is_sent_before_its_beginning_stays_the_end(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A message that waits since an earlier call keeps its place in the queue, with what a later call says."""
+
+    def backwards(self: Any) -> list[Path]:
+        return sorted(self.folder.glob("*.json"), reverse=True)  # units, end, begin
+
+    with monkeypatch.context() as changed:
+        changed.setattr(mlflow_sink.Outbox, "waiting", backwards)
+        changed.setattr(mlflow_sink._Sender, "wake", lambda self: None)
+        a_run(out, patience=0.0)
+    with monkeypatch.context() as changed:
+        changed.setattr(mlflow_sink.Outbox, "waiting", backwards)
+        assert sync(out, patience=30.0) == (4, 0)
+    assert {run.info.status for run in runs_of(out)} == {"FINISHED"}
+    sink = MlflowSink(out)
+    sink.begin(SUITE, "plan", True, [])
+    sink.close(30.0)
+    assert [run.info.status for run in parents(runs_of(out))] == ["RUNNING"]  # the next call begins
+    assert capfd.readouterr().out == ""
+
+
 def test_a_damaged_message_stops_no_other(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sink = MlflowSink(out)
     folder = outbox_folder(out, default_uri(out))

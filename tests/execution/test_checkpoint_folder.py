@@ -1,0 +1,45 @@
+"""A checkpoint is replaced by a complete one only, whatever ends the process that makes it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.execution.training import run_job
+from benchmarks.execution.training_watch import work_folder
+from tests.execution.training_cases import job_of, write_cases
+
+
+def completed(folder: Path, steps: int) -> Path:
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "training.json").write_text(json.dumps({"steps": steps}))
+    return folder
+
+
+def test_a_checkpoint_stays_until_the_fresh_one_is_complete(tmp_path: Path) -> None:
+    job = replace(job_of(write_cases(tmp_path / "scans", 1)), method="mock-bad-fit")
+    folder = completed(tmp_path / "model", steps=5)
+    with pytest.raises(ValueError, match="exit code 9"):
+        run_job(job, folder, fresh=True)
+    assert run_job(job, folder) == {"steps": 5}
+
+    job = replace(job, method="mock-dying-fit", config={"folder": str(tmp_path)})
+    (tmp_path / "asked").touch()  # the second time it lives
+    assert run_job(job, folder, fresh=True)["steps"] == 1
+    assert run_job(job, folder)["steps"] == 1
+    assert sorted(path.name for path in tmp_path.glob("*model*")) == ["model"]
+
+
+@pytest.mark.parametrize("old_one", [True, False])
+def test_a_training_that_only_had_to_take_its_place_is_not_done_again(tmp_path: Path, old_one: bool) -> None:
+    job = replace(job_of(write_cases(tmp_path / "scans", 1)), method="mock-bad-fit")
+    folder = tmp_path / "model"
+    if old_one:
+        completed(folder, steps=5)
+    completed(work_folder(folder), steps=7)
+    assert run_job(job, folder) == {"steps": 7}
+    assert run_job(job, folder) == {"steps": 7}
+    assert not work_folder(folder).exists()
