@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
-from benchmarks.results.tables import Page, Sheet, details_page, render
+from benchmarks.results.tables import Page, Sheet, details_page, leaderboard_page, render
 from benchmarks.results.tables.sheet import SYNTHETIC_BANNER
 from tests.results.boards import page_of, row_of, study, unit_of
 
@@ -112,3 +112,20 @@ def test_the_others_stand_in_the_order_of_their_distance_to_the_best() -> None:
     for sheet in details_page(rows, units, only=["comparisons"]).sheets:
         differences = [float(row[1].split()[0]) for row in sheet.rows]
         assert np.all(np.diff(differences) >= -0.01)  # as printed
+
+
+def test_each_track_over_all_datasets_shows_its_own_dice() -> None:
+    """A method that works with clicks and without is on two tables, with other numbers on each."""
+    protocols = [Protocol("none"), Protocol("centre-click")]
+    units = [unit_of("both", dataset, protocols, 3) for dataset in ("kits21", "lits17")]
+    rows = pd.DataFrame(
+        [
+            row_of(unit, case, protocol, 1, dice)
+            for unit in units
+            for case in range(3)
+            for protocol, dice in zip(protocols, (0.25, 0.75), strict=True)
+        ]
+    )
+    board = lb.leaderboard_of(rows, units)
+    page = leaderboard_page(board, lb.overall_of(board, rows), overall_only=True)
+    assert [[float(cell) for cell in sheet.rows[0][-2:]] for sheet in page.sheets] == [[0.25, 0.25], [0.75, 0.75]]

@@ -69,7 +69,7 @@ def overall_sheets(board: pd.DataFrame, overall: pd.DataFrame) -> list[Sheet]:
     if overall.empty:
         return []
     on_list = {
-        (row["method"], name, row[DIFFERS]): row
+        (*(row[column] for column in OVER), row["method"], name): row
         for row in board.to_dict("records")
         for name in (f"dice/{row['dataset']}", f"dice/{row['dataset']}/{row['target']}")
     }
@@ -91,7 +91,7 @@ def overall_sheets(board: pd.DataFrame, overall: pd.DataFrame) -> list[Sheet]:
                 _overall_mean(row),
                 number_text(row["mean_rank"], 1),
                 verdict_text(row["against_best"], row["patients"]),
-                *(_mean_on(on_list.get((row["method"], name, row[DIFFERS]))) for name in lists),
+                *(_mean_on(on_list.get((*(row[column] for column in OVER), row["method"], name))) for name in lists),
             )
             for row in rows.to_dict("records")
         )
