@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint types bench slow clean
+.PHONY: run test lint types docs bench slow clean
 
 run: $(STAMP)
 	$(BIN)/tags-bench run --all-datasets
@@ -18,6 +18,10 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 slow: $(STAMP)
 	$(BIN)/pytest -m slow
