@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from pydantic import BaseModel, ValidationError
 
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import read_json, write_json
@@ -57,13 +58,44 @@ def read_unit_file(path: Path) -> dict[str, Any]:
 
 
 def is_description(unit: Any) -> bool:
-    """Whether a value says at least which unit it is about."""
-    if not isinstance(unit, dict) or not isinstance(unit.get("target"), dict):
+    """Whether a value describes a unit: what the tables read is there, and of the right type."""
+    try:
+        Description.model_validate(unit, strict=True)
+    except ValidationError:
         return False
-    names = [unit.get(name) for name in ("dataset", "method", "unit")]
-    return all(isinstance(name, str) for name in (*names, unit["target"].get("name"))) and isinstance(
-        unit.get("fold"), int
-    )
+    return True
+
+
+class Name(BaseModel):
+    """A target, as far as its name goes."""
+
+    name: str
+
+
+class Description(BaseModel):
+    """What is read of `unit.json`; other keys may stand there."""
+
+    dataset: str
+    method: str
+    unit: str
+    fold: int
+    target: Name
+    protocols: list[dict[str, Any]]
+    cases: list[str]
+    synthetic: bool
+    contamination: str
+    skipped_protocols: list[str]
+    floor: bool = False
+    untrained: bool = False
+    workers: int = 0
+    cases_digest: str = ""
+    prompts_digest: str = ""
+    dataset_version: str = ""
+    created_at: str = ""
+    protocol_names: list[str] = []
+    prompt_banks: dict[str, str] = {}
+    budget: dict[str, Any] = {}
+    config: dict[str, Any] = {}
 
 
 class Index:

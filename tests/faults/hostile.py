@@ -26,6 +26,7 @@ import yaml
 
 RIGHT, ONE_LINE, BAD = "right", "one line", "BAD"
 HANG_SECONDS = 20
+RECORDS = "records-of-a-run"
 LONGEST_MESSAGE = 3000
 SHAPE = (12, 11, 10)
 
@@ -175,7 +176,11 @@ def _a_finished_run() -> Iterator[None]:
         "target": json.loads(json.dumps(asdict(target))),
     }
     whole = RecordStore.read_suite
-    RecordStore.read_suite = lambda self, suite: (None, [unit])  # type: ignore[method-assign,assignment,return-value]
+
+    def read(store: RecordStore, suite: str) -> Any:
+        return whole(store, suite) if store.root.name == RECORDS else (None, [unit])
+
+    RecordStore.read_suite = read  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -396,6 +401,34 @@ def _change_tags(path: Path, random: Random) -> None:
         content.save_as(path)
 
 
+def records(box: Sandbox, folder: Path, random: Random) -> Command:
+    """Records of which one file is broken, changed or doubled; what is damaged is named, and the rest is shown."""
+    from benchmarks.results.records import SCHEMA_VERSION, RecordStore
+    from tests.results.boards import by_hand
+
+    store = RecordStore(folder / RECORDS)
+    rows, units = by_hand({"ball": [1.0, 1.0, None], "tags-tiny": [1.0, None, 1.0]})
+    rows = rows.assign(schema_version=SCHEMA_VERSION, fold=0)
+    for unit in units:
+        place = store.unit_folder("mine", unit["dataset"], unit["method"], unit["unit"])
+        store.begin_unit(place, unit)
+        for case, found in rows[rows["unit"] == unit["unit"]].groupby("case"):
+            store.write_case(place, str(case), found.to_dict("records"))
+        if random.random() < 0.5:
+            store.complete_unit(place)
+    files = sorted(path for path in store.root.rglob("*") if path.is_file())
+    victim = files[int(random.integers(len(files)))]
+    content = victim.read_bytes()
+    if victim.suffix == ".json" and random.random() < 0.6:
+        content = json.dumps(_changed(json.loads(content), random), default=str).encode("utf-8", "surrogatepass")
+    victim.write_bytes(_broken(content, random))
+    if random.random() < 0.2:
+        (victim.parent / f"copy-{victim.name}").write_bytes(content)
+    how = _pick(random, [[], ["--json"], ["--details"], ["--markdown"], ["--table", _pick(random, ODD_TEXTS)]])
+    metric = ["--metric", _pick(random, ODD_TEXTS)] if random.random() < 0.1 else []
+    return ["leaderboard", "--records", str(store.root), "--suite", "mine", *how, *metric]
+
+
 def names(box: Sandbox, folder: Path, random: Random) -> Command:
     odd, out = _pick(random, ODD_TEXTS), str(box.out)
     scan, mask = folder / "scan.nii", str(box.out / "m.nii")
@@ -433,6 +466,22 @@ def names(box: Sandbox, folder: Path, random: Random) -> Command:
                 ["run", "--methods", odd, "--out", out] if odd.strip() else ["run", "--suite", "nosuch", "--out", out],
                 ["run", "--data", odd, "--out", out] if odd else ["data", "list"],
                 ["run", "--checkpoint", odd, "--out", out],
+                ["train", "--methods", odd, "--out", out]
+                if odd.strip()
+                else ["train", "--suite", "nosuch", "--out", out],
+                ["train", "--dataset", odd, "--out", out],
+                ["train", "--methods", "ball", "--steps", odd, "--out", out],
+                ["tune", "--methods", odd, "--out", out]
+                if odd.strip()
+                else ["tune", "--suite", "nosuch", "--out", out],
+                ["tune", "--methods", "ball", "--trials", odd, "--out", out],
+                ["ablate", "--methods", odd, "--out", out] if odd.strip() else ["ablate", "--suite", "x", "--out", out],
+                ["leaderboard", "--suite", odd, "--out", out],
+                ["leaderboard", "--records", odd],
+                ["leaderboard", "--tracking-uri", odd],
+                ["prompts", "export", odd, "--dataset", "lits17", "--out", out],
+                ["sync", "--out", odd] if not odd.strip().startswith("-") else ["sync", "--out", out],
+                ["doctor", "--address", odd],
                 ["weights", "verify", odd],
                 ["weights", "fetch", odd],
             ],
@@ -446,5 +495,6 @@ KINDS: dict[str, Callable[[Sandbox, Path, Random], Command]] = {
     "headers": headers,
     "prompts": prompts,
     "DICOM tags": dicom,
+    "records": records,
     "names": names,
 }

@@ -39,7 +39,8 @@ def rows_of(case: str, **changed: Any) -> list[dict[str, Any]]:
 
 def description(digest: str = "a", method: str = "ball", **more: Any) -> dict[str, Any]:
     told = {"dataset": "kits21", "fold": 0, "method": method, "unit": digest, "target": {"name": "t"}, "cases": CASES}
-    return {**told, "protocols": [{"kind": "iterative", "rounds": 2}], **more}
+    told |= {"protocols": [{"kind": "iterative", "rounds": 2}], "skipped_protocols": []}
+    return {**told, "synthetic": False, "contamination": "unseen", **more}
 
 
 def describe(store: RecordStore, digest: str = "a", method: str = "ball", **more: Any) -> Path:
