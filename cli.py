@@ -9,7 +9,7 @@ import typer
 
 from benchmarks.commands import data, doctor, leaderboard, lists, predict, prompts, run, score, sync, weights
 from benchmarks.commands.declare import new_group
-from benchmarks.common.errors import UserError, is_fault_of_files, one_line
+from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, one_line
 
 app = new_group(
     name="tags-bench",
@@ -43,11 +43,13 @@ def common(
 
 
 def main() -> None:
-    """Entry point. One line and exit code 2 for a user's mistake, 3 for a failing disk; --debug has the traceback."""
+    """Entry point. One line, exit code 2 for a mistake of the user, 3 for the machine; --debug has the traceback."""
     try:
         app()
     except UserError as error:
         _end(f"error: {error}", 2)
+    except MachineFault as error:
+        _end(f"error: {one_line(error, 300)}; what is finished is kept, and the same command goes on", 3)
     except Exception as error:
         if is_fault_of_files(error):
             _end(f"error: the disk: {one_line(error, 300)}; what is finished is kept, and the same command goes on", 3)

@@ -14,6 +14,7 @@ from benchmarks.commands.options import OutOption, PrintOptions, SuiteOption
 from benchmarks.commands.printing import print_json, print_rows
 from benchmarks.common.output import DEFAULT_OUT, writable_folder
 from benchmarks.common.output_lock import writing_to
+from benchmarks.common.paths import user_path
 
 if TYPE_CHECKING:
     from benchmarks.data.dataset import Dataset
@@ -77,6 +78,7 @@ def export(
     """
     from benchmarks.prompting.by_hand import export_prompts
 
+    to = user_path(to)
     files = export_prompts(_chosen(bank).frozen(), to)
     if printing.as_json:
         print_json({"files": [str(file) for file in files]})

@@ -16,7 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.errors import UserError, one_line
+from benchmarks.common.errors import MachineFault, UserError, one_line
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 6379
 PROBE_SECONDS = 2.0
@@ -37,6 +39,7 @@ def start_ray(address: str | None = None, say: Callable[[str], None] = lambda li
 
     Raises:
         UserError: no cluster answers there, it wants a token, or its version is another one.
+        MachineFault: Ray's own processes on this machine died twice while they were starting.
     """
     named = address or os.environ.get("RAY_ADDRESS", "").strip()
     origin = "--address" if address else "RAY_ADDRESS"
@@ -74,7 +77,12 @@ def _start_here() -> None:
     temporary = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
     if len(temporary) > LONGEST_TEMPORARY:
         options["_temp_dir"] = _short_folder(temporary)
-    _initialise("local", f"Ray does not start on this machine (temporary folder {temporary})", options)
+    problem = f"Ray does not start on this machine (temporary folder {temporary})"
+    try:
+        _initialise("local", problem, options)
+    except MachineFault as error:
+        logger.warning("%s; once more", error)
+        _initialise("local", problem, options)
 
 
 def _short_folder(temporary: str) -> str:
@@ -168,3 +176,5 @@ def _initialise(address: str, problem: str, options: dict[str, Any]) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **options)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:  # ConnectionError is an OSError
         raise UserError(f"{problem}: {one_line(error)[:300]}") from error
+    except Exception as error:  # Ray's own word, a bare Exception, for processes of its own that died while starting
+        raise MachineFault(f"{problem}: {one_line(error)[:300]}") from error

@@ -96,6 +96,37 @@ def test_the_token_is_used_where_the_cluster_asks_for_it(
         assert os.environ["RAY_AUTH_MODE"] == expected
 
 
+class DiesWhileStarting:
+    """`ray.init` whose processes are killed the first times: Ray then raises a bare Exception."""
+
+    def __init__(self, times: int) -> None:
+        self.times, self.calls = times, 0
+
+    def __call__(self, **options: object) -> None:
+        self.calls += 1
+        if self.calls <= self.times:
+            raise Exception("The current node timed out during startup.")
+
+
+def test_ray_that_dies_while_it_starts_is_started_once_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "init", once := DiesWhileStarting(1))
+    cluster._start_here()
+    assert once.calls == 2
+
+
+def test_ray_that_never_starts_is_the_machines_fault(call, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    import ray
+
+    monkeypatch.setattr(ray, "init", DiesWhileStarting(9))
+    ended = call("run", "--suite", "quick", "--methods", "ball", "--out", "out")
+    assert ended.code == 3
+    assert len(ended.errors) == 1
+    assert "Ray does not start on this machine" in ended.errors[0]
+    assert "the same command goes on" in ended.errors[0]
+
+
 START = """
 import os, sys
 from benchmarks.execution.cluster import start_ray

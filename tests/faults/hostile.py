@@ -244,6 +244,11 @@ SUITE = {
 }
 
 
+def _good_suite(folder: Path) -> str:
+    (folder / "suite.yaml").write_text(yaml.safe_dump(SUITE), encoding="utf-8")
+    return str(folder / "suite.yaml")
+
+
 def suites(box: Sandbox, folder: Path, random: Random) -> Command:
     text = yaml.safe_dump(_changed(SUITE, random), allow_unicode=True).encode("utf-8", "surrogatepass")
     (folder / "suite.yaml").write_bytes(_broken(text, random))
@@ -479,7 +484,15 @@ def names(box: Sandbox, folder: Path, random: Random) -> Command:
                 ["leaderboard", "--suite", odd, "--out", out],
                 ["leaderboard", "--records", odd],
                 ["leaderboard", "--tracking-uri", odd],
-                ["prompts", "export", odd, "--dataset", "lits17", "--out", out],
+                [
+                    "prompts",
+                    "export",
+                    str(box.out / "exported" / odd.replace("..", "").lstrip("/")),
+                    "--suite",
+                    _good_suite(folder),
+                    "--out",
+                    out,
+                ],
                 ["sync", "--out", odd] if not odd.strip().startswith("-") else ["sync", "--out", out],
                 ["doctor", "--address", odd],
                 ["weights", "verify", odd],
