@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -200,27 +201,38 @@ def remove(name: AddedArgument, debug: DebugOption = False) -> None:
 @command(app, "import-dicom")
 def import_dicom(
     *,
-    source: Annotated[Path, Argument(help="A folder per case: a CT series with its RTSTRUCT or SEG.")],
+    source: Annotated[Path, Argument(help="A folder per case: a series with its RTSTRUCT or SEG.")],
     out: Annotated[Path, Option("--out", metavar="DIR", help="New folder for the scans in MSD layout.")],
     label: Annotated[list[str], Option("--label", metavar="NAME=VALUE", help="ROI or segment; repeatable.")],
+    modality: Annotated[
+        str | None, Option("--modality", metavar="NAME", help="CT, MR or PET, where a case has several.")
+    ] = None,
+    annotation: Annotated[
+        str | None, Option("--annotation", metavar="WORDS", help="Part of its file name or title, likewise.")
+    ] = None,
     printing: PrintOptions,
 ) -> None:
-    """Convert DICOM with contours or segmentations into a folder for `--data`.
+    """Convert CT, MR or PET in DICOM with contours or segmentations into a folder for `--data`.
 
     Example: `tags-bench data import-dicom DICOM --out scans --label GTV-1=1`
     """
-    from benchmarks.data.dicom import convert, labels_of
+    from benchmarks.data.dicom import Choice, convert, labels_of
+    from benchmarks.data.intensities import PET, SUV, named_modality
 
     labels = labels_of(label)
+    wanted = None if modality is None else {SUV: PET}.get(named_modality(modality), named_modality(modality))
     with console().status("converting"):
-        failed = convert(source, out, labels)
-    rows = [{"case": case, "not converted": why} for case, why in failed.items()]
+        done = convert(source, out, labels, Choice(wanted, annotation))
+    rows = [{"case": case, "not converted": why} for case, why in done.failed.items()]
     if printing.as_json:
-        print_json({"folder": str(out), "failed": failed})
-    elif rows:
+        print_json({"folder": str(out), "modality": done.modality, "failed": done.failed, "notes": done.notes})
+        return
+    for case, note in done.notes.items():
+        print(f"note: {case}: {note}", file=sys.stderr)
+    if rows:
         print_rows(f"{out}, without these", rows, as_json=False)
     else:
-        print(f"all cases converted into {out}")
+        print(f"all cases ({done.modality}) converted into {out}")
 
 
 def _add(name: str, folder: Path, printing: PrintOptions, labels: LabelOptions, splits: str | None = None) -> None:

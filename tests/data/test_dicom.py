@@ -13,163 +13,26 @@ from matplotlib.path import Path as Polygon
 pydicom = pytest.importorskip("pydicom")
 
 from pydicom.dataset import Dataset as Record  # noqa: E402
-from pydicom.dataset import FileDataset, FileMetaDataset  # noqa: E402
-from pydicom.pixels.utils import pack_bits  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid  # noqa: E402
 
 from benchmarks.common.errors import UserError  # noqa: E402
 from benchmarks.data.catalogue import load_folder  # noqa: E402
-from benchmarks.data.dicom import convert, files, find, labels_of, read_annotation, read_series  # noqa: E402
+from benchmarks.data.dicom import choose, convert, labels_of, look, only_scan, read_annotation, read_series  # noqa: E402
 from benchmarks.data.dicom.contours import fill_polygon, same_outline  # noqa: E402
-
-SHAPE = (40, 32, 12)  # columns, rows, slices
-SPACING = (0.9, 1.1, 2.5)
-FRAME = "1.2.826.0.1.3680043.8.498.1"
-STRAIGHT = np.eye(3)
-CLOSED = "CLOSED_PLANAR"
-Structures = dict | list  # by name, or pairs of name and structure where names are doubled
-
-
-def pairs(structures: Structures) -> list[tuple]:
-    return list(structures.items()) if isinstance(structures, dict) else structures
-
-
-def rotation(degrees: float) -> np.ndarray:
-    """A scan lying obliquely: turned about x, then about z."""
-    a, b = np.deg2rad([degrees, degrees / 2])
-    about_x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
-    about_z = np.array([[np.cos(b), -np.sin(b), 0], [np.sin(b), np.cos(b), 0], [0, 0, 1]])
-    return about_z @ about_x
-
-
-def to_world(turn: np.ndarray, voxels: np.ndarray) -> np.ndarray:
-    return np.asarray(voxels) * SPACING @ turn.T + (-150.0, 20.0, -310.0)
-
-
-def scan() -> np.ndarray:
-    return np.random.default_rng(0).integers(-1000, 1500, SHAPE).astype(np.int16)
-
-
-def record(path: Path, kind: str, **values: object) -> FileDataset:
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = kind, generate_uid()
-    meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    content = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    content.SOPClassUID, content.SOPInstanceUID = kind, meta.MediaStorageSOPInstanceUID
-    content.PatientID, content.PatientName, content.StudyInstanceUID = "p", "Anonymous", "1.2.3.4"
-    for name, value in values.items():
-        setattr(content, name, value)
-    return content
-
-
-def write_series(folder: Path, hu: np.ndarray, turn: np.ndarray = STRAIGHT, leave_out: tuple[int, ...] = ()) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    names = np.random.default_rng(1).permutation(hu.shape[2])  # file names in no order
-    for index in range(hu.shape[2]):
-        if index in leave_out:
-            continue
-        path = folder / f"IM{names[index]:04d}"
-        content = record(path, files.CT_STORAGE, SeriesInstanceUID="1.2.3.5", Modality="CT", FrameOfReferenceUID=FRAME)
-        content.ImagePositionPatient = to_world(turn, [0, 0, index]).round(6).tolist()
-        content.ImageOrientationPatient = [*turn[:, 0].round(9), *turn[:, 1].round(9)]
-        content.PixelSpacing, content.SliceThickness = [SPACING[1], SPACING[0]], SPACING[2]
-        content.Columns, content.Rows, content.SamplesPerPixel = hu.shape[0], hu.shape[1], 1
-        content.PhotometricInterpretation, content.PixelRepresentation = "MONOCHROME2", 0
-        content.BitsAllocated = content.BitsStored = 16
-        content.HighBit, content.RescaleSlope, content.RescaleIntercept = 15, 1, -1024
-        content.InstanceNumber = int(names[index]) + 1
-        content.PixelData = (hu[:, :, index].T.astype(np.int32) + 1024).astype(np.uint16).tobytes()
-        content.save_as(path, enforce_file_format=True)
-
-
-def write_rtstruct(path: Path, contours: Structures, turn: np.ndarray, frame: str = FRAME, kind=CLOSED) -> None:
-    content = record(path, files.RTSTRUCT_STORAGE, Modality="RTSTRUCT", SeriesInstanceUID="1.2.3.6")
-    content.StructureSetROISequence, content.ROIContourSequence = Sequence(), Sequence()
-    for number, (name, polygons) in enumerate(pairs(contours), start=3):
-        roi = Record()
-        roi.ROINumber, roi.ROIName, roi.ReferencedFrameOfReferenceUID = number, name, frame
-        content.StructureSetROISequence.append(roi)
-        drawn = Record()
-        drawn.ReferencedROINumber, drawn.ContourSequence = number, Sequence()
-        for polygon in polygons:
-            contour = Record()
-            contour.ContourGeometricType, contour.NumberOfContourPoints = kind, len(polygon)
-            contour.ContourData = [f"{value:.6f}" for value in to_world(turn, polygon).ravel()]
-            drawn.ContourSequence.append(contour)
-        content.ROIContourSequence.append(drawn)
-    content.save_as(path, enforce_file_format=True)
-
-
-def write_seg(path: Path, masks: Structures, turn: np.ndarray, shift: float = 0.0, fractional: bool = False) -> None:
-    content = record(path, files.SEG_STORAGE, Modality="SEG", SeriesInstanceUID="1.2.3.7", FrameOfReferenceUID=FRAME)
-    content.SegmentSequence, content.PerFrameFunctionalGroupsSequence = Sequence(), Sequence()
-    frames = []
-    for number, (name, mask) in enumerate(pairs(masks), start=1):
-        segment = Record()
-        segment.SegmentNumber, segment.SegmentLabel = number, name
-        content.SegmentSequence.append(segment)
-        for index in np.flatnonzero(mask.any(axis=(0, 1)))[::-1]:  # only where there is something, last first
-            frame, position, which = Record(), Record(), Record()
-            position.ImagePositionPatient = to_world(turn, [shift, 0, index]).round(6).tolist()
-            which.ReferencedSegmentNumber = number
-            frame.PlanePositionSequence, frame.SegmentIdentificationSequence = Sequence([position]), Sequence([which])
-            content.PerFrameFunctionalGroupsSequence.append(frame)
-            frames.append(mask[:, :, index].T)
-    shared, orientation, measures = Record(), Record(), Record()
-    orientation.ImageOrientationPatient = [*turn[:, 0].round(9), *turn[:, 1].round(9)]
-    measures.PixelSpacing, measures.SliceThickness = [SPACING[1], SPACING[0]], SPACING[2]
-    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = Sequence([orientation]), Sequence([measures])
-    content.SharedFunctionalGroupsSequence = Sequence([shared])
-    pixels = np.array(frames, np.uint8)
-    content.NumberOfFrames, content.Rows, content.Columns = pixels.shape
-    content.SamplesPerPixel, content.PhotometricInterpretation, content.PixelRepresentation = 1, "MONOCHROME2", 0
-    content.SegmentationType = "FRACTIONAL" if fractional else "BINARY"
-    content.BitsAllocated = content.BitsStored = 8 if fractional else 1
-    content.HighBit = content.BitsStored - 1
-    if fractional:
-        content.MaximumFractionalValue = 200
-        content.PixelData = (pixels * 140 + 60).tobytes()  # 0.3 outside, 1.0 inside
-    else:
-        content.PixelData = pack_bits(pixels.ravel())
-    content.save_as(path, enforce_file_format=True)
-
-
-def box_mask() -> np.ndarray:
-    mask = np.zeros(SHAPE, bool)
-    mask[10:22, 8:17, 3:8] = True
-    mask[14, 9, 5] = False
-    return mask
-
-
-def outline(low: tuple[float, float], high: tuple[float, float], plane: float) -> np.ndarray:
-    (x0, y0), (x1, y1) = low, high
-    return np.array([(x0, y0, plane), (x1, y0, plane), (x1, y1, plane), (x0, y1, plane)], float)
-
-
-def box_contours() -> list[np.ndarray]:
-    """The same box in contours half a pixel around its pixels, with the hole as a contour within."""
-    boxes = [outline((9.5, 7.5), (21.5, 16.5), plane) for plane in range(3, 8)]
-    return [*boxes, outline((13.5, 8.5), (14.5, 9.5), 5)]
-
-
-def write_labelmap(path: Path, label: np.ndarray, names: list[tuple[int, str]], padding: bool = True) -> None:
-    """A label map segmentation: every slice one frame, its pixels the numbers of the segments."""
-    write_seg(path, {"x": np.ones(label.shape, bool)}, STRAIGHT)
-    content = pydicom.dcmread(path)
-    content.SOPClassUID = content.file_meta.MediaStorageSOPClassUID = files.LABELMAP_STORAGE
-    content.SegmentationType, content.BitsAllocated, content.BitsStored, content.HighBit = "LABELMAP", 8, 8, 7
-    content.SegmentSequence = Sequence()
-    for number, name in names:
-        segment = Record()
-        segment.SegmentNumber, segment.SegmentLabel = number, name
-        content.SegmentSequence.append(segment)
-    for frame in content.PerFrameFunctionalGroupsSequence:
-        del frame.SegmentIdentificationSequence
-    if padding:
-        content.add_new("PixelPaddingValue", "US", 0)
-    content.PixelData = label.T[::-1].astype(np.uint8).tobytes()  # write_seg writes the last slice first
-    content.save_as(path, enforce_file_format=True)
+from tests.dicom_files import (  # noqa: E402
+    SHAPE,
+    STRAIGHT,
+    box_contours,
+    box_mask,
+    outline,
+    rotation,
+    scan,
+    to_world,
+    write_labelmap,
+    write_rtstruct,
+    write_seg,
+    write_series,
+)
 
 
 @pytest.mark.parametrize("degrees", [0, 17])
@@ -185,7 +48,7 @@ def test_what_was_put_in_comes_out(tmp_path, kind, degrees):
         else:
             masks = {"Body": ~mask, "GTV-1": mask}
             write_seg(folder / "seg.dcm", masks, turn, fractional=kind.startswith("frac"))
-    assert convert(tmp_path / "dicom", tmp_path / "out", {"gtv-1": 2}) == {}
+    assert convert(tmp_path / "dicom", tmp_path / "out", {"gtv-1": 2}).failed == {}
     dataset = load_folder(tmp_path / "out")
     assert list(dataset.cases) == ["Müller", "c", "d", "patient_1"]
     volume, label = dataset.cases["Müller"].load()
@@ -229,7 +92,8 @@ def one_case(folder: Path, **series: object) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("leave_out", "message"), [((4,), "not evenly spaced.*some missing"), ((0, 11), ""), (tuple(range(12)), "one CT")]
+    ("leave_out", "message"),
+    [((4,), "not evenly spaced.*some missing"), ((0, 11), ""), (tuple(range(12)), "one CT, MR or PET")],
 )
 def test_missing_slices(tmp_path, leave_out, message):
     one_case(tmp_path / "in", leave_out=leave_out)
@@ -238,7 +102,7 @@ def test_missing_slices(tmp_path, leave_out, message):
             convert(tmp_path / "in", tmp_path / "out", {"GTV": 1})
         assert not (tmp_path / "out").exists()
     else:
-        assert convert(tmp_path / "in", tmp_path / "out", {"GTV": 1}) == {}
+        assert convert(tmp_path / "in", tmp_path / "out", {"GTV": 1}).failed == {}
 
 
 def change_slices(folder: Path, change) -> None:
@@ -274,7 +138,7 @@ def test_series_that_are_no_grid(tmp_path):
         (tilted, "gantry tilt"),
         (turned, "different orientations"),
         (nowhere, "without position"),
-        (two_series, "one CT series is needed, 2"),
+        (two_series, "one CT, MR or PET series is needed, 2"),
         (other_scan, "drawn on another scan"),
     ):
         root = one_case(tmp_path / change.__name__)
@@ -285,8 +149,9 @@ def test_series_that_are_no_grid(tmp_path):
 
 def test_annotations_that_do_not_fit(tmp_path):
     root = one_case(tmp_path / "in")
-    images, annotation = find(root / "a")
-    series = read_series(images, root)
+    scan_files, found = choose(look(root / "a"), ["GTV"])
+    annotation = found["GTV"]
+    series = read_series(scan_files, root)
     with pytest.raises(UserError, match="no structure 'GTX'; did you mean 'GTV'"):
         read_annotation(annotation, "GTX", series)
     for polygons, message in (
@@ -316,7 +181,7 @@ def test_of_several_series_the_annotation_chooses(tmp_path, kind):
         content = pydicom.dcmread(path)
         content.SeriesInstanceUID = "1.2.3.99"
         content.save_as(path)
-    with pytest.raises(UserError, match="one CT series is needed, 2"):
+    with pytest.raises(UserError, match="one CT, MR or PET series is needed, 2"):
         convert(root, tmp_path / "out", {"GTV": 1})
     annotation = root / "a" / "rs.dcm"
     if kind == "seg":
@@ -330,7 +195,7 @@ def test_of_several_series_the_annotation_chooses(tmp_path, kind):
         frame.RTReferencedStudySequence = Sequence([study])
         content.ReferencedFrameOfReferenceSequence = Sequence([frame])
     content.save_as(annotation)
-    assert convert(root, tmp_path / "out", {"GTV": 1}) == {}
+    assert convert(root, tmp_path / "out", {"GTV": 1}).failed == {}
     assert nib.load(tmp_path / "out" / "imagesTr" / "a.nii.gz").shape == SHAPE
 
 
@@ -338,13 +203,10 @@ def test_other_kinds_of_files_are_named(tmp_path):
     root = one_case(tmp_path / "in")
     for path in (root / "a").glob("IM*"):
         content = pydicom.dcmread(path)
-        content.SOPClassUID = "1.2.840.10008.5.1.4.1.1.4"
+        content.SOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
         content.save_as(path)
-    with pytest.raises(UserError, match="one CT series is needed, 0 were found; there is also: MR Image Storage"):
-        convert(root, tmp_path / "out", {"GTV": 1})
-    path = root / "a" / "enhanced.dcm"
-    record(path, files.ENHANCED_CT_STORAGE, Modality="CT").save_as(path, enforce_file_format=True)
-    with pytest.raises(UserError, match=r"enhanced \(multi-frame\) CT; convert it"):
+    message = "one CT, MR or PET series is needed, 0 were found; there is also: Secondary Capture Image Storage"
+    with pytest.raises(UserError, match=message):
         convert(root, tmp_path / "out", {"GTV": 1})
 
 
@@ -379,7 +241,7 @@ def test_bad_cases_are_listed_and_the_others_converted(tmp_path):
         write_rtstruct(root / name / "rs.dcm", {"GTV": box_contours()}, STRAIGHT)
     (root / "c" / "rs.dcm").unlink()
     seen = []
-    bad = convert(root, tmp_path / "out", {"GTV": 1}, progress=seen.append)
+    bad = convert(root, tmp_path / "out", {"GTV": 1}, progress=seen.append).failed
     assert sorted(bad) == ["b", "c"]
     assert "RTSTRUCT or SEG is needed, 0" in bad["c"]
     assert seen == ["a", "b", "c"]
@@ -415,7 +277,7 @@ def case_with(folder: Path, turn: np.ndarray = STRAIGHT):
     """A scan, where its annotation is to lie, and how to read a structure of it."""
     write_series(folder / "a", scan(), turn)
     path = folder / "a" / "rs.dcm"
-    series = read_series(sorted((folder / "a").glob("IM*")), folder)
+    series = read_series(only_scan(look(folder / "a")), folder)
     return path, lambda name: read_annotation(path, name, series)
 
 
@@ -510,7 +372,7 @@ def test_label_maps(tmp_path, padding):
     np.testing.assert_array_equal(read("cyst"), label == 2)
     write_labelmap(path, label, [(2, "GTV"), (3, "Liver"), (7, "GTV")], padding)
     np.testing.assert_array_equal(read("GTV"), (label == 7) | (label == 2))
-    assert convert(tmp_path, tmp_path / "out", {"Liver": 1}) == {}
+    assert convert(tmp_path, tmp_path / "out", {"Liver": 1}).failed == {}
     assert nib.load(tmp_path / "out" / "labelsTr" / "a.nii.gz").get_fdata().sum() == (label == 3).sum()
 
 
@@ -531,7 +393,7 @@ def bare(path: Path, implicit: bool) -> None:
     """The data set alone, without preamble and meta header."""
     content = pydicom.dcmread(path)
     pydicom.dcmwrite(path, pydicom.Dataset(content), implicit_vr=implicit, little_endian=True)
-    assert path.read_bytes()[:4] == b"\x08\x00\x16\x00"
+    assert path.read_bytes()[:2] == b"\x08\x00"
 
 
 @pytest.mark.parametrize("implicit", [True, False])
@@ -551,7 +413,7 @@ def test_files_without_preamble_are_read(tmp_path, which, implicit, kind):
     for file in chosen:
         bare(file, implicit)
     for name in ("with", "without"):
-        assert convert(tmp_path / name, tmp_path / f"out-{name}", {"GTV": 1}) == {}
+        assert convert(tmp_path / name, tmp_path / f"out-{name}", {"GTV": 1}).failed == {}
     for part in ("imagesTr", "labelsTr"):
         expected, found = (nib.load(tmp_path / f"out-{name}" / part / "a.nii.gz") for name in ("with", "without"))
         assert found.shape == SHAPE
@@ -587,7 +449,7 @@ def test_real_files(shared, tmp_path, case, label, voxels):
     """Files that other programs wrote, and how many voxels there are in them."""
     if not (shared / "field_cases" / case).is_dir():
         pytest.skip(f"no {case}")
-    assert convert(shared / "field_cases" / case, tmp_path / "out", {label: 1}) == {}
+    assert convert(shared / "field_cases" / case, tmp_path / "out", {label: 1}).failed == {}
     assert np.count_nonzero(nib.load(tmp_path / "out" / "labelsTr" / "a.nii.gz").dataobj) == voxels
 
 

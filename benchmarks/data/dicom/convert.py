@@ -6,21 +6,21 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError, shorten
 from benchmarks.common.files import write_json
 from benchmarks.common.paths import user_path
-from benchmarks.data.dicom.annotation import read_annotation
-from benchmarks.data.dicom.files import find, pydicom_or_error
-from benchmarks.data.dicom.series import read_series
+from benchmarks.data.dicom.annotation import Choice, choose, read_annotation
+from benchmarks.data.dicom.files import look, pydicom_or_error
+from benchmarks.data.dicom.series import LPS_TO_RAS, Series, read_series
 from benchmarks.data.layouts.layout import label_value
-
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def labels_of(words: Iterable[str]) -> dict[str, int]:
@@ -40,15 +40,35 @@ def labels_of(words: Iterable[str]) -> dict[str, int]:
     return labels
 
 
+@dataclass(frozen=True)
+class Converted:
+    """What came of a folder of DICOM cases.
+
+    Attributes:
+        failed: case id → why it could not be converted.
+        modality: of the scans, as in `benchmarks.data.intensities`.
+        notes: case id → what a reader must know, such as why a PET is not in SUV.
+    """
+
+    failed: dict[str, str] = field(default_factory=dict)
+    modality: str = ""
+    notes: dict[str, str] = field(default_factory=dict)
+
+
 def convert(
-    root: Path, out: Path, labels: Mapping[str, int], progress: Callable[[str], Any] | None = None
-) -> dict[str, str]:
-    """Every case below `root` into `out`, in the Decathlon's layout; what could not be converted, and why.
+    root: Path,
+    out: Path,
+    labels: Mapping[str, int],
+    choice: Choice | None = None,
+    progress: Callable[[str], Any] | None = None,
+) -> Converted:
+    """Every case below `root` into `out`, in the Decathlon's layout, all of one modality.
 
     Args:
         root: a folder per case.
         out: a new folder.
         labels: name of an ROI or a segment → label value above 0. Where two overlap the higher value stays.
+        choice: which scan and annotation, where a case has several.
         progress: called with the id of every case when it is done.
 
     Raises:
@@ -69,15 +89,23 @@ def convert(
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     bad: dict[str, str] = {}
-    ids = []
+    notes: dict[str, str] = {}
+    ids: list[str] = []
+    modality = ""
     try:
         for folder in folders:
             case_id = re.sub(r"[^\w.-]+", "_", folder.name)
             try:
                 if case_id in ids:
                     raise UserError(f"{folder}: another folder gives the case id '{case_id}' too; rename one")
-                _convert_case(folder, partial, case_id, labels)
+                series, label = _read_case(folder, labels, choice)
+                if modality and series.modality != modality:
+                    raise UserError(f"{folder}: {series.modality}, where the cases before are {modality}{_why(series)}")
+                _write_case(series, label, partial, case_id)
+                modality = series.modality
                 ids.append(case_id)
+                if series.note:
+                    notes[case_id] = f"not in SUV: {series.note}"
             except UserError as error:
                 bad[case_id] = str(error)
             if progress is not None:
@@ -86,22 +114,30 @@ def convert(
             raise UserError(next(iter(bad.values()), f"{root}: no folder in it; a folder per case is needed"))
         pairs = [{"image": f"./imagesTr/{one}.nii.gz", "label": f"./labelsTr/{one}.nii.gz"} for one in ids]
         names = {"0": "background"} | {str(value): name for name, value in labels.items()}
-        write_json(partial / "dataset.json", {"labels": names, "training": pairs, "modality": {"0": "CT"}})
+        write_json(partial / "dataset.json", {"labels": names, "training": pairs, "modality": {"0": modality}})
         partial.chmod(0o755)  # mkdtemp makes it private
         partial.rename(out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already if it was moved
-    return bad
+    return Converted(bad, modality, notes)
 
 
-def _convert_case(folder: Path, out: Path, case_id: str, labels: Mapping[str, int]) -> None:
-    images, annotation = find(folder)
-    series = read_series(images, folder)
+def _why(series: Series) -> str:
+    return f" ({series.note})" if series.note else "; convert them one after the other, or choose with --modality"
+
+
+def _read_case(folder: Path, labels: Mapping[str, int], choice: Choice | None) -> tuple[Series, NDArray[np.uint8]]:
+    scan, annotations = choose(look(folder), list(labels), choice)
+    series = read_series(scan, folder)
     label = np.zeros(series.shape, np.uint8)
     for name, value in sorted(labels.items(), key=lambda item: item[1]):
-        label[read_annotation(annotation, name, series)] = value
+        label[read_annotation(annotations[name], name, series)] = value
+    return series, label
+
+
+def _write_case(series: Series, label: NDArray[np.uint8], out: Path, case_id: str) -> None:
     affine = LPS_TO_RAS @ series.affine
     for role, array in (("imagesTr", series.array), ("labelsTr", label)):
         path = out / role / f"{case_id}.nii.gz"

@@ -1,4 +1,4 @@
-"""Which files of a folder are DICOM, and which of them are the scan and its annotation."""
+"""Which files of a folder are DICOM, and which scans and annotations they make."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,17 @@ from benchmarks.common.errors import UserError, one_line
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
+MR_STORAGE = "1.2.840.10008.5.1.4.1.1.4"
+PET_STORAGE = "1.2.840.10008.5.1.4.1.1.128"
+SLICES = {CT_STORAGE: "CT", MR_STORAGE: "MR", PET_STORAGE: "PET"}
+MULTI_FRAME = {
+    ENHANCED_CT_STORAGE: "CT",
+    "1.2.840.10008.5.1.4.1.1.2.2": "CT",  # legacy converted enhanced
+    "1.2.840.10008.5.1.4.1.1.4.1": "MR",
+    "1.2.840.10008.5.1.4.1.1.4.4": "MR",
+    "1.2.840.10008.5.1.4.1.1.130": "PET",
+    "1.2.840.10008.5.1.4.1.1.128.1": "PET",
+}
 RTSTRUCT_STORAGE = "1.2.840.10008.5.1.4.1.1.481.3"
 SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 LABELMAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"  # label map segmentation, Supplement 243
@@ -23,53 +35,98 @@ UID = re.compile(r"[0-2](\.\d+)+")
 FIRST_GROUPS = (0x0002, 0x0008)  # the meta header and the identification, with which a data set begins
 LAST_FIRST_ELEMENT = 0x1200
 
+HEADER = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesDescription")
 
-def find(folder: Path) -> tuple[list[Path], Path]:
-    """The files of a CT series below a folder, and its one annotation.
 
-    Of several series the one that the annotation refers to is taken.
+@dataclass(frozen=True)
+class ScanFiles:
+    """The files of one scan: the slices of a series, or one multi-frame object.
 
-    Raises:
-        UserError: none, or several of either between which nothing decides.
+    Attributes:
+        series: UID of the series.
+        modality: "CT", "MR" or "PET".
+        frame: UID of the frame of reference; empty if none is given.
+        title: description of the series.
+        multi_frame: one enhanced object, which holds all slices.
     """
+
+    series: str
+    modality: str
+    frame: str
+    title: str
+    paths: tuple[Path, ...]
+    multi_frame: bool = False
+
+    def __str__(self) -> str:
+        kind = f"enhanced {self.modality}" if self.multi_frame else self.modality
+        return f"{kind} '{self.title}'" if self.title else f"{kind} {self.series}"
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The scans and annotations below a folder.
+
+    Attributes:
+        others: names of what is there besides, such as "Secondary Capture Image Storage".
+    """
+
+    folder: Path
+    scans: tuple[ScanFiles, ...] = ()
+    annotations: tuple[Path, ...] = ()
+    others: frozenset[str] = field(default_factory=frozenset)
+
+    @property
+    def also(self) -> str:
+        """What is there besides, for the end of a message."""
+        return f"; there is also: {', '.join(sorted(self.others))}" if self.others else ""
+
+
+def look(folder: Path) -> Contents:
+    """What lies below a folder. Raises UserError for a file that is damaged."""
     pydicom = pydicom_or_error()
-    series: dict[str, list[Path]] = {}
-    annotations = []
-    others: set[str] = set()
+    found: dict[str, list[tuple[Path, Any]]] = {}
+    scans, annotations, others = [], [], set()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
-        header = read_file(path, stop_before_pixels=True, specific_tags=["SOPClassUID", "SeriesInstanceUID"])
+        header = read_file(path, stop_before_pixels=True, specific_tags=list(HEADER))
         if header is None:
             continue  # notes, checksums
-        kind = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
-        if not UID.fullmatch(kind):
-            raise UserError(f"{path}: begins like DICOM and does not say what it is; is it damaged?")
-        if kind == CT_STORAGE:
-            series.setdefault(str(header.get("SeriesInstanceUID", "")), []).append(path)
-        elif kind == ENHANCED_CT_STORAGE:
-            raise UserError(f"{path}: an enhanced (multi-frame) CT; convert it to a series of slices first")
+        kind = kind_of(header, path)
+        if kind in SLICES:
+            found.setdefault(f"{header.get('SeriesInstanceUID', '')} {kind}", []).append((path, header))
+        elif kind in MULTI_FRAME:
+            scans.append(_scan([(path, header)], MULTI_FRAME[kind], multi_frame=True))
         elif kind in ANNOTATIONS:
             annotations.append(path)
         else:
             others.add(pydicom.uid.UID(kind).name)
-    also = f"; there is also: {', '.join(sorted(others))}" if others else ""
-    if len(annotations) != 1:
-        raise UserError(f"{folder}: one RTSTRUCT or SEG is needed, {len(annotations)} were found{also}")
-    if len(series) > 1:
-        with reading(annotations[0]):
-            referred = _referred_series(read_file(annotations[0]))
-        series = {uid: paths for uid, paths in series.items() if uid in referred} or series
-    if len(series) != 1:
-        raise UserError(f"{folder}: one CT series is needed, {len(series)} were found{also}")
-    return next(iter(series.values())), annotations[0]
+    scans += [_scan(files, SLICES[name.split()[-1]]) for name, files in found.items()]
+    return Contents(folder, tuple(scans), tuple(annotations), frozenset(others))
 
 
-def _referred_series(annotation: Any) -> set[str]:
-    """UIDs of the series that an RTSTRUCT (C.8.8.5) or a SEG (C.12.4) says it was drawn on."""
-    entries = list(annotation.get("ReferencedSeriesSequence", []))
-    for frame in annotation.get("ReferencedFrameOfReferenceSequence", []):
-        for study in frame.get("RTReferencedStudySequence", []):
-            entries += study.get("RTReferencedSeriesSequence", [])
-    return {str(entry.get("SeriesInstanceUID", "")) for entry in entries}
+def scan_in_file(path: Path) -> ScanFiles:
+    """The scan that one multi-frame file holds. Raises UserError for another file."""
+    header = read_file(path, stop_before_pixels=True, specific_tags=list(HEADER))
+    if header is None:
+        raise UserError(f"{path}: neither NIfTI, NRRD, MHA nor DICOM")
+    kind = kind_of(header, path)
+    if kind not in MULTI_FRAME:
+        raise UserError(f"{path}: one DICOM file is no scan; name its folder")
+    return _scan([(path, header)], MULTI_FRAME[kind], multi_frame=True)
+
+
+def _scan(files: list[tuple[Path, Any]], modality: str, multi_frame: bool = False) -> ScanFiles:
+    first = files[0][1]
+    texts = [str(first.get(name) or "") for name in ("SeriesInstanceUID", "FrameOfReferenceUID", "SeriesDescription")]
+    series, frame, title = texts
+    return ScanFiles(series, modality, frame, title.strip(), tuple(path for path, _ in files), multi_frame)
+
+
+def kind_of(header: Any, path: Path) -> str:
+    """The UID of the kind of object. Raises UserError if it is not said."""
+    kind = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
+    if not UID.fullmatch(kind):
+        raise UserError(f"{path}: begins like DICOM and does not say what it is; is it damaged?")
+    return kind
 
 
 def read_file(path: Path, **options: Any) -> Any:
@@ -131,3 +188,13 @@ def pydicom_or_error() -> ModuleType:
     except ImportError as error:
         raise UserError("reading DICOM needs pydicom; install it with `pip install 'tags-bench[dicom]'`") from error
     return pydicom
+
+
+def highdicom_or_error() -> ModuleType:
+    """highdicom. Raises UserError that says how to install it."""
+    try:
+        import highdicom
+        import highdicom.seg
+    except ImportError as error:
+        raise UserError("this needs highdicom; install it with `pip install 'tags-bench[dicom]'`") from error
+    return highdicom
