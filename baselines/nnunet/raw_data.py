@@ -70,7 +70,7 @@ def write_raw_dataset(
     if not lesion_voxels:
         raise UserError(f"nnU-Net: none of the {len(cases)} training cases holds the target '{target.name}'")
     description: dict[str, Any] = {
-        "channel_names": {"0": "CT"},  # this very word selects nnU-Net's CT normalisation
+        "channel_names": {"0": cases[0].modality},  # the word CT selects nnU-Net's CT normalisation, any other z-scores
         "labels": label_values(target, with_organ),
         "numTraining": len(names),
         "file_ending": ".nii",  # uncompressed: they live as long as the training only

@@ -39,10 +39,11 @@ from benchmarks.common.paths import user_path
 from benchmarks.common.seeds import generator
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.dataset import Case, target_mask
+from benchmarks.data.intensities import CT, INTENSITIES_VERSION
 from benchmarks.data.layouts.layout import check_case_headers
 from benchmarks.data.preprocessing import Prepared, Preprocessing, Shape, crop, overlap, patch_origin, prepare
 from benchmarks.data.target import Target
-from benchmarks.data.volume import BoolArray, FloatArray, read_label, read_volume
+from benchmarks.data.volume import BoolArray, FloatArray, read_label
 
 logger = logging.getLogger(__name__)
 
@@ -145,7 +146,8 @@ class Cache:
         Raises:
             UserError: the image is unusable.
         """
-        key = digest(["image", sha256_of(case.image), asdict(recipe), _code()], 32)
+        kind = [] if case.modality == CT else [case.modality, INTENSITIES_VERSION]
+        key = digest(["image", sha256_of(case.image), asdict(recipe), _code(), *kind], 32)
         arrays, facts, on_disk = self._get(key, lambda: _prepare_image(case, recipe))
         return CachedVolume(
             array=arrays["image"],
@@ -282,7 +284,7 @@ def cache_limit() -> int | None:
 
 
 def _prepare_image(case: Case, recipe: Preprocessing) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
-    volume = read_volume(case.image)
+    volume = case.read_image()
     prepared = prepare(volume, recipe)
     image = compact(prepared.array, recipe.std)
     facts = {

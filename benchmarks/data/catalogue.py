@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from benchmarks.common.paths import user_path
 from benchmarks.common.plugins import BrokenPlugin, chosen, installed
 from benchmarks.common.seeds import generator
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo
+from benchmarks.data.intensities import CT, modality_of
 from benchmarks.data.layouts import kits23, msd, nnunet_raw, pairs_csv
 from benchmarks.data.layouts.layout import label_value, read_dataset_json, require_folder
 from benchmarks.data.source import DatasetSource
@@ -131,9 +133,17 @@ def load_folder(
         cases=0,
         split_source="by patient",
         label_values=(0, *sorted({value for _, values in labels for value in values})),
+        modality=_modality(content),
     )
     load = nnunet_raw.load if nnunet_raw.is_layout(root, content) else msd.load
     return load(root, info, stored=_stored_splits(chosen_name), splits="patient", seed=seed, strict=strict)
+
+
+def _modality(content: Mapping[str, Any]) -> str:
+    """What a dataset.json says of its first channel: `modality` in MSD, `channel_names` in nnU-Net; CT if nothing."""
+    channels = content.get("channel_names") or content.get("modality")
+    first = channels.get("0", next(iter(channels.values()))) if isinstance(channels, dict) else channels
+    return modality_of(str(first)) if first else CT
 
 
 def _load_table(
@@ -160,6 +170,7 @@ def _load_table(
         url=str(table),
         cases=0,
         split_source="by patient",
+        modality=pairs_csv.modality(table),
     )
     return pairs_csv.load(table, info, stored=_stored_splits(chosen_name), seed=seed, strict=strict)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from benchmarks.common.content import sha256_of_all
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.identity import digest
+from benchmarks.data.intensities import CT, INTENSITIES_VERSION, on_common_scale
 from benchmarks.data.target import Target
 from benchmarks.data.volume import BoolArray, Volume, read_label, read_volume
 
@@ -25,10 +26,18 @@ class Case:
     image: Path
     label: Path
     patient: str = ""  # cases of one patient never fall on both sides of a split; case_id if empty
+    modality: str = CT  # as in `benchmarks.data.intensities`
+
+    def read_image(self) -> Volume:
+        """The volume, in HU or on the common scale of other modalities. Raises UserError if it is unusable."""
+        volume = read_volume(self.image)
+        if self.modality == CT:
+            return volume
+        return replace(volume, array=on_common_scale(volume.array, self.modality))
 
     def load(self) -> tuple[Volume, NDArray[np.int16]]:
         """The volume and its label map on the same grid. Raises UserError if either is unusable."""
-        volume = read_volume(self.image)
+        volume = self.read_image()
         return volume, read_label(self.label, like=volume)
 
 
@@ -71,6 +80,11 @@ class Dataset:
     notes: tuple[str, ...] = ()
     label_values: tuple[int, ...] = ()
 
+    @property
+    def modality(self) -> str:
+        """Of its scans, as in `benchmarks.data.intensities`."""
+        return next((case.modality for case in self.cases.values()), CT)
+
     def split_cases(self, part: str, fold: int = 0) -> list[Case]:
         """The cases of "train", "validation" or "test"."""
         return [self.cases[case_id] for case_id in getattr(self.splits[fold], part)]
@@ -94,6 +108,7 @@ class DatasetInfo:
         layout: the official folders and files, in a line.
         split_source: of the default split.
         label_values: that a label map may hold, the background included.
+        modality: of the scans, as in `benchmarks.data.intensities`.
     """
 
     name: str
@@ -106,6 +121,7 @@ class DatasetInfo:
     cases: int
     split_source: str
     label_values: tuple[int, ...] = ()
+    modality: str = CT
 
 
 def target_mask(label: NDArray[np.int16], target: Target) -> BoolArray:
@@ -118,9 +134,13 @@ def target_mask(label: NDArray[np.int16], target: Target) -> BoolArray:
 def fingerprint_cases(cases: Iterable[Case]) -> str:
     """A fingerprint of some cases: every byte of their images and labels, whatever folder they lie in.
 
+    How intensities are read is a part of it where they are no Hounsfield units.
+
     Raises:
         UserError: a file is missing or cannot be read.
     """
     cases = list(cases)
     found = sha256_of_all([file for case in cases for file in (case.image, case.label)])
-    return digest(sorted(zip([case.case_id for case in cases], found[::2], found[1::2], strict=True)))
+    content = sorted(zip([case.case_id for case in cases], found[::2], found[1::2], strict=True))
+    others = sorted({case.modality for case in cases} - {CT})
+    return digest([content, others, INTENSITIES_VERSION] if others else content)

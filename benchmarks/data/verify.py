@@ -20,12 +20,12 @@ from scipy import ndimage
 from benchmarks.common.errors import UserError
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.dataset import Case, Dataset, Split, target_mask
+from benchmarks.data.intensities import CT, DARKEST_EXPECTED_HU
 from benchmarks.data.target import Target
 from benchmarks.data.volume import BoolArray, FloatArray, file_doubts, read_label, read_volume, values_in
 
 Severity = Literal["error", "warning"]
 
-DARKEST_EXPECTED_HU = -200.0  # a CT without fat or air at all has most likely lost its offset
 ODD_SPACING_MM = (0.1, 20.0)
 MAX_REASONS = 3
 MAX_PROCESSES = 8
@@ -87,7 +87,7 @@ def verify_case(case: Case, targets: Sequence[Target] = (), label_values: Sequen
         return CaseReport(case.case_id, problems=(Problem(case.case_id, "error", str(error)),))
     found: list[tuple[Severity, str]] = []
     found += [("warning", doubt) for doubt in doubts]
-    found += _intensity_problems(volume.array)
+    found += _intensity_problems(volume.array, case.modality)
     found += _spacing_problems(volume.spacing)
     found += _label_problems(label, targets, label_values)
     millilitres = float(np.prod(volume.spacing)) / 1000
@@ -220,11 +220,11 @@ def _quantities(report: CaseReport) -> Iterator[tuple[str, float]]:
             yield f"{target} (lesions)", size.lesions
 
 
-def _intensity_problems(array: FloatArray) -> list[tuple[Severity, str]]:
+def _intensity_problems(array: FloatArray, modality: str) -> list[tuple[Severity, str]]:
     low, high = float(array.min()), float(array.max())
     if low == high:
         return [("error", f"every voxel is {low:g}")]
-    if low > DARKEST_EXPECTED_HU:
+    if modality == CT and low > DARKEST_EXPECTED_HU:
         return [("warning", f"nothing is darker than {low:g}; are these Hounsfield units?")]
     return []
 

@@ -22,6 +22,7 @@ from benchmarks.data.cache import cache_limit
 from benchmarks.data.catalogue import datasets as known_datasets
 from benchmarks.data.catalogue import intensity_statistics, load_dataset, load_folder
 from benchmarks.data.dataset import Case, Dataset, fingerprint_cases
+from benchmarks.data.intensities import said_of
 from benchmarks.data.phantom import synthesise
 from benchmarks.execution.evaluate import Evaluation, applicable
 from benchmarks.execution.suite import DatasetEntry, MethodEntry, Suite
@@ -148,6 +149,8 @@ class Unit:
             "checkpoint": self.job.digest() if self.job else "",
             "budget": asdict(self.job.budget) if self.job else {},
             "workers": self.job.workers if self.job else 0,
+            "modality": self.dataset.modality,
+            "intensities": said_of(self.dataset.modality),
             "untrained": self.job.untrained if self.job else False,
             "seed": self.evaluation.seed,
             "tolerances_mm": list(self.evaluation.tolerances_mm),
@@ -327,6 +330,7 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
         "fold": fold,
         "method": entry.title,
         "synthetic": dataset.synthetic,
+        "modality": dataset.modality,
         "git_commit": commit,
         "git_dirty": dirty,
     }

@@ -149,7 +149,7 @@ def assemble(
     """
     check_name(info.name, "dataset")
     stored = splitting.stored
-    cases, problems = _check_pairs(info.name, sorted(pairs, key=lambda found: found.case_id))
+    cases, problems = _check_pairs(info, sorted(pairs, key=lambda found: found.case_id))
     synthetic = is_synthetic(root)
     strangers = _strangers(stored, cases) if stored and not synthetic else {}
     cases = {case_id: case for case_id, case in cases.items() if case_id not in strangers}
@@ -200,7 +200,7 @@ def _phantom_version(root: Path) -> str:
     raise UserError(f"{root}: {SYNTHETIC_NOTICE} without {SYNTHETIC_MANIFEST}; make the phantoms again")
 
 
-def _check_pairs(name: str, pairs: list[Pair]) -> tuple[dict[str, Case], dict[str, str]]:
+def _check_pairs(info: DatasetInfo, pairs: list[Pair]) -> tuple[dict[str, Case], dict[str, str]]:
     cases: dict[str, Case] = {}
     problems: dict[str, str] = {}
     for found in pairs:
@@ -212,7 +212,7 @@ def _check_pairs(name: str, pairs: list[Pair]) -> tuple[dict[str, Case], dict[st
             problems[found.case_id] = f"image without label ({found.image})"
         else:
             patient = found.patient or _patient(found.case_id)
-            case = Case(name, found.case_id, found.image, found.label, patient)
+            case = Case(info.name, found.case_id, found.image, found.label, patient, info.modality)
             try:
                 check_name(found.case_id, "case")
                 check_case_headers(case)

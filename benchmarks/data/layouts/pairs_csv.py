@@ -1,4 +1,4 @@
-"""A table of pairs: a CSV file with the columns image and label, and optionally case and patient.
+"""A table of pairs: a CSV file with the columns image and label, and optionally case, patient and modality.
 
 Paths are relative to the folder of the table. For data that lie in no known layout.
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.common.errors import UserError, shorten
 from benchmarks.common.paths import check_name, user_path
 from benchmarks.data.dataset import Dataset, DatasetInfo
+from benchmarks.data.intensities import CT, named_modality
 from benchmarks.data.layouts.layout import Pair, Splitting, assemble, volume_stem
 from benchmarks.data.splits import StoredSplits
 
@@ -20,7 +21,7 @@ REQUIRED = ("image", "label")
 def load(
     table: Path, info: DatasetInfo, *, stored: StoredSplits | None = None, seed: int = 0, strict: bool = True
 ) -> Dataset:
-    """The pairs of a CSV file, split by patient. Columns beyond the four are left alone.
+    """The pairs of a CSV file, split by patient. Columns beyond these are left alone.
 
     Raises:
         UserError: unreadable, a column or a value is missing, a case twice, or as `assemble` does.
@@ -32,6 +33,14 @@ def load(
             raise UserError(f"{table}: case '{found.case_id}' stands in two lines; give a column 'case'")
         seen.add(found.case_id)
     return assemble(info, table.parent, pairs, Splitting(stored, "patient", seed), strict=strict)
+
+
+def modality(table: Path) -> str:
+    """What the column `modality` says of all scans; CT without one. Raises UserError if it names several."""
+    found = {named_modality(words) for row in _rows(table) if (words := (row.get("modality") or "").strip())}
+    if len(found) > 1:
+        raise UserError(f"{table}: scans of {', '.join(sorted(found))}; a dataset has one modality")
+    return found.pop() if found else CT
 
 
 def _rows(table: Path) -> list[dict[str, str]]:

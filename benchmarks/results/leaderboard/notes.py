@@ -19,6 +19,8 @@ def notes_of(rows: pd.DataFrame, units: Units) -> list[str]:
             skipped.setdefault(protocol, {})[unit["method"]] = None
     notes = _notes_of_missing_cases(rows, units)
     notes += [f"{protocol}: not applicable to {', '.join(methods)}" for protocol, methods in skipped.items()]
+    said = {unit["dataset"]: unit.get("intensities", "") for unit in units}
+    notes += [f"{dataset} is {words}" for dataset, words in said.items() if words]
     if not rows.empty:
         notes += [*_notes_of_empty_cases(rows), *_notes_of_given_prompts(rows)]
         failed = rows[rows["status"] == FAILED].drop_duplicates(["method", "dataset", "case", "reason"])
