@@ -10,15 +10,15 @@ Ray is started on first use and kept until the process ends; pass `address` to j
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common.errors import UserError
 from benchmarks.common.output import DEFAULT_OUT
 from benchmarks.common.output_lock import only_writer
 from benchmarks.common.paths import user_path
-from benchmarks.contestants import Budget
 from benchmarks.execution import suite as suites
 from benchmarks.execution.ablation import ablation_suite
 from benchmarks.execution.cluster import start_ray
@@ -28,15 +28,19 @@ from benchmarks.execution.outcomes import (
     Results,
     RunResult,
     ScoreResult,
+    TablePrediction,
     TrainingResult,
     TuningResult,
 )
-from benchmarks.execution.plan import Folders
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.suite import BudgetChanges, OwnData, Suite
-from benchmarks.execution.training import device_for
+from benchmarks.execution.wanted import InstalledMethod as InstalledMethod
+from benchmarks.execution.wanted import MethodOfCheckpoint as MethodOfCheckpoint
+from benchmarks.execution.wanted import MethodOfRun as MethodOfRun
+from benchmarks.execution.wanted import PredictOptions, Wanted, contestant_of
 from benchmarks.execution.work import Recompute, executed, planned, trained
 from benchmarks.metrics import TOLERANCES_MM
+from benchmarks.prompting.given import GivenPrompts
 from benchmarks.results.mlflow_sink import MlflowSink
 from benchmarks.results.records import RecordStore
 
@@ -228,53 +232,65 @@ def load_results(
     return Results(suite, rows, tuple(units))
 
 
-@dataclass(frozen=True)
-class MethodOfRun:
-    """A method of a finished run.
-
-    Attributes:
-        name: as the leaderboard has it.
-        dataset: on which it was trained; needed if it was run on several.
-        suite: name of the suite that was run.
-        out: output folder of the run.
-    """
-
-    name: str
-    dataset: str | None = None
-    suite: str = "phantom"
-    out: str | Path = DEFAULT_OUT
-
-
 def predict(
     scan: str | Path,
     mask: str | Path,
-    method: MethodOfRun | str,
+    method: Wanted,
     *,
-    prompts: str | Path | None = None,
+    prompts: str | Path | GivenPrompts | None = None,
     text: str | None = None,
-    gpus: float = 0.0,
+    preview: str | Path | None = None,
+    options: PredictOptions | None = None,
 ) -> Prediction:
-    """Segment one scan with a method of a finished run, and write the mask. No label is needed.
+    """Segment one scan, and write the mask. No label is needed.
 
     Args:
-        scan: NIfTI, NRRD or MHA.
-        mask: the .nii or .nii.gz file to write, on the grid of the scan.
-        prompts: JSON in world mm; see docs/protocols.md.
+        scan: NIfTI, NRRD, MHA, a folder of DICOM, or a multi-frame DICOM file.
+        mask: the file to write, on the grid of the scan: .nii, .nii.gz, .nrrd, .mha; of a DICOM scan also .dcm (SEG)
+            and .rtstruct.dcm.
+        method: a name is that of a finished run in the default folder, or of a method that needs none.
+        prompts: what a person gives, or a file of it; see docs/protocols.md.
         text: a text prompt, such as "liver tumor".
-        gpus: more than 0 to work on the GPU.
+        preview: a picture to draw: .png, .pdf or .svg.
 
     Raises:
         UserError: no such method or checkpoint, an unusable scan, prompts that the method does not understand.
     """
-    from benchmarks.execution.predict import load_unit, predict_scan, unit_of
+    from benchmarks.execution.predict import Order, predict_scan
 
-    wanted = method if isinstance(method, MethodOfRun) else MethodOfRun(method)
-    folders = Folders(user_path(wanted.out).resolve())
-    _, units = RecordStore(folders.records).read_suite(wanted.suite)
-    unit = unit_of(units, wanted.name, wanted.dataset)
-    segmenter, target = load_unit(unit, folders.checkpoints, device_for(Budget(gpus=gpus)))
-    figures = predict_scan(Path(scan), segmenter, target, Path(mask), Path(prompts) if prompts else None, text)
-    return Prediction(Path(mask), figures, unit)
+    options = options or PredictOptions()
+    given = prompts if isinstance(prompts, GivenPrompts) else GivenPrompts(Path(prompts) if prompts else None)
+    given = given if text is None else replace(given, text=text)
+    order = Order(Path(scan), Path(mask), given, Path(preview) if preview else None, options.modality).resolved()
+    order.check()  # before anything is loaded
+    contestant = contestant_of(method, options)
+    return Prediction(Path(mask), predict_scan(order, contestant), contestant.unit)
+
+
+def predict_table(
+    table: str | Path,
+    method: Wanted,
+    *,
+    overwrite: bool = False,
+    options: PredictOptions | None = None,
+    progress: Callable[[Mapping[str, Any]], Any] | None = None,
+) -> TablePrediction:
+    """Segment the scan of every row of a CSV table; see docs/predict.md for its columns.
+
+    Args:
+        overwrite: make masks again that are there; by default such rows are passed over, and say so.
+        options: of rows that do not say otherwise.
+        progress: called with every row when it is done.
+
+    Raises:
+        UserError: as for `predict`, or a table that cannot be used; nothing is computed then.
+    """
+    from benchmarks.execution.predict_table import predict_rows, read_table
+
+    options = options or PredictOptions()
+    rows = [row.with_modality(options.modality) for row in read_table(Path(table))]
+    contestant = contestant_of(method, options)
+    return TablePrediction(tuple(predict_rows(rows, contestant, overwrite, progress)), contestant.unit)
 
 
 def score(

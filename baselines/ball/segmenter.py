@@ -23,6 +23,7 @@ from benchmarks.data.volume import BoolArray, Volume, read_volume
 from benchmarks.prompting.prompts import Prompts
 
 FILE = "ball.json"
+ASSUMED_RADIUS_MM = 10.0  # only for one scan by hand, without a training split
 
 
 def build(config: Mapping[str, Any], device: str) -> BallSegmenter:
@@ -62,6 +63,11 @@ class BallSegmenter(OwnTraining):
         if not (np.isfinite(radius) and radius > 0):
             raise UserError(f"{path}: radius_mm must be a positive number, not {radius}")
         self.radius_mm = radius
+
+    def without_training(self) -> str:
+        """A radius that was measured on nothing."""
+        self.radius_mm = ASSUMED_RADIUS_MM
+        return f"a radius of {ASSUMED_RADIUS_MM:g} mm, fitted to nothing"
 
     def open(self, volume: Volume, target: Target) -> BallSession:
         """A session on the volume's grid; the intensities are not looked at."""

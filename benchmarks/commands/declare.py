@@ -11,7 +11,8 @@ from typing import Any, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-DATA, METHODS, TABLES, BUDGET, CLUSTER, OUTPUT = "Data", "Methods", "Tables", "Budget", "Cluster", "Output"
+DATA, PROMPTS, METHODS, TABLES = "Data", "Prompts", "Methods", "Tables"
+BUDGET, CLUSTER, OUTPUT = "Budget", "Cluster", "Output"
 """Headings of `--help`, in its order; arguments and the options of a single command come before them."""
 
 Function = TypeVar("Function", bound=Callable[..., None])
@@ -42,7 +43,7 @@ def _without_type(options: list[Any]) -> list[Any]:
 
 
 def _place(option: Any) -> int:
-    order = (DATA, METHODS, TABLES, BUDGET, CLUSTER, OUTPUT)
+    order = (DATA, PROMPTS, METHODS, TABLES, BUDGET, CLUSTER, OUTPUT)
     panel = getattr(option, "rich_help_panel", None)
     return order.index(panel) if panel in order else -1
 

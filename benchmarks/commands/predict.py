@@ -1,38 +1,93 @@
-"""`predict`: one scan, no label."""
+"""`predict`: scans of a person's own, no label."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
 from typer import Argument, Option
 
 from benchmarks.commands import completion
-from benchmarks.commands.declare import DATA, METHODS, command, new_group
+from benchmarks.commands.declare import DATA, METHODS, OUTPUT, PROMPTS, command, new_group
 from benchmarks.commands.options import LAST_RUN, FinishedOptions, GpusOption, PrintOptions
-from benchmarks.commands.printing import print_json, print_mapping, say_synthetic
+from benchmarks.commands.printing import console, print_json, print_mapping, print_rows, say_synthetic
+from benchmarks.common.errors import UserError
+
+if TYPE_CHECKING:
+    from benchmarks import api
+    from benchmarks.prompting.given import GivenBox, GivenPrompts, Point
 
 app = new_group()
+
+PRINTED = PrintOptions()
 
 
 @dataclass(frozen=True)
 class PromptOptions:
     """What the method is told about the scan."""
 
+    click: Annotated[
+        list[str] | None,
+        Option("--click", metavar="X,Y,Z", help="A voxel inside, counted from 0 as stored.", rich_help_panel=PROMPTS),
+    ] = None
+    click_mm: Annotated[
+        list[str] | None,
+        Option("--click-mm", metavar="X,Y,Z", help="A point inside, in world mm.", rich_help_panel=PROMPTS),
+    ] = None
+    negative_click: Annotated[
+        list[str] | None,
+        Option("--negative-click", metavar="X,Y,Z", help="A voxel outside.", rich_help_panel=PROMPTS),
+    ] = None
+    negative_click_mm: Annotated[
+        list[str] | None,
+        Option("--negative-click-mm", metavar="X,Y,Z", help="A point outside.", rich_help_panel=PROMPTS),
+    ] = None
+    box: Annotated[
+        str | None,
+        Option("--box", metavar="X,Y,Z,X,Y,Z", help="Its two corner voxels, both inside.", rich_help_panel=PROMPTS),
+    ] = None
+    box_mm: Annotated[
+        str | None,
+        Option("--box-mm", metavar="X,Y,Z,X,Y,Z", help="Likewise in world mm.", rich_help_panel=PROMPTS),
+    ] = None
+    space: Annotated[
+        str,
+        Option(
+            "--space", metavar="RAS|LPS", help="World axes: Slicer's and NIfTI's, or DICOM's.", rich_help_panel=PROMPTS
+        ),
+    ] = "RAS"
     prompts: Annotated[
         Path | None,
-        Option("--prompts", metavar="FILE", help="JSON in world mm; see docs/protocols.md.", rich_help_panel=DATA),
+        Option("--prompts", metavar="FILE", help="JSON, or 3D Slicer's .mrk.json.", rich_help_panel=PROMPTS),
     ] = None
     text: Annotated[
         str | None,
-        Option("--text", metavar="WORDS", help="A text prompt, such as 'liver tumor'.", rich_help_panel=DATA),
+        Option("--text", metavar="WORDS", help="A text prompt, such as 'liver tumor'.", rich_help_panel=PROMPTS),
     ] = None
 
 
 @dataclass(frozen=True)
+class ScanOptions:
+    """What the scans are."""
+
+    table: Annotated[
+        Path | None,
+        Option("--batch", metavar="FILE", help="Many scans: a CSV with scan, mask, click, …", rich_help_panel=DATA),
+    ] = None
+    modality: Annotated[
+        str | None,
+        Option("--modality", metavar="NAME", help="CT, MR, PET, SUV or other.", rich_help_panel=DATA),
+    ] = None
+    organ: Annotated[str, Option("--organ", metavar="WORDS", help="What to look for.", rich_help_panel=DATA)] = ""
+    lesion: Annotated[str, Option("--lesion", metavar="WORDS", help="Likewise.", rich_help_panel=DATA)] = ""
+
+
+@dataclass(frozen=True)
 class TrainedOptions:
-    """Which trained method of which run."""
+    """Which trained method of which run, or without a run."""
 
     run: FinishedOptions = LAST_RUN
     dataset: Annotated[
@@ -45,40 +100,144 @@ class TrainedOptions:
             autocompletion=completion.dataset_names,
         ),
     ] = None
+    checkpoint: Annotated[
+        Path | None,
+        Option("--checkpoint", metavar="PATH", help="Checkpoint folder, or official file.", rich_help_panel=METHODS),
+    ] = None
     gpus: GpusOption = None
+
+
+@dataclass(frozen=True)
+class WrittenOptions:
+    """What is written beside the mask."""
+
+    preview: Annotated[
+        Path | None,
+        Option("--preview", metavar="FILE", help="Picture: three planes, outline, clicks.", rich_help_panel=OUTPUT),
+    ] = None
+    overwrite: Annotated[
+        bool, Option("--overwrite", help="With --batch: make masks again that are there.", rich_help_panel=OUTPUT)
+    ] = False
+    printing: PrintOptions = PRINTED
 
 
 @command(app, panel="Results")
 def predict(
     *,
-    scan: Annotated[Path, Argument(help="The scan: NIfTI, NRRD or MHA.")],
-    mask: Annotated[Path, Argument(help="The mask to write: .nii or .nii.gz.")],
+    scan: Annotated[Path | None, Argument(help="NIfTI, NRRD, MHA or a folder of DICOM.")] = None,
+    mask: Annotated[Path | None, Argument(help="To write: .nii.gz, .nrrd, .mha, .dcm (SEG) or .rtstruct.dcm.")] = None,
     method: Annotated[
         str,
         Option(
             "--method",
             metavar="NAME",
-            help="As the leaderboard of the run names it.",
+            help="As the leaderboard of the run names it, or one that needs no run.",
             rich_help_panel=METHODS,
             autocompletion=completion.method_names,
         ),
     ],
+    scans: ScanOptions,
     prompting: PromptOptions,
     trained: TrainedOptions,
-    printing: PrintOptions,
+    written: WrittenOptions,
 ) -> None:
-    """Segment one scan with a method of a finished run.
+    """Segment scans of your own, with your own prompts. No label is needed, and none is looked for.
 
-    The prompts are your own; no label is needed, and none is looked for.
+    Examples:
 
-    Example: `tags-bench predict scan.nii.gz mask.nii.gz --method tags-tiny --dataset kits21 --prompts clicks.json`
+    * `tags-bench predict scan.nii.gz mask.nii.gz --method ball --click 120,88,41 --preview mask.png`
+    * `tags-bench predict scan.nii.gz mask.nii.gz --method tags-tiny --dataset kits21 --prompts Slicer.mrk.json`
+    * `tags-bench predict dicom/ mask.dcm --method region-growing --click-mm=-31.5,12,-140 --space LPS`
+    * `tags-bench predict --batch cases.csv --method ball`
     """
     from benchmarks import api
 
-    wanted = api.MethodOfRun(method, trained.dataset, trained.run.suite, trained.run.out)
-    result = api.predict(scan, mask, wanted, prompts=prompting.prompts, text=prompting.text, gpus=trained.gpus or 0.0)
-    if printing.as_json:
+    wanted = _wanted(method, trained)
+    options = api.PredictOptions(scans.organ, scans.lesion, scans.modality, trained.gpus or 0.0)
+    given = _given(prompting)
+    if scans.table is not None:
+        if scan or mask or written.preview or given != type(given)():
+            raise UserError("--batch takes scans, masks, prompts and previews from its table; give no others")
+        _predict_table(scans.table, wanted, options, written)
+        return
+    if scan is None or mask is None:
+        raise UserError("a scan and the mask to write are needed: tags-bench predict SCAN MASK, or --batch FILE")
+    if written.overwrite:
+        raise UserError("--overwrite belongs to --batch; a single mask is always written")
+    result = api.predict(scan, mask, wanted, prompts=given, preview=written.preview, options=options)
+    if written.printing.as_json:
         print_json(result.figures)
         return
     say_synthetic(bool(result.unit["synthetic"]))
-    print_mapping(f"{method}, trained and evaluated on {result.unit['dataset']}", result.figures)
+    figures = dict(result.figures)
+    notes = figures.pop("notes")
+    print_mapping(_heading(result.unit), {key: _shown(value) for key, value in figures.items()})
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+
+
+def _predict_table(table: Path, wanted: api.Wanted, options: api.PredictOptions, written: WrittenOptions) -> None:
+    from benchmarks import api
+
+    def said(row: Any) -> None:
+        console().print(f"{row['scan']}: {row['status']}", highlight=False, markup=False)
+
+    result = api.predict_table(table, wanted, overwrite=written.overwrite, options=options, progress=said)
+    if written.printing.as_json:
+        print_json(result.cases)
+    else:
+        say_synthetic(bool(result.unit["synthetic"]))
+        shown = [{key: _shown(value) for key, value in row.items()} for row in result.cases]
+        print_rows(_heading(result.unit), shown)
+    if result.failed:
+        print(f"error: {len(result.failed)} of {len(result.cases)} scans have no mask", file=sys.stderr)
+        raise typer.Exit(2)
+
+
+def _wanted(method: str, trained: TrainedOptions) -> api.Wanted:
+    from benchmarks import api
+
+    run_named = trained.run != LAST_RUN or trained.dataset is not None
+    if trained.checkpoint is not None:
+        if run_named:
+            raise UserError("--checkpoint needs no run; leave out --suite, --out and --dataset")
+        return api.MethodOfCheckpoint(method, trained.checkpoint)
+    return api.MethodOfRun(method, trained.dataset, trained.run.suite, trained.run.out) if run_named else method
+
+
+def _given(options: PromptOptions) -> GivenPrompts:
+    """The prompts of the options: positive clicks first, in their order."""
+    from benchmarks.prompting.given import GivenPrompts
+
+    return GivenPrompts(options.prompts, tuple(_points(options)), _box(options), options.text, options.space.upper())
+
+
+def _points(options: PromptOptions) -> list[Point]:
+    from benchmarks.prompting.given import Point, parse_point
+
+    found = [Point(parse_point(one, "--click"), "voxel") for one in options.click or ()]
+    found += [Point(parse_point(one, "--click-mm"), "mm") for one in options.click_mm or ()]
+    found += [Point(parse_point(one, "--negative-click"), "voxel", False) for one in options.negative_click or ()]
+    found += [Point(parse_point(one, "--negative-click-mm"), "mm", False) for one in options.negative_click_mm or ()]
+    return found
+
+
+def _box(options: PromptOptions) -> GivenBox | None:
+    from benchmarks.prompting.given import GivenBox, parse_box
+
+    if options.box and options.box_mm:
+        raise UserError("give one of --box and --box-mm")
+    if options.box:
+        return GivenBox(parse_box(options.box, "--box"))
+    return GivenBox(parse_box(options.box_mm, "--box-mm"), "mm") if options.box_mm else None
+
+
+def _heading(unit: Any) -> str:
+    trained = f", trained on {unit['dataset']}" if unit["dataset"] else ", as it is installed"
+    return f"{unit['method']}{trained}"
+
+
+def _shown(value: Any) -> Any:
+    if value is None:
+        return ""
+    return f"{value:.3f}" if isinstance(value, float) else value

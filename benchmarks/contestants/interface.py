@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.common.checkpoint import load_weights, save_weights
+from benchmarks.common.errors import UserError
 from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.data.target import Target
 from benchmarks.data.volume import BoolArray, Volume
@@ -185,3 +186,11 @@ class OwnTraining(Segmenter):
     @abstractmethod
     def load(self, folder: Path) -> None:
         """Read what `fit` left. Raises UserError if it does not fit."""
+
+    def without_training(self) -> str:
+        """Make it usable with nothing fitted, for one scan by hand; what was assumed, in a line.
+
+        Raises:
+            UserError: there is nothing sensible to assume (the default).
+        """
+        raise UserError("it has to be trained first")

@@ -252,7 +252,7 @@ class Prediction:
 
     Attributes:
         mask: the file that was written.
-        figures: voxels, millilitres, clicks, seconds_open, seconds_segment.
+        figures: mask, modality, voxels, millilitres, clicks, seconds_open, seconds_segment, notes, preview.
         unit: what the method was trained and evaluated on.
     """
 
@@ -262,6 +262,36 @@ class Prediction:
 
     def __repr__(self) -> str:
         return f"<Prediction {self.mask}: {self.figures['millilitres']:.2f} ml by {self.unit['method']}>"
+
+
+@dataclass(frozen=True, repr=False)
+class TablePrediction:
+    """Many scans, segmented by one method.
+
+    Attributes:
+        cases: one mapping for each row of the table: line, scan, mask, status ("ok", "failed", "was there"), reason,
+            voxels, millilitres, seconds.
+        unit: what the method was trained and evaluated on.
+    """
+
+    cases: tuple[Mapping[str, Any], ...]
+    unit: Description
+
+    @property
+    def failed(self) -> tuple[Mapping[str, Any], ...]:
+        """The rows without a mask."""
+        return tuple(one for one in self.cases if one["status"] == "failed")
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """One row for each scan."""
+        return pd.DataFrame([dict(one) for one in self.cases])
+
+    def __repr__(self) -> str:
+        return f"<TablePrediction by {self.unit['method']}: {len(self.cases)} scans, {len(self.failed)} failed>"
+
+    def _repr_html_(self) -> str:
+        return str(self.rows.to_html(index=False))
 
 
 @dataclass(frozen=True, repr=False)

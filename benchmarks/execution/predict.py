@@ -1,22 +1,56 @@
-"""One scan, one method of a finished run, prompts by hand → a mask. No label is needed, and none is looked for."""
+"""A method on scans of a person's own, with prompts by hand → masks. No label is needed, and none is looked for."""
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from benchmarks.common.errors import UserError, is_out_of_memory, nearest_name, one_line
+from benchmarks.common.files import read_json
 from benchmarks.common.paths import user_path
-from benchmarks.contestants import Segmenter, Target, method
-from benchmarks.data.volume import Volume, read_volume, write_mask
-from benchmarks.execution.training import load_segmenter
-from benchmarks.prompting.formats import read_prompt_file
-from benchmarks.prompting.prompts import PROMPTS_VERSION, PromptKind, Prompts, from_json
+from benchmarks.contestants import Method, OwnTraining, Segmenter, Target, method
+from benchmarks.data.catalogue import datasets
+from benchmarks.data.intensities import CT, said_of
+from benchmarks.data.mask_files import MaskOrigin, check_mask_name, save_mask
+from benchmarks.data.scan import Scan, is_volume_file, read_scan
+from benchmarks.execution.preview import Shown, check_preview_name, draw_preview
+from benchmarks.execution.training import finished, load_segmenter
+from benchmarks.prompting.given import GivenPrompts
+from benchmarks.prompting.prompts import PromptKind, Prompts
+from benchmarks.weights.official_files import settings_from_files
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A method ready to segment, with what it looks for.
+
+    Attributes:
+        unit: what it was trained and evaluated on, as in a run's `unit.json`; less where there was no run.
+        notes: what a reader of the mask must know, in a line each.
+    """
+
+    method: Method
+    segmenter: Segmenter
+    target: Target
+    unit: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        return str(self.unit["method"])
+
+    def looking_for(self, organ: str = "", lesion: str = "") -> Contestant:
+        """The same with other words for what is to be segmented; empty words change nothing."""
+        target = replace(self.target, organ=organ or self.target.organ, lesion=lesion or self.target.lesion)
+        return replace(self, target=target)
 
 
 def unit_of(units: Iterable[Mapping[str, Any]], name: str, dataset: str | None = None) -> Mapping[str, Any]:
@@ -38,12 +72,14 @@ def unit_of(units: Iterable[Mapping[str, Any]], name: str, dataset: str | None =
     raise UserError(f"'{name}' was not run on '{dataset}'; {nearest_name(str(dataset), known)}")
 
 
-def load_unit(unit: Mapping[str, Any], checkpoints: Path, device: str = "cpu") -> tuple[Segmenter, Target]:
-    """The segmenter of a unit with the weights that it was evaluated with, and its target.
+def of_run(unit: Mapping[str, Any], checkpoints: Path, device: str = "cpu") -> Contestant:
+    """The method of a unit with the weights that it was evaluated with, and its target.
 
     Raises:
-        UserError: the checkpoint is not there any more.
+        UserError: the checkpoint is not there any more, or damaged; or the unit holds masks made elsewhere.
     """
+    if unit.get("made_elsewhere"):
+        raise UserError(f"'{unit['method']}' are masks made elsewhere; there is no method that could be run")
     chosen = method(str(unit["method_name"]))
     folder = None
     if unit["checkpoint"]:
@@ -51,82 +87,208 @@ def load_unit(unit: Mapping[str, Any], checkpoints: Path, device: str = "cpu") -
         if not found:
             raise UserError(f"{checkpoints}: no checkpoint {unit['checkpoint']} of '{unit['method']}'; run it again")
         folder = found[0].parent
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in unit["target"].items()}
+    where = folder or f"method '{unit['method']}'"
+    segmenter = _loaded(where, lambda: load_segmenter(chosen, dict(unit["config"]), device, folder))
+    return Contestant(chosen, segmenter, _target(unit["target"]), unit)
+
+
+def of_checkpoint(name: str, place: Path, device: str = "cpu") -> Contestant:
+    """A method with a checkpoint folder of `train` or `run`, or with a file of official weights.
+
+    Raises:
+        UserError: neither, of another method, or damaged.
+    """
+    chosen, place = method(name), user_path(place)
+    if place.is_file():
+        if "checkpoint" not in chosen.config:
+            raise UserError(f"method '{name}' takes no file of weights; --checkpoint names a folder of `train` for it")
+        return _official(chosen, {"checkpoint": str(place)}, device)
+    if not finished(place):
+        raise UserError(f"{place}: no checkpoint folder (it has no training.json) and no file of weights")
+    figures = read_json(place / "training.json")
+    if figures.get("method") != name:
+        raise UserError(f"{place}: a checkpoint of '{figures.get('method')}', not of '{name}'")
+    target = figures.get("segments") or _known_target(str(figures.get("dataset")), str(figures.get("target")), place)
+    segmenter = _loaded(place, lambda: load_segmenter(chosen, dict(figures["config"]), device, place))
+    unit = {"method": name, "dataset": figures.get("dataset", ""), "synthetic": False, "target": target}
+    return Contestant(chosen, segmenter, _target(target), unit)
+
+
+def _known_target(dataset: str, name: str, place: Path) -> dict[str, Any]:
+    """Of checkpoints that do not hold what they segment, and of datasets that the bench knows."""
+    known = datasets()
+    for target in known[dataset].targets if dataset in known else ():
+        if target.name == name:
+            return asdict(target)
+    raise UserError(f"{place}: does not say what it was trained to segment; name its run with --out and --suite")
+
+
+def without_run(name: str, device: str = "cpu") -> Contestant:
+    """A method as it is installed: one that needs no training, or has official weights in the weights folder.
+
+    Raises:
+        UserError: it has to be trained, or its official file is not there.
+    """
+    chosen = method(name)
+    if chosen.training == "none" or chosen.needs_checkpoint:
+        return _official(chosen, {}, device)
+    advice = "train it (`tags-bench run`), or name a checkpoint with --checkpoint"
+    if chosen.training == "bench":
+        raise UserError(f"method '{name}' has to be trained first: {advice}")
+    segmenter: OwnTraining = _loaded(f"method '{name}'", lambda: load_segmenter(chosen, {}, device, None))
     try:
-        return load_segmenter(chosen, dict(unit["config"]), device, folder), Target(**fields)
+        assumed = segmenter.without_training()
+    except UserError as error:
+        raise UserError(f"method '{name}': {error}; {advice}") from error
+    return Contestant(chosen, segmenter, _plain_target(), _no_unit(name), (f"{name} without training: {assumed}",))
+
+
+def _official(chosen: Method, config: dict[str, Any], device: str) -> Contestant:
+    whole = chosen.configured(config)
+    config |= settings_from_files(chosen, chosen.name, whole, "")
+    segmenter = _loaded(f"method '{chosen.name}'", lambda: load_segmenter(chosen, config, device, None))
+    return Contestant(chosen, segmenter, _plain_target(), _no_unit(chosen.name))
+
+
+def _no_unit(name: str) -> dict[str, Any]:
+    return {"method": name, "dataset": "", "synthetic": False}
+
+
+def _plain_target() -> Target:
+    """Something with the soft-tissue window; a caller may put words to it."""
+    return Target("lesion", "", "lesion", (1,))
+
+
+def _target(fields: Mapping[str, Any]) -> Target:
+    return Target(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+
+
+def _loaded(where: object, build: Callable[[], Loaded]) -> Loaded:
+    try:
+        return build()
     except UserError:
         raise
     except Exception as error:  # files that are cut off fail in as many ways as there are libraries that read them
         if is_out_of_memory(error):
             raise
-        where = folder or f"method '{unit['method']}'"
         raise UserError(
             f"{where}: cannot be loaded ({one_line(error, 200)}); if it is damaged, train it again"
         ) from error
 
 
-def read_prompts(file: Path | None, volume: Volume, text: str | None = None) -> Prompts:
-    """Prompts of a JSON file in a format of docs/protocols.md, with a text added or replaced; none without a file.
+@dataclass(frozen=True)
+class Order:
+    """One scan to segment.
 
-    Raises:
-        UserError: unreadable, or wrong in a way that the message tells.
+    Attributes:
+        scan: a file or a folder of DICOM.
+        mask: the file to write; its name says its kind (`benchmarks.data.mask_files`).
+        preview: a picture to draw, or None.
+        modality: of the scan; None: what DICOM says, else that of the method's dataset.
     """
-    prompts = Prompts() if file is None else read_prompt_file(file, volume, volume.orientation)
-    if text is None:
-        return prompts
-    return replace(prompts, text=from_json({"version": PROMPTS_VERSION, "text": text}, volume).text)
+
+    scan: Path
+    mask: Path
+    prompts: GivenPrompts = field(default_factory=GivenPrompts)
+    preview: Path | None = None
+    modality: str | None = None
+
+    def resolved(self) -> Order:
+        """With `~` and the like replaced. Raises UserError for what no path may hold."""
+        file = user_path(self.prompts.file) if self.prompts.file else None
+        return replace(
+            self,
+            scan=user_path(self.scan),
+            mask=user_path(self.mask),
+            prompts=replace(self.prompts, file=file),
+            preview=user_path(self.preview) if self.preview else None,
+        )
+
+    def check(self) -> None:
+        """Before any work: nothing is written in the place of a folder, or of a file that the mask is made from.
+
+        Raises:
+            UserError: it would be.
+        """
+        check_mask_name(self.mask, from_dicom=not is_volume_file(self.scan))
+        inputs = [self.scan, *([self.prompts.file] if self.prompts.file else [])]
+        written = [("mask", self.mask)]
+        if self.preview is not None:
+            check_preview_name(self.preview)
+            written.append(("preview", self.preview))
+        for what, path in written:
+            if path.is_dir():
+                raise UserError(f"{path}: is a folder; name a file for the {what}")
+            for file in inputs:
+                if path.exists() and file.exists() and path.samefile(file):
+                    raise UserError(f"{path}: is the same file as {file}; the {what} would replace it")
+                if file.is_dir() and path.exists() and path.resolve().is_relative_to(file.resolve()):
+                    raise UserError(f"{path}: lies in the scan's folder {file} and would replace a file of it")
 
 
-def _check_target(mask: Path, inputs: Iterable[Path]) -> None:
-    """Before any work: the mask must not take the place of a folder, or of a file that it is made from."""
-    if not mask.name.lower().endswith((".nii", ".nii.gz")):
-        raise UserError(f"{mask}: the mask is a .nii or .nii.gz file")
-    if mask.is_dir():
-        raise UserError(f"{mask}: is a folder; name a file for the mask")
-    for file in inputs:
-        if mask.exists() and file.exists() and mask.samefile(file):
-            raise UserError(f"{mask}: is the same file as {file}; the mask would replace it")
-
-
-def predict_scan(
-    scan: Path, segmenter: Segmenter, target: Target, mask: Path, prompts: Path | None = None, text: str | None = None
-) -> dict[str, Any]:
-    """Segment one scan and write the mask (uint8 NIfTI) on the scan's own grid.
+def predict_scan(order: Order, contestant: Contestant) -> dict[str, Any]:
+    """Segment one scan and write the mask on the scan's own grid.
 
     Returns:
-        mask (the file), voxels, millilitres, clicks, seconds_open, seconds_segment.
+        mask (the file), modality, voxels, millilitres, clicks, seconds_open, seconds_segment, preview if drawn, notes.
 
     Raises:
-        UserError: an unusable scan or prompt file, prompts that the method does not understand, or a mask that would
+        UserError: an unusable scan or prompt, prompts that the method does not understand, or a mask that would
             replace the scan or a folder, or cannot be written.
     """
-    scan, mask, prompts = user_path(scan), user_path(mask), user_path(prompts) if prompts else None
-    _check_target(mask, [scan, *([prompts] if prompts else [])])
-    volume = read_volume(scan)
-    user_prompts = read_prompts(prompts, volume, text)
-    foreign = user_prompts.kinds - segmenter.prompts
-    if foreign:
-        needs = ", ".join(sorted(segmenter.prompts))
-        accepted = "some prompt" if foreign == {PromptKind.NONE} else f"no {', '.join(sorted(foreign))}"
-        raise UserError(f"the method takes {accepted}; it understands: {needs}")
+    order = order.resolved()
+    order.check()
+    scan = read_scan(order.scan, order.modality, otherwise=str(contestant.unit.get("modality", CT)))
+    volume, prompts = scan.volume, order.prompts.on(scan.volume)
+    _refuse_foreign(prompts, contestant.segmenter)
     started = time.perf_counter()
-    session = segmenter.open(volume, target)
+    session = contestant.segmenter.open(volume, contestant.target)
     opened = time.perf_counter()
-    found = session.segment(user_prompts)
+    found = session.segment(prompts)
     ended = time.perf_counter()
     if isinstance(found, np.ma.MaskedArray) or found.dtype != np.bool_ or found.shape != volume.shape:
         kind = f"{type(found).__name__} of {found.dtype} {found.shape}"
         raise UserError(f"the method gave a {kind}; a bool array of shape {volume.shape} is due")
-    try:
-        write_mask(found, volume, mask)
-    except OSError as error:
-        raise UserError(f"{mask}: cannot be written ({error.strerror or error})") from error
+    by_hand = prompts.kinds != {PromptKind.NONE}
+    origin = MaskOrigin(_label(contestant.target), contestant.title, contestant.method.version, by_hand)
+    save_mask(found, scan, order.mask, origin)
     voxels = int(np.count_nonzero(found))
-    return {
-        "mask": str(mask),
+    millilitres = voxels * float(np.prod(volume.spacing)) / 1000
+    figures = {
+        "mask": str(order.mask),
+        "modality": scan.modality,
         "voxels": voxels,
-        "millilitres": voxels * float(np.prod(volume.spacing)) / 1000,
-        "clicks": len(user_prompts.clicks),
+        "millilitres": millilitres,
+        "clicks": len(prompts.clicks),
         "seconds_open": opened - started,
         "seconds_segment": ended - opened,
     }
+    if order.preview is not None:
+        title = f"{order.scan.name}: {_label(contestant.target)} by {contestant.title}, {millilitres:.2f} ml"
+        figures["preview"] = str(
+            draw_preview(Shown(volume, found, prompts, contestant.target.window, title), order.preview)
+        )
+    notes = [*contestant.notes, *_notes(scan, contestant), *(["the mask is empty"] if not voxels else [])]
+    return figures | {"notes": notes}
+
+
+def _refuse_foreign(prompts: Prompts, segmenter: Segmenter) -> None:
+    foreign = prompts.kinds - segmenter.prompts
+    if foreign:
+        needs = ", ".join(sorted(segmenter.prompts))
+        accepted = "some prompt" if foreign == {PromptKind.NONE} else f"no {', '.join(sorted(foreign))}"
+        raise UserError(f"the method takes {accepted}; it understands: {needs}")
+
+
+def _notes(scan: Scan, contestant: Contestant) -> list[str]:
+    found = list(scan.notes)
+    if scan.modality != CT:
+        found.append(said_of(scan.modality))
+    known = str(contestant.unit.get("modality", CT))
+    if contestant.unit["dataset"] and known != scan.modality:
+        found.append(f"'{contestant.title}' learned from {known}, this scan is {scan.modality}")
+    return found
+
+
+def _label(target: Target) -> str:
+    return re.sub(r"\s+", " ", f"{target.organ} {target.lesion}").strip() or target.name

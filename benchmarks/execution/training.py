@@ -81,6 +81,7 @@ def _run_job(job: TrainingJob, folder: Path, log: Path | None, cache: Path | Non
         "config": method.training_config(job.config),
         "dataset": job.cases[0].dataset,
         "target": job.target.name,
+        "segments": asdict(job.target),
         "cases": len(job.cases),
         "budget": asdict(job.budget),
         "seed": job.seed,

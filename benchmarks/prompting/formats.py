@@ -235,14 +235,29 @@ def from_challenge(content: Mapping[str, Any], volume: Grid, orientation: FloatA
 
 def _from_stored(index: _Voxel, where: str, volume: Grid, orientation: FloatArray | None) -> tuple[int, int, int]:
     """The voxel of the RAS+ volume of an index (z, y, x) of the stored array."""
-    stored = np.asarray(index[::-1])
+    z, y, x = index
+    try:
+        return stored_to_voxel((x, y, z), where, volume, orientation)
+    except UserError as error:
+        raise UserError(f"{error}; this file counts (z, y, x)") from error
+
+
+def stored_to_voxel(
+    stored: tuple[int, int, int], where: str, volume: Grid, orientation: FloatArray | None
+) -> tuple[int, int, int]:
+    """The voxel of the RAS+ volume of a voxel (i, j, k) of the file. Raises UserError if it lies outside.
+
+    Args:
+        orientation: as in `read_prompt_file`.
+    """
     axes = np.arange(3) if orientation is None else orientation[:, 0].astype(int)
     flips = np.ones(3) if orientation is None else orientation[:, 1]
     shape = np.asarray(volume.shape)[axes]
-    if (stored >= shape).any():
-        raise UserError(f"{where}: index {list(index)} (z, y, x) lies outside the stored array {shape[::-1].tolist()}")
+    if (np.asarray(stored) < 0).any() or (np.asarray(stored) >= shape).any():
+        size = " × ".join(map(str, shape))
+        raise UserError(f"{where}: voxel {list(stored)} lies outside the scan of {size} voxels (counted from 0)")
     voxel = np.empty(3, int)
-    voxel[axes] = np.where(flips > 0, stored, shape - 1 - stored)
+    voxel[axes] = np.where(flips > 0, stored, shape - 1 - np.asarray(stored))
     return _triple(voxel)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from benchmarks.contestants import Budget, Target, method
 from benchmarks.data.catalogue import load_dataset
 from benchmarks.data.phantom import synthesise
 from benchmarks.data.volume import Volume, read_volume
-from benchmarks.execution.predict import load_unit, predict_scan, read_prompts, unit_of
+from benchmarks.execution.predict import Contestant, Order, of_checkpoint, of_run, predict_scan, unit_of, without_run
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
+from benchmarks.prompting.given import GivenPrompts, Point
 
 TARGET = Target("liver-tumor", "liver", "tumor", labels=(2,), window=(-100.0, 200.0))
 
@@ -42,9 +43,9 @@ def unit(name: str, dataset: str = "lits17", **changes: Any) -> dict[str, Any]:
 
 
 def test_the_mask_lies_on_the_grid_of_the_scan(scan: Path, tmp_path: Path) -> None:
-    segmenter, target = load_unit(unit("mock-threshold"), tmp_path)
-    assert target == TARGET
-    told = predict_scan(scan, segmenter, target, tmp_path / "out" / "mask.nii.gz")
+    contestant = of_run(unit("mock-threshold"), tmp_path)
+    assert contestant.target == TARGET
+    told = predict_scan(Order(scan, tmp_path / "out" / "mask.nii.gz"), contestant)
     mask, image = nib.load(told["mask"]), nib.load(scan)
     np.testing.assert_allclose(mask.affine, image.affine)
     np.testing.assert_array_equal(np.asarray(mask.dataobj) > 0, np.asarray(image.dataobj) > 90)
@@ -60,28 +61,40 @@ def test_the_weights_are_those_of_the_run(tmp_path: Path) -> None:
     folder = checkpoint_folder(tmp_path / "checkpoints", job)
     run_job(job, folder)
     described = unit("ball", checkpoint=job.digest(), target=asdict(dataset.targets[0]))
-    segmenter, target = load_unit(described, tmp_path / "checkpoints")
+    contestant = of_run(described, tmp_path / "checkpoints")
     volume = read_volume(cases[0].image)
     middle = (volume.affine @ [*(n // 2 for n in volume.shape), 1])[:3]
     file = tmp_path / "clicks.json"
     file.write_text(json.dumps({"version": 1, "clicks": [{"mm": middle.tolist()}]}))
-    told = predict_scan(cases[0].image, segmenter, target, tmp_path / "mask.nii.gz", file)
+    order = Order(cases[0].image, tmp_path / "mask.nii.gz", GivenPrompts(file))
+    told = predict_scan(order, contestant)
     radius = (3 * told["millilitres"] * 1000 / (4 * np.pi)) ** (1 / 3)
     fitted = json.loads(next((folder / "checkpoint").glob("*.json")).read_text())
     assert radius == pytest.approx(next(v for v in fitted.values() if isinstance(v, float)), rel=0.15)
     assert told["clicks"] == 1
     with pytest.raises(UserError, match="takes some prompt; it understands: box, click"):
-        predict_scan(cases[0].image, segmenter, target, tmp_path / "mask.nii.gz")
+        predict_scan(replace(order, prompts=GivenPrompts()), contestant)
     with pytest.raises(UserError, match="takes no text"):
-        predict_scan(cases[0].image, segmenter, target, tmp_path / "mask.nii.gz", file, text="liver tumour")
+        predict_scan(replace(order, prompts=GivenPrompts(file, text="liver tumour")), contestant)
+    alone = of_checkpoint("ball", folder)
+    assert alone.target == dataset.targets[0]
+    assert predict_scan(order, alone)["voxels"] == told["voxels"]
+    for name, place, message in (
+        ("region-growing", folder, "a checkpoint of 'ball', not of 'region-growing'"),
+        ("ball", tmp_path, "no checkpoint folder .it has no training.json. and no file of weights"),
+        ("ball", file, "'ball' takes no file of weights"),
+        ("bal", folder, "did you mean 'ball'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            of_checkpoint(name, place)
     file = next((folder / "checkpoint").glob("*.json"))
     whole = file.read_bytes()
     for damaged in (b"", b"{", b"[]", b"null", whole[: len(whole) // 2], b"[" * 100_000, b"\xff"):
         file.write_bytes(damaged)
         with pytest.raises(UserError, match=r"cannot be loaded|not a ball's checkpoint"):
-            load_unit(described, tmp_path / "checkpoints")
+            of_run(described, tmp_path / "checkpoints")
     with pytest.raises(UserError, match=r"no checkpoint .* of 'ball'"):
-        load_unit(described, tmp_path / "elsewhere")
+        of_run(described, tmp_path / "elsewhere")
 
 
 def test_a_unit_is_named_by_method_and_dataset() -> None:
@@ -98,23 +111,25 @@ def test_a_unit_is_named_by_method_and_dataset() -> None:
 
 
 def test_mistakes_are_one_line(scan: Path, tmp_path: Path) -> None:
-    segmenter, target = load_unit(unit("mock-noop"), tmp_path)
-    with pytest.raises(UserError, match=r"the mask is a \.nii or \.nii\.gz file"):
-        predict_scan(scan, segmenter, target, tmp_path / "mask.png")
+    contestant = of_run(unit("mock-noop"), tmp_path)
+    with pytest.raises(UserError, match=r"the mask is a file ending in \.nii, \.nii\.gz"):
+        predict_scan(Order(scan, tmp_path / "mask.png"), contestant)
+    with pytest.raises(UserError, match=r"a preview is a \.png"):
+        predict_scan(Order(scan, tmp_path / "mask.nii.gz", preview=tmp_path / "a.txt"), contestant)
     file = tmp_path / "clicks.json"
     volume = Volume(np.zeros((4, 4, 4), np.float32), np.eye(4))
     for text, message in (("{", "not JSON"), ("[]", "an object with"), ('{"version": 2}', "'version' must be 1")):
         file.write_text(text)
         with pytest.raises(UserError, match=message) as caught:
-            read_prompts(file, volume)
+            GivenPrompts(file).on(volume)
         assert str(file) in str(caught.value)
-    assert read_prompts(None, volume, "liver tumour").text == "liver tumour"
+    assert GivenPrompts(text="liver tumour").on(volume).text == "liver tumour"
 
 
 def test_the_mask_never_takes_the_place_of_what_it_is_made_from(
     scan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    segmenter, target = load_unit(unit("mock-threshold"), tmp_path)
+    contestant = of_run(unit("mock-threshold"), tmp_path)
     (tmp_path / "linked.nii.gz").symlink_to(scan)
     (tmp_path / "hard.nii.gz").hardlink_to(scan)
     (tmp_path / "folder").symlink_to(tmp_path)
@@ -138,24 +153,79 @@ def test_the_mask_never_takes_the_place_of_what_it_is_made_from(
         (Path("/proc/mask.nii.gz"), "cannot be written"),
     ):
         with pytest.raises(UserError, match=message) as caught:
-            predict_scan(scan, segmenter, target, mask, prompts)
+            predict_scan(Order(scan, mask, GivenPrompts(prompts)), contestant)
         assert "\n" not in str(caught.value)
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
-    predict_scan(tmp_path / "linked.nii.gz", segmenter, target, tmp_path / "new" / "MASK.NII.GZ", prompts)
+    predict_scan(Order(tmp_path / "linked.nii.gz", tmp_path / "new" / "MASK.NII.GZ", GivenPrompts(prompts)), contestant)
     assert np.asarray(nib.load(tmp_path / "new" / "MASK.NII.GZ").dataobj).sum() == 5 * 6 * 4
     assert (tmp_path / "new" / "MASK.NII.GZ").read_bytes()[:2] == b"\x1f\x8b"
     other = tmp_path / "other.nii.gz"
     other.write_bytes(b"an older mask")
-    predict_scan(scan, segmenter, target, other)
+    predict_scan(Order(scan, other), contestant)
     assert np.asarray(nib.load(other).dataobj).sum() == 5 * 6 * 4
 
 
 @pytest.mark.parametrize("change", [lambda mask: mask.astype(float), lambda mask: mask[1:], np.ma.masked_all_like])
 def test_a_method_that_gives_no_mask(scan: Path, tmp_path: Path, change: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter, target = load_unit(unit("mock-threshold"), tmp_path)
-    session = segmenter.open(read_volume(scan), target)
+    contestant = of_run(unit("mock-threshold"), tmp_path)
+    session = contestant.segmenter.open(read_volume(scan), contestant.target)
     segment = type(session).segment
     monkeypatch.setattr(type(session), "segment", lambda self, prompts: change(segment(self, prompts)))
     with pytest.raises(UserError, match=r"the method gave a .*; a bool array of shape \(20, 18, 10\) is due"):
-        predict_scan(scan, segmenter, target, tmp_path / "mask.nii.gz")
+        predict_scan(Order(scan, tmp_path / "mask.nii.gz"), contestant)
     assert not (tmp_path / "mask.nii.gz").exists()
+
+
+def test_a_preview_takes_no_place_of_an_input_either(scan: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "prompts.png"
+    picture.write_text('{"version": 1}')
+    order = Order(scan, tmp_path / "mask.nii.gz", GivenPrompts(picture), preview=picture)
+    with pytest.raises(UserError, match="the preview would replace it"):
+        predict_scan(order, of_run(unit("mock-threshold"), tmp_path))
+    assert picture.read_text() == '{"version": 1}'
+
+
+def test_methods_without_a_run(scan: Path, tmp_path: Path) -> None:
+    """The ball of the radius that it says; a method that learns is not given out untrained."""
+    ball = without_run("ball")
+    assert "10 mm, fitted to nothing" in ball.notes[0]
+    found = predict_scan(Order(scan, tmp_path / "mask.nii.gz", GivenPrompts(points=(Point((6, 8, 4)),))), ball)
+    i, j, k = np.meshgrid(*(np.arange(n) for n in (20, 18, 10)), indexing="ij")
+    expected = (i - 6) ** 2 + (j - 8) ** 2 + (2 * (k - 4)) ** 2 <= 100
+    np.testing.assert_array_equal(np.asarray(nib.load(found["mask"]).dataobj) > 0, expected)
+    assert found["notes"][0] == ball.notes[0]
+    for name, message in (
+        ("mock-network", "has to be trained first: .*--checkpoint"),
+        ("sam-med3d", "needs its official file"),
+        ("nnunet", "it has to be trained first"),
+        ("bal", "did you mean 'ball'"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            without_run(name)
+        assert "\n" not in str(caught.value)
+
+
+def test_words_and_modality_of_a_run(scan: Path, tmp_path: Path) -> None:
+    """A scan of another modality than the method learned from is said; so is one that may be no CT."""
+    contestant = of_run(unit("mock-threshold", modality="MR"), tmp_path)
+    order = Order(scan, tmp_path / "mask.nii.gz")
+    assert predict_scan(order, contestant)["modality"] == "MR"  # a file that does not say is taken for what it learned
+    told = predict_scan(replace(order, modality="ct"), contestant)
+    assert told["modality"] == "CT"
+    assert told["notes"] == ["'mock-threshold' learned from MR, this scan is CT"]
+    other = contestant.looking_for("kidney", "cyst").target
+    assert (other.organ, other.lesion, other.window) == ("kidney", "cyst", TARGET.window)
+    assert contestant.looking_for().target == TARGET
+
+
+def test_a_checkpoint_that_does_not_say_what_it_segments(tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    (folder / "checkpoint").mkdir(parents=True)
+    (folder / "checkpoint" / "ball.json").write_text('{"radius_mm": 7.5}')
+    facts = {"method": "ball", "config": {}, "dataset": "kits21", "target": "kidney-tumor"}
+    (folder / "training.json").write_text(json.dumps(facts))
+    found: Contestant = of_checkpoint("ball", folder)
+    assert (found.target.organ, found.target.window) == ("kidney", (-54.0, 247.0))
+    (folder / "training.json").write_text(json.dumps(facts | {"dataset": "mine"}))
+    with pytest.raises(UserError, match="does not say what it was trained to segment; name its run"):
+        of_checkpoint("ball", folder)

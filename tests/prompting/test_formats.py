@@ -16,9 +16,9 @@ from benchmarks.common.errors import UserError
 from benchmarks.contestants import Target
 from benchmarks.data.dataset import Case, Dataset, Split
 from benchmarks.data.volume import Volume, read_orientation, read_volume
-from benchmarks.execution.predict import read_prompts
 from benchmarks.prompting.by_hand import import_prompts
 from benchmarks.prompting.formats import from_challenge, parse_prompts, read_prompt_file
+from benchmarks.prompting.given import GivenPrompts
 from benchmarks.prompting.prompts import Box, Click, Prompts
 from benchmarks.prompting.protocol import Protocol
 
@@ -213,7 +213,10 @@ PLAIN = Volume(np.zeros(SHAPE, np.float32), np.diag([-1.0, -1.0, 1.0, 1.0]))
         (slicer(roi([1, 1, 1], [3, 3, 3], insideOut=True)), "inside out"),
         (slicer(roi([1, 1, 1], [3, 3, 3]), roi([1, 1, 1], [3, 3, 3])), "2 ROIs"),
         ({"clicks": [{"fg": []}, {"fg": []}]}, "'clicks' has 2 classes; keep that of the target alone"),
-        ({"clicks": [{"fg": [[12, 0, 0]]}]}, r"click 1: index \[12, 0, 0\] \(z, y, x\) lies outside .* \[12, 16, 20\]"),
+        (
+            {"clicks": [{"fg": [[12, 0, 0]]}]},
+            r"click 1: voxel .* outside .* 20 × 16 × 12 .* \(z, y, x\)",
+        ),
         ({"clicks": [{"fg": [[-1, 0, 0]]}]}, "greater than or equal to 0"),
         ({"clicks": [{"fg": [[1.5, 0, 0]]}]}, "clicks.0.fg.0.0"),
         ({"clicks": [{"fg": [[1, 0, 0]]}], "clicks_order": [["bg"]]}, "'clicks_order' does not have"),
@@ -260,7 +263,7 @@ def test_predict_and_import_read_a_file_of_slicer(scan: Path, tmp_path: Path) ->
     file = folder / "one.tumor.mrk.json"
     file.write_text(json.dumps(slicer(points(point(world(scan, stored, "LPS"))))))
     volume = read_volume(scan)
-    prompts = read_prompts(file, volume, "kidney tumor")
+    prompts = GivenPrompts(file, text="kidney tumor").on(volume)
     assert prompts.text == "kidney tumor"
     assert volume.array[prompts.clicks[0].position] == np.asarray(nib.load(scan).dataobj)[stored]
     bank = import_prompts(folder, dataset, "test", 0, Protocol("centre-click"), 1)

@@ -1,0 +1,91 @@
+"""Which method is to segment scans by hand: of a run, of a checkpoint, or as it is installed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.common.output import DEFAULT_OUT
+from benchmarks.common.paths import user_path
+from benchmarks.contestants import Budget, methods
+from benchmarks.execution.plan import Folders
+from benchmarks.execution.predict import Contestant, of_checkpoint, of_run, unit_of, without_run
+from benchmarks.execution.training import device_for
+from benchmarks.results.records import RecordStore
+
+
+@dataclass(frozen=True)
+class MethodOfRun:
+    """A method of a finished run.
+
+    Attributes:
+        name: as the leaderboard has it.
+        dataset: on which it was trained; needed if it was run on several.
+        suite: name of the suite that was run.
+        out: output folder of the run.
+    """
+
+    name: str
+    dataset: str | None = None
+    suite: str = "phantom"
+    out: str | Path = DEFAULT_OUT
+
+
+@dataclass(frozen=True)
+class MethodOfCheckpoint:
+    """A method with a checkpoint folder of `train` or `run`, or a file of official weights, without its run."""
+
+    name: str
+    checkpoint: str | Path
+
+
+@dataclass(frozen=True)
+class InstalledMethod:
+    """A method as it is installed: one that needs no training, or has official weights in the weights folder."""
+
+    name: str
+
+
+Wanted = MethodOfRun | MethodOfCheckpoint | InstalledMethod | str
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How scans are segmented, besides with what.
+
+    Attributes:
+        organ, lesion: what to look for, in place of the words of the method's dataset.
+        modality: of the scan, as in `benchmarks.data.intensities`; by default what DICOM says, else that of the
+            dataset that the method was trained on, else CT.
+        gpus: more than 0 to work on the GPU.
+    """
+
+    organ: str = ""
+    lesion: str = ""
+    modality: str | None = None
+    gpus: float = 0.0
+
+
+def contestant_of(method: Wanted, options: PredictOptions) -> Contestant:
+    """The method, ready to segment. Raises UserError as `of_run`, `of_checkpoint` and `without_run` do."""
+    device = device_for(Budget(gpus=options.gpus))
+    if isinstance(method, MethodOfCheckpoint):
+        found = of_checkpoint(method.name, Path(method.checkpoint), device)
+    elif isinstance(method, InstalledMethod):
+        found = without_run(method.name, device)
+    else:
+        found = _of_run_or_installed(method, device)
+    return found.looking_for(options.organ, options.lesion)
+
+
+def _of_run_or_installed(method: MethodOfRun | str, device: str) -> Contestant:
+    """A name alone may also be that of a method that needs no run, if the default folder has no run of it."""
+    wanted = MethodOfRun(method) if isinstance(method, str) else method
+    folders = Folders(user_path(wanted.out).resolve())
+    store = RecordStore(folders.records)
+    if isinstance(method, str) and method in methods():
+        units = store.read_suite(wanted.suite)[1] if wanted.suite in store.suites() else []
+        if method not in [unit["method"] for unit in units]:
+            return without_run(method, device)
+    _, units = store.read_suite(wanted.suite)
+    return of_run(unit_of(units, wanted.name, wanted.dataset), folders.checkpoints, device)
