@@ -7,6 +7,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
 from tests.scan_folders import write_msd
 
@@ -48,3 +49,24 @@ def test_phantoms_are_written_and_called_synthetic(call) -> None:
     rows = json.loads(call("data", "synth", "--dataset", "lits17", "--cases", "3", "--json").out)
     assert rows[0]["synthetic"] is True
     assert (Path(rows[0]["folder"]) / "SYNTHETIC.txt").is_file()
+
+
+def test_dicom_of_two_modalities_is_asked_about(call, tmp_path: Path) -> None:
+    """Mutant: the options of the choice are not handed on, or the modality is not said."""
+    pytest.importorskip("pydicom")
+    from benchmarks.data.dicom import files
+    from tests.dicom_files import STRAIGHT, box_contours, scan, write_rtstruct, write_series
+
+    write_series(tmp_path / "in" / "a" / "ct", scan(), SeriesInstanceUID="1.1")
+    write_series(tmp_path / "in" / "a" / "mr", scan(), kind=files.MR_STORAGE, SeriesInstanceUID="1.2", Modality="MR")
+    for name in ("one.dcm", "two.dcm"):
+        write_rtstruct(tmp_path / "in" / "a" / name, {"GTV": box_contours()}, STRAIGHT)
+    words = ["data", "import-dicom", "in", "--out", "out", "--label", "GTV=1"]
+    done = call(*words)
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert "choose with --modality" in done.errors[0]
+    done = call(*words, "--modality", "mr")
+    assert "choose one with --annotation" in done.errors[0]
+    done = call(*words, "--modality", "mr", "--annotation", "two", "--json")
+    assert done.code == 0
+    assert json.loads(done.out) == {"folder": "out", "modality": "MR", "failed": {}, "notes": {}}

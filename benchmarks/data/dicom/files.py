@@ -85,7 +85,9 @@ def look(folder: Path) -> Contents:
     """What lies below a folder. Raises UserError for a file that is damaged."""
     pydicom = pydicom_or_error()
     found: dict[str, list[tuple[Path, Any]]] = {}
-    scans, annotations, others = [], [], set()
+    scans: list[ScanFiles] = []
+    annotations: list[Path] = []
+    others: set[str] = set()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
         header = read_file(path, stop_before_pixels=True, specific_tags=list(HEADER))
         if header is None:
