@@ -91,6 +91,8 @@ class Description(BaseModel):
     cases_digest: str = ""
     prompts_digest: str = ""
     dataset_version: str = ""
+    modality: str = "CT"
+    intensities: str = ""
     created_at: str = ""
     protocol_names: list[str] = []
     prompt_banks: dict[str, str] = {}
