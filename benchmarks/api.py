@@ -37,7 +37,7 @@ from benchmarks.execution.suite import BudgetChanges, OwnData, Suite
 from benchmarks.execution.training import device_for
 from benchmarks.execution.work import Recompute, executed, planned, trained
 from benchmarks.metrics import TOLERANCES_MM
-from benchmarks.results.mlflow_sink import MlflowSink
+from benchmarks.results.mlflow import MlflowSink
 from benchmarks.results.records import RecordStore
 
 
@@ -220,7 +220,7 @@ def load_results(
         UserError: there are no records of that suite.
     """
     if tracking_uri is not None:
-        from benchmarks.results.mlflow_sink import records_from_mlflow
+        from benchmarks.results.mlflow import records_from_mlflow
 
         rows, units = records_from_mlflow(tracking_uri, suite)
     else:

@@ -185,6 +185,7 @@ def _without_answer(status: str, reason: str) -> dict[str, Any]:
         "seconds_open": math.nan,
         "seconds_segment": math.nan,
         "peak_memory_mb": peak_memory_mb(),
+        "device": "",
         "predicted_commit": revision()[0],
     }
 
@@ -195,3 +196,11 @@ def peak_memory_mb() -> float:
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return float(torch.cuda.max_memory_allocated() / 1e6)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def device_name() -> str:
+    """On what this process works: the name of its GPU if CUDA is in use, otherwise "CPU"."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return str(torch.cuda.get_device_name())
+    return "CPU"

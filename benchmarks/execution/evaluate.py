@@ -229,6 +229,7 @@ def _row(one: Predicted, number: int, step: Step, volume: Volume, before: Mappin
         "seconds_open": sum(answer.seconds_open for answer in answers),
         "seconds_segment": sum(answer.seconds_segment for answer in answers),
         "peak_memory_mb": max((answer.peak_memory_mb for answer in answers), default=peak_memory_mb()),
+        "device": next((answer.device for answer in answers), ""),
         "predicted_commit": revision()[0],
     } | lesion_figures(cell, one.lesions, step.lesion_dices)
     row = {**cell.identity(number), **evaluate_mask(mask, cell.truth.reference), **WELL} | facts

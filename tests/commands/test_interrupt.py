@@ -34,7 +34,7 @@ def wait_until(call: Call, holds: Callable[[], bool]) -> None:
 def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(suite: Path, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    from benchmarks.results.mlflow_sink import default_uri
+    from benchmarks.results.mlflow import default_uri
 
     out = tmp_path / "out"
     call = Call(suite, out)

@@ -22,8 +22,18 @@ from pandas.testing import assert_frame_equal
 from benchmarks.common.addresses import sqlite_address, without_password
 from benchmarks.common.errors import UserError
 from benchmarks.prompting.simulated_user import Protocol
-from benchmarks.results import mlflow_sink
-from benchmarks.results.mlflow_sink import MlflowSink, default_uri, outbox_folder, records_from_mlflow, sync
+from benchmarks.results.mlflow import (
+    MlflowSink,
+    Summary,
+    default_uri,
+    outbox_folder,
+    records_from_mlflow,
+    summary_of,
+    sync,
+)
+from benchmarks.results.mlflow import sender as sender_module
+from benchmarks.results.mlflow.outbox import Outbox
+from benchmarks.results.mlflow.sender import Sender
 from benchmarks.results.sweep import Trial
 from tests.results.boards import row_of, unit_of
 
@@ -55,7 +65,8 @@ def a_run(out: Path, uri: str | None = None, plan: str = "plan", suite: str = "s
     for method, training in (("ball", None), ("net", {"seconds_total": 4.0, "steps": 3, "curve": CURVE})):
         description = description_of(method, suite)
         sink.log_unit(description, rows_of(description), training)
-    sink.end(pd.DataFrame({"method": ["ball", "net"], "dice": [0.3, 0.3]}), failed=2)
+    descriptions = [description_of(method, suite) for method in ("ball", "net")]
+    sink.end(summary_of(pd.concat(map(rows_of, descriptions), ignore_index=True), descriptions))
     return sink.close(patience)
 
 
@@ -95,7 +106,8 @@ def client_of(out: Path) -> Any:
 
 def runs_of(out: Path) -> list[Any]:
     client = client_of(out)
-    return list(client.search_runs([client.get_experiment_by_name("tags-bench").experiment_id]))
+    experiments = [one.experiment_id for one in client.search_experiments()]
+    return list(client.search_runs(experiments))
 
 
 def parents(runs: list[Any]) -> list[Any]:
@@ -113,13 +125,13 @@ def test_everything_arrives_once_however_often_it_is_sent(out: Path) -> None:
     assert len(runs) == 3
     assert len(parents(runs)) == 1
     assert {run.info.status for run in runs} == {"FINISHED"}
-    net = child_named(runs, "net on kits21")
-    history = client.get_metric_history(net.info.run_id, f"dice/{ITERATIVE.name}")
+    net = child_named(runs, "net · kits21 · iterative")
+    history = client.get_metric_history(net.info.run_id, "dice")
     assert [(point.step, point.value) for point in history] == [
         (step, pytest.approx(sum(value or 0.0 for value in pair) / 2)) for step, pair in DICE.items()
     ]
     assert [(p.step, p.value) for p in client.get_metric_history(net.info.run_id, "train/loss")] == [(1, 0.9), (3, 0.5)]
-    assert net.data.metrics[f"failed/{ITERATIVE.name}"] == 1
+    assert net.data.metrics["failed"] == 1
     assert len(net.inputs.dataset_inputs) == 1
     digests = {run.inputs.dataset_inputs[0].dataset.digest for run in runs if run not in parents(runs)}
     assert digests == {"5eed"}
@@ -161,7 +173,7 @@ def test_the_latest_call_counts_and_not_the_newest_plan(out: Path) -> None:
     sink = MlflowSink(out)
     sink.begin(SUITE, "second", True, [description_of("region")])
     sink.log_unit(description_of("region"), rows_of(description_of("region")), None)
-    sink.end(None, 0)
+    sink.end(Summary())
     assert sink.close() == 0
     assert [unit["method"] for unit in records_from_mlflow(default_uri(out), "suite")[1]] == ["region"]
     a_run(out, plan="first")  # everything is there already
@@ -180,7 +192,7 @@ def test_two_folders_share_a_server_and_no_run(new_out: Callable[[str], Path]) -
 def test_a_deleted_experiment_comes_back(out: Path, capfd: pytest.CaptureFixture[str]) -> None:
     a_run(out)
     client = client_of(out)
-    client.delete_experiment(client.get_experiment_by_name("tags-bench").experiment_id)
+    client.delete_experiment(client.get_experiment_by_name("tags-bench/suite").experiment_id)
     assert a_run(out) == 0
     assert len(runs_of(out)) == 3
     assert "had been deleted and is restored" in capfd.readouterr().err
@@ -203,7 +215,7 @@ def test_runs_deleted_in_the_middle_cost_nothing(out: Path) -> None:
     for run in runs_of(out):
         client_of(out).delete_run(run.info.run_id)
     sink.log_unit(description_of("net"), rows_of(description_of("net")), None)
-    sink.end(None, 0)
+    sink.end(Summary())
     assert sink.close(30) == 0
     runs = runs_of(out)
     assert {run.data.tags.get("tagsbench.method") for run in runs} == {None, "net"}
@@ -231,7 +243,7 @@ def test_a_run_that_a_crash_left_running_is_ended_by_the_next(out: Path) -> None
 def test_an_interrupted_run_is_killed(out: Path) -> None:
     sink = MlflowSink(out)
     sink.begin(SUITE, "plan", True, [])
-    sink.end(None, 0, "KILLED")
+    sink.end(Summary(), "KILLED")
     assert sink.close() == 0
     assert [run.info.status for run in runs_of(out)] == ["KILLED"]
 
@@ -296,7 +308,7 @@ def test_what_could_not_be_sent_is_sent_later(out: Path, monkeypatch: pytest.Mon
         raise ConnectionError("nobody there")
 
     with monkeypatch.context() as broken:
-        broken.setattr(mlflow_sink, "MlflowWriter", away)
+        broken.setattr(sender_module, "MlflowWriter", away)
         assert a_run(out, patience=1.0) == 4
     assert sync(out, patience=30.0) == (4, 0)
     assert len(runs_of(out)) == 3
@@ -311,7 +323,7 @@ def test_messages_that_the_disk_does_not_take_cost_a_warning_and_are_said_again(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(mlflow_sink.Outbox, "put", full)
+        broken.setattr(Outbox, "put", full)
         assert a_run(out) == 0
     assert "warning: a message to MLflow cannot be kept" in capfd.readouterr().err
     assert a_run(out) == 0
@@ -343,11 +355,11 @@ def test_an_end_that_is_sent_before_its_beginning_stays_the_end(
         return sorted(self.folder.glob("*.json"), reverse=True)  # units, end, begin
 
     with monkeypatch.context() as changed:
-        changed.setattr(mlflow_sink.Outbox, "waiting", backwards)
-        changed.setattr(mlflow_sink._Sender, "wake", lambda self: None)
+        changed.setattr(Outbox, "waiting", backwards)
+        changed.setattr(Sender, "wake", lambda self: None)
         a_run(out, patience=0.0)
     with monkeypatch.context() as changed:
-        changed.setattr(mlflow_sink.Outbox, "waiting", backwards)
+        changed.setattr(Outbox, "waiting", backwards)
         assert sync(out, patience=30.0) == (4, 0)
     assert {run.info.status for run in runs_of(out)} == {"FINISHED"}
     sink = MlflowSink(out)
@@ -381,10 +393,10 @@ def test_a_sweep_and_a_training_arrive_once(out: Path) -> None:
         assert sink.close() == 0
     runs = runs_of(out)
     assert len(runs) == 4
-    sweep = child_named(runs, "net on kits21, sweep")
+    sweep = child_named(runs, "net · kits21 · sweep")
     assert sweep.data.metrics["best_validation_dice"] == 0.7
-    assert child_named(runs, "trial 0").info.status == "FAILED"
-    training = child_named(runs, "net on kits21, training")
+    assert child_named(runs, "net · kits21 · trial 0").info.status == "FAILED"
+    training = child_named(runs, "net · kits21 · training")
     assert training.data.metrics["training/loss"] == 0.5
 
 
@@ -439,14 +451,14 @@ def test_a_real_server_that_goes_away_and_comes_back(tmp_path: Path, empty_store
         sink.begin(SUITE, "second", True, [description_of("ball")])
         wait_until(lambda: not list(outbox_folder(out, address).glob("*.json")), 60)
     sink.log_unit(description_of("ball"), rows_of(description_of("ball")), None)
-    sink.end(None, 0)
+    sink.end(Summary())
     assert sink.close(3.0) == 2
     with serving():
         assert sync(out, address, patience=60.0) == (2, 0)
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(tracking_uri=address)
-        runs = client.search_runs([client.get_experiment_by_name("tags-bench").experiment_id])
+        runs = client.search_runs([client.get_experiment_by_name("tags-bench/suite").experiment_id])
         assert len(runs) == 5
         assert {run.info.status for run in runs} == {"FINISHED"}
         rows, units = records_from_mlflow(address, "suite")
