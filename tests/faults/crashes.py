@@ -357,10 +357,10 @@ def _unsent(out: Path) -> list[Path]:
 
 def mlflow_faults(out: Path, uri: str | None = None) -> list[str]:
     """What is wrong in MLflow: each unit must be there once, finished, with the rows that are on the disk."""
+    from benchmarks.results.mlflow_writer import KEY_TAG, PLAN_TAG
     from mlflow.tracking import MlflowClient
 
     from benchmarks.results.mlflow import default_uri, records_from_mlflow
-    from benchmarks.results.mlflow_writer import KEY_TAG, PLAN_TAG
 
     rows, units = RecordStore(out / "records").read_suite(NAME)
     address = uri or default_uri(out)

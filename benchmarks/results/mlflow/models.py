@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results.mlflow.runs import BATCH, Runs, dataset_digest
-from benchmarks.results.mlflow.values import CHECKPOINT_TAG, KIND_TAG, RESULT, TRAINING, synthetic_tags
+from benchmarks.common.content import sha256_of
+from benchmarks.common.identity import digest
+from benchmarks.results.mlflow.runs import Runs
+from benchmarks.results.mlflow.values import (
+    CHECKPOINT_TAG,
+    OUT_TAG,
+    RESULT,
+    TRAINING,
+    identity_tags,
+    synthetic_tags,
+)
 
 PLAIN = (".safetensors", ".json")
 LARGEST_BYTES = 512 * 2**20
 """A model with more is not copied to MLflow; it says where its files are."""
+WEIGHTS_TAG = "tagsbench.weights"  # digest of the files of a model
 ROW = ("dice", "dice_low", "dice_high", "nsd_at_2mm", "hd95_mm")
 """What a model shows of its results, `<metric>/<protocol>`."""
 
@@ -28,47 +38,59 @@ class Models:
     def __init__(self, runs: Runs, remote: bool) -> None:
         self.runs, self.client, self._remote = runs, runs.client, remote
 
-    def log(self, experiment: str, description: Mapping[str, Any], folder: Path) -> None:
-        """Log and register the checkpoint of a training, once; link the results that are there already."""
-        model = self._find(experiment, str(description["checkpoint"]))
-        training = self.runs.find(experiment, self._of(description, TRAINING))
-        source = str(training.info.run_id) if training is not None else None
-        if model is None:
-            model = self._logged(experiment, description, folder, source)
-        if not self._is_registered(description, model):
-            self._register(description, model, source)
-        for run in self.runs.search(experiment, self._of(description, RESULT)):
-            self._link(model, run, description, str(run.data.tags["tagsbench.protocol"]))
+    def log(self, experiment: str, description: Mapping[str, Any], out: str, folder: Path) -> None:
+        """Log and register the checkpoint of a training, once; link the results that are there already.
 
-    def link_result(self, experiment: str, run_id: str, description: Mapping[str, Any], protocol: str) -> None:
+        Args:
+            out: identity of the output folder.
+            folder: of the checkpoint.
+        """
+        files = [path for path in sorted((folder / "checkpoint").glob("*")) if path.suffix in PLAIN]
+        weights = digest([[path.name, sha256_of(path)] for path in files])
+        training = self.runs.find(experiment, identity_tags(TRAINING, description, out))
+        source = None if training is None else str(training.info.run_id)
+        model = self._find(experiment, description, out)
+        if model is None or model.tags.get(WEIGHTS_TAG) != weights:
+            tags = identity_tags("model", description, out) | {WEIGHTS_TAG: weights, "folder": folder.name}
+            model = self._logged(experiment, description, tags | synthetic_tags(description), files, source)
+        self._register(description, model, source)
+        for run in self.runs.search(experiment, identity_tags(RESULT, description, out)):
+            self._link(model, run, source)
+
+    def link_result(self, experiment: str, run_id: str, description: Mapping[str, Any], out: str) -> None:
         """Name the model that gave a result, and give the model its row; nothing if it was not logged (yet)."""
-        checkpoint = str(description["checkpoint"])
-        model = self._find(experiment, checkpoint) if checkpoint else None
+        model = self._find(experiment, description, out) if description["checkpoint"] else None
         if model is not None:
-            self._link(model, self.client.get_run(run_id), description, protocol)
+            training = self.runs.find(experiment, identity_tags(TRAINING, description, out))
+            source = None if training is None else str(training.info.run_id)
+            self._link(model, self.client.get_run(run_id), source)
 
-    def _of(self, description: Mapping[str, Any], kind: str) -> dict[str, str]:
-        return {CHECKPOINT_TAG: str(description["checkpoint"]), KIND_TAG: kind}
-
-    def _find(self, experiment: str, checkpoint: str) -> Any:
-        """The whole model of a checkpoint; one whose logging was cut short is left to MLflow as pending."""
-        query = f"tags.`{CHECKPOINT_TAG}` = '{checkpoint}'"
-        found = self.client.search_logged_models([experiment], filter_string=query)
+    def _find(self, experiment: str, description: Mapping[str, Any], out: str) -> Any:
+        """The newest whole model of a checkpoint; one whose logging was cut short stays pending in MLflow."""
+        tags = identity_tags("model", description, out)
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        newest_first = [{"field_name": "creation_time", "ascending": False}]
+        found = self.client.search_logged_models([experiment], filter_string=query, order_by=newest_first)
         return next((model for model in found if str(model.status) == "READY"), None)
 
-    def _logged(self, experiment: str, description: Mapping[str, Any], folder: Path, source: str | None) -> Any:
+    def _logged(
+        self,
+        experiment: str,
+        description: Mapping[str, Any],
+        tags: Mapping[str, str],
+        files: Sequence[Path],
+        source: str | None,
+    ) -> Any:
         from mlflow.entities import LoggedModelOutput
 
-        files = [path for path in sorted((folder / "checkpoint").glob("*")) if path.suffix in PLAIN]
         size = sum(path.stat().st_size for path in files)
         kept = any(path.suffix == ".safetensors" for path in files) and size <= LARGEST_BYTES
-        tags = {CHECKPOINT_TAG: str(description["checkpoint"]), "folder": folder.name, "bytes": str(size)}
         model = self.client.create_logged_model(
             experiment,
             name=_plain(str(description["method"])),
             source_run_id=source,
-            tags=tags | {"mlflow.model.isExternal": str(not kept).lower()} | synthetic_tags(description),
-            params={"method": str(description["method"]), "dataset": str(description["dataset"])},
+            tags={**tags, "mlflow.model.isExternal": str(not kept).lower()},
+            params={"method": str(description["method"]), "dataset": str(description["dataset"]), "bytes": str(size)},
             model_type="segmenter",
         )
         if kept:
@@ -80,55 +102,45 @@ class Models:
             self.client.log_outputs(source, models=[LoggedModelOutput(model.model_id, step=0)])
         return self.client.finalize_logged_model(model.model_id, "READY")
 
-    # The registry
-
-    def _name(self, description: Mapping[str, Any]) -> str:
-        return f"{_plain(str(description['method']))} on {_plain(str(description['dataset']))}"
-
-    def _is_registered(self, description: Mapping[str, Any], model: Any) -> bool:
-        versions = self.client.search_model_versions(f"name = '{self._name(description)}'")
-        return any(version.tags.get(CHECKPOINT_TAG) == model.tags[CHECKPOINT_TAG] for version in versions)
-
     def _register(self, description: Mapping[str, Any], model: Any, source: str | None) -> None:
         from mlflow.exceptions import MlflowException
 
+        name = f"{_plain(str(description['method']))} on {_plain(str(description['dataset']))}"
         try:
-            self.client.create_registered_model(self._name(description))
+            self.client.create_registered_model(name)
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        self.client.create_model_version(
-            self._name(description),
-            source=f"models:/{model.model_id}" if self._remote else model.artifact_location,
-            run_id=source,
-            tags={CHECKPOINT_TAG: model.tags[CHECKPOINT_TAG]} | synthetic_tags(description),
-            model_id=model.model_id,
-        )
+        mine = {key: model.tags[key] for key in (CHECKPOINT_TAG, OUT_TAG, WEIGHTS_TAG)}
+        versions = self.client.search_model_versions(f"name = '{name}'")
+        if not any(mine.items() <= version.tags.items() for version in versions):
+            self.client.create_model_version(
+                name,
+                source=f"models:/{model.model_id}" if self._remote else model.artifact_location,
+                run_id=source,
+                tags=mine | synthetic_tags(description),
+                model_id=model.model_id,
+            )
 
-    # Results
-
-    def _link(self, model: Any, run: Any, description: Mapping[str, Any], protocol: str) -> None:
+    def _link(self, model: Any, run: Any, source: str | None) -> None:
         """The run names the model as its input; the model gets the row, beside the training that it comes from."""
         from mlflow.entities import LoggedModelInput, Metric
 
-        if run.inputs is None or not any(one.model_id == model.model_id for one in run.inputs.model_inputs or ()):
+        if not any(one.model_id == model.model_id for one in run.inputs.model_inputs):
             self.client.log_inputs(run.info.run_id, models=[LoggedModelInput(model.model_id)])
-        if model.source_run_id is None:
+        if source is None or not run.inputs.dataset_inputs:
             return
-        inputs = run.inputs.dataset_inputs if run.inputs is not None else []
-        test_set = inputs[0].dataset if inputs else None
-        name = test_set.name if test_set is not None else str(description["dataset"])
-        digest = test_set.digest if test_set is not None else dataset_digest(description)
-        points = [
+        test_set, protocol = run.inputs.dataset_inputs[0].dataset, run.data.tags["tagsbench.protocol"]
+        row = [
             Metric(
                 f"{key}/{protocol}", run.data.metrics[key], int(run.info.start_time), 0,
-                model_id=model.model_id, dataset_name=name, dataset_digest=digest, run_id=model.source_run_id,
+                model_id=model.model_id, dataset_name=test_set.name, dataset_digest=test_set.digest, run_id=source,
             )
             for key in ROW
             if key in run.data.metrics
         ]  # fmt: skip
-        if points:
-            self.client.log_batch(model.source_run_id, metrics=points[:BATCH])
+        if row:
+            self.client.log_batch(source, metrics=row)
 
 
 def _plain(name: str) -> str:

@@ -95,7 +95,12 @@ class MlflowSink:
     def log_model(self, description: Mapping[str, Any], folder: Path) -> None:
         """A trained model is in a folder below the output folder: it is logged and registered."""
         place = os.path.relpath(folder, self._out)
-        content = {"plan": self._plan, "description": {**description, "cases": []}, "folder": place}
+        content = {
+            "plan": self._plan,
+            "out": self._out_id,
+            "description": {**description, "cases": []},
+            "folder": place,
+        }
         self._put("model", str(description["checkpoint"]), content)
 
     def log_unit(

@@ -29,6 +29,13 @@ def result_key(unit_key: str, protocol: str) -> str:
     return f"{unit_key}|{protocol}"
 
 
+def identity_tags(kind: str, description: Mapping[str, Any], out: str) -> dict[str, str]:
+    """Names what belongs to one checkpoint of one output folder: two folders never share it, for a budget in minutes
+    gives other weights each time.
+    """
+    return {KIND_TAG: kind, CHECKPOINT_TAG: str(description["checkpoint"]), OUT_TAG: str(out)}
+
+
 def protocols_of(description: Mapping[str, Any]) -> dict[str, str]:
     """The protocols of a unit: name → track."""
     given = [Protocol.from_mapping(one) for one in description["protocols"]]

@@ -162,6 +162,7 @@ class MlflowWriter:
             values.UNIT_TAG: str(description["unit"]),
             values.SUITE_TAG: str(description["suite"]),
             values.CHECKPOINT_TAG: str(description["checkpoint"]),
+            values.OUT_TAG: str(message.content["plan"]["out"]),
             "tagsbench.method": str(description["method"]),
             "tagsbench.dataset": str(description["dataset"]),
             "tagsbench.target": str(description["target"]["name"]),
@@ -188,7 +189,7 @@ class MlflowWriter:
             columns = ["case", "step", "status", "reason", *mean_columns(rows, "mlflow")]
             self.runs.table(run_id, rows[columns], "cases.json")
         self.runs.dataset(run_id, description)
-        self.models.link_result(experiment, run_id, description, protocol)
+        self.models.link_result(experiment, run_id, description, str(message.content["plan"]["out"]))
         self._rank_late(parent, run_id)
         self.client.set_tag(run_id, values.CONTENT_TAG, content)
         self.client.set_terminated(run_id, "FINISHED", when)
@@ -211,15 +212,17 @@ class MlflowWriter:
         content = message.content
         description, figures = content["description"], content["training"]
         experiment = self.runs.experiment(str(description["suite"]))
-        tags = {values.CHECKPOINT_TAG: str(description["checkpoint"]), values.KIND_TAG: values.TRAINING}
+        tags = values.identity_tags(values.TRAINING, description, content["out"])
         found = self.runs.find(experiment, tags)
-        if found is not None and found.data.tags.get(values.CONTENT_TAG):
-            return  # it is whole: an equal job gives an equal checkpoint
+        whole = "" if found is None else found.data.tags.get(values.CONTENT_TAG, "")
+        if whole and whole == message.digest:
+            return
+        if whole:
+            found = None  # the same job was trained afresh
         start, end = _span(message, float(figures.get("seconds_total", 0.0)))
         tags |= {
             "tagsbench.method": str(description["method"]),
             "tagsbench.dataset": str(description["dataset"]),
-            values.OUT_TAG: str(content.get("out", "")),
         }
         tags |= values.synthetic_tags(description) | origin_tags(content)
         if content.get("plan"):
@@ -248,7 +251,7 @@ class MlflowWriter:
     def _model(self, message: Message) -> None:
         description = message.content["description"]
         experiment = self.runs.experiment(str(description["suite"]))
-        self.models.log(experiment, description, self._out / message.content["folder"])
+        self.models.log(experiment, description, str(message.content["out"]), self._out / message.content["folder"])
 
     def _sweep(self, message: Message) -> None:
         description, trials = message.content["description"], message.content["trials"]
