@@ -28,10 +28,8 @@ from benchmarks.execution.case_rows import (
     Cell,
     Evaluation,
     Truth,
-    facts_file,
     kept_facts,
     lesion_figures,
-    mask_file,
     peak_memory_mb,
 )
 from benchmarks.execution.label_guard import Guard
@@ -39,6 +37,7 @@ from benchmarks.execution.prediction import Interaction, Predicted, Step
 from benchmarks.metrics import evaluate_mask
 from benchmarks.prompting.prompts import to_json
 from benchmarks.prompting.protocol import Protocol
+from benchmarks.results.predictions import facts_file, mask_file
 
 __all__ = [
     "UNKNOWN_DIAGONAL_MM",

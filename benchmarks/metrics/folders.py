@@ -11,10 +11,12 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,7 @@ from benchmarks.metrics import (
 
 MAX_VALUES = 8  # in a message
 CHANNEL_SUFFIX = "_0000"
+KEPT_MASK = re.compile(r"(?P<target>.+)\.(?P<protocol>[^.]+)\.(?P<step>[0-9]+)\.nii\.gz")
 ANY = "any"  # `prediction_label` of a row whose prediction was read as a binary mask
 Row = dict[str, Any]
 
@@ -58,14 +61,17 @@ def score_folders(
     policy: EmptyPolicy = DEFAULT_POLICY,
     rule: MatchingRule = DEFAULT_RULE,
     prediction_label: int | None = None,
+    protocol: str | None = None,
 ) -> list[Row]:
     """One row for each label map, sorted by case, then one for each prediction without a label.
 
     Args:
-        predictions, labels: folders of NIfTI, NRRD or MHA files.
+        predictions, labels: folders of NIfTI, NRRD or MHA files. Predictions may also be the folder of a unit that a
+            run kept, and labels a data set in a layout that the bench reads.
         label: the value to score, in the label maps and in the predictions; None scores every voxel above 0.
         tolerances: mm, for "nsd@…mm".
         prediction_label: the value in the predictions, if it is another than `label`.
+        protocol: of a unit's kept masks, those of the last step under this protocol.
 
     If `prediction_label` is not given and all predictions of the folder hold 0 and one other value, which is 1 or
     stands in no label map (such as 255), they are binary masks of the asked label and are read as such: the rows
@@ -83,8 +89,8 @@ def score_folders(
     """
     _check_arguments(label, prediction_label, tolerances)
     predictions, labels = user_path(predictions), user_path(labels)
-    label_files = _mask_files(labels, "label")
-    prediction_files = _pair(_mask_files(predictions, "prediction"), label_files)
+    label_files = _label_files(labels, label)
+    prediction_files = _pair(_prediction_files(predictions, protocol), label_files)
     paired = sorted(label_files.keys() & prediction_files.keys())
     if not paired:
         raise UserError(
@@ -211,6 +217,44 @@ def _all_binary(paths: Sequence[Path], label: int, label_maps: Sequence[Path]) -
             return False
     held -= {0}
     return held <= {1} or not any(held & set(values_in(read_label(path))) for path in label_maps)
+
+
+def _prediction_files(folder: Path, protocol: str | None) -> dict[str, Path]:
+    """The predictions of a folder, or the last masks of a unit that a run kept."""
+    kept = _kept_masks(folder) if folder.is_dir() else {}
+    if not kept:
+        if protocol is not None:
+            raise UserError(f"{folder} holds no masks of a unit, of which --protocol could choose")
+        return _mask_files(folder, "prediction")
+    if protocol is None and len(kept) == 1:
+        return next(iter(kept.values()))
+    if protocol is None or protocol not in kept:
+        wrong = "" if protocol is None else f"no protocol '{protocol}'; "
+        raise UserError(f"{folder}: {wrong}choose one with --protocol: {', '.join(kept)}")
+    return kept[protocol]
+
+
+def _kept_masks(folder: Path) -> dict[str, dict[str, Path]]:
+    """Protocol → case → mask of its last step, as a run keeps them: `<case>/<target>.<protocol>.<step>.nii.gz`."""
+    found: dict[str, dict[str, tuple[int, Path]]] = {}
+    for path in sorted(folder.glob("*/*.nii.gz")):
+        named = KEPT_MASK.fullmatch(path.name)
+        if named is not None and path.with_name(path.name.removesuffix(".nii.gz") + ".json").is_file():
+            cases = found.setdefault(unquote(named["protocol"]), {})
+            case, step = unquote(path.parent.name), int(named["step"])
+            cases[case] = max(cases.get(case, (0, path)), (step, path))
+    return {name: {case: path for case, (_, path) in cases.items()} for name, cases in sorted(found.items())}
+
+
+def _label_files(folder: Path, label: int | None) -> dict[str, Path]:
+    """The label maps of a folder, or of a data set in a layout that the bench reads."""
+    if not folder.is_dir() or volume_files(folder):
+        return _mask_files(folder, "label")
+    from benchmarks.data.catalogue import load_folder
+
+    if label is None:
+        raise UserError(f"{folder} is a data set, whose label maps hold several values: choose one with --label")
+    return {case.case_id: case.label for case in load_folder(folder, target_label=label).cases}
 
 
 def _mask_files(folder: Path, what: str) -> dict[str, Path]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.results.mlflow_writer import curves_of
 
 from benchmarks.metrics import Metric, Reference, evaluate_mask, failed_values, higher_is_better, register, registry
 from benchmarks.metrics.comparison import Comparison
@@ -17,6 +16,7 @@ from benchmarks.prompting.protocol import Protocol as P
 from benchmarks.results import leaderboard as lb
 from benchmarks.results.leaderboard import metrics_of as table_of_metrics
 from benchmarks.results.leaderboard import summarise
+from benchmarks.results.mlflow_writer import curves_of
 from benchmarks.results.tables import board_sheets
 from tests.results.boards import row_of, unit_of
 
