@@ -366,9 +366,10 @@ def score(
     Raises:
         UserError: folders or files that do not fit each other.
     """
-    from benchmarks.metrics.folders import mean_scores, score_folders
+    from benchmarks.metrics.folders import kept_masks, mean_scores, score_folders
 
-    rows = score_folders(Path(predictions), Path(labels), label, tuple(tolerances), protocol=protocol)
+    masks = kept_masks(Path(predictions), protocol) or Path(predictions)
+    rows = score_folders(masks, Path(labels), label, tuple(tolerances))
     return ScoreResult(tuple(rows), mean_scores(rows))
 
 

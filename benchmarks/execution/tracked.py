@@ -17,7 +17,7 @@ from benchmarks.execution.training_watch import CURVE, work_folder
 from benchmarks.results.mlflow import MlflowSink
 from benchmarks.results.records import RecordStore
 
-EVALUATION = ("loading", "evaluating", "scoring")
+EVALUATION = ("evaluating", "scoring")
 
 
 class Tracked:

@@ -54,24 +54,22 @@ class _Grid:
 
 
 def score_folders(
-    predictions: Path,
+    predictions: Path | Mapping[str, Path],
     labels: Path,
     label: int | None = None,
     tolerances: Sequence[float] = TOLERANCES_MM,
     policy: EmptyPolicy = DEFAULT_POLICY,
     rule: MatchingRule = DEFAULT_RULE,
     prediction_label: int | None = None,
-    protocol: str | None = None,
 ) -> list[Row]:
     """One row for each label map, sorted by case, then one for each prediction without a label.
 
     Args:
-        predictions, labels: folders of NIfTI, NRRD or MHA files. Predictions may also be the folder of a unit that a
-            run kept, and labels a data set in a layout that the bench reads.
+        predictions: a folder of NIfTI, NRRD or MHA files; or, case by case, masks that a run kept (`kept_masks`).
+        labels: a folder of such files, or a data set in a layout that the bench reads.
         label: the value to score, in the label maps and in the predictions; None scores every voxel above 0.
         tolerances: mm, for "nsd@…mm".
         prediction_label: the value in the predictions, if it is another than `label`.
-        protocol: of a unit's kept masks, those of the last step under this protocol.
 
     If `prediction_label` is not given and all predictions of the folder hold 0 and one other value, which is 1 or
     stands in no label map (such as 255), they are binary masks of the asked label and are read as such: the rows
@@ -88,13 +86,14 @@ def score_folders(
             map, a label that no label map holds while they hold others, or arguments out of range.
     """
     _check_arguments(label, prediction_label, tolerances)
-    predictions, labels = user_path(predictions), user_path(labels)
-    label_files = _label_files(labels, label)
-    prediction_files = _pair(_prediction_files(predictions, protocol), label_files)
+    labels, label_files = user_path(labels), _label_files(user_path(labels), label)
+    folder = user_path(predictions) if isinstance(predictions, Path) else _common_folder(predictions)
+    found = _mask_files(folder, "prediction") if isinstance(predictions, Path) else predictions
+    prediction_files = _pair(found, label_files)
     paired = sorted(label_files.keys() & prediction_files.keys())
     if not paired:
         raise UserError(
-            f"no file in {predictions} has the name of one in {labels} "
+            f"no file in {folder} has the name of one in {labels} "
             f"(such as '{min(prediction_files)}' and '{min(label_files)}'); give matching files the same name"
         )
     wanted: int | None = label if prediction_label is None else prediction_label
@@ -110,7 +109,7 @@ def score_folders(
             known.update(values_in(truth))
         reference = Reference(_select(truth, label), grid.spacing, tolerances, policy, rule)
         path = prediction_files.get(case)
-        row = _score(path, reference, grid, wanted, held) if path else _missing(case, predictions, reference)
+        row = _score(path, reference, grid, wanted, held) if path else _missing(case, folder, reference)
         rows.append({"case": case} | row)
     if label is not None and label not in known and known != {0}:
         raise UserError(f"no label map in {labels} holds the value {label}; they hold {_listing(known)}")
@@ -219,19 +218,30 @@ def _all_binary(paths: Sequence[Path], label: int, label_maps: Sequence[Path]) -
     return held <= {1} or not any(held & set(values_in(read_label(path))) for path in label_maps)
 
 
-def _prediction_files(folder: Path, protocol: str | None) -> dict[str, Path]:
-    """The predictions of a folder, or the last masks of a unit that a run kept."""
-    kept = _kept_masks(folder) if folder.is_dir() else {}
+def kept_masks(folder: Path, protocol: str | None = None) -> dict[str, Path] | None:
+    """Case → mask of the last step, where a folder is that of a unit of a run; None if it is any other.
+
+    Args:
+        protocol: under which the masks were made; needed if there are several.
+
+    Raises:
+        UserError: an unknown protocol, or none named where there are several.
+    """
+    kept = _kept_masks(user_path(folder))
     if not kept:
         if protocol is not None:
             raise UserError(f"{folder} holds no masks of a unit, of which --protocol could choose")
-        return _mask_files(folder, "prediction")
+        return None
     if protocol is None and len(kept) == 1:
         return next(iter(kept.values()))
     if protocol is None or protocol not in kept:
         wrong = "" if protocol is None else f"no protocol '{protocol}'; "
         raise UserError(f"{folder}: {wrong}choose one with --protocol: {', '.join(kept)}")
     return kept[protocol]
+
+
+def _common_folder(files: Mapping[str, Path]) -> Path:
+    return next(iter(files.values())).parents[1]
 
 
 def _kept_masks(folder: Path) -> dict[str, dict[str, Path]]:

@@ -1,4 +1,4 @@
-"""Figures of a leaderboard: means, boxes, quality against cost, against the operator's error and rounds of prompting."""
+"""Figures of a leaderboard: means, boxes, quality against cost, the operator's error, and rounds of prompting."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def all_figures(
     drawn = []
     if not (curves["robustness"].empty and curves["rounds"].empty):
         drawn.append(curves_figure(curves, folder / "curves.svg", metric, note))
-    final = with_lists_of(rows, board)
+    final = rows_on(board, rows)
     for number, (key, one) in enumerate(final.groupby(LIST, sort=False), start=1):
         name = safe_name("-".join(str(part) for part in (*key[:2], key[3]) if part)) + (f"-{number}" if key[4] else "")
         title = _title(*key[:2], f"given: {key[2]} ({key[3]})", key[4])
@@ -97,8 +97,8 @@ def all_figures(
     return drawn
 
 
-def with_lists_of(rows: pd.DataFrame, board: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the last steps that count in a mean, each in the list that the board has for it, as the board sorts."""
+def rows_on(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the last steps that count in a mean, each in the list of the board, in its order."""
     keys = ["dataset", "target", "protocol", "method"]
     final = with_target(last_steps(rows.drop(columns=DIFFERS, errors="ignore")).drop(columns=DIFFERS))
     return board[[*keys, DIFFERS]].merge(final, on=keys, how="inner")

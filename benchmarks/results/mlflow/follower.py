@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ Tell = Callable[[Mapping[str, Any], Sequence[Mapping[str, Any]], Mapping[str, fl
 class _Followed:
     description: Mapping[str, Any]
     curve: Path
-    started: float
     points: int = 0
 
 
@@ -35,16 +33,15 @@ class Follower:
     def follow(self, key: str, description: Mapping[str, Any], curve: Path) -> None:
         """From now on tell what the file of a training says; a training that is followed already stays as it is."""
         with self._lock:
-            self._followed.setdefault(key, _Followed(description, curve, time.time()))
+            self._followed.setdefault(key, _Followed(description, curve))
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="mlflow-follower", daemon=True)
             self._thread.start()
 
-    def forget(self, key: str) -> dict[str, float]:
-        """Look at a training no more; when it began, if it was followed."""
+    def forget(self, key: str) -> None:
+        """Look at a training no more: it is over."""
         with self._lock:
-            one = self._followed.pop(key, None)
-        return {} if one is None else {"start": one.started}
+            self._followed.pop(key, None)
 
     def close(self) -> None:
         self._closing.set()
@@ -57,9 +54,10 @@ class Follower:
 
     def _look(self, one: _Followed) -> None:
         try:
+            written = one.curve.stat().st_mtime
             curve = json.loads(one.curve.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return  # not there yet, or being replaced on a slow file system; the next look finds it
-        if len(curve) != one.points:
+        if curve and len(curve) != one.points:
             one.points = len(curve)
-            self._tell(one.description, curve, {"start": one.started})
+            self._tell(one.description, curve, {"start": written - float(curve[-1]["seconds"])})

@@ -84,13 +84,11 @@ class MlflowSink:
         """A training has begun that writes its curve into a file; it is drawn while it goes on."""
         self._follower.follow(str(description["checkpoint"]), description, curve)
 
-    def log_training(
-        self, description: Mapping[str, Any], figures: Mapping[str, Any], times: Times | None = None
-    ) -> None:
-        """A training is over, as a run of its own; the suite's child, if there is one."""
+    def log_training(self, description: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+        """A training has just ended, as a run of its own; the suite's child, if there is one."""
         key = str(description["checkpoint"])
-        times = {**self._follower.forget(key), **(times or {})}
-        self._put("training", key, self._training(description, figures, finished=True), times=times)
+        self._follower.forget(key)
+        self._put("training", key, self._training(description, figures, finished=True))
 
     def log_model(self, description: Mapping[str, Any], folder: Path) -> None:
         """A trained model is in a folder below the output folder: it is logged and registered."""

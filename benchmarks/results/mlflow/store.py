@@ -64,10 +64,10 @@ def make_store(file: Path) -> None:
 
 
 def relocated(uri: str) -> str:
-    """The same address; in a store whose folder was moved, artifacts are looked for where they lie now.
+    """The same address; in a store whose folder was moved or copied, artifacts are looked for where they lie now.
 
-    MLflow writes whole paths into its tables. Those that ended in `mlflow-artifacts` of a folder that is gone are
-    changed to the folder beside the store; artifacts kept elsewhere stay as they are.
+    MLflow writes whole paths into its tables. Our stores have their artifacts beside them, in `mlflow-artifacts`: a
+    path that ends so in another folder is one of before. Artifacts kept elsewhere stay as they are.
     """
     file = sqlite_path(uri)
     if file is None or not file.is_file() or not (file.parent / ARTIFACTS).is_dir():
@@ -75,13 +75,12 @@ def relocated(uri: str) -> str:
     here = (file.parent / ARTIFACTS).resolve().as_uri()
     with closing(sqlite3.connect(file, timeout=30.0)) as store, store:
         for before in _bases(store) - {here}:
-            if not _is_there(before):
-                for table, column in _LOCATIONS:
-                    store.execute(
-                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # names of our own, no input
-                        f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
-                        (here, len(before) + 1, before, len(before) + 1, f"{before}/"),
-                    )
+            for table, column in _LOCATIONS:
+                store.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) "  # names of our own, no input
+                    f"WHERE {column} = ? OR substr({column}, 1, ?) = ?",
+                    (here, len(before) + 1, before, len(before) + 1, f"{before}/"),
+                )
     return uri
 
 
@@ -92,9 +91,3 @@ def _bases(store: sqlite3.Connection) -> set[str]:
     except sqlite3.OperationalError:
         return set()  # no store of MLflow, or not yet
     return {location for location in locations if location and location.endswith(f"/{ARTIFACTS}")}
-
-
-def _is_there(address: str) -> bool:
-    from urllib.parse import unquote, urlparse
-
-    return Path(unquote(urlparse(address).path)).is_dir()

@@ -45,18 +45,20 @@ def protocols_of(description: Mapping[str, Any]) -> dict[str, str]:
 def curves_of(rows: pd.DataFrame) -> list[tuple[int, dict[str, float]]]:
     """Of the rows of one protocol, at every step: means over cases, bounds of the mean Dice, failed rows.
 
-    Failures count as worst. MLflow draws the steps as click curves, and its table shows the last.
+    Failures count as worst. MLflow draws the steps as click curves, and its table shows the last. Where there is one
+    step only it has the number 0, of which MLflow makes a bar and no curve. Four decimals, for its table shows them all.
     """
     if rows.empty:
         return []
     curves = []
-    for step in sorted(int(step) for step in rows["step"].unique()):
+    steps = sorted(int(step) for step in rows["step"].unique())
+    for step in steps:
         record = summarise(rows[rows["step"] == step]).iloc[0].to_dict()
         names = [*mean_columns(rows, "mlflow"), *BOUNDS]
-        values = {metric_name(name): float(record[name]) for name in names if pd.notna(record.get(name))}
+        values = {metric_name(name): round(float(record[name]), 4) for name in names if pd.notna(record.get(name))}
         if "peak_memory_mb" in values:
-            values["memory_gb"] = values["peak_memory_mb"] / 1000.0
-        curves.append((step, values))
+            values["memory_gb"] = round(values["peak_memory_mb"] / 1000.0, 2)
+        curves.append((step if len(steps) > 1 else 0, values))
     return curves
 
 
@@ -89,7 +91,7 @@ def training_costs(training: Mapping[str, Any] | None) -> dict[str, float]:
     if not training:
         return {}
     seconds = training.get("seconds_training", training.get("seconds_total"))
-    costs = {"train_minutes": seconds / 60.0} if seconds is not None else {}
+    costs = {"train_minutes": round(seconds / 60.0, 3)} if seconds is not None else {}
     return costs | ({"parameters": training["parameters"]} if "parameters" in training else {})
 
 

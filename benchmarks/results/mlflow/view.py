@@ -17,6 +17,9 @@ from benchmarks.results.mlflow.values import KIND_TAG, RESULT, TRAINING, VERDICT
 VIEW_TAG = "mlflow.sharedViewState."
 LEADERBOARD_VIEW, TRAINING_VIEW = "leaderboard", "training"
 
+TRAINING_PAGES = "workflowType=machine_learning"
+"""MLflow opens on pages for language models unless an address, or the switch at its top, says otherwise."""
+
 RESULT_METRICS = ("rank", "dice", "dice_low", "dice_high", "nsd_at_2mm", "hd95_mm", "failed", "train_minutes",
                   "memory_gb", "seconds_segment")  # fmt: skip
 TRAINING_METRICS = ("train/loss", "training/steps", "training/seconds_training", "training/parameters")
@@ -47,7 +50,9 @@ def _view(columns: list[str], kind: str, order: str) -> dict[str, Any]:
     facets = {"searchFilter": f"tags.`{KIND_TAG}` = '{kind}'"}
     if order:
         facets |= {"orderByKey": order, "orderByAsc": False}  # type: ignore[dict-item]
-    return {"selectedColumns": columns, "columnOrder": columns, **facets}
+    widths = {_column("attributes", "Run Name"): 330, "runDateAndNestInfo": 130}
+    widths |= {column: 105 for column in columns if column.startswith("metrics")}
+    return {"selectedColumns": columns, "columnOrder": columns, "columnWidths": widths, **facets}
 
 
 def _column(kind: str, name: str) -> str:
@@ -56,11 +61,11 @@ def _column(kind: str, name: str) -> str:
 
 def view_link(experiment: str, view: str) -> str:
     """The address of a view, from any page of MLflow."""
-    return f"#/experiments/{quote(experiment)}/runs?viewStateShareKey={view}"
+    return f"#/experiments/{quote(experiment)}/runs?{TRAINING_PAGES}&viewStateShareKey={view}"
 
 
 def run_link(experiment: str, run: str, tab: str = "") -> str:
-    return f"#/experiments/{quote(experiment)}/runs/{quote(run)}{tab}"
+    return f"#/experiments/{quote(experiment)}/runs/{quote(run)}{tab}?{TRAINING_PAGES}"
 
 
 def experiment_note(tables: str, plan: Mapping[str, Any], experiment: str, parent: str) -> str:
