@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated
 
 from typer import Option
@@ -38,16 +42,30 @@ def mlflow(
         raise UserError(f"port {port} of 127.0.0.1 is taken; try `--port {port + 1}`")
     address = f"http://127.0.0.1:{port}/{page}"
     print(f"{uri}\n{address}", flush=True)
-    with subprocess.Popen(server_command(uri, out, port)) as server:
-        try:
-            if opened:
-                _open_when_ready(port, address)
-            code = server.wait()
-        except KeyboardInterrupt:
-            server.terminate()
-            code = 0
+    code = _served(server_command(uri, out, port), (lambda: _open_when_ready(port, address)) if opened else None)
     if code:
         raise UserError(f"MLflow's server ended with exit code {code}; what it said stands above")
+
+
+def _served(command: list[str], ready: Callable[[], None] | None) -> int:
+    """Run the server until it ends, or this process is told to: then it and its workers end, and that is no failure."""
+
+    def end(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    server = subprocess.Popen(command, start_new_session=True)
+    try:
+        if ready is not None:
+            ready()
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        with suppress(ProcessLookupError):  # they have ended by themselves
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
 
 
 def _open_when_ready(port: int, address: str) -> None:

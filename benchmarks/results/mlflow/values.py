@@ -45,8 +45,8 @@ def protocols_of(description: Mapping[str, Any]) -> dict[str, str]:
 def curves_of(rows: pd.DataFrame) -> list[tuple[int, dict[str, float]]]:
     """Of the rows of one protocol, at every step: means over cases, bounds of the mean Dice, failed rows.
 
-    Failures count as worst. MLflow draws the steps as click curves, and its table shows the last. Where there is one
-    step only it has the number 0, of which MLflow makes a bar and no curve. Four decimals, for its table shows them all.
+    Failures count as worst. MLflow draws the steps as click curves, and its table shows the last. Where there is
+    one step only it has the number 0, of which MLflow makes a bar and no curve. Four decimals: its table shows all.
     """
     if rows.empty:
         return []
