@@ -260,3 +260,17 @@ def test_one_step_is_a_bar_and_several_are_a_curve() -> None:
         curves = curves_of(pd.DataFrame(rows))
         assert [step for step, _ in curves] == steps
         assert curves[-1][1]["dice"] == 0.1235
+
+
+def test_who_solved_no_case_has_no_rank_and_is_never_the_best() -> None:
+    rows, units = by_hand({"a": [0.0] * 24, "b": [0.0] * 24})
+    summary = summary_of(rows, units)
+    assert summary.board["rank"].isna().all()
+    assert set(summary.board["verdict"]) == {"both failed"}
+    assert "First" not in summary.note
+    rows, units = by_hand({"a": [0.5] * 24, "b": [0.0] * 24})
+    summary = summary_of(rows, units)
+    board = summary.board.set_index("method")
+    assert board.loc["a", "rank"] == 1
+    assert (board.loc["a", "verdict"], board.loc["b", "verdict"]) == ("best", "worse")
+    assert summary.note.startswith("First by mean Dice: kits21, centre-click: **a** 0.50 [0.50, 0.50].")

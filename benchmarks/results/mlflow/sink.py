@@ -134,7 +134,7 @@ class MlflowSink:
         rows = None if summary.board.empty else summary.board
         figures = {"rows": float(len(summary.board)), "failed_rows": float(summary.failed)}
         content = {"plan": self._plan, "figures": figures, "status": status, "called_at": self._called_at,
-                   "note": summary.note}  # fmt: skip
+                   "note": summary.note, "tables": summary.tables}  # fmt: skip
         self._put("end", f"{self._plan['plan']} {self._out_id}", content, rows)
 
     def close(self, patience: float = PATIENCE_SECONDS) -> int:

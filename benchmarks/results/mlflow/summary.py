@@ -24,12 +24,14 @@ class Summary:
     Attributes:
         board: the leaderboard with `rank` (by mean Dice in its list; 1 is best) and `verdict` (against the best).
         failed: rows of all steps that failed.
-        note: the tables as Markdown, as many as there is room for.
+        note: who is first, and the tables as Markdown, as many as there is room for.
+        tables: all of them.
     """
 
     board: pd.DataFrame = field(default_factory=pd.DataFrame)
     failed: int = 0
     note: str = ""
+    tables: str = ""
 
 
 def summary_of(rows: pd.DataFrame, units: Sequence[Mapping[str, Any]]) -> Summary:
@@ -39,24 +41,42 @@ def summary_of(rows: pd.DataFrame, units: Sequence[Mapping[str, Any]]) -> Summar
         return Summary()
     page = leaderboard_page(board, overall_of(board, rows), notes_of(rows, units))
     failed = int((rows["status"] == FAILED).sum())
-    return Summary(with_verdicts(board, with_lists(rows, units)), failed, note_of(page))
+    ranked = with_verdicts(board, with_lists(rows, units))
+    note = f"{leaders_of(ranked)}\n\n{note_of(page)}".strip()
+    return Summary(ranked, failed, note, render(page, "markdown"))
+
+
+def leaders_of(board: pd.DataFrame, lists: int = 6) -> str:
+    """Who is first by mean Dice, in one line: MLflow shows the first line of a note, and the rest when asked."""
+    first = board[board["rank"] == 1].drop_duplicates(LIST)
+    texts = [
+        f"{row['dataset']}, {row['protocol']}: **{row['method']}** {row['dice']:.2f} "
+        f"[{row['dice_low']:.2f}, {row['dice_high']:.2f}]"
+        for row in first.head(lists).to_dict("records")
+    ]
+    more = f"; {len(first) - lists} more lists below" if len(first) > lists else ""
+    return f"First by mean Dice: {'; '.join(texts)}{more}." if texts else ""
 
 
 def with_verdicts(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The leaderboard with rank and verdict.
 
-    The verdict is that of the paired test against the best of the list by mean Dice ("best", "worse", "undecided" …),
-    Holm-corrected over the pairs of the list; empty where there is nothing to compare with.
+    A method that solved no case has no rank, as in `leaderboard.rankings_of`. The verdict is that of the paired test
+    against the best of the list by mean Dice ("best", "worse", "undecided" …), Holm-corrected over the pairs of the
+    list; empty where there is nothing to compare with.
     """
-    ranks = board.groupby(LIST, sort=False)["dice"].rank(ascending=False, method="min")
+    solved = board["dice"].where(board["dice"] > 0)
+    ranks = solved.groupby([board[column] for column in LIST], sort=False).rank(ascending=False, method="min")
     best: dict[tuple[str, ...], str] = {}
-    for row in board.assign(_rank=ranks).sort_values("_rank", kind="stable").to_dict("records"):
+    for row in board.assign(_rank=ranks).dropna(subset="_rank").sort_values("_rank", kind="stable").to_dict("records"):
         best.setdefault(tuple(row[column] for column in LIST), str(row["method"]))
     verdicts: dict[tuple[Any, ...], str] = {}
     for pair in comparisons_of(rows).to_dict("records"):
         place = tuple(pair[column] for column in LIST)
         leader = best.get(place)
-        if leader in (pair["a"], pair["b"]):
+        if leader is None:
+            verdicts |= {(*place, name): "both failed" for name in (pair["a"], pair["b"])}
+        elif leader in (pair["a"], pair["b"]):
             other = pair["b"] if pair["a"] == leader else pair["a"]
             verdicts[(*place, other)] = str(pair["verdict"]).replace(f"{leader} is better", "worse", 1)
             verdicts[(*place, leader)] = "best"

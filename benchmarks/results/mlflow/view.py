@@ -77,7 +77,7 @@ def experiment_note(tables: str, plan: Mapping[str, Any], experiment: str, paren
             f"[The run, with report and tables]({run_link(experiment, parent, '/artifacts')})",
         )
     )
-    return f"**Suite {plan['suite']}**, seed {plan['seed']}. {links}\n\n{tables}"
+    return f"{links} · suite {plan['suite']}, seed {plan['seed']}. {tables}"
 
 
 def run_note(tables: str, experiment: str) -> str:

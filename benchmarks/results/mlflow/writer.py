@@ -109,7 +109,7 @@ class MlflowWriter:
         self.runs.metrics(parent, content["figures"], milliseconds(message.written_at))
         if message.rows is not None and not message.rows.empty:
             self.runs.table(parent, message.rows, BOARD)
-            self.client.log_text(parent, content["note"], "leaderboard.md")
+            self.client.log_text(parent, content["tables"], "leaderboard.md")
             for run in self.runs.children(experiment, parent).values():
                 self._rank(run, message.rows)
             self.runs.changed(parent)
