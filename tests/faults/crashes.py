@@ -356,11 +356,11 @@ def _unsent(out: Path) -> list[Path]:
 
 
 def mlflow_faults(out: Path, uri: str | None = None) -> list[str]:
-    """What is wrong in MLflow: each unit must be there once for each of its protocols, finished, with the rows that are on the disk."""
-    from benchmarks.results.mlflow.values import KEY_TAG, PLAN_TAG, protocols_of, result_key
+    """What is wrong in MLflow: each unit must be there once for each protocol, finished, with the rows on the disk."""
     from mlflow.tracking import MlflowClient
 
     from benchmarks.results.mlflow import default_uri, records_from_mlflow
+    from benchmarks.results.mlflow.values import KEY_TAG, PLAN_TAG, protocols_of, result_key
 
     rows, units = RecordStore(out / "records").read_suite(NAME)
     address = uri or default_uri(out)

@@ -131,7 +131,8 @@ def test_a_trained_model_is_logged_and_registered_once_without_pickles(out: Path
     (model,) = client.search_logged_models([experiment])
     training, result = child_named(runs, "net · kits21 · training"), child_named(runs, "net · kits21 · iterative")
     assert model.source_run_id == training.info.run_id
-    assert [one.model_id for one in result.inputs.model_inputs] == [model.model_id]
+    inputs = client.get_run(result.info.run_id).inputs.model_inputs
+    assert [one.model_id for one in inputs] == [model.model_id]
     row = {metric.key: (metric.value, metric.dataset_name, metric.dataset_digest) for metric in model.metrics}
     assert row["dice/iterative-3"] == (result.data.metrics["dice"], "kits21", "5eed")
     (version,) = client.search_model_versions("name = 'net on kits21'")

@@ -55,7 +55,7 @@ class Models:
             model = self._logged(experiment, description, tags | synthetic_tags(description), files, source)
         self._register(description, model, source)
         for run in self.runs.search(experiment, identity_tags(RESULT, description, out)):
-            self._link(model, run, source)
+            self._link(model, str(run.info.run_id), source)
 
     def link_result(self, experiment: str, run_id: str, description: Mapping[str, Any], out: str) -> None:
         """Name the model that gave a result, and give the model its row; nothing if it was not logged (yet)."""
@@ -63,7 +63,7 @@ class Models:
         if model is not None:
             training = self.runs.find(experiment, identity_tags(TRAINING, description, out))
             source = None if training is None else str(training.info.run_id)
-            self._link(model, self.client.get_run(run_id), source)
+            self._link(model, run_id, source)
 
     def _find(self, experiment: str, description: Mapping[str, Any], out: str) -> Any:
         """The newest whole model of a checkpoint; one whose logging was cut short stays pending in MLflow."""
@@ -122,12 +122,13 @@ class Models:
                 model_id=model.model_id,
             )
 
-    def _link(self, model: Any, run: Any, source: str | None) -> None:
+    def _link(self, model: Any, run_id: str, source: str | None) -> None:
         """The run names the model as its input; the model gets the row, beside the training that it comes from."""
         from mlflow.entities import LoggedModelInput, Metric
 
+        run = self.client.get_run(run_id)  # a search does not say which models a run has
         if not any(one.model_id == model.model_id for one in run.inputs.model_inputs):
-            self.client.log_inputs(run.info.run_id, models=[LoggedModelInput(model.model_id)])
+            self.client.log_inputs(run_id, models=[LoggedModelInput(model.model_id)])
         if source is None or not run.inputs.dataset_inputs:
             return
         test_set, protocol = run.inputs.dataset_inputs[0].dataset, run.data.tags["tagsbench.protocol"]

@@ -251,7 +251,9 @@ class MlflowWriter:
     def _model(self, message: Message) -> None:
         description = message.content["description"]
         experiment = self.runs.experiment(str(description["suite"]))
-        self.models.log(experiment, description, str(message.content["out"]), self._out / message.content["folder"])
+        folder = self._out / message.content["folder"]
+        if folder.is_dir():  # else it was deleted since, and there is nothing to log
+            self.models.log(experiment, description, str(message.content["out"]), folder)
 
     def _sweep(self, message: Message) -> None:
         description, trials = message.content["description"], message.content["trials"]
