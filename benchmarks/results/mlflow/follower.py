@@ -44,7 +44,10 @@ class Follower:
             self._followed.pop(key, None)
 
     def close(self) -> None:
+        """Tell nothing more from now on."""
         self._closing.set()
+        if self._thread is not None:
+            self._thread.join()
 
     def _work(self) -> None:
         while not self._closing.wait(self._every):

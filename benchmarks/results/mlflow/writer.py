@@ -97,7 +97,7 @@ class MlflowWriter:
             self.client.set_experiment_tag(self.runs.experiment(str(plan["suite"])), name, view)
 
     def _end_abandoned(self, plan: Mapping[str, Any]) -> None:
-        """Runs of this output folder that a crash left running are over."""
+        """Runs of this output folder that a crash or an interruption left running are over."""
         for run in self.runs.search(self.runs.experiment(str(plan["suite"])), {values.OUT_TAG: str(plan["out"])}):
             if run.info.status == "RUNNING" and run.data.tags.get(values.PLAN_TAG) != plan["plan"]:
                 self.client.set_terminated(run.info.run_id, "KILLED")
@@ -116,6 +116,8 @@ class MlflowWriter:
             self.client.set_tag(parent, values.NOTE_TAG, run_note(content["note"], experiment))
             note = experiment_note(content["note"], plan, experiment, parent)
             self.client.set_experiment_tag(experiment, values.NOTE_TAG, note)
+        if content["status"] != "FINISHED":
+            self._end_abandoned(plan)  # trainings that were cut off
         self.client.set_tag(parent, values.ENDED_TAG, str(content.get("called_at", "")))
         self.client.set_terminated(parent, str(content["status"]))
 
