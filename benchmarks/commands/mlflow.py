@@ -12,7 +12,7 @@ from typing import Annotated
 
 from typer import Option
 
-from benchmarks.commands.declare import DATA, OUTPUT, command, new_group
+from benchmarks.commands.declare import OUTPUT, command, new_group
 from benchmarks.commands.options import LAST_RUN, DebugOption, FinishedOptions
 from benchmarks.common.errors import UserError
 from benchmarks.common.paths import user_path
@@ -24,7 +24,9 @@ app = new_group()
 def mlflow(
     *,
     run: FinishedOptions = LAST_RUN,
-    port: Annotated[int, Option("--port", metavar="N", min=1, max=65535, rich_help_panel=DATA)] = 5000,
+    port: Annotated[
+        int, Option("--port", metavar="N", min=1, max=65535, help="Of 127.0.0.1.", rich_help_panel=OUTPUT)
+    ] = 5000,
     opened: Annotated[bool, Option("--open", help="Open the page in a browser.", rich_help_panel=OUTPUT)] = False,
     debug: DebugOption = False,
 ) -> None:
