@@ -87,8 +87,10 @@ def score_folders(
     """
     _check_arguments(label, prediction_label, tolerances)
     labels, label_files = user_path(labels), _label_files(user_path(labels), label)
-    folder = user_path(predictions) if isinstance(predictions, Path) else _common_folder(predictions)
-    found = _mask_files(folder, "prediction") if isinstance(predictions, Path) else predictions
+    if isinstance(predictions, Mapping):
+        folder, found = next(iter(predictions.values())).parents[1], dict(predictions)
+    else:
+        folder, found = user_path(predictions), _mask_files(user_path(predictions), "prediction")
     prediction_files = _pair(found, label_files)
     paired = sorted(label_files.keys() & prediction_files.keys())
     if not paired:
@@ -238,10 +240,6 @@ def kept_masks(folder: Path, protocol: str | None = None) -> dict[str, Path] | N
         wrong = "" if protocol is None else f"no protocol '{protocol}'; "
         raise UserError(f"{folder}: {wrong}choose one with --protocol: {', '.join(kept)}")
     return kept[protocol]
-
-
-def _common_folder(files: Mapping[str, Path]) -> Path:
-    return next(iter(files.values())).parents[1]
 
 
 def _kept_masks(folder: Path) -> dict[str, dict[str, Path]]:

@@ -128,9 +128,9 @@ class MlflowWriter:
         if mine.empty:
             return
         rank, verdict = mine.iloc[0]["rank"], str(mine.iloc[0]["verdict"])
-        told = run.data.metrics.get("rank"), run.data.tags.get(values.VERDICT_TAG)
-        if pd.notna(rank) and told != (float(rank), verdict):
+        if pd.notna(rank) and run.data.metrics.get("rank") != float(rank):
             self.client.log_metric(run.info.run_id, "rank", float(rank))
+        if verdict != run.data.tags.get(values.VERDICT_TAG, ""):
             self.client.set_tag(run.info.run_id, values.VERDICT_TAG, verdict)
 
     def _file(self, message: Message) -> None:
