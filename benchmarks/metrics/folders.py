@@ -38,7 +38,7 @@ from benchmarks.metrics import (
 
 MAX_VALUES = 8  # in a message
 CHANNEL_SUFFIX = "_0000"
-KEPT_MASK = re.compile(r"(?P<target>.+)\.(?P<protocol>[^.]+)\.(?P<step>[0-9]+)\.nii\.gz")
+KEPT_MASK = re.compile(r"(?P<target>[^.]+)\.(?P<protocol>.+)\.(?P<step>[0-9]+)\.nii\.gz")
 ANY = "any"  # `prediction_label` of a row whose prediction was read as a binary mask
 Row = dict[str, Any]
 

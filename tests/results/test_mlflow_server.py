@@ -32,7 +32,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def wait_for(holds: Callable[[], bool], seconds: float = 120.0) -> None:
+def wait_for(holds: Callable[[], bool], seconds: float = 300.0) -> None:
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
@@ -58,7 +58,7 @@ def serving(store: str, folder: Path) -> Iterator[str]:
 def check(address: str, out: Path) -> None:
     """What is sent to a server, twice, is read back as it was, whatever the suite is called."""
     for _ in range(2):
-        assert a_run(out, address, suite=NAME, patience=60.0) == 0
+        assert a_run(out, address, suite=NAME, patience=200.0) == 0
     rows, units = records_from_mlflow(address, NAME)
     descriptions = [description_of(method, NAME) for method in ("ball", "net")]
     expected = pd.concat(map(rows_of, descriptions), ignore_index=True)
