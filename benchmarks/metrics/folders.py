@@ -256,7 +256,7 @@ def _kept_masks(folder: Path) -> dict[str, dict[str, Path]]:
 
 def _label_files(folder: Path, label: int | None) -> dict[str, Path]:
     """The label maps of a folder, or of a data set in a layout that the bench reads."""
-    if not folder.is_dir() or volume_files(folder):
+    if not folder.is_dir() or volume_files(folder) or not any(path.is_dir() for path in visible(folder)):
         return _mask_files(folder, "label")
     from benchmarks.data.catalogue import load_folder
 
