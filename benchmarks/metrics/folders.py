@@ -262,7 +262,7 @@ def _label_files(folder: Path, label: int | None) -> dict[str, Path]:
 
     if label is None:
         raise UserError(f"{folder} is a data set, whose label maps hold several values: choose one with --label")
-    return {case.case_id: case.label for case in load_folder(folder, target_label=label).cases}
+    return {name: case.label for name, case in load_folder(folder, target_label=label).cases.items()}
 
 
 def _mask_files(folder: Path, what: str) -> dict[str, Path]:
