@@ -83,7 +83,7 @@ def test_what_is_cached_is_what_preparing_gives(cache, case):
 
 def test_a_second_time_reads_no_scan(cache, case, monkeypatch):
     cache.prepared(case, RECIPE).label_mask(TARGET)
-    monkeypatch.setattr(module, "read_volume", lambda path: pytest.fail("read again"))
+    monkeypatch.setattr("benchmarks.data.dataset.read_volume", lambda path: pytest.fail("read again"))
     monkeypatch.setattr(module, "read_label", lambda path: pytest.fail("read again"))
     again = Cache(cache.root).prepared(case, RECIPE)
     base = again.array
