@@ -160,7 +160,8 @@ def _plain_target() -> Target:
 
 
 def _target(fields: Mapping[str, Any]) -> Target:
-    return Target(**{k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
+    return Target(**values)
 
 
 def _loaded(where: object, build: Callable[[], Loaded]) -> Loaded:

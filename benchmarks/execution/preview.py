@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import atomically
@@ -99,7 +100,7 @@ def _draw_plane(axes: Any, shown: Shown, plane: tuple[str, int, int, int]) -> No
         picture.T, cmap="gray", vmin=low, vmax=high, origin="lower", aspect=spacing[up] / spacing[across],
         interpolation="nearest",
     )  # fmt: skip
-    outline = shown.mask.take(index, axis=normal)
+    outline: NDArray[np.bool_] = np.asarray(shown.mask.take(index, axis=normal))
     if outline.any():
         padded = np.pad(outline, 1).astype(np.float32)
         along = [np.arange(-1, n + 1) for n in outline.shape]
@@ -121,12 +122,12 @@ def _draw_plane(axes: Any, shown: Shown, plane: tuple[str, int, int, int]) -> No
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_title(f"{name}, {_stored_index(volume, normal, index)}", color="0.8", fontsize=9)
-    for x, y, letter in ((0.02, 0.5, ENDS[across][0]), (0.98, 0.5, ENDS[across][1]), (0.5, 0.97, ENDS[up][0])):
+    for left, height, letter in ((0.02, 0.5, ENDS[across][0]), (0.98, 0.5, ENDS[across][1]), (0.5, 0.97, ENDS[up][0])):
         alignment = {
-            "ha": "left" if x < 0.1 else "right" if x > 0.9 else "center",
-            "va": "top" if y > 0.9 else "center",
+            "ha": "left" if left < 0.1 else "right" if left > 0.9 else "center",
+            "va": "top" if height > 0.9 else "center",
         }
-        axes.text(x, y, letter, color="0.8", fontsize=9, transform=axes.transAxes, **alignment)
+        axes.text(left, height, letter, color="0.8", fontsize=9, transform=axes.transAxes, **alignment)
 
 
 def _stored_index(volume: Volume, axis: int, index: int) -> str:

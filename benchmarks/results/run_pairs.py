@@ -56,7 +56,7 @@ def compared(a: Side, b: Side, metric: str = "dice", margin: float | None = None
     """
     methods = [{str(unit["method"]) for unit in side.units} for side in (a, b)]
     same_method = bool(methods[0] & methods[1])
-    if not same_method and max(map(len, methods)) > 1:
+    if not same_method and [len(names) for names in methods] != [1, 1]:
         raise UserError(f"{a.name} and {b.name} have no method in common; name two methods of one run instead")
     stated = MARGIN if margin is None and higher_is_better(metric) else margin
     marked = [_marked(side, mark) for side, mark in ((a, "a"), (b, "b"))]
@@ -68,7 +68,7 @@ def compared(a: Side, b: Side, metric: str = "dice", margin: float | None = None
     for place in places:
         mine = rows[(rows[["dataset", "target", "track", "protocol"]] == list(place)).all(axis=1)]
         names = list(dict.fromkeys(name.split(":", 1)[1] for name in mine["method"]))
-        others = [(*methods[0], *methods[1])]
+        others: list[tuple[str, str]] = [(min(methods[0]), min(methods[1]))]
         for pair in [(name, name) for name in names] if same_method else others:
             line, note = _pair(mine, place, pair, metric, stated)
             lines += [line] if line else []
