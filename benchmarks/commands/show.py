@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
@@ -53,7 +54,9 @@ def show(
     say_synthetic(any(bool(trail.unit["synthetic"]) for trail in trails))
     if method is None:
         print_rows(f"{case}, last step of each protocol", _overview(trails))
-        print("masks lie below the output folder; `--method NAME` shows every step with its prompts")
+        for name, mask in _last_masks(trails).items():  # whole lines, to be copied
+            print(f"{name}: {mask}")
+        print("`--method NAME` shows every step with its prompts")
         return
     for trail in trails:
         unit = trail.unit
@@ -68,16 +71,25 @@ def _overview(trails: Sequence[Trail]) -> list[dict[str, Any]]:
     for trail in trails:
         last = {step["protocol"]: step for step in trail.steps}
         rows += [
-            {"method": trail.unit["method"], "protocol": name, **_numbers(step), "mask": step["mask"] or "not kept"}
+            {"method": trail.unit["method"], "protocol": name, **_numbers(step), "clicks": step.get("clicks", "")}
             for name, step in last.items()
         ]
     return rows
 
 
+def _last_masks(trails: Sequence[Trail]) -> dict[str, str]:
+    """Method and protocol → file of the last mask, from the output folder on."""
+    return {
+        f"{trail.unit['method']}, {step['protocol']}": step["mask"] or "no mask kept"
+        for trail in trails
+        for step in trail.steps
+    }
+
+
 def _steps(trail: Trail) -> list[dict[str, Any]]:
     return [
         {"protocol": step["protocol"], "step": step["step"], **_numbers(step), "clicks": step.get("clicks", ""),
-         "s prompt": _short(step.get("seconds_segment", "")), "mask": step["mask"] or "not kept"}
+         "s prompt": _short(step.get("seconds_segment", "")), "mask": Path(step["mask"]).name or "not kept"}
         for step in trail.steps
     ]  # fmt: skip
 
