@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.errors import UserError
+from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.output import DEFAULT_OUT
 from benchmarks.common.output_lock import only_writer
 from benchmarks.common.paths import user_path
@@ -41,8 +41,10 @@ from benchmarks.execution.wanted import PredictOptions, Wanted, contestant_of
 from benchmarks.execution.work import Recompute, executed, planned, trained
 from benchmarks.metrics import TOLERANCES_MM
 from benchmarks.prompting.given import GivenPrompts
-from benchmarks.results.mlflow_sink import MlflowSink
+from benchmarks.results.audit import Trail, trails_of
+from benchmarks.results.mlflow import MlflowSink
 from benchmarks.results.records import RecordStore
+from benchmarks.results.run_pairs import RunPairs, Side, compared
 
 
 def load_suite(
@@ -224,7 +226,7 @@ def load_results(
         UserError: there are no records of that suite.
     """
     if tracking_uri is not None:
-        from benchmarks.results.mlflow_sink import records_from_mlflow
+        from benchmarks.results.mlflow import records_from_mlflow
 
         rows, units = records_from_mlflow(tracking_uri, suite)
     else:
@@ -293,25 +295,97 @@ def predict_table(
     return TablePrediction(tuple(predict_rows(rows, contestant, overwrite, progress)), contestant.unit)
 
 
+def show(
+    case: str,
+    method: str | None = None,
+    *,
+    suite: str = "phantom",
+    out: str | Path = DEFAULT_OUT,
+) -> tuple[Trail, ...]:
+    """From a case back to what made its numbers: records, masks, prompts, logs, and what decided them.
+
+    Args:
+        case: `dataset/case_id`, or the case alone where one data set has it.
+        method: as the leaderboard has it; by default all.
+        suite: name of the suite that was run.
+        out: output folder of the run.
+
+    Raises:
+        UserError: no such records, case or method.
+    """
+    folder = user_path(out).resolve()
+    rows, units = RecordStore(folder / "records").read_suite(suite)
+    return trails_of(rows, units, folder, case, method)
+
+
+def compare(
+    a: str | Path,
+    b: str | Path,
+    *,
+    suite: str = "phantom",
+    out: str | Path = DEFAULT_OUT,
+    metric: str = "dice",
+    margin: float | None = None,
+) -> RunPairs:
+    """Two runs or two methods on the same cases: paired differences, b minus a, with intervals over patients.
+
+    Args:
+        a, b: two output folders (their runs of `suite`), two methods of the run in `out`, or two suites in `out`.
+        margin: the smallest difference that matters; see `benchmarks.results.leaderboard.comparisons_of`.
+
+    Raises:
+        UserError: neither folders, methods nor suites; runs with no method in common; an unknown metric.
+    """
+    names = [str(a), str(b)]
+    store = RecordStore(user_path(out) / "records")
+    stores = [RecordStore(user_path(name) / "records") for name in names]
+    if all(one.root.is_dir() for one in stores):
+        sides = [Side(name, *one.read_suite(suite)) for name, one in zip(names, stores, strict=True)]
+    elif set(names) <= set(store.suites()):
+        sides = [Side(name, *store.read_suite(name)) for name in names]
+    else:
+        sides = _methods_of_run(store, suite, names)
+    for side in sides:
+        Results(suite, side.rows, tuple(side.units)).check_metric(metric)
+    return compared(sides[0], sides[1], metric, margin)
+
+
+def _methods_of_run(store: RecordStore, suite: str, names: Sequence[str]) -> list[Side]:
+    rows, units = store.read_suite(suite)
+    known = list(dict.fromkeys(str(unit["method"]) for unit in units))
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"'{name}' is no output folder, no suite and no method of '{suite}' in {store.root.parent}; "
+                f"{nearest_name(name, known)}"
+            )
+    return [
+        Side(name, rows[rows["method"] == name], [unit for unit in units if unit["method"] == name]) for name in names
+    ]
+
+
 def score(
     predictions: str | Path,
     labels: str | Path,
     *,
     label: int | None = None,
     tolerances: Sequence[float] = TOLERANCES_MM,
+    protocol: str | None = None,
 ) -> ScoreResult:
     """Score a folder of masks against a folder of label maps; files pair by name. No run is needed.
 
     Args:
         label: the value to score; without it, all above 0.
         tolerances: of the surface Dice, mm.
+        protocol: where the predictions are the masks that a run kept of a unit; their last step is scored.
 
     Raises:
         UserError: folders or files that do not fit each other.
     """
-    from benchmarks.metrics.folders import mean_scores, score_folders
+    from benchmarks.metrics.folders import kept_masks, mean_scores, score_folders
 
-    rows = score_folders(Path(predictions), Path(labels), label, tuple(tolerances))
+    masks = kept_masks(Path(predictions), protocol) or Path(predictions)
+    rows = score_folders(masks, Path(labels), label, tuple(tolerances))
     return ScoreResult(tuple(rows), mean_scores(rows))
 
 

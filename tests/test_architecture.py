@@ -138,7 +138,7 @@ def test_announcing_datasets_imports_no_torch() -> None:
 
 @pytest.mark.parametrize("floor", ["results", "metrics", "prompting"])
 def test_statistics_and_metrics_import_no_torch(floor: str) -> None:
-    """`mlflow` may load behind `results.mlflow_sink`, inside the functions that need it, and nowhere else."""
+    """`mlflow` may load behind `results.mlflow`, inside the functions that need it, and nowhere else."""
     names = [name for name in modules_of("benchmarks") if name.startswith(f"benchmarks.{floor}")]
     assert not modules_after(f"import {', '.join(names)}") & set(HEAVY)
 

@@ -87,6 +87,10 @@ class FormatOptions:
             rich_help_panel=OUTPUT,
         ),
     ] = None
+    figures: Annotated[
+        Path | None,
+        Option("--figures", metavar="DIR", help="Draw every figure into this folder, as SVG.", rich_help_panel=OUTPUT),
+    ] = None
 
 
 @command(app, panel="Results")
@@ -99,6 +103,7 @@ def leaderboard(source: SourceOptions, tables: TableOptions, form: FormatOptions
     * `tags-bench leaderboard --table comparisons --metric hd95_mm` — one table of these, and no other
     * `tags-bench leaderboard --records /data/shared/records --suite paper --json`
     * `tags-bench leaderboard --tracking-uri http://127.0.0.1:5000`
+    * `tags-bench leaderboard --figures figures/` — curves, means with intervals, box plots, quality against cost
     """
     from benchmarks import api
 
@@ -111,6 +116,8 @@ def leaderboard(source: SourceOptions, tables: TableOptions, form: FormatOptions
         results.check_metric(tables.metric)
     if printing.as_json:
         _print_json(results, tables)
+    elif form.figures is not None:
+        _draw_all(results, tables, form.figures)
     elif form.figure is not None:
         _draw(results, tables, form.figure)
     else:
@@ -162,3 +169,13 @@ def _draw(results: Results, tables: TableOptions, path: Path) -> None:
 
     curves = results.details(tables.metric, tables.margin, ("robustness", "rounds"))
     print(curves_figure(curves, path, tables.metric, SYNTHETIC_BANNER if results.synthetic else ""))
+
+
+def _draw_all(results: Results, tables: TableOptions, folder: Path) -> None:
+    from benchmarks.results.figures import all_figures
+    from benchmarks.results.tables import SYNTHETIC_BANNER
+
+    curves = results.details(tables.metric, tables.margin, ("robustness", "rounds"))
+    note = SYNTHETIC_BANNER if results.synthetic else ""
+    for path in all_figures(results.rows, results.leaderboard, curves, folder, tables.metric, note):
+        print(path)

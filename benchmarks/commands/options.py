@@ -11,6 +11,7 @@ from typer import Option
 from benchmarks.commands import completion
 from benchmarks.commands.declare import BUDGET, CLUSTER, DATA, METHODS, OUTPUT
 from benchmarks.common.output import DEFAULT_OUT
+from benchmarks.execution.embedded import embedded_suites
 
 if TYPE_CHECKING:
     from benchmarks.api import Recompute
@@ -20,7 +21,7 @@ SuiteOption = Annotated[
     Option(
         "--suite",
         metavar="NAME",
-        help="A suite of `tags-bench suites`, or a YAML file.",
+        help=f"{', '.join(embedded_suites())}, or a YAML file.",
         rich_help_panel=DATA,
         autocompletion=completion.suite_names,
     ),

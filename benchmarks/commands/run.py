@@ -158,6 +158,8 @@ def tune(
         return
     say_synthetic(bool(result.unit["synthetic"]))
     print_rows(f"sweep of {result.unit['method']} · {result.unit['dataset']}", rows)
+    print("best first: trials that went through more rungs stand before those that were stopped early, whatever their")
+    print("Dice, for that of an early rung is measured after less training and picked from more trials")
     print(f"best setting: {result.best_file} (an entry for the `methods:` of a suite)")
 
 
@@ -287,7 +289,7 @@ def _next_steps(result: RunResult, out: Path) -> dict[str, str]:
     name = "" if result.suite == "phantom" else f" --suite {result.suite}"
     return {
         "ranks, tests, subgroups": f"tags-bench leaderboard --details{place}{name}",
-        "browse the runs": f"mlflow ui --host 127.0.0.1 --backend-store-uri {result.places['MLflow store']}",
+        "browse the runs": f"tags-bench mlflow{place}{name}",
         "try your own scans": f"tags-bench run --data DIR --target LABEL --organ NAME --lesion NAME{place}",
         "search hyper-parameters": f"tags-bench tune --methods tags-tiny{place}",
     }

@@ -30,6 +30,10 @@ def score(
         list[float] | None,
         Option("--tolerance", metavar="MM", min=0, help="Of the surface Dice; repeatable. Default 1 2 5."),
     ] = None,
+    protocol: Annotated[
+        str | None,
+        Option("--protocol", metavar="NAME", help="If PRED_DIR holds the masks that a run kept of a unit."),
+    ] = None,
     as_csv: Annotated[bool, Option("--csv", help="Print a row per case as CSV.", rich_help_panel=OUTPUT)] = False,
     printing: PrintOptions,
 ) -> None:
@@ -41,6 +45,7 @@ def score(
 
     * `tags-bench score predictions/ labelsTs/` — every voxel above 0
     * `tags-bench score predictions/ labelsTs/ --label 2 --tolerance 1 --tolerance 3 --json`
+    * `tags-bench score tags-bench-out/predictions/SUITE/DATASET/METHOD-DIGEST DATASET_DIR --label 2` — of a run
     """
     from benchmarks import api
     from benchmarks.metrics.folders import to_csv, to_json
@@ -48,7 +53,7 @@ def score(
     if printing.as_json and as_csv:
         raise UserError("choose one of --json and --csv")
     chosen = {"tolerances": tuple(tolerance)} if tolerance else {}
-    result = api.score(predictions, labels, label=label, **chosen)
+    result = api.score(predictions, labels, label=label, protocol=protocol, **chosen)
     if printing.as_json:
         print(to_json(result.cases))
     elif as_csv:

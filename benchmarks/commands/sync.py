@@ -21,10 +21,10 @@ def sync(*, output: OutputOptions, printing: PrintOptions) -> None:
     * `tags-bench sync` — to the store in the output folder
     * `tags-bench sync --tracking-uri http://127.0.0.1:5000`
     """
-    from benchmarks.results import mlflow_sink
+    from benchmarks.results import mlflow
 
     with writing_to(output.out, "sync"):
-        sent, left = mlflow_sink.sync(user_path(output.out).resolve(), output.tracking_uri)
+        sent, left = mlflow.sync(user_path(output.out).resolve(), output.tracking_uri)
     if printing.as_json:
         print_json({"sent": sent, "left": left})
     else:

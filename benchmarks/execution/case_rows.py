@@ -15,7 +15,6 @@ import numpy as np
 
 from benchmarks.common.environment import revision
 from benchmarks.common.errors import MachineFault, is_out_of_memory, one_line
-from benchmarks.common.files import safe_name
 from benchmarks.contestants import Target
 from benchmarks.data.dataset import Case
 from benchmarks.data.volume import BoolArray
@@ -24,6 +23,7 @@ from benchmarks.prompting.bank import PromptBank
 from benchmarks.prompting.prompts import SIMULATED
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.prompting.tasks import Task
+from benchmarks.results.predictions import facts_file, step_stem
 from benchmarks.results.records import FAILED, NO_TARGET, OK, SCHEMA_VERSION, SPACINGS
 
 UNKNOWN_DIAGONAL_MM = 1000.0  # worst distance where the image cannot be read, so that its size is not known
@@ -112,8 +112,7 @@ class Cell:
     def stem(self, step: int) -> Path:
         """Where the mask and the facts of a step are kept, without suffix."""
         assert self.evaluation.predictions is not None
-        name = f"{safe_name(f'{self.target.name}.{self.protocol.name}')}.{step}"
-        return self.evaluation.predictions / safe_name(self.case.case_id) / name
+        return step_stem(self.evaluation.predictions, self.case.case_id, self.target.name, self.protocol.name, step)
 
     def identity(self, step: int) -> dict[str, Any]:
         return {
@@ -167,14 +166,6 @@ def kept_facts(stem: Path) -> dict[str, Any] | None:
     return dict(json.loads(path.read_text(encoding="utf-8"))["facts"]) if path.is_file() else None
 
 
-def mask_file(stem: Path) -> Path:
-    return stem.with_name(f"{stem.name}.nii.gz")
-
-
-def facts_file(stem: Path) -> Path:
-    return stem.with_name(f"{stem.name}.json")
-
-
 def _without_answer(status: str, reason: str) -> dict[str, Any]:
     """What a row without an answer says of how it came about."""
     return {
@@ -185,6 +176,7 @@ def _without_answer(status: str, reason: str) -> dict[str, Any]:
         "seconds_open": math.nan,
         "seconds_segment": math.nan,
         "peak_memory_mb": peak_memory_mb(),
+        "device": "",
         "predicted_commit": revision()[0],
     }
 
@@ -195,3 +187,11 @@ def peak_memory_mb() -> float:
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         return float(torch.cuda.max_memory_allocated() / 1e6)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def device_name() -> str:
+    """On what this process works: the name of its GPU if CUDA is in use, otherwise "CPU"."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        return str(torch.cuda.get_device_name())
+    return "CPU"

@@ -90,7 +90,7 @@ def _ray(address: str | None, out: Path) -> tuple[str, dict[str, Any]]:
 
 def _mlflow(tracking_uri: str | None, out: Path) -> str:
     from benchmarks.common.addresses import without_password
-    from benchmarks.results.mlflow_sink import default_uri, quiet_mlflow
+    from benchmarks.results.mlflow import default_uri, quiet_mlflow
 
     uri = tracking_uri or default_uri(out)
     if tracking_uri is None and not (out / "mlflow.db").exists():

@@ -28,10 +28,8 @@ from benchmarks.execution.case_rows import (
     Cell,
     Evaluation,
     Truth,
-    facts_file,
     kept_facts,
     lesion_figures,
-    mask_file,
     peak_memory_mb,
 )
 from benchmarks.execution.label_guard import Guard
@@ -39,6 +37,7 @@ from benchmarks.execution.prediction import Interaction, Predicted, Step
 from benchmarks.metrics import evaluate_mask
 from benchmarks.prompting.prompts import to_json
 from benchmarks.prompting.protocol import Protocol
+from benchmarks.results.predictions import facts_file, mask_file
 
 __all__ = [
     "UNKNOWN_DIAGONAL_MM",
@@ -229,6 +228,7 @@ def _row(one: Predicted, number: int, step: Step, volume: Volume, before: Mappin
         "seconds_open": sum(answer.seconds_open for answer in answers),
         "seconds_segment": sum(answer.seconds_segment for answer in answers),
         "peak_memory_mb": max((answer.peak_memory_mb for answer in answers), default=peak_memory_mb()),
+        "device": next((answer.device for answer in answers), ""),
         "predicted_commit": revision()[0],
     } | lesion_figures(cell, one.lesions, step.lesion_dices)
     row = {**cell.identity(number), **evaluate_mask(mask, cell.truth.reference), **WELL} | facts

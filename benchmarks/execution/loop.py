@@ -28,7 +28,7 @@ from benchmarks.execution.crops import Ahead, CropSource, WorkerPlace, on_device
 from benchmarks.execution.optimisation import Optimisation, half_precision
 from benchmarks.execution.state import digest_of, load_state, save_state, tensors_in
 from benchmarks.execution.training_job import TrainingJob
-from benchmarks.execution.training_watch import Heartbeat
+from benchmarks.execution.training_watch import CURVE, Heartbeat
 from benchmarks.execution.worker_group import WorkerGroup
 from benchmarks.prompting.prompts import PromptKind
 
@@ -178,6 +178,9 @@ class TrainingLoop:
         place = {"step": self.step, "progress": progress, "seconds": self.clock.seconds}
         figures = {"waiting_share": self._waiting_share(), "skipped_steps": skipped}
         self.curve.append({**place, **figures, **values})
+        if self.is_first:
+            with self.clock.stopped():
+                write_json(self.folder / CURVE, self.curve)
         logger.info("step %d, %.0f s: %s", self.step, self.clock.seconds, {**figures, **values})
 
     def _waiting_share(self) -> float:

@@ -158,7 +158,14 @@ class Unit:
             "metrics_version": METRICS_VERSION,
             "lesion_rule": DEFAULT_RULE.name,
             "contamination": self._contamination(),
+            "predictions": self._below_out(self.evaluation.predictions),
+            "log": self._below_out(self.log),
         }
+
+    def _below_out(self, path: Path | None) -> str:
+        """A path from the output folder on, which may be moved; empty for none."""
+        out = self.folder.parents[3]  # records/<suite>/<dataset>/<unit> lies in it
+        return "" if path is None else os.path.relpath(path, out)
 
     def _contamination(self) -> str:
         """What the released weights have seen of the dataset, by the method's card; nobody has seen the phantoms."""

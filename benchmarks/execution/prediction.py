@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.contestants import Segmenter, Session
 from benchmarks.data.volume import BoolArray, Volume
-from benchmarks.execution.case_rows import Cell, peak_memory_mb
+from benchmarks.execution.case_rows import Cell, device_name, peak_memory_mb
 from benchmarks.execution.label_guard import Guard
 from benchmarks.prompting.prompts import Prompts
 from benchmarks.prompting.tasks import Task, tasks_of
@@ -33,6 +33,7 @@ class Answer:
     seconds_open: float
     seconds_segment: float
     peak_memory_mb: float
+    device: str = ""
     carried: bool = False
 
 
@@ -161,7 +162,7 @@ class Interaction:
         with self.guard.watch(self.volume, self.cell.target, prompts):
             mask = session.segment(prompts)
         seconds = time.perf_counter() - started
-        return Answer(prompts, seconds_open, seconds, peak_memory_mb()), _checked(mask, self.volume)
+        return Answer(prompts, seconds_open, seconds, peak_memory_mb(), device_name()), _checked(mask, self.volume)
 
     def _note_failure(self, step: int, error: Exception) -> None:
         self.cell.evaluation.pass_on(error)

@@ -21,7 +21,7 @@ from benchmarks.common.files import in_turn, write_json
 from benchmarks.contestants import Budget, Method, OwnTraining, Trainable
 from benchmarks.contestants import method as find_method
 from benchmarks.execution.training_job import TrainingJob, checkpoint_folder, finished
-from benchmarks.execution.training_watch import SIGN_OF_LIFE, Heartbeat, cause_in_group, work_folder
+from benchmarks.execution.training_watch import CURVE, SIGN_OF_LIFE, Heartbeat, cause_in_group, work_folder
 
 __all__ = [
     "TrainingJob",
@@ -74,7 +74,7 @@ def _run_job(job: TrainingJob, folder: Path, log: Path | None, cache: Path | Non
         figures = _train_by_own_tool(method, job, work)
     else:
         raise UserError(f"method '{method.name}' does not train")
-    for name in ("state.pt", "state.pt.new", SIGN_OF_LIFE):
+    for name in ("state.pt", "state.pt.new", SIGN_OF_LIFE, CURVE):
         (work / name).unlink(missing_ok=True)
     figures |= {
         "method": job.method,

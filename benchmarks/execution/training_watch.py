@@ -23,6 +23,9 @@ from benchmarks.common.files import write_json
 from benchmarks.execution.training_job import TrainingJob
 
 SIGN_OF_LIFE = "alive.json"
+CURVE = "curve.json"
+"""The loss curve of a training that is going on, in its work folder, for whoever draws it meanwhile."""
+
 BEAT_SECONDS = 5.0
 LOOK_SECONDS = 1.0
 OVERDUE_EXIT_CODE = 70

@@ -22,10 +22,9 @@ from benchmarks.execution.pool import RunOutcome, train_units
 from benchmarks.execution.pool import run as run_units
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.suite import Suite
+from benchmarks.execution.tracked import Tracked
 from benchmarks.execution.training import checkpoint_folder
-from benchmarks.results.leaderboard import leaderboard_of
-from benchmarks.results.mlflow_sink import MlflowSink
-from benchmarks.results.records import FAILED
+from benchmarks.results.mlflow import MlflowSink, Summary, summary_of
 from benchmarks.results.tables import SYNTHETIC_BANNER
 
 Recompute = Literal["missing", "failed", "all"]
@@ -74,16 +73,16 @@ def executed(
         start_ray(address, progress.note)
     sink.begin(work.suite.as_plain(), digest([(unit.key, unit.digest) for unit in work.units]), synthetic, descriptions)
     try:
-        outcome, rows = _run(work, sink, recompute, progress)
+        outcome, rows, descriptions = _run(work, sink, recompute, progress)
     except BaseException as error:
-        sink.end(None, 0, "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+        sink.end(Summary(), "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         sink.close(patience=3.0)
         raise
-    failed = int((rows["status"] == FAILED).sum()) if len(rows) else 0
     if outcome.not_run:  # nothing can be ranked yet; the next call goes on in the same MLflow run
-        sink.end(None, failed, "FAILED")
+        sink.end(Summary(), "FAILED")
     else:
-        sink.end(leaderboard_of(rows, descriptions), failed)
+        with progress.step("comparing the methods"):
+            sink.end(summary_of(rows, descriptions))
     sink.close()
     return RunResult(
         suite=work.suite.name,
@@ -97,20 +96,17 @@ def executed(
     )
 
 
-def _run(work: Work, sink: MlflowSink, recompute: Recompute, progress: Progress) -> tuple[RunOutcome, pd.DataFrame]:
-    """What the pool says of the run, and all rows in the order of the plan, whichever unit finished first."""
-    frames: dict[str, pd.DataFrame] = {}
-
-    def on_unit(unit: Unit, rows: pd.DataFrame, training: dict[str, Any] | None) -> None:
-        sink.log_unit(unit.description(), rows, training)
-        frames[unit.key] = rows
-
+def _run(
+    work: Work, sink: MlflowSink, recompute: Recompute, progress: Progress
+) -> tuple[RunOutcome, pd.DataFrame, tuple[dict[str, Any], ...]]:
+    """What the pool says of the run; all rows in the order of the plan, whichever unit finished first; all units."""
     again = {"fresh": recompute == "all", "retry_failed": recompute == "failed"}
     with progress.units(work.units) as observer:
-        outcome = run_units(work.units, work.folders, observer, on_unit=on_unit, **again)
-    known = [frames[unit.key] for unit in work.units if unit.key in frames]  # a unit may not have been run
-    filled = [frame for frame in known if not frame.empty]
-    return outcome, pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+        tracked = Tracked(observer, sink, work.folders)
+        outcome = run_units(work.units, work.folders, tracked, on_unit=tracked.on_unit, **again)
+    filled = [rows for rows in tracked.rows_of(work.units) if not rows.empty]
+    rows = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+    return outcome, rows, tuple(tracked.description(unit) for unit in work.units)
 
 
 def _places(work: Work, uri: str) -> dict[str, str]:
@@ -138,14 +134,12 @@ def trained(
         raise UserError("none of these methods is trained; see `tags-bench methods`")
     with progress.step("starting Ray"):
         start_ray(address, progress.note)
-    with progress.trainings(units) as observer:
-        outcome = train_units(units, work.folders, observer, fresh)
     sink = MlflowSink(work.folders.out, tracking_uri)
+    with progress.trainings(units) as observer:
+        outcome = train_units(units, work.folders, Tracked(observer, sink, work.folders), fresh)
     finished = [unit for unit in units if unit.digest in outcome.figures]
     descriptions = tuple(unit.description() for unit in finished)
     trainings = tuple(_with_checkpoint(unit, outcome.figures[unit.digest], work.folders) for unit in finished)
-    for description, figures in zip(descriptions, trainings, strict=True):
-        sink.log_training(description, figures)
     sink.close()
     shown = ("MLflow store", "trained models", "logs")
     places = {name: place for name, place in _places(work, sink.shown_uri).items() if name in shown}

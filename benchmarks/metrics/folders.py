@@ -11,10 +11,12 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +38,7 @@ from benchmarks.metrics import (
 
 MAX_VALUES = 8  # in a message
 CHANNEL_SUFFIX = "_0000"
+KEPT_MASK = re.compile(r"(?P<target>[^.]+)\.(?P<protocol>.+)\.(?P<step>[0-9]+)\.nii\.gz")
 ANY = "any"  # `prediction_label` of a row whose prediction was read as a binary mask
 Row = dict[str, Any]
 
@@ -51,7 +54,7 @@ class _Grid:
 
 
 def score_folders(
-    predictions: Path,
+    predictions: Path | Mapping[str, Path],
     labels: Path,
     label: int | None = None,
     tolerances: Sequence[float] = TOLERANCES_MM,
@@ -62,7 +65,8 @@ def score_folders(
     """One row for each label map, sorted by case, then one for each prediction without a label.
 
     Args:
-        predictions, labels: folders of NIfTI, NRRD or MHA files.
+        predictions: a folder of NIfTI, NRRD or MHA files; or, case by case, masks that a run kept (`kept_masks`).
+        labels: a folder of such files, or a data set in a layout that the bench reads.
         label: the value to score, in the label maps and in the predictions; None scores every voxel above 0.
         tolerances: mm, for "nsd@…mm".
         prediction_label: the value in the predictions, if it is another than `label`.
@@ -82,13 +86,16 @@ def score_folders(
             map, a label that no label map holds while they hold others, or arguments out of range.
     """
     _check_arguments(label, prediction_label, tolerances)
-    predictions, labels = user_path(predictions), user_path(labels)
-    label_files = _mask_files(labels, "label")
-    prediction_files = _pair(_mask_files(predictions, "prediction"), label_files)
+    labels, label_files = user_path(labels), _label_files(user_path(labels), label)
+    if isinstance(predictions, Mapping):
+        folder, found = next(iter(predictions.values())).parents[1], dict(predictions)
+    else:
+        folder, found = user_path(predictions), _mask_files(user_path(predictions), "prediction")
+    prediction_files = _pair(found, label_files)
     paired = sorted(label_files.keys() & prediction_files.keys())
     if not paired:
         raise UserError(
-            f"no file in {predictions} has the name of one in {labels} "
+            f"no file in {folder} has the name of one in {labels} "
             f"(such as '{min(prediction_files)}' and '{min(label_files)}'); give matching files the same name"
         )
     wanted: int | None = label if prediction_label is None else prediction_label
@@ -104,7 +111,7 @@ def score_folders(
             known.update(values_in(truth))
         reference = Reference(_select(truth, label), grid.spacing, tolerances, policy, rule)
         path = prediction_files.get(case)
-        row = _score(path, reference, grid, wanted, held) if path else _missing(case, predictions, reference)
+        row = _score(path, reference, grid, wanted, held) if path else _missing(case, folder, reference)
         rows.append({"case": case} | row)
     if label is not None and label not in known and known != {0}:
         raise UserError(f"no label map in {labels} holds the value {label}; they hold {_listing(known)}")
@@ -211,6 +218,51 @@ def _all_binary(paths: Sequence[Path], label: int, label_maps: Sequence[Path]) -
             return False
     held -= {0}
     return held <= {1} or not any(held & set(values_in(read_label(path))) for path in label_maps)
+
+
+def kept_masks(folder: Path, protocol: str | None = None) -> dict[str, Path] | None:
+    """Case → mask of the last step, where a folder is that of a unit of a run; None if it is any other.
+
+    Args:
+        protocol: under which the masks were made; needed if there are several.
+
+    Raises:
+        UserError: an unknown protocol, or none named where there are several.
+    """
+    kept = _kept_masks(user_path(folder))
+    if not kept:
+        if protocol is not None:
+            raise UserError(f"{folder} holds no masks of a unit, of which --protocol could choose")
+        return None
+    if protocol is None and len(kept) == 1:
+        return next(iter(kept.values()))
+    if protocol is None or protocol not in kept:
+        wrong = "" if protocol is None else f"no protocol '{protocol}'; "
+        raise UserError(f"{folder}: {wrong}choose one with --protocol: {', '.join(kept)}")
+    return kept[protocol]
+
+
+def _kept_masks(folder: Path) -> dict[str, dict[str, Path]]:
+    """Protocol → case → mask of its last step, as a run keeps them: `<case>/<target>.<protocol>.<step>.nii.gz`."""
+    found: dict[str, dict[str, tuple[int, Path]]] = {}
+    for path in sorted(folder.glob("*/*.nii.gz")):
+        named = KEPT_MASK.fullmatch(path.name)
+        if named is not None and path.with_name(path.name.removesuffix(".nii.gz") + ".json").is_file():
+            cases = found.setdefault(unquote(named["protocol"]), {})
+            case, step = unquote(path.parent.name), int(named["step"])
+            cases[case] = max(cases.get(case, (0, path)), (step, path))
+    return {name: {case: path for case, (_, path) in cases.items()} for name, cases in sorted(found.items())}
+
+
+def _label_files(folder: Path, label: int | None) -> dict[str, Path]:
+    """The label maps of a folder, or of a data set in a layout that the bench reads."""
+    if not folder.is_dir() or volume_files(folder) or not any(path.is_dir() for path in visible(folder)):
+        return _mask_files(folder, "label")
+    from benchmarks.data.catalogue import load_folder
+
+    if label is None:
+        raise UserError(f"{folder} is a data set, whose label maps hold several values: choose one with --label")
+    return {name: case.label for name, case in load_folder(folder, target_label=label).cases.items()}
 
 
 def _mask_files(folder: Path, what: str) -> dict[str, Path]:

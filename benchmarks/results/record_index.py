@@ -72,6 +72,13 @@ class Name(BaseModel):
     name: str
 
 
+class Training(BaseModel):
+    """What a unit's training cost, as far as tables show it."""
+
+    minutes: float | None = None
+    parameters: float | None = None
+
+
 class Description(BaseModel):
     """What is read of `unit.json`; other keys may stand there."""
 
@@ -98,6 +105,10 @@ class Description(BaseModel):
     prompt_banks: dict[str, str] = {}
     budget: dict[str, Any] = {}
     config: dict[str, Any] = {}
+    checkpoint: str = ""
+    predictions: str = ""
+    log: str = ""
+    training: Training = Training()
 
 
 class Index:

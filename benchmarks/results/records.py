@@ -98,6 +98,13 @@ class RecordStore:
         if afresh:
             self._afresh.add(folder)
 
+    def add_facts(self, folder: Path, facts: Mapping[str, Any]) -> None:
+        """Write down what is known of a unit only once it is complete, such as what its training cost."""
+        unit = {**self._unit(folder), **facts}
+        if unit != self._unit(folder):
+            write_json(folder / "unit.json", unit)
+            self._units[folder] = unit
+
     def set_current(self, suite: str, folders: Sequence[Path]) -> None:
         """Note the units of the latest call, in its order; they replace older ones of the same key."""
         Index(self._index(suite), begun=folders).add_call(folders)

@@ -23,7 +23,7 @@ def test_sync_says_what_was_sent_and_fails_if_anything_is_left(call, monkeypatch
         asked.extend((out, tracking_uri))
         return 3, len(asked) // 4
 
-    monkeypatch.setattr("benchmarks.results.mlflow_sink.sync", outbox)
+    monkeypatch.setattr("benchmarks.results.mlflow.sync", outbox)
     done = call("sync", "--out", "out", "--tracking-uri", "http://127.0.0.1:1")
     assert (done.code, done.out) == (0, "3 messages sent, 0 left\n")
     assert asked == [Path("out").resolve(), "http://127.0.0.1:1"]

@@ -34,7 +34,7 @@ def wait_until(call: Call, holds: Callable[[], bool]) -> None:
 def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(suite: Path, tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
-    from benchmarks.results.mlflow_sink import default_uri
+    from benchmarks.results.mlflow import default_uri
 
     out = tmp_path / "out"
     call = Call(suite, out)
@@ -49,7 +49,7 @@ def test_ctrl_c_says_what_is_kept_and_the_same_command_goes_on(suite: Path, tmp_
     assert 0 < kept.cases < 36
     assert f"{kept.cases} of 36 {KEPT}" in told
     client = MlflowClient(tracking_uri=default_uri(out))
-    runs = client.search_runs([client.get_experiment_by_name("tags-bench").experiment_id])
+    runs = client.search_runs([client.get_experiment_by_name(f"tags-bench/{NAME}").experiment_id])
     assert "KILLED" in {run.info.status for run in runs}
 
     call = Call(suite, out)

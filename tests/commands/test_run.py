@@ -168,24 +168,29 @@ def test_cases_that_the_machine_kept_from_running_give_exit_code_3(
 
 
 def check_mlflow(uri: str) -> None:
-    """One parent, one child per unit, with parameters, metrics, dataset input and tables; none twice."""
+    """One parent, one child per unit and protocol, with parameters, metrics, dataset input and tables; none twice."""
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(uri)
-    experiment = client.get_experiment_by_name("tags-bench")
+    experiment = client.get_experiment_by_name("tags-bench/data-mine")
     runs = client.search_runs([experiment.experiment_id])
-    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    parents = [run for run in runs if run.data.tags["tagsbench.kind"] == "suite"]
+    results = [run for run in runs if run.data.tags["tagsbench.kind"] == "result"]
     assert len(parents) == 1
-    assert len(children) == 2
+    names = sorted(run.info.run_name for run in results)
+    assert len(names) == len(set(names)) >= 2
     assert {run.info.status for run in runs} == {"FINISHED"}
     artifacts = {entry.path for entry in client.list_artifacts(parents[0].info.run_id)}
-    assert {"environment.json", "leaderboard.json", "suite.json"} <= artifacts
-    for child in children:
-        assert child.data.params["dataset"] == "mine"
-        assert 0 <= child.data.metrics["dice/centre-click"] <= 1
-        assert len(child.inputs.dataset_inputs) == 1
-        paths = {entry.path for entry in client.list_artifacts(child.info.run_id)}
+    assert {"environment.json", "leaderboard.json", "leaderboard.md", "suite.json", "units.json"} <= artifacts
+    for one in results:
+        assert one.data.tags["mlflow.parentRunId"] == parents[0].info.run_id
+        assert one.data.params["dataset"] == "mine"
+        assert 0 <= one.data.metrics["dice"] <= 1
+        assert one.data.metrics["rank"] >= 1
+        assert one.data.tags["device"] == "CPU"
+        assert one.info.start_time < one.info.end_time
+        assert len(one.inputs.dataset_inputs) == 1
+        paths = {entry.path for entry in client.list_artifacts(one.info.run_id)}
         assert {"records.parquet", "unit.json", "cases.json"} <= paths
 
 

@@ -356,11 +356,11 @@ def _unsent(out: Path) -> list[Path]:
 
 
 def mlflow_faults(out: Path, uri: str | None = None) -> list[str]:
-    """What is wrong in MLflow: each unit must be there once, finished, with the rows that are on the disk."""
+    """What is wrong in MLflow: each unit must be there once for each protocol, finished, with the rows on the disk."""
     from mlflow.tracking import MlflowClient
 
-    from benchmarks.results.mlflow_sink import default_uri, records_from_mlflow
-    from benchmarks.results.mlflow_writer import KEY_TAG, PLAN_TAG
+    from benchmarks.results.mlflow import default_uri, records_from_mlflow
+    from benchmarks.results.mlflow.values import KEY_TAG, PLAN_TAG, protocols_of, result_key
 
     rows, units = RecordStore(out / "records").read_suite(NAME)
     address = uri or default_uri(out)
@@ -377,8 +377,9 @@ def mlflow_faults(out: Path, uri: str | None = None) -> list[str]:
         faults.append(f"{len(parents)} MLflow runs of the suite")
     keys = [run.data.tags[KEY_TAG] for run in children]
     for unit in units:
-        if keys.count(unit["key"]) != 1:
-            faults.append(f"{unit['key']} is {keys.count(unit['key'])} times in MLflow")
+        for key in (result_key(unit["key"], protocol) for protocol in protocols_of(unit)):
+            if keys.count(key) != 1:
+                faults.append(f"{key} is {keys.count(key)} times in MLflow")
     faults += [f"an MLflow run is {run.info.status}" for run in [*parents, *children] if run.info.status != "FINISHED"]
     if not faults:
         told = records_from_mlflow(address, NAME)[0]

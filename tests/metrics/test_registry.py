@@ -16,7 +16,7 @@ from benchmarks.prompting.protocol import Protocol as P
 from benchmarks.results import leaderboard as lb
 from benchmarks.results.leaderboard import metrics_of as table_of_metrics
 from benchmarks.results.leaderboard import summarise
-from benchmarks.results.mlflow_writer import curves_of
+from benchmarks.results.mlflow.values import curves_of
 from benchmarks.results.tables import board_sheets
 from tests.results.boards import row_of, unit_of
 
@@ -65,7 +65,7 @@ def test_a_registered_metric_reaches_rows_failures_policies_tables_and_mlflow(sh
     (sheet,) = board_sheets(board)
     assert "4.000" in sheet.rows[0]
     assert "centre mm" in sheet.headings
-    assert curves_of(rows)[-1][1]["centre_mm/centre-click"] == 4.0
+    assert curves_of(rows)[-1][1]["centre_mm"] == 4.0
     assert "| `centre_mm` |" in registry.markdown_table()
 
 
@@ -91,7 +91,7 @@ def test_whatever_tolerances_a_suite_has_reach_every_table(tolerances: tuple[flo
     (sheet,) = board_sheets(board)
     assert ("NSD 2mm" if 2.0 in tolerances else "NSD 3mm") in sheet.headings
     assert [c for c in table_of_metrics(board) if c.startswith("nsd")] == keys
-    assert {f"{key.replace('@', '_at_')}/centre-click" for key in keys} <= curves_of(frame)[-1][1].keys()
+    assert {key.replace("@", "_at_") for key in keys} <= curves_of(frame)[-1][1].keys()
 
 
 def test_what_was_never_shown_is_in_the_details_and_in_mlflow() -> None:
@@ -101,7 +101,7 @@ def test_what_was_never_shown_is_in_the_details_and_in_mlflow() -> None:
     shown = table_of_metrics(lb.leaderboard_of(rows, [unit])).columns
     for key in ("hd_mm", "msd_mm", "rve", "lesion_sensitivity", "lesion_precision"):
         assert key in shown
-        assert f"{key}/centre-click" in curves_of(rows)[-1][1]
+        assert key in curves_of(rows)[-1][1]
 
 
 def test_the_document_shows_the_list_as_it_is() -> None:

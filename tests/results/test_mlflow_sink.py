@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,118 +21,61 @@ from pandas.testing import assert_frame_equal
 
 from benchmarks.common.addresses import sqlite_address, without_password
 from benchmarks.common.errors import UserError
-from benchmarks.prompting.simulated_user import Protocol
-from benchmarks.results import mlflow_sink
-from benchmarks.results.mlflow_sink import MlflowSink, default_uri, outbox_folder, records_from_mlflow, sync
+from benchmarks.results.mlflow import (
+    MlflowSink,
+    Summary,
+    default_uri,
+    outbox_folder,
+    records_from_mlflow,
+    sync,
+)
+from benchmarks.results.mlflow import sender as sender_module
+from benchmarks.results.mlflow.outbox import Outbox
+from benchmarks.results.mlflow.sender import Sender
+from benchmarks.results.records import SCHEMA_VERSION, RecordStore
 from benchmarks.results.sweep import Trial
-from tests.results.boards import row_of, unit_of
-
-ITERATIVE = Protocol("iterative", rounds=3)
-DICE = {1: (0.2, 0.4), 2: (0.5, 0.7), 3: (0.6, None)}  # step → two cases; None failed, so its Dice is 0
-SUITE = {"name": "suite", "seed": 7}
-
-
-def description_of(method: str, suite: str = "suite") -> dict[str, Any]:
-    more = {"suite": suite, "method_version": "1", "dataset_version": "1", "seed": 7, "workers": 0, "empty_policy": "p",
-            "metrics_version": 2, "config": {"rate": 0.1}, "budget": {"steps": 3}, "training_cases": ["t"],
-            "cases_digest": "5eed", "synthetic": True}  # fmt: skip
-    return unit_of(method, "kits21", [ITERATIVE], 2, **more)
-
-
-def rows_of(description: dict[str, Any]) -> pd.DataFrame:
-    rows = [
-        row_of(description, case, ITERATIVE, step, dice)
-        for step, pair in DICE.items()
-        for case, dice in enumerate(pair)
-    ]
-    return pd.DataFrame(rows)
-
-
-def a_run(out: Path, uri: str | None = None, plan: str = "plan", suite: str = "suite", patience: float = 30.0) -> int:
-    """What a run of two methods sends; the number of messages that are left."""
-    sink = MlflowSink(out, uri)
-    sink.begin({**SUITE, "name": suite}, plan, True, [description_of(method, suite) for method in ("ball", "net")])
-    for method, training in (("ball", None), ("net", {"seconds_total": 4.0, "steps": 3, "curve": CURVE})):
-        description = description_of(method, suite)
-        sink.log_unit(description, rows_of(description), training)
-    sink.end(pd.DataFrame({"method": ["ball", "net"], "dice": [0.3, 0.3]}), failed=2)
-    return sink.close(patience)
-
-
-CURVE = [{"step": 1, "progress": 0.3, "loss": 0.9}, {"step": 3, "progress": 1.0, "loss": 0.5}]
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite store with its tables made: that takes seconds, copying it does not."""
-    from mlflow.tracking import MlflowClient
-
-    folder = tmp_path_factory.mktemp("store")
-    MlflowClient(tracking_uri=default_uri(folder)).search_experiments()
-    return folder / "mlflow.db"
-
-
-@pytest.fixture
-def new_out(tmp_path: Path, empty_store: Path) -> Callable[[str], Path]:
-    def made(name: str) -> Path:
-        (tmp_path / name).mkdir()
-        shutil.copy(empty_store, tmp_path / name / "mlflow.db")
-        return tmp_path / name
-
-    return made
-
-
-@pytest.fixture
-def out(new_out: Callable[[str], Path]) -> Path:
-    return new_out("out")
-
-
-def client_of(out: Path) -> Any:
-    from mlflow.tracking import MlflowClient
-
-    return MlflowClient(tracking_uri=default_uri(out))
-
-
-def runs_of(out: Path) -> list[Any]:
-    client = client_of(out)
-    return list(client.search_runs([client.get_experiment_by_name("tags-bench").experiment_id]))
-
-
-def parents(runs: list[Any]) -> list[Any]:
-    return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
-
-
-def child_named(runs: list[Any], name: str) -> Any:
-    return next(run for run in runs if run.info.run_name.startswith(name))
+from tests.results.mlflow_runs import (
+    CURVE,
+    DICE,
+    MESSAGES,
+    RUNS,
+    SUITE,
+    a_run,
+    artifact,
+    child_named,
+    client_of,
+    description_of,
+    parents,
+    rows_of,
+    runs_of,
+)
 
 
 def test_everything_arrives_once_however_often_it_is_sent(out: Path) -> None:
     for _ in range(3):
         assert a_run(out) == 0
     runs, client = runs_of(out), client_of(out)
-    assert len(runs) == 3
+    assert len(runs) == RUNS
     assert len(parents(runs)) == 1
     assert {run.info.status for run in runs} == {"FINISHED"}
-    net = child_named(runs, "net on kits21")
-    history = client.get_metric_history(net.info.run_id, f"dice/{ITERATIVE.name}")
+    net = child_named(runs, "net · kits21 · iterative")
+    history = client.get_metric_history(net.info.run_id, "dice")
     assert [(point.step, point.value) for point in history] == [
         (step, pytest.approx(sum(value or 0.0 for value in pair) / 2)) for step, pair in DICE.items()
     ]
-    assert [(p.step, p.value) for p in client.get_metric_history(net.info.run_id, "train/loss")] == [(1, 0.9), (3, 0.5)]
-    assert net.data.metrics[f"failed/{ITERATIVE.name}"] == 1
+    training = child_named(runs, "net · kits21 · training")
+    curve = client.get_metric_history(training.info.run_id, "train/loss")
+    assert [(p.step, p.value) for p in curve] == [(1, 0.9), (3, 0.5)]
+    assert [p.timestamp - training.info.start_time for p in curve] == [1000, 3000]
+    assert net.data.metrics["failed"] == 1
     assert len(net.inputs.dataset_inputs) == 1
-    digests = {run.inputs.dataset_inputs[0].dataset.digest for run in runs if run not in parents(runs)}
+    assert training.inputs.dataset_inputs == []
+    digests = {run.inputs.dataset_inputs[0].dataset.digest for run in runs if run.data.tags.get("track")}
     assert digests == {"5eed"}
-    spent = 4.0 + rows_of(description_of("net"))[["seconds_open", "seconds_segment"]].sum().sum()
+    spent = rows_of(description_of("net"))[["seconds_open", "seconds_segment"]].sum().sum()
     assert (net.info.end_time - net.info.start_time) / 1000 == pytest.approx(spent, abs=0.01)
     table = json.loads((artifact(out, net.info.run_id, "cases.json")).read_text(encoding="utf-8"))
     assert len(table["data"]) == 6
-
-
-def artifact(out: Path, run_id: str, name: str) -> Path:
-    from mlflow.artifacts import download_artifacts
-
-    return Path(download_artifacts(run_id=run_id, artifact_path=name, tracking_uri=default_uri(out)))
 
 
 def test_rows_that_changed_take_the_place_of_the_old(out: Path) -> None:
@@ -156,16 +99,36 @@ def test_what_is_read_back_is_what_the_records_say(out: Path, name: str) -> None
     assert_frame_equal(rows, expected)
 
 
-def test_the_latest_call_counts_and_not_the_newest_plan(out: Path) -> None:
-    a_run(out, plan="first")
-    sink = MlflowSink(out)
-    sink.begin(SUITE, "second", True, [description_of("region")])
-    sink.log_unit(description_of("region"), rows_of(description_of("region")), None)
-    sink.end(None, 0)
-    assert sink.close() == 0
-    assert [unit["method"] for unit in records_from_mlflow(default_uri(out), "suite")[1]] == ["region"]
-    a_run(out, plan="first")  # everything is there already
-    assert [unit["method"] for unit in records_from_mlflow(default_uri(out), "suite")[1]] == ["ball", "net"]
+def test_all_calls_of_an_output_folder_count_as_in_its_records(out: Path) -> None:
+    """Of every unit the newest, in the order of the calls; `RecordStore` is asked the same."""
+    store = RecordStore(out / "records")
+
+    def call(plan: str, methods: Sequence[str], **changes: Any) -> None:
+        sink = MlflowSink(out)
+        units = [description_of(method) | changes | {"unit": f"{method}-{plan}"} for method in methods]
+        sink.begin(SUITE, plan, True, units)
+        folders = [store.unit_folder("suite", "kits21", unit["method"], unit["unit"]) for unit in units]
+        for unit, folder in zip(units, folders, strict=True):
+            store.begin_unit(folder, unit)
+            rows = rows_of(unit).filter(regex="^(?!voxels|iou)")  # the Dice was put in, and the counts contradict it
+            for case, group in rows.groupby("case"):
+                lines = [{**row, "schema_version": SCHEMA_VERSION} for row in group.to_dict("records")]
+                store.write_case(folder, str(case), lines)
+            store.complete_unit(folder)
+            sink.log_unit(unit, store.read_unit(folder), None)
+        store.set_current("suite", folders)
+        sink.end(Summary())
+        assert sink.close() == 0
+
+    call("first", ["ball", "net"])
+    call("second", ["region", "ball"], seed=8)
+    call("third", ["net"])
+    rows, units = records_from_mlflow(default_uri(out), "suite")
+    expected_rows, expected_units = store.read_suite("suite")
+    told = [(unit["key"], unit["unit"], unit["seed"], unit["latest_call"]) for unit in units]
+    assert told == [(unit["key"], unit["unit"], unit["seed"], unit["latest_call"]) for unit in expected_units]
+    assert [one[1] for one in told] == ["region-second", "ball-second", "net-third"]
+    assert_frame_equal(rows[list(expected_rows)], expected_rows)
 
 
 def test_two_folders_share_a_server_and_no_run(new_out: Callable[[str], Path]) -> None:
@@ -173,16 +136,16 @@ def test_two_folders_share_a_server_and_no_run(new_out: Callable[[str], Path]) -
     for out in (one, other):
         assert a_run(out, default_uri(one)) == 0
     assert len(parents(runs_of(one))) == 2
-    assert len(runs_of(one)) == 6
+    assert len(runs_of(one)) == 2 * RUNS
     assert len(list(one.rglob("records.parquet"))) == 4  # not in the folder from which it was called
 
 
 def test_a_deleted_experiment_comes_back(out: Path, capfd: pytest.CaptureFixture[str]) -> None:
     a_run(out)
     client = client_of(out)
-    client.delete_experiment(client.get_experiment_by_name("tags-bench").experiment_id)
+    client.delete_experiment(client.get_experiment_by_name("tags-bench/suite").experiment_id)
     assert a_run(out) == 0
-    assert len(runs_of(out)) == 3
+    assert len(runs_of(out)) == RUNS
     assert "had been deleted and is restored" in capfd.readouterr().err
 
 
@@ -192,7 +155,7 @@ def test_a_deleted_run_is_written_again(out: Path) -> None:
     for run in runs_of(out):
         client.delete_run(run.info.run_id)
     assert a_run(out) == 0
-    assert len(runs_of(out)) == 3
+    assert len(runs_of(out)) == RUNS
 
 
 def test_runs_deleted_in_the_middle_cost_nothing(out: Path) -> None:
@@ -203,7 +166,7 @@ def test_runs_deleted_in_the_middle_cost_nothing(out: Path) -> None:
     for run in runs_of(out):
         client_of(out).delete_run(run.info.run_id)
     sink.log_unit(description_of("net"), rows_of(description_of("net")), None)
-    sink.end(None, 0)
+    sink.end(Summary())
     assert sink.close(30) == 0
     runs = runs_of(out)
     assert {run.data.tags.get("tagsbench.method") for run in runs} == {None, "net"}
@@ -231,7 +194,7 @@ def test_a_run_that_a_crash_left_running_is_ended_by_the_next(out: Path) -> None
 def test_an_interrupted_run_is_killed(out: Path) -> None:
     sink = MlflowSink(out)
     sink.begin(SUITE, "plan", True, [])
-    sink.end(None, 0, "KILLED")
+    sink.end(Summary(), "KILLED")
     assert sink.close() == 0
     assert [run.info.status for run in runs_of(out)] == ["KILLED"]
 
@@ -283,7 +246,7 @@ def test_a_bad_server_costs_a_warning_and_no_waiting(
     else:
         with bad_server(manner) as address:
             left = a_run(tmp_path, address.replace("http://", "http://somebody:secret@"), patience=3.0)
-    assert left == 4
+    assert left == MESSAGES
     assert time.monotonic() - started < 20  # the import of MLflow and the patience
     told = capfd.readouterr().err
     assert "tags-bench sync" in told
@@ -296,10 +259,10 @@ def test_what_could_not_be_sent_is_sent_later(out: Path, monkeypatch: pytest.Mon
         raise ConnectionError("nobody there")
 
     with monkeypatch.context() as broken:
-        broken.setattr(mlflow_sink, "MlflowWriter", away)
-        assert a_run(out, patience=1.0) == 4
-    assert sync(out, patience=30.0) == (4, 0)
-    assert len(runs_of(out)) == 3
+        broken.setattr(sender_module, "MlflowWriter", away)
+        assert a_run(out, patience=1.0) == MESSAGES
+    assert sync(out, patience=30.0) == (MESSAGES, 0)
+    assert len(runs_of(out)) == RUNS
     assert {run.info.status for run in runs_of(out)} == {"FINISHED"}
     assert sync(out) == (0, 0)
 
@@ -311,11 +274,11 @@ def test_messages_that_the_disk_does_not_take_cost_a_warning_and_are_said_again(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr(mlflow_sink.Outbox, "put", full)
+        broken.setattr(Outbox, "put", full)
         assert a_run(out) == 0
     assert "warning: a message to MLflow cannot be kept" in capfd.readouterr().err
     assert a_run(out) == 0
-    assert len(runs_of(out)) == 3
+    assert len(runs_of(out)) == RUNS
 
 
 def test_a_store_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -328,10 +291,10 @@ def test_a_store_is_there_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
 
     with monkeypatch.context() as broken:
         broken.setattr(mlflow.tracking, "MlflowClient", ended_midway)
-        assert a_run(tmp_path, patience=1.0) == 4
+        assert a_run(tmp_path, patience=1.0) == MESSAGES
     assert not (tmp_path / "mlflow.db").exists()
-    assert sync(tmp_path, patience=60.0) == (4, 0)
-    assert len(runs_of(tmp_path)) == 3
+    assert sync(tmp_path, patience=60.0) == (MESSAGES, 0)
+    assert len(runs_of(tmp_path)) == RUNS
 
 
 def test_an_end_that_is_sent_before_its_beginning_stays_the_end(
@@ -343,12 +306,12 @@ def test_an_end_that_is_sent_before_its_beginning_stays_the_end(
         return sorted(self.folder.glob("*.json"), reverse=True)  # units, end, begin
 
     with monkeypatch.context() as changed:
-        changed.setattr(mlflow_sink.Outbox, "waiting", backwards)
-        changed.setattr(mlflow_sink._Sender, "wake", lambda self: None)
+        changed.setattr(Outbox, "waiting", backwards)
+        changed.setattr(Sender, "wake", lambda self: None)
         a_run(out, patience=0.0)
     with monkeypatch.context() as changed:
-        changed.setattr(mlflow_sink.Outbox, "waiting", backwards)
-        assert sync(out, patience=30.0) == (4, 0)
+        changed.setattr(Outbox, "waiting", backwards)
+        assert sync(out, patience=30.0) == (MESSAGES, 0)
     assert {run.info.status for run in runs_of(out)} == {"FINISHED"}
     sink = MlflowSink(out)
     sink.begin(SUITE, "plan", True, [])
@@ -381,10 +344,10 @@ def test_a_sweep_and_a_training_arrive_once(out: Path) -> None:
         assert sink.close() == 0
     runs = runs_of(out)
     assert len(runs) == 4
-    sweep = child_named(runs, "net on kits21, sweep")
+    sweep = child_named(runs, "net · kits21 · sweep")
     assert sweep.data.metrics["best_validation_dice"] == 0.7
-    assert child_named(runs, "trial 0").info.status == "FAILED"
-    training = child_named(runs, "net on kits21, training")
+    assert child_named(runs, "net · kits21 · trial 0").info.status == "FAILED"
+    training = child_named(runs, "net · kits21 · training")
     assert training.data.metrics["training/loss"] == 0.5
 
 
@@ -392,7 +355,7 @@ def test_a_sweep_and_a_training_arrive_once(out: Path) -> None:
 def test_a_store_lies_in_folders_of_odd_names(new_out: Callable[[str], Path], name: str) -> None:
     out = new_out(name)
     assert a_run(out) == 0
-    assert len(runs_of(out)) == 3
+    assert len(runs_of(out)) == RUNS
     assert len(list(out.rglob("records.parquet"))) == 2
 
 
@@ -432,22 +395,22 @@ def test_a_real_server_that_goes_away_and_comes_back(tmp_path: Path, empty_store
 
     out = tmp_path / "out"
     out.mkdir()
-    assert a_run(out, address, plan="first", patience=3.0) == 4
+    assert a_run(out, address, plan="first", patience=3.0) == MESSAGES
     with serving():
-        assert sync(out, address, patience=60.0) == (4, 0)
+        assert sync(out, address, patience=60.0) == (MESSAGES, 0)
         sink = MlflowSink(out, address)
         sink.begin(SUITE, "second", True, [description_of("ball")])
         wait_until(lambda: not list(outbox_folder(out, address).glob("*.json")), 60)
     sink.log_unit(description_of("ball"), rows_of(description_of("ball")), None)
-    sink.end(None, 0)
+    sink.end(Summary())
     assert sink.close(3.0) == 2
     with serving():
         assert sync(out, address, patience=60.0) == (2, 0)
         from mlflow.tracking import MlflowClient
 
         client = MlflowClient(tracking_uri=address)
-        runs = client.search_runs([client.get_experiment_by_name("tags-bench").experiment_id])
-        assert len(runs) == 5
+        runs = client.search_runs([client.get_experiment_by_name("tags-bench/suite").experiment_id])
+        assert len(runs) == RUNS + 2
         assert {run.info.status for run in runs} == {"FINISHED"}
         rows, units = records_from_mlflow(address, "suite")
         assert [unit["method"] for unit in units] == ["ball"]

@@ -15,7 +15,7 @@ from benchmarks.results import leaderboard as lb
 from benchmarks.results.tables import Page, render
 from benchmarks.results.tables import details as details_module
 from benchmarks.results.tables.board import MARKS, MEANINGS
-from benchmarks.results.tables.sheet import interval_text, mean_text
+from benchmarks.results.tables.sheet import count_text, interval_text, mean_text
 from tests.results.boards import by_hand, page_of, printed, show_all, show_details, show_leaderboard
 
 
@@ -119,8 +119,9 @@ def test_svg_is_a_picture_with_every_method(large: tuple[pd.DataFrame, list[dict
 def test_markdown_has_whole_tables() -> None:
     rows, units = by_hand({"a|b": [0.5, 0.7], "c_d": [0.4, None]}, contamination="superset")
     text = render(page_of(rows, units, ["a note"]), "markdown")
-    lines = [line for line in text.splitlines() if line.startswith("|")]
-    assert len(lines) == 4
+    every_line = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(every_line) == 4 + 4  # the list, and the costs
+    lines = every_line[:4]
     assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
     assert "a\\|b" in lines[2]
     assert "| 0.60 [" in lines[2]
@@ -138,7 +139,7 @@ def test_latex_is_balanced_and_escaped() -> None:
     rows, units = by_hand({"a_b & c%": [0.5, 0.7]}, synthetic=True)
     text = render(page_of(rows, units), "latex")
     assert r"a\_b \& c\%" in text
-    assert text.count(r"\begin{") == text.count(r"\end{") == 3  # table, tabular, notes
+    assert text.count(r"\begin{") == text.count(r"\end{") == 5  # table and tabular of the list and of the costs, notes
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)
     assert columns is not None
@@ -148,3 +149,21 @@ def test_latex_is_balanced_and_escaped() -> None:
     plain = re.sub(r"\\[{}]", "", text)
     assert plain.count("{") == plain.count("}")
     assert "SYNTHETIC DATA" in text
+
+
+def test_costs_are_those_of_the_trainings_and_of_the_rows() -> None:
+    rows, units = by_hand({"net": [0.5, 0.6], "ball": [0.4, 0.5]})
+    rows.loc[rows["method"] == "net", "peak_memory_mb"] = [2000.0, 3000.0]
+    rows.loc[rows["method"] == "net", "seconds_segment"] = [1.0, 2.0]
+    units[0]["training"] = {"minutes": 12.5, "parameters": 1_240_000}
+    sheet = page_of(rows, units).sheets[-1]
+    assert sheet.title == "costs, over all lists"
+    assert sheet.headings == ("method", "train min", "parameters", "memory GB", "s open", "s prompt")
+    assert sheet.rows == (("net", "12.5", "1.24 M", "2.5", "2.00", "1.50"), ("ball", "–", "–", "0.1", "2.00", "0.50"))
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(850, "850"), (12_340, "12.3 k"), (93_735_472, "93.7 M"), (2.5e9, "2.5 G"), (math.nan, "–")]
+)
+def test_large_numbers_have_three_figures(number: float, text: str) -> None:
+    assert count_text(number) == text

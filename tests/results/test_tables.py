@@ -69,8 +69,8 @@ def test_every_form_has_every_cell_note_and_mark(pages: dict[str, Page], name: s
 def test_a_page_holds_what_was_asked_for_and_no_more(pages: dict[str, Page]) -> None:
     assert all(sheet.title.startswith("all datasets") for sheet in pages["overall"].sheets)
     assert len(pages["overall"].sheets) == 3  # protocols
-    assert len(pages["all"].sheets) == 3 + 9
-    assert len(pages["details"].sheets) == 3 + 9 + 1 + 3 * 9
+    assert len(pages["all"].sheets) == 3 + 9 + 1  # costs
+    assert len(pages["details"].sheets) == 3 + 9 + 1 + 1 + 3 * 9
     assert len(pages["table"].sheets) == 9
 
 

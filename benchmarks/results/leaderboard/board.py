@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,9 @@ from benchmarks.results.statistics import mean_interval, with_target
 TIMINGS = ("seconds_open", "seconds_segment")
 
 COSTS = (*TIMINGS, "peak_memory_mb")
+
+TRAINING_FACTS = {"train_minutes": "minutes", "parameters": "parameters"}
+"""Columns of the leaderboard → what a unit's description says of its training; NaN for a method without one."""
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
@@ -105,6 +110,8 @@ def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     named = list(zip(board["unit"], board["method"], strict=True))
     for column, default in (("floor", False), ("untrained", False), ("contamination", "unknown"), ("checkpoint", "")):
         board[column] = [known.get(unit, {}).get(column, default) for unit in named]
+    for column, fact in TRAINING_FACTS.items():
+        board[column] = [_fact(known.get(unit, {}), fact) for unit in named]
     board.loc[board["synthetic"], "contamination"] = "unseen"
     missing = missing_cases(rows, units)
     board["missing"] = [missing.get(place, 0) for place in board[PLACE].itertuples(index=False, name=None)]
@@ -113,3 +120,9 @@ def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     board = board.sort_values(["_list", "dice"], ascending=[True, False], kind="stable")
     board = pd.concat([beside_trained(one) for _, one in board.groupby("_list", sort=False)])
     return board.drop(columns="_list").reset_index(drop=True)
+
+
+def _fact(unit: Mapping[str, Any], name: str) -> float:
+    """A figure of a unit's training; nothing for weights that were not trained here."""
+    value = (unit.get("training") or {}).get(name)
+    return math.nan if value is None or (unit.get("untrained") and name == "minutes") else float(value)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from benchmarks.results.tables.ablation import ablation_page
 from benchmarks.results.tables.board import board_sheets, leaderboard_page, legend, overall_sheets
 from benchmarks.results.tables.details import detail_sheets, details_page
+from benchmarks.results.tables.pairs import pairs_page
 from benchmarks.results.tables.render import Format, print_page, render
 from benchmarks.results.tables.sheet import SYNTHETIC_BANNER, Page, Sheet
 
@@ -24,6 +25,7 @@ __all__ = [
     "leaderboard_page",
     "legend",
     "overall_sheets",
+    "pairs_page",
     "print_page",
     "render",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,11 +11,13 @@ import pandas as pd
 from benchmarks.metrics import Metric, metrics_among
 from benchmarks.results.comparability import DIFFERS
 from benchmarks.results.leaderboard import LIST
+from benchmarks.results.leaderboard.board import TRAINING_FACTS
 from benchmarks.results.leaderboard.overall import OVER
 from benchmarks.results.tables.sheet import (
     UNFINISHED_LEGEND,
     Page,
     Sheet,
+    count_text,
     digits_of,
     few_note,
     list_title,
@@ -59,7 +62,7 @@ def leaderboard_page(
         return Page()
     synthetic = bool(board["synthetic"].any())
     first = overall_sheets(board, overall)
-    sheets = first if overall_only and first else [*first, *board_sheets(board)]
+    sheets = first if overall_only and first else [*first, *board_sheets(board), *costs_sheets(board)]
     about_all = (OVERALL_LEGEND,) if first else ()
     return Page(tuple(sheets), (*legend(board), *about_all, *few_note(sheets), *notes), synthetic)
 
@@ -148,6 +151,27 @@ def board_sheets(board: pd.DataFrame) -> list[Sheet]:
     return sheets
 
 
+def costs_sheets(board: pd.DataFrame) -> list[Sheet]:
+    """What each method cost, over all lists: one sheet, or none where nobody was trained and no memory is known."""
+    rows = board.assign(**{name: math.nan for name in ("peak_memory_mb", *TRAINING_FACTS) if name not in board})
+    headings = ("method", "train min", "parameters", "memory GB", "s open", "s prompt")
+    cells = []
+    for method, group in rows.groupby("method", sort=False):
+        trained = group.drop_duplicates(["dataset", "target"])["train_minutes"]
+        cells.append(
+            (
+                method_text({"method": method, "floor": group["floor"].iloc[0]}),
+                seconds_text(trained.mean()),
+                count_text(group["parameters"].max()),
+                number_text(group["peak_memory_mb"].max() / 1000.0, 1),
+                seconds_text(group["seconds_open"].mean()),
+                seconds_text(group["seconds_segment"].mean()),
+            )
+        )
+    title = f"costs, over all lists{' · SYNTHETIC' * bool(board['synthetic'].any())}"
+    return [Sheet(title, headings, tuple(cells), headings[1:])]
+
+
 def _main_metrics(board: pd.DataFrame) -> list[Metric]:
     """The metrics of the main table beside Dice; of the tolerances one, 2 mm if the suite has it."""
     metrics = [metric for metric in metrics_among(board, "leaderboard") if metric.key != "dice"]
@@ -160,7 +184,9 @@ def legend(board: pd.DataFrame) -> list[str]:
     """What the columns and the marks mean, in a few lines."""
     lines = [
         "Dice: mean over cases at the last prompt, 95 % interval over patients; a failed case counts as 0 (done: "
-        "cases that did not fail). F1: lesion-wise. s open, s prompt: seconds to take in a scan, and per prompt."
+        "cases that did not fail). F1: lesion-wise. s open, s prompt: seconds to take in a scan, and per prompt.",
+        "costs: minutes of one training (mean over data sets), parameters of its network, largest memory of the "
+        "process that predicts (of the GPU where it has one).",
     ]
     if board["untrained"].any():
         lines.append(UNTRAINED_LEGEND)

@@ -133,6 +133,16 @@ def seconds_text(value: float) -> str:
     return number_text(value, 2 if not value >= 10 else 1 if value < 100 else 0)
 
 
+def count_text(value: float) -> str:
+    """A large number in three figures: 850, 12.3 k, 4.05 M."""
+    if not pd.notna(value):
+        return "–"
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value:.0f}"
+
+
 def p_text(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +18,10 @@ import pandas as pd
 from benchmarks.common.files import atomically, write_json
 from benchmarks.common.identity import digest
 
-Kind = Literal["begin", "unit", "training", "sweep", "end"]
+Kind = Literal["begin", "unit", "training", "model", "sweep", "file", "end"]
+
+ORIGIN = ("environment", "source", "host", "user")
+"""What of a message says where it comes from."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class Message:
         content: JSON-like; what the writer of that kind takes.
         rows: the records of a unit, or a leaderboard.
         written_at: when the message was made, seconds since 1970.
+        times: when what is told began and ended, likewise; empty if nobody looked at the clock.
     """
 
     kind: Kind
@@ -38,12 +42,14 @@ class Message:
     content: Mapping[str, Any]
     rows: pd.DataFrame | None
     written_at: float
+    times: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
-        """Of what is told, not of when: equal for a message that says the same again."""
+        """Of what is told, not of when, where and by whom: equal for a message that says the same again."""
         rows = "" if self.rows is None else self.rows.to_json(orient="split", double_precision=12)
-        return digest([self.kind, self.key, self.content, rows])
+        told = {key: value for key, value in self.content.items() if key not in ORIGIN}
+        return digest([self.kind, self.key, told, rows])
 
 
 class Outbox:
@@ -52,14 +58,22 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def put(self, kind: Kind, key: str, content: Mapping[str, Any], rows: pd.DataFrame | None = None) -> Path:
+    def put(
+        self,
+        kind: Kind,
+        key: str,
+        content: Mapping[str, Any],
+        rows: pd.DataFrame | None = None,
+        times: Mapping[str, float] | None = None,
+    ) -> Path:
         """Keep a message until it is sent; one of the same kind and key that waits is replaced."""
         path = self.folder / f"{kind}-{digest([kind, key])}.json"
         if rows is not None:
             with atomically(path.with_suffix(".parquet")) as partial:
                 rows.to_parquet(partial, index=False)
         plain = json.loads(json.dumps(content, default=_plain))
-        write_json(path, {"kind": kind, "key": key, "content": plain, "rows": rows is not None, "at": time.time()})
+        stored = {"kind": kind, "key": key, "content": plain, "rows": rows is not None, "at": time.time()}
+        write_json(path, {**stored, "times": dict(times or {})})
         return path
 
     def waiting(self) -> list[Path]:
@@ -71,7 +85,8 @@ class Outbox:
         """A message. Raises ValueError or OSError if its files are damaged."""
         stored = json.loads(path.read_text(encoding="utf-8"))
         rows = pd.read_parquet(path.with_suffix(".parquet")) if stored["rows"] else None
-        return Message(stored["kind"], stored["key"], stored["content"], rows, float(stored["at"]))
+        at = float(stored["at"])
+        return Message(stored["kind"], stored["key"], stored["content"], rows, at, stored.get("times", {}))
 
     def sent(self, path: Path, message: Message) -> None:
         """Drop a message, unless another has taken its place meanwhile."""

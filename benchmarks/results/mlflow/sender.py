@@ -1,0 +1,127 @@
+"""The thread that sends what is in an outbox, and keeps what a server does not take."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common.addresses import sqlite_path, without_password
+from benchmarks.common.errors import one_line
+from benchmarks.common.identity import digest
+from benchmarks.results.mlflow.outbox import Outbox
+from benchmarks.results.mlflow.store import ARTIFACTS, default_uri, make_store, quiet_mlflow, relocated
+from benchmarks.results.mlflow.writer import MlflowWriter
+
+PATIENCE_SECONDS = 10.0
+"""How long the end of a run waits for a server that does not take another message."""
+LONGEST_PAUSE_SECONDS = 60.0
+DATABASES = ("postgresql", "mysql", "mssql")
+"""Addresses of stores that have no folder of their own for artifacts."""
+
+
+class Sender:
+    """Sends the messages of an outbox, one after the other; a message that fails is tried again after a pause."""
+
+    def __init__(self, uri: str, out: Path, outbox: Outbox) -> None:
+        self._uri, self._out, self._outbox = uri, out, outbox
+        self._news, self._closing = threading.Event(), threading.Event()
+        self._sent = 0
+        self._warned: set[str] = set()
+        self._writer: MlflowWriter | None = None
+        self._thread: threading.Thread | None = None
+
+    def wake(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._work, name="mlflow-sender", daemon=True)
+            self._thread.start()
+        self._news.set()
+
+    def close(self, patience: float) -> int:
+        self._closing.set()
+        self._news.set()
+        if self._thread is not None:
+            sent = -1
+            while self._thread.is_alive() and sent != self._sent:
+                sent = self._sent
+                self._thread.join(patience)
+        return len(self._outbox.waiting())
+
+    def _work(self) -> None:
+        pause = 1.0
+        while True:
+            self._news.clear()
+            for path in self._outbox.waiting():
+                if self._delivered(path):
+                    self._sent += 1
+                    pause = 1.0
+                    continue
+                if self._closing.wait(pause):
+                    return
+                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            if not self._outbox.waiting():
+                if self._closing.is_set():
+                    return
+                self._news.wait()
+
+    def _delivered(self, path: Path) -> bool:
+        """Send one message; once more over a new connection if what the old one remembers may be what is wrong."""
+        for _ in range(2):
+            remembered = self._writer is not None
+            try:
+                self._writer = self._writer or _connected(self._uri, self._out, self.warn)
+                message = self._outbox.read(path)
+                self._writer.send(message)
+                self._outbox.sent(path, message)
+                return True
+            except Exception as error:  # whatever a server, a store or a network can do; nothing is lost by it
+                self._writer = None
+                if not remembered:
+                    self.warn(f"MLflow at {self._uri} does not take everything ({one_line(error)[:300]})")
+                    return False
+        return False
+
+    def warn(self, text: str) -> None:
+        text = without_password(text)
+        if text not in self._warned:
+            self._warned.add(text)
+            print(f"warning: {text}", file=sys.stderr)
+
+
+def _connected(uri: str, out: Path, warn: Any) -> MlflowWriter:
+    quiet_mlflow()
+    artifacts = None
+    file = sqlite_path(uri)
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        make_store(file)
+        artifacts = file.parent / ARTIFACTS  # MLflow would put them into the working directory
+        artifacts.mkdir(exist_ok=True)
+        relocated(uri)
+    elif uri.startswith(DATABASES):
+        artifacts = out / ARTIFACTS
+    return MlflowWriter(uri, out, artifacts, warn)
+
+
+def sync(out: Path, tracking_uri: str | None = None, patience: float = PATIENCE_SECONDS) -> tuple[int, int]:
+    """Send what earlier runs could not; the numbers of messages sent and left.
+
+    Raises:
+        UserError: nothing was ever kept for that server in this output folder.
+    """
+    uri = tracking_uri or default_uri(out)
+    outbox = Outbox(outbox_folder(out, uri))
+    waiting = len(outbox.waiting())
+    if not waiting:
+        return 0, 0
+    sender = Sender(uri, out, outbox)
+    sender.wake()
+    left = sender.close(patience)
+    return waiting - left, left
+
+
+def outbox_folder(out: Path, uri: str) -> Path:
+    """Where messages for a server wait; a moved output folder keeps those for its own store."""
+    own = uri == default_uri(out)
+    return out / "mlflow-outbox" / ("own-store" if own else digest(without_password(uri)))

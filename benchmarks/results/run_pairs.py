@@ -1,0 +1,134 @@
+"""Two runs, or two methods, on the same cases: paired differences with their intervals over patients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.common.errors import UserError
+from benchmarks.results.comparability import DIFFERS, with_lists
+from benchmarks.results.leaderboard import CONFIDENCE_SEED, last_steps, verdict
+from benchmarks.results.leaderboard.comparisons import MARGIN
+from benchmarks.results.leaderboard.lists import row_dicts
+from benchmarks.results.statistics import case_table, comparisons, higher_is_better, holm, with_target
+
+PAIR = ["dataset", "target", "track", "protocol", "method"]
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of two things that are compared.
+
+    Attributes:
+        name: as the user gave it.
+        rows, units: its records; of one method, or of all methods of a run.
+    """
+
+    name: str
+    rows: pd.DataFrame
+    units: Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class RunPairs:
+    """What came of a comparison.
+
+    Attributes:
+        table: `PAIR`, n, patients, mean_a, mean_b, difference (b − a) with low and high (95 %, over patients),
+            p_sign_flip, p_sign_flip_holm (over all rows), better ("a", "b" or ""), verdict.
+        notes: what was not compared, and why; what else differs.
+        synthetic: whether any of the numbers was measured on phantoms.
+    """
+
+    table: pd.DataFrame
+    notes: tuple[str, ...]
+    synthetic: bool = False
+
+
+def compared(a: Side, b: Side, metric: str = "dice", margin: float | None = None) -> RunPairs:
+    """Every method that two runs have, against itself; or, where each side is one method, these two.
+
+    Raises:
+        UserError: two runs without a method in common.
+    """
+    methods = [{str(unit["method"]) for unit in side.units} for side in (a, b)]
+    same_method = bool(methods[0] & methods[1])
+    if not same_method and max(map(len, methods)) > 1:
+        raise UserError(f"{a.name} and {b.name} have no method in common; name two methods of one run instead")
+    stated = MARGIN if margin is None and higher_is_better(metric) else margin
+    marked = [_marked(side, mark) for side, mark in ((a, "a"), (b, "b"))]
+    units = [unit for side in marked for unit in side.units]
+    rows = last_steps(with_lists(pd.concat([side.rows for side in marked], ignore_index=True), units))
+    lines: list[dict[str, Any]] = []
+    notes: list[str] = []
+    places = dict.fromkeys(zip(*(rows[column] for column in ("dataset", "target", "track", "protocol")), strict=True))
+    for place in places:
+        mine = rows[(rows[["dataset", "target", "track", "protocol"]] == list(place)).all(axis=1)]
+        names = list(dict.fromkeys(name.split(":", 1)[1] for name in mine["method"]))
+        others = [(*methods[0], *methods[1])]
+        for pair in [(name, name) for name in names] if same_method else others:
+            line, note = _pair(mine, place, pair, metric, stated)
+            lines += [line] if line else []
+            notes += [note] if note else []
+    table = pd.DataFrame(lines)
+    if len(table):
+        table["p_sign_flip_holm"] = holm(table["p_sign_flip"])
+        table["verdict"] = [
+            verdict({**row, "better": {"a": a.name, "b": b.name}.get(row["better"], "")}, len(table))
+            for row in row_dicts(table)
+        ]
+    if same_method:
+        notes += [*_budgets(a, b), *_alone(a, b, methods)]
+    synthetic = any(bool(unit["synthetic"]) for unit in units)
+    return RunPairs(table, tuple(dict.fromkeys(notes)), synthetic)
+
+
+def _alone(a: Side, b: Side, methods: Sequence[set[str]]) -> list[str]:
+    sides = ((a, methods[0] - methods[1]), (b, methods[1] - methods[0]))
+    return [f"only in {side.name}: {', '.join(sorted(names))}" for side, names in sides if names]
+
+
+def _marked(side: Side, mark: str) -> Side:
+    """The same with `mark:` before every method, and without budgets, which may be what is compared."""
+    rows = side.rows.assign(method=f"{mark}:" + side.rows["method"].astype(str))
+    units = [{**unit, "method": f"{mark}:{unit['method']}", "budget": {}} for unit in side.units]
+    return Side(side.name, rows, units)
+
+
+def _pair(
+    rows: pd.DataFrame, place: tuple[str, ...], pair: tuple[str, str], metric: str, margin: float | None
+) -> tuple[dict[str, Any] | None, str]:
+    """The comparison of one pair on one list, or why there is none."""
+    a, b = (rows[rows["method"] == f"{mark}:{name}"] for mark, name in zip("ab", pair, strict=True))
+    where = f"{' · '.join((place[0], place[1], place[3]))}, {' and '.join(dict.fromkeys(pair))}"
+    if a.empty or b.empty:
+        return None, "" if a.empty and b.empty else f"not compared: {where}: only one of the two has it"
+    differs = {str(one[DIFFERS].iloc[0]) for one in (a, b)}
+    if len(differs) > 1:
+        return None, f"not compared: {where}: {'; '.join(sorted(filter(None, differs)))}"
+    both = with_target(pd.concat([a, b]))
+    if set(a["case"]) != set(b["case"]):
+        return None, f"not compared: {where}: a run is not finished"
+    table, _ = case_table(both, metric)
+    found = comparisons(both, metric, CONFIDENCE_SEED, margin).iloc[0].to_dict()
+    names = dict(zip("ab", pair, strict=True))
+    means = {f"mean_{mark}": float(table[f"{mark}:{name}"].mean()) for mark, name in names.items()}
+    kept = ("n", "patients", "p_sign_flip", "p_wilcoxon", "cohen_d", "margin", "equivalent", "both_failed")
+    line = dict(zip(PAIR, (*place, " → ".join(dict.fromkeys(pair))), strict=True)) | means
+    line |= {key: found[key] for key in kept if key in found}
+    line |= {"difference": -found["difference"], "low": -found["high"], "high": -found["low"]}
+    return line | {"better": str(found["better"])[:1]}, ""
+
+
+def _budgets(a: Side, b: Side) -> list[str]:
+    """Where two runs trained with other budgets: that is allowed, and said."""
+    budgets = [{(str(u["method"]), str(u["dataset"])): u.get("budget") or {} for u in side.units} for side in (a, b)]
+    return [
+        f"{method} on {dataset} was trained with {budgets[0][method, dataset]} in {a.name}, with "
+        f"{budgets[1][method, dataset]} in {b.name}"
+        for method, dataset in budgets[0].keys() & budgets[1].keys()
+        if budgets[0][method, dataset] != budgets[1][method, dataset]
+    ]

@@ -1,0 +1,107 @@
+"""Two runs or two methods on the same cases: differences against SciPy, and what is not compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from benchmarks.common.errors import UserError
+from benchmarks.results.run_pairs import Side, compared
+from benchmarks.results.tables import pairs_page, render
+from tests.results.boards import by_hand
+
+SAME = {"seed": 7, "cases_digest": "c", "prompts_digest": "p", "tolerances_mm": [2.0], "empty_policy": "w",
+        "metrics_version": 2, "dataset_version": "1"}  # fmt: skip
+
+
+def side(name: str, dice: dict[str, Sequence[float | None]], **changes: Any) -> Side:
+    rows, units = by_hand(dice, **{**SAME, **changes})
+    return Side(name, rows, units)
+
+
+def test_the_difference_is_that_of_a_paired_t_interval_over_patients() -> None:
+    chance = np.random.default_rng(1)
+    before, after = chance.uniform(0.3, 0.9, (2, 25))
+    pairs = compared(side("old", {"net": before.tolist()}), side("new", {"net": after.tolist()}))
+    (row,) = pairs.table.to_dict("records")
+    expected = stats.ttest_rel(after, before)
+    low, high = expected.confidence_interval(0.95)
+    assert row["difference"] == pytest.approx(np.mean(after - before))
+    assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert (row["mean_a"], row["mean_b"]) == (pytest.approx(before.mean()), pytest.approx(after.mean()))
+    flipped = stats.permutation_test(
+        (after - before,), np.mean, permutation_type="samples", n_resamples=9999, rng=np.random.default_rng(0)
+    )
+    assert row["p_sign_flip"] == pytest.approx(flipped.pvalue, abs=0.02)
+    assert row["patients"] == row["n"] == 25
+
+
+def test_the_side_that_is_better_is_named_whatever_the_direction() -> None:
+    old, new = ({"net": [value] * 24} for value in (0.5, 0.7))
+    for a, b in ((old, new), (new, old)):
+        (row,) = compared(side("one", a), side("two", b)).table.to_dict("records")
+        assert row["verdict"] == f"{'two' if a is old else 'one'} is better"
+        assert row["difference"] == pytest.approx(0.2 if a is old else -0.2)
+        assert row["low"] <= row["difference"] <= row["high"]
+
+
+def test_two_methods_of_a_run() -> None:
+    pairs = compared(side("net", {"net": [0.5, 0.7]}), side("ball", {"ball": [0.4, 0.5]}))
+    (row,) = pairs.table.to_dict("records")
+    assert row["method"] == "net → ball"
+    assert row["difference"] == pytest.approx(-0.15)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"seed": 8}, "other seed: 8 instead of 7"),
+        ({"cases_digest": "d"}, "other cases"),
+        ({"empty_policy": "x"}, "other empty-mask policy"),
+        ({"synthetic": True}, "other data"),
+    ],
+)
+def test_what_was_made_otherwise_is_not_compared_and_named(changes: dict[str, Any], reason: str) -> None:
+    pairs = compared(side("old", {"net": [0.5, 0.6]}), side("new", {"net": [0.6, 0.7]}, **changes))
+    assert pairs.table.empty
+    assert reason in pairs.notes[0]
+    assert pairs.notes[0].startswith("not compared: kits21 · kidney-tumor · centre-click, net")
+    assert "nothing can be compared" in render(pairs_page(pairs, ("old", "new"), "dice", False), "terminal")
+
+
+def test_another_budget_is_compared_and_said() -> None:
+    old = side("old", {"net": [0.5, 0.6]}, budget={"minutes": 1})
+    new = side("new", {"net": [0.6, 0.7], "more": [0.1, 0.2]}, budget={"minutes": 2})
+    pairs = compared(old, new)
+    assert len(pairs.table) == 1
+    assert any("{'minutes': 1} in old, with {'minutes': 2} in new" in note for note in pairs.notes)
+    assert "only in new: more" in pairs.notes
+
+
+def test_a_run_that_is_not_finished_is_not_compared() -> None:
+    old, new = side("old", {"net": [0.5, 0.6]}), side("new", {"net": [0.6, 0.7]})
+    pairs = compared(old, Side("new", new.rows.iloc[:1], new.units))
+    assert pairs.table.empty
+    assert "a run is not finished" in pairs.notes[0]
+
+
+def test_failures_count_as_worst() -> None:
+    pairs = compared(side("old", {"net": [0.5, 0.6]}), side("new", {"net": [0.6, None]}))
+    assert pairs.table["difference"].iloc[0] == pytest.approx(-0.25)
+
+
+def test_runs_without_a_method_in_common_are_an_error() -> None:
+    with pytest.raises(UserError, match="no method in common"):
+        compared(side("old", {"a": [0.5], "b": [0.4]}), side("new", {"c": [0.5]}))
+
+
+def test_a_page_has_both_means_and_the_difference_with_its_sign() -> None:
+    pairs = compared(side("old", {"net": [0.5] * 24}), side("new", {"net": [0.7] * 24}))
+    text = render(pairs_page(pairs, ("old", "new"), "dice", pairs.synthetic), "terminal")
+    assert "0.500" in text
+    assert "+0.200 [+0.200, +0.200]" in text
+    assert "a: old, b: new" in text
