@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.commands import data, doctor, leaderboard, lists, predict, prompts, run, score, sync, weights
+from benchmarks.commands import data, doctor, leaderboard, lists, predict, prompts, report, run, score, sync, weights
 from benchmarks.commands.declare import new_group
 from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, one_line
 
@@ -18,7 +18,7 @@ app = new_group(
 `tags-bench run --all-datasets` trains and evaluates every method on synthetic phantoms, in minutes on a laptop.
 `tags-bench run --data DIR` does the same on your own scans.""",
 )
-for module in (run, leaderboard, score, predict, sync, lists):
+for module in (run, leaderboard, report, score, predict, sync, lists):
     app.add_typer(module.app)
 for name, module in (("data", data), ("weights", weights), ("prompts", prompts)):
     app.add_typer(module.app, name=name, rich_help_panel="Set-up")

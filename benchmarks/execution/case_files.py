@@ -48,7 +48,7 @@ def case_files(unit: Mapping[str, Any], folders: Folders) -> dict[str, CaseFiles
         return {}
     content = read_json(path)
     try:
-        return {str(case): CaseFiles(folders.out / image, folders.out / label) for case, (image, label) in content.items()}
+        return {str(case): CaseFiles(*(folders.out / one for one in pair)) for case, pair in content.items()}
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{path}: does not say where cases lie; delete it, and run the suite again") from error
 

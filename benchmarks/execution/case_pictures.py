@@ -88,7 +88,7 @@ def picture_orders(rows: pd.DataFrame, units: Sequence[Mapping[str, Any]], folde
         units: what its units are.
     """
     orders: dict[CaseKey, PictureOrder] = {}
-    asked = {key: group for key, group in rows.groupby(["unit", "method"], sort=False)} if len(rows) else {}
+    asked = dict(iter(rows.groupby(["unit", "method"], sort=False))) if len(rows) else {}
     for unit in units:
         files, mine = case_files(unit, folders), asked.get((unit["unit"], unit["method"]))
         if mine is None:

@@ -67,8 +67,8 @@ def rankings_of(rows: pd.DataFrame, metric: str = "dice", draws: int = 1000) -> 
     Returns:
         LIST, method, one column per scheme ("mean-then-rank" …), mean_case_rank (the mean of the ranks in each case);
         of mean-then-rank first (share of the draws in which the method has rank 1), rank_low and rank_high (95 % of
-        the draws) and the share of each rank ("share_of_rank_1" …); kendall_tau and kendall_tau_case_ranks, means over the draws, one value for the list,
-        of mean-then-rank and rank-then-mean; patients.
+        the draws) and the share of each rank ("share_of_rank_1" …); kendall_tau and kendall_tau_case_ranks,
+        means over the draws, one value for the list, of mean-then-rank and rank-then-mean; patients.
     """
     schemes: tuple[Scheme, ...] = get_args(Scheme)
 

@@ -43,10 +43,10 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         track, protocol, differs, method, floor, untrained, missing (cases), lists (how many it is on), of (how many
-        there are), dice, low, high (95 %), patients, mean_rank, behind, behind_low, behind_high, p and against_best, and one
-        column "dice/<dataset>" (or "dice/<dataset>/<target>") with the mean Dice of each list. `behind` is the mean Dice
-        of the best method of the table minus this one's, with its 95 % interval. `p` is that of the sign-flip test against the best
-        method of the table, with Holm's correction over all pairs; `against_best` says it in words.
+        there are), dice, low, high (95 %), patients, mean_rank, behind, behind_low, behind_high, p and against_best,
+        and one column "dice/<dataset>" (or "dice/<dataset>/<target>") with the mean Dice of each list. `behind` is the
+        mean Dice of the best method of the table minus this one's, with its 95 % interval. `p` is that of the
+        sign-flip test against the best method, with Holm's correction over all pairs; `against_best` says it in words.
     """
     tables = []
     final = _final(board, rows)

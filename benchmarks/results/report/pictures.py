@@ -188,7 +188,7 @@ def _blocks(values: NDArray[np.float32], factors: Corner) -> NDArray[np.float32]
 def _layer(layer: Layer, low: Corner, factors: Corner) -> dict[str, Any]:
     def place(point: Sequence[float]) -> list[float]:
         """The centre of a voxel of the scan, in voxels of the picture, of which the first has its centre at 0."""
-        return [round((p - l + 0.5) / f - 0.5, 2) for p, l, f in zip(point, low, factors, strict=True)]
+        return [round((p - first + 0.5) / f - 0.5, 2) for p, first, f in zip(point, low, factors, strict=True)]
 
     prompted = layer.prompted
     content: dict[str, Any] = {"protocol": layer.protocol, "method": layer.method, "step": layer.step}
