@@ -239,7 +239,7 @@ def report(
     path: str | Path,
     *,
     out: str | Path = DEFAULT_OUT,
-    choice: ReportChoice = ReportChoice(),
+    choice: ReportChoice | None = None,
     progress: Progress | None = None,
 ) -> ReportResult:
     """Write the report of a run: one HTML file that opens offline, from the answer down to every case.
@@ -255,7 +255,8 @@ def report(
     """
     from benchmarks.execution.reporting import write_report
 
-    return write_report(results, Path(path), Folders(user_path(out).resolve()), choice, progress or Progress())
+    folders = Folders(user_path(out).resolve())
+    return write_report(results, Path(path), folders, choice or ReportChoice(), progress or Progress())
 
 
 def predict(

@@ -36,9 +36,10 @@ class Answer:
     Attributes:
         winner: its row of the leaderboard (or of the pooled table).
         dice: its mean with the interval.
-        rival, ahead, p: the next one, the lead over it with its interval, the corrected p of the lead.
+        rival, ahead, p: the next one, the lead over it with its interval, the corrected p of the lead; no p where the
+            patients are too few for any.
         verdict: what the tests say of the two, in the leaderboard's words.
-        cost: seconds and memory of the winner; empty over all datasets.
+        cost: seconds and memory of the winner; over all datasets from the least to the most.
     """
 
     winner: Row
@@ -73,39 +74,48 @@ def answer_of_list(rows: Sequence[Row], pairs: Iterable[Row]) -> Answer | None:
     for pair in pairs:
         if {pair["a"], pair["b"]} == {best["method"], rival["method"]}:
             sign = 1 if pair["a"] == best["method"] else -1
+            certainty = certainty_of(pair["verdict"])
             low, high = sorted((sign * pair["low"], sign * pair["high"]))
             return Answer(
                 best,
                 dice,
-                certainty_of(pair["verdict"]),
+                certainty,
                 rival["method"],
                 mean_text(sign * pair["difference"], low, high, pair["patients"], signed=True),
-                p_text(pair["p_sign_flip_holm"]),
+                p_text(pair["p_sign_flip_holm"]) if certainty != "few" else "",
                 pair["verdict"] + few_mark(pair["patients"]),
                 cost_text(best),
             )
     return Answer(best, dice, "open", rival["method"], cost=cost_text(best))
 
 
-def answer_over_all(rows: Sequence[Row]) -> Answer | None:
-    """The answer of a track and protocol over all datasets, from the rows of the pooled table."""
+def answer_over_all(rows: Sequence[Row], board: Sequence[Row]) -> Answer | None:
+    """The answer of a track and protocol over all datasets.
+
+    Args:
+        rows: of the pooled table, of this track and protocol.
+        board: rows of the leaderboard, of the same; the costs are theirs.
+    """
     ranked = sorted((row for row in rows if pd.notna(row["dice"])), key=lambda row: -row["dice"])
     if not ranked:
         return None
     best = ranked[0]
     dice = mean_text(best["dice"], best["low"], best["high"], best["patients"])
+    cost = cost_text(*(row for row in board if row["method"] == best["method"]))
     rivals = [row for row in ranked[1:] if pd.notna(row["behind"])]
     if not rivals:
-        return Answer(best, dice, "alone" if len(ranked) == 1 else "open")
+        return Answer(best, dice, "alone" if len(ranked) == 1 else "open", cost=cost)
     rival = rivals[0]
+    certainty = certainty_of(str(rival["against_best"]))
     return Answer(
         best,
         dice,
-        certainty_of(str(rival["against_best"])),
+        certainty,
         rival["method"],
         mean_text(rival["behind"], rival["behind_low"], rival["behind_high"], rival["patients"], signed=True),
-        p_text(rival["p"]),
+        p_text(rival["p"]) if certainty != "few" else "",
         f"{rival['method']}: {rival['against_best']}{few_mark(rival['patients'])}",
+        cost,
     )
 
 
@@ -122,12 +132,18 @@ def certainty_of(verdict: str) -> Certainty:
     return "failed" if verdict == "both failed" else "open"
 
 
-def cost_text(row: Row) -> str:
-    """Such as "0.25 s a scan, 0.04 s a prompt, 1.2 GB"; what was not measured is left out."""
+def cost_text(*rows: Row) -> str:
+    """Such as "0.25 s a scan, 0.04 s a prompt, 1.2 GB"; of several rows the least and the most."""
+    costs = (("seconds_open", "s a scan", seconds_text), ("seconds_segment", "s a prompt", seconds_text),
+             ("peak_memory_mb", "GB", _gigabytes))  # fmt: skip
     parts = []
-    for column, unit in (("seconds_open", "s a scan"), ("seconds_segment", "s a prompt")):
-        if pd.notna(row.get(column)):
-            parts.append(f"{seconds_text(row[column])} {unit}")
-    if pd.notna(row.get("peak_memory_mb")):
-        parts.append(f"{number_text(row['peak_memory_mb'] / 1000, 1)} GB")
+    for column, unit, text in costs:
+        values = sorted(row[column] for row in rows if pd.notna(row.get(column)))
+        if values:
+            ends = dict.fromkeys((text(values[0]), text(values[-1])))
+            parts.append(f"{' to '.join(ends)} {unit}")
     return ", ".join(parts)
+
+
+def _gigabytes(megabytes: float) -> str:
+    return number_text(megabytes / 1000, 1)

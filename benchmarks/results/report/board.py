@@ -9,8 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.metrics import metrics_among
-from benchmarks.results.tables.board import MARKS, MEANINGS
+from benchmarks.results.tables.board import MARKS, MEANINGS, main_metrics
 from benchmarks.results.tables.sheet import mean_text, metric_text, number_text, seconds_text, unfinished_mark
 
 Row = Mapping[str, Any]
@@ -105,8 +104,7 @@ def board_of(rows: Sequence[Row], ranks: Mapping[str, Any], groups: Mapping[str,
             "up" if metric.higher_is_better else "down",
             tuple(Cell(metric_text(row, metric), float(row[metric.key])) for row in rows),
         )
-        for metric in metrics_among(table, "leaderboard")
-        if metric.key != "dice"
+        for metric in main_metrics(table)
     ]
     for key, heading, title in COSTS:
         if key in table and table[key].notna().any():

@@ -108,7 +108,7 @@ def _ranks(tables: Tables) -> dict[str, Any]:
 
 def _letters(board: Sequence[Mapping[str, Any]], pairs: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """Letters by the verdicts, that is by the sign-flip test; none where the patients are too few for any test."""
-    if not pairs or all(str(pair["verdict"]).startswith("too few") for pair in pairs):
+    if all(str(pair["verdict"]).startswith(("too few", "both failed")) for pair in pairs):
         return {}
     apart = {frozenset((pair["a"], pair["b"])) for pair in pairs if "is better" in str(pair["verdict"])}
     best_first = sorted(board, key=lambda row: -row["dice"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -104,7 +103,7 @@ def report_html(content: ReportContent) -> str:
     overall = overall_of(board, rows)
     tables = {} if content.incomplete else details(rows, units, content.metric, content.margin)
     pages = list(list_pages(board, rows, _of_lists(tables), units, content.metric))
-    givens = list(_givens(pages, overall, overall_sheets(board, overall)))
+    givens = list(_givens(pages, board, overall))
     synthetic = any(unit["synthetic"] for unit in units)
     pictures = list(content.pictures)
     environment = Environment(
@@ -143,8 +142,9 @@ def _of_lists(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     return {name: table for name, table in tables.items() if name not in ABOUT_ALL}
 
 
-def _givens(pages: Sequence[ListPage], overall: pd.DataFrame, sheets: Sequence[Sheet]) -> Iterator[Given]:
+def _givens(pages: Sequence[ListPage], board: pd.DataFrame, overall: pd.DataFrame) -> Iterator[Given]:
     """Tracks and protocols, in the order of the pooled table, which goes from the least to the most given."""
+    sheets = overall_sheets(board, overall)
     by_title = {sheet.title.removesuffix(" · SYNTHETIC"): sheet for sheet in sheets}
     for key, lines in overall.groupby(OVER, sort=False):
         title = list_title(key, False)
@@ -153,10 +153,14 @@ def _givens(pages: Sequence[ListPage], overall: pd.DataFrame, sheets: Sequence[S
         yield Given(
             title=title.removeprefix("all datasets · "),
             key=tuple(map(str, key)),
-            over_all=answer_over_all(row_dicts(lines)) if sheet is not None else None,
+            over_all=answer_over_all(row_dicts(lines), _boarded(board, key)) if sheet is not None else None,
             sheet=sheet,
             on_each=on_each,
         )
+
+
+def _boarded(board: pd.DataFrame, key: Any) -> list[dict[str, Any]]:
+    return row_dicts(board[(board[OVER] == list(key)).all(axis=1)])
 
 
 def _about(
@@ -203,6 +207,7 @@ def _data(
 ) -> dict[str, Any]:
     """What the scripts work with. `leaderboard` is what `tags-bench leaderboard --json` prints."""
     floors = {str(unit["method"]) for unit in units if unit.get("floor")}
+    pictured = {key: number for number, (key, _) in enumerate(pictures)}
     untrained = {str(unit["method"]) for unit in units if unit.get("untrained")}
     names = dict.fromkeys(str(unit["method"]) for unit in units)
     return {
@@ -210,12 +215,20 @@ def _data(
         "leaderboard": as_json(board),
         "overall": as_json(overall),
         "robustness": as_json(tables.get("robustness", pd.DataFrame())),
-        "lists": [{"key": list(page.key), "title": page.title, "drawn": page.drawn, **page.cases} for page in pages],
-        "pictures": {json.dumps(list(key)): number for number, (key, _) in enumerate(pictures)},
+        "lists": [
+            {"key": list(page.key), "title": page.title, "drawn": page.drawn, "pictures": _places(page, pictured)}
+            | page.cases
+            for page in pages
+        ],
         "organs": {
             f"{unit['dataset']}/{unit['target']['name']}": str(unit["target"].get("organ", "")) for unit in units
         },
     }
+
+
+def _places(page: ListPage, pictured: Mapping[tuple[str, str, str], int]) -> list[int | None]:
+    """Which picture shows each case of a list; None if none does."""
+    return [pictured.get((page.key[0], case, page.key[1])) for case in page.cases["cases"]]
 
 
 def _static(name: str) -> str:

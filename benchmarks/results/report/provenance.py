@@ -53,7 +53,7 @@ def provenance_of(rows: pd.DataFrame, units: Sequence[Unit], machines: Sequence[
         facts=tuple((name, value) for name, value in facts if value),
         sheets=(_data(units), _units(units), *_machines(machines)),
         settings=settings,
-        command=f"tags-bench run --suite {suite} --all-datasets",
+        command=f"tags-bench run --suite {suite} --all-datasets   # a suite of your own: the name of its file",
     )
 
 

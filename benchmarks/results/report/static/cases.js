@@ -75,7 +75,7 @@ const caseTable = {
     const status = document.getElementById("case-status").value;
     const named = `${this.list.cases[place]} ${this.list.patients[place]}`.toLowerCase().includes(words);
     if (!named || status === "") return named;
-    if (status === "picture") return pictureOf(this.list, place) !== null;
+    if (status === "picture") return this.list.pictures[place] !== null;
     return this.list.methods.some((method) => this.list.status[method][place] === status);
   },
 

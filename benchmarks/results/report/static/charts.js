@@ -39,7 +39,7 @@ function spreadChart(list, number) {
   if (rows.length <= MOST_DOTS) {
     marks.push(Plot.dot(rows, {
       x: "value", y: "method", r: 2.6, fill: stroke("method"), fillOpacity: 0.65,
-      dy: (row) => 0, href: (row) => `#list-${number}/case-${row.place}`, target: null,
+      href: (row) => `#list-${number}/case-${row.place}`,
       title: (row) => `${row.method}\n${list.cases[row.place]}: ${figure(row.value)}${row.status === "f" ? " (failed)" : ""}`,
     }));
   }
@@ -125,6 +125,21 @@ function stabilityChart(list) {
   });
 }
 
+/** Where names stand beside points so that none covers another: each point with `at`, the y of its name. */
+function namesApart(points, x, y, letter = 6.6, line = 14) {
+  const placed = [];
+  for (const point of [...points].sort((a, b) => a.dice - b.dice)) {
+    const width = letter * textOf(point.method).length;
+    const left = x(point.cost) - width / 2;
+    let top = y(point.dice) - 11;
+    for (const other of placed) {
+      if (left < other.right && other.left < left + width && Math.abs(top - other.top) < line) top = other.top - line;
+    }
+    placed.push({ ...point, left, right: left + width, top, at: y.invert(top) });
+  }
+  return placed;
+}
+
 /** Mean Dice of a list against a cost of its leaderboard rows, on a logarithmic axis. */
 function costChart(list, column, label, scale = 1) {
   const rows = data.leaderboard.filter((row) => data.lists.indexOf(list) === listOfRow(row) && row[column] > 0 && row.dice !== null)
@@ -134,15 +149,19 @@ function costChart(list, column, label, scale = 1) {
   for (const row of [...rows].sort((a, b) => a.cost - b.cost || b.dice - a.dice)) {
     if (!front.length || row.dice > front[front.length - 1].dice) front.push(row);
   }
+  const sides = { marginLeft: 40, marginRight: 40, marginTop: 20, marginBottom: 40 };
+  const height = 320, [least, most] = d3.extent(rows, (row) => row.cost);
+  const across = [least / 2, most * 2.5], up = [0, Math.min(1, 0.1 + Math.max(...rows.map((row) => row.dice_high ?? row.dice)))];
+  const x = d3.scaleLog(across, [sides.marginLeft, CHART_WIDTH - sides.marginRight]);
+  const y = d3.scaleLinear(up, [height - sides.marginBottom, sides.marginTop]);
   return plot({
-    height: 300, marginRight: 40, marginBottom: 40, inset: 12,
-    x: { type: "log", label, grid: true, tickFormat: "~g", ticks: 5 }, y: { ...dice, domain: [0, Math.min(1, 0.08 + Math.max(...rows.map((row) => row.dice_high ?? row.dice)))] },
+    height, ...sides, x: { type: "log", domain: across, label, grid: true, tickFormat: "~g", ticks: 5 }, y: { ...dice, domain: up },
     marks: [
       Plot.line(front, { x: "cost", y: "dice", stroke: "currentColor", strokeOpacity: 0.45, strokeDasharray: "4 3", curve: "step-after" }),
       Plot.ruleX(rows, { x: "cost", y1: "dice_low", y2: "dice_high", stroke: stroke("method"), strokeOpacity: 0.5 }),
       Plot.dot(rows, { x: "cost", y: "dice", fill: stroke("method"), r: 5, symbol: { value: (row) => lookOf(row.method).symbol },
         title: (row) => `${row.method}\nDice ${figure(row.dice)}\n${label} ${row.cost.toPrecision(3)}` }),
-      Plot.text(rows, { x: "cost", y: "dice", text: (row) => textOf(row.method), fill: stroke("method"), dy: -11, dx: 4, textAnchor: "middle" }),
+      Plot.text(namesApart(rows, x, y), { x: "cost", y: "at", text: (row) => textOf(row.method), fill: stroke("method") }),
     ],
   });
 }
@@ -175,6 +194,23 @@ function sizeOrder(group) {
   return Number.isNaN(number) ? Infinity : group.startsWith("<") ? -1 : number;
 }
 
+/** The pooled table of a track and protocol. */
+function pooledChart(key) {
+  const rows = data.overall.filter((row) => JSON.stringify([row.track, row.protocol, row.differs]) === key && row.dice !== null);
+  if (!rows.length) return null;
+  const methods = rows.map((row) => row.method);
+  const single = rows.flatMap((row) => Object.keys(row).filter((name) => name.startsWith("dice/") && row[name] !== null)
+    .map((name) => ({ method: row.method, value: row[name], where: name.slice(5) })));
+  return plot({
+    height: 46 + 30 * methods.length, marginLeft: leftOf(methods), x: dice, y: methodAxis(methods),
+    marks: [
+      Plot.tickX(single, { x: "value", y: "method", stroke: stroke("method"), strokeOpacity: 0.6, inset: 9, title: (row) => `${row.method} on ${row.where}\n${figure(row.value)}` }),
+      Plot.ruleY(rows, { y: "method", x1: "low", x2: "high", stroke: stroke("method"), strokeWidth: 3 }),
+      Plot.dot(rows, { x: "dice", y: "method", r: 5, fill: stroke("method"), title: (row) => `${row.method}\n${figure(row.dice)} [${figure(row.low)}, ${figure(row.high)}]` }),
+    ],
+  });
+}
+
 const CHARTS = {
   spread: spreadChart,
   rounds: roundsChart,
@@ -187,11 +223,12 @@ const CHARTS = {
 
 /** Draw the charts of a panel, once. */
 function drawCharts(panel) {
-  if (panel.dataset.drawn || panel.dataset.list === undefined) return;
+  if (panel.dataset.drawn) return;
   panel.dataset.drawn = "yes";
   const number = Number(panel.dataset.list);
   for (const place of panel.querySelectorAll("[data-chart]")) {
-    const chart = CHARTS[place.dataset.chart](data.lists[number], number);
+    const pooled = place.dataset.chart === "pooled";
+    const chart = pooled ? pooledChart(panel.dataset.given) : CHARTS[place.dataset.chart](data.lists[number], number);
     if (chart === null) place.remove();
     else place.append(chart);
   }

@@ -12,8 +12,7 @@ function showPanel(id) {
     if (!panel.hidden) drawCharts(panel);
   }
   document.getElementById("which").value = id;
-  const panel = document.getElementById(id);
-  if (panel.dataset.list !== undefined) caseTable.show(Number(panel.dataset.list));
+  caseTable.show(Number(document.getElementById(id).dataset.first));
 }
 
 /** Follow the address: #given-2, #list-3, #list-3/method-1, #list-3/case-17, or a part of the page. */

@@ -2,34 +2,35 @@
 // What all scripts of the page share: the data, how a method looks, small helpers.
 
 const data = JSON.parse(document.getElementById("data").textContent);
-const COLOURS = 8; // --c0 … --c7 in report.css, told apart by colour-blind readers too
+const COLOURS = 8, FLOORS = 3; // --c0 … --c7 and --f0 … --f2 in report.css
 const DASHES = ["", "6 3", "2 2", "8 3 2 3", "12 3"];
 const SYMBOLS = ["circle", "square", "triangle", "diamond", "cross", "star", "wye"];
+const OTHER = { colour: "var(--f0)", dash: "", symbol: "circle" };
 const UNTRAINED = " (untrained)";
 
-/** Method → colour (a CSS value), dash and symbol; floors are grey, an untrained method looks like itself trained. */
+/** Method → colour (a CSS value), dash and symbol; floors are grey (bright on a scan), an untrained method looks like itself trained. */
 const looks = (() => {
   const found = new Map();
   let place = 0, floors = 0;
   for (const { name, floor, untrained } of data.methods) {
     if (untrained) continue;
     const number = floor ? floors++ : place++;
-    const round = floor ? number + 1 : Math.floor(number / COLOURS);
+    const round = floor ? Math.floor(number / FLOORS) + 1 : Math.floor(number / COLOURS);
     found.set(name, {
-      colour: floor ? "var(--floor)" : `var(--c${number % COLOURS})`,
+      colour: floor ? `var(--f${number % FLOORS})` : `var(--c${number % COLOURS})`,
       dash: DASHES[round % DASHES.length],
       symbol: SYMBOLS[number % SYMBOLS.length],
     });
   }
   for (const { name, untrained } of data.methods) {
-    const trained = found.get(name.replace(UNTRAINED, "")) ?? { colour: "var(--floor)", symbol: "circle" };
+    const trained = found.get(name.replace(UNTRAINED, "")) ?? OTHER;
     if (untrained) found.set(name, { ...trained, dash: "1 3" });
   }
   return found;
 })();
 
 function lookOf(method) {
-  return looks.get(method) ?? { colour: "var(--floor)", dash: "", symbol: "circle" };
+  return looks.get(method) ?? OTHER;
 }
 
 /** An element with attributes (`on…` are listeners) and children. */
@@ -63,11 +64,6 @@ function figure(value, digits = 3) {
 /** The values of a list's cases after the last step: the Dice of a method. */
 function lastDice(list, method) {
   return list.dice[method].map((steps) => steps[steps.length - 1]);
-}
-
-function pictureOf(list, place) {
-  const number = data.pictures[JSON.stringify([list.key[0], list.cases[place], list.key[1]])];
-  return number === undefined ? null : number;
 }
 
 /** Keeps a setting of the reader; where the browser forbids it, for this visit only. */

@@ -36,7 +36,7 @@ const viewer = {
     if (!this.dialog.open) this.dialog.showModal();
     this._panel();
     const opening = ++this.opening;
-    const found = pictureOf(list, place);
+    const found = list.pictures[place];
     try {
       if (found === null) throw new Error("no picture of this case: the run kept no masks, or did not note where the case lies");
       const picture = await Picture.load(found);
@@ -296,6 +296,9 @@ const viewer = {
         ring.forEach(([x, y], i) => (i ? context.lineTo(x * sx, y * sy) : context.moveTo(x * sx, y * sy)));
         context.closePath();
       }
+      context.lineWidth = (width + 1.6) * ratio;
+      context.strokeStyle = "#0009"; // a shadow, so that a line is seen on bright tissue too
+      context.stroke();
       context.lineWidth = width * ratio;
       context.setLineDash(dash ? dash.split(" ").map((part) => Number(part) * ratio) : []);
       context.strokeStyle = colour;
@@ -303,12 +306,12 @@ const viewer = {
       context.setLineDash([]);
     };
     if (!this.hidden.has("reference")) {
-      draw(this.picture.reference, "#000000", "", 4.5);
       draw(this.picture.reference, REFERENCE, "", 2.5);
     }
-    for (const method of this.list.methods) {
+    const shown = this.difference ? caseTable.pair() : this.list.methods;
+    for (const method of shown) {
       const bits = this.hidden.has(method) ? null : this._bits(method);
-      if (bits) draw(bits, this._colour(method), lookOf(method).dash, method === this.focus ? 2.6 : 1.6);
+      if (bits) draw(bits, this._colour(method), lookOf(method).dash, method === this.focus ? 2.8 : 1.8);
     }
   },
 
