@@ -15,8 +15,8 @@ SUITE = """
 name: small
 seed: 5
 datasets:
-  - {name: lits17, source: phantom, cases: 10}
-  - {name: kits21, source: phantom, cases: 10}
+  - {name: lits17, source: phantom, cases: 6}
+  - {name: kits21, source: phantom, cases: 6}
 methods:
   - region-growing
   - {name: region-growing, label: "grown <script>alert(1)</script>", config: {multiplier: 1.5}}

@@ -61,10 +61,9 @@ def picture(
         Layer("iterative", "m", step, chance.random(shape) > 0.6, Prompted(clicks=((12, 13, 14, 1),)))
         for step in (1, 2, 3)
     )
-    return CasePicture(
-        "d", "c", "t", (10, 10, 10), spacing, chance.random(shape) > 0.5, ramp.astype(np.float32) - 60, (-60.0, 140.0),
-        **{"layers": layers, **more},
-    )  # fmt: skip
+    scan = ramp.astype(np.float32) - 60
+    known: dict[str, Any] = {"scan": scan, "window": (-60.0, 140.0), "layers": layers}
+    return CasePicture("d", "c", "t", (10, 10, 10), spacing, chance.random(shape) > 0.5, **known | more)
 
 
 def test_every_mask_comes_back_whole() -> None:

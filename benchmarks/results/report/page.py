@@ -102,8 +102,8 @@ def report_html(content: ReportContent) -> str:
     board = leaderboard_of(rows, units)
     overall = overall_of(board, rows)
     tables = {} if content.incomplete else details(rows, units, content.metric, content.margin)
-    pages = list(list_pages(board, rows, _of_lists(tables), units, content.metric))
-    givens = list(_givens(pages, board, overall))
+    pages = [] if board.empty else list(list_pages(board, rows, _of_lists(tables), units, content.metric))
+    givens = [] if board.empty else list(_givens(pages, board, overall))
     synthetic = any(unit["synthetic"] for unit in units)
     pictures = list(content.pictures)
     environment = Environment(

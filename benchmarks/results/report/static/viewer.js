@@ -348,7 +348,10 @@ const viewer = {
         context.textBaseline = "middle";
         context.fillText(click[3] ? "+" : "−", x, y);
         context.fillStyle = "#ffe066";
+        context.shadowColor = "#000";
+        context.shadowBlur = 4 * ratio;
         context.fillText(String(number + 1), x + 11 * ratio, y - 8 * ratio);
+        context.shadowBlur = 0;
       }
       context.globalAlpha = 1;
     });
@@ -362,6 +365,8 @@ const viewer = {
     const middle = [canvas.width / 2, canvas.height / 2], edge = 10 * ratio;
     context.textAlign = "center";
     context.textBaseline = "middle";
+    context.shadowColor = "#000"; // so that they are read on bright tissue
+    context.shadowBlur = 4 * ratio;
     context.fillText(left, edge, middle[1]);
     context.fillText(right, canvas.width - edge, middle[1]);
     context.fillText(top, middle[0], edge);
