@@ -249,8 +249,9 @@ def _mask_folder(
 ) -> Path | None:
     """The folder of the masks that these rows were made from; None if there is none.
 
-    Several of one name stand beside each other where a method was run with several settings, and entries that differ
-    in their label only share the folder of one of them. The seconds in the side-cars tell which one it is.
+    The description of a unit names it; those of earlier runs do not. Several of one name stand beside each other where
+    a method was run with several settings, and entries that differ in their label only share the folder of one of
+    them. The seconds in the side-cars tell which one it is.
     """
     answered = rows[(rows["status"] == OK) & ~_carried(rows)]
     if answered.empty:
@@ -259,7 +260,8 @@ def _mask_folder(
     place = folders.predictions / safe_name(str(unit["suite"])) / safe_name(str(unit["dataset"]))
     titles = [str(one["method"]) for one in units if one["unit"] == unit["unit"]]
     names = [safe_name(name) for title in titles for name in (title, f"{title}@{unit['target']['name']}")]
-    for folder in sorted(path for path in place.glob("*") if path.name.rpartition("-")[0] in names):
+    named = [folders.out / str(unit["predictions"])] if unit.get("predictions") else []
+    for folder in [*named, *sorted(path for path in place.glob("*") if path.name.rpartition("-")[0] in names)]:
         path = facts_file(_stem(folder, row))
         if path.is_file():
             facts = json.loads(path.read_text(encoding="utf-8")).get("facts", {})

@@ -135,7 +135,7 @@ def certainty_of(verdict: str) -> Certainty:
 def cost_text(*rows: Row) -> str:
     """Such as "0.25 s a scan, 0.04 s a prompt, 1.2 GB"; of several rows the least and the most."""
     costs = (("seconds_open", "s a scan", seconds_text), ("seconds_segment", "s a prompt", seconds_text),
-             ("peak_memory_mb", "GB", _gigabytes))  # fmt: skip
+             ("peak_memory_mb", "GB", _gigabytes), ("train_minutes", "min of training", seconds_text))  # fmt: skip
     parts = []
     for column, unit, text in costs:
         values = sorted(row[column] for row in rows if pd.notna(row.get(column)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +37,7 @@ class Column:
     """A column of a leaderboard.
 
     Attributes:
-        better: "up" or "down", whichever way is better; the best cell of the column is marked.
-        best: texts of the best cells.
+        better: "up" or "down", whichever way is better; the best cells of the column are marked.
     """
 
     heading: str
@@ -48,6 +47,7 @@ class Column:
 
     @property
     def best(self) -> float | None:
+        """The best value; None where there is nothing to choose from."""
         values = [cell.value for cell in self.cells if isinstance(cell.value, float) and not math.isnan(cell.value)]
         if len(values) < 2:
             return None
@@ -81,11 +81,31 @@ class Board:
     columns: tuple[Column, ...]
 
 
+@dataclass(frozen=True)
+class Cost:
+    """A column of the leaderboard that is a price.
+
+    Attributes:
+        scale: what its values are divided by.
+        text: how a scaled value is written.
+    """
+
+    key: str
+    heading: str
+    title: str
+    scale: float
+    text: Callable[[float], str]
+
+
 COSTS = (
-    ("seconds_open", "s open", "seconds to take in a scan"),
-    ("seconds_segment", "s prompt", "seconds for the answer to a prompt"),
-    ("peak_memory_mb", "GB", "peak memory of the process, on the GPU where there is one"),
-)
+    Cost("seconds_open", "s open", "seconds to take in a scan", 1, seconds_text),
+    Cost("seconds_segment", "s prompt", "seconds for the answer to a prompt", 1, seconds_text),
+    Cost("peak_memory_mb", "GB", "largest memory of the process, of the GPU where it has one", 1000,
+         lambda gigabytes: number_text(gigabytes, 2)),
+    Cost("train_minutes", "train min", "minutes of its training", 1, seconds_text),
+    Cost("parameters", "M param", "millions of parameters of its network", 1e6, lambda n: number_text(n, 1)),
+)  # fmt: skip
+"""Those of them that a leaderboard has are shown."""
 
 
 def board_of(rows: Sequence[Row], ranks: Mapping[str, Any], groups: Mapping[str, str]) -> Board:
@@ -106,16 +126,13 @@ def board_of(rows: Sequence[Row], ranks: Mapping[str, Any], groups: Mapping[str,
         )
         for metric in main_metrics(table)
     ]
-    for key, heading, title in COSTS:
-        if key in table and table[key].notna().any():
-            columns.append(Column(heading, title, "down", tuple(_cost(row[key], heading) for row in rows)))
+    for cost in COSTS:
+        if cost.key in table and table[cost.key].notna().any():
+            values = [float(row[cost.key]) / cost.scale for row in rows]
+            columns.append(
+                Column(cost.heading, cost.title, "down", tuple(Cell(cost.text(value), value) for value in values))
+            )
     return Board(lines, tuple(columns))
-
-
-def _cost(value: float, heading: str) -> Cell:
-    if heading == "GB":
-        return Cell(number_text(value / 1000, 2), float(value / 1000))
-    return Cell(seconds_text(value), float(value))
 
 
 def _line(row: Row, rank: Any, group: str) -> Line:

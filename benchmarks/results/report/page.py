@@ -171,8 +171,7 @@ def _about(
     names["completeness"] = completeness_of(rows, units)
     synthetic = {str(unit["dataset"]) for unit in units if unit["synthetic"]}
     floors = {str(unit["method"]) for unit in units if unit.get("floor")}
-    if "robustness" in tables:
-        names["robustness"] = tables["robustness"]
+    names["robustness"] = tables.get("robustness", pd.DataFrame())
     sheets = {name: detail_sheets({name: table}, metric, synthetic, floors) for name, table in names.items()}
     sources = details_page(rows, units, metric, only=["published"]).notes if len(names["published"]) and tables else ()
     return {**sheets, "claims": claims_of(units), "sources": sources}

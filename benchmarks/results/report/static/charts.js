@@ -218,6 +218,7 @@ const CHARTS = {
   stability: stabilityChart,
   time: (list) => costChart(list, "seconds_segment", "seconds a prompt"),
   memory: (list) => costChart(list, "peak_memory_mb", "GB", 1000),
+  training: (list) => costChart(list, "train_minutes", "minutes of training"),
   sizes: sizesChart,
 };
 
