@@ -61,7 +61,7 @@ class ListPage:
     @property
     def given(self) -> str:
         """The track and the protocol, and what differs."""
-        return self.title.split(" · ", 2)[2].removesuffix(" · SYNTHETIC")
+        return list_title(self.key[2:], False).removeprefix("all datasets · ")
 
 
 def list_pages(
