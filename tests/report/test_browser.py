@@ -127,7 +127,7 @@ def test_a_case_opens_and_every_key_does_what_it_says(opened: Opened) -> None:
     opened.page.wait_for_selector("#viewer canvas.main:visible")
     opened.page.wait_for_function("viewer.picture !== null")
     first = opened.page.locator("#viewer h2").inner_text()
-    for key in ("ArrowUp", "r", "w", "v", "d", "d", "ArrowLeft"):
+    for key in ("r", "r", "w", "v", "d", "d", "ArrowLeft", "ArrowUp"):
         assert opened.changes(key), key
     assert "prompt 2 of 3" in opened.page.locator("#viewer .steps").inner_text()
     drawn = opened.page.locator("#viewer .methods tbody tr:has(.name:text-is('region-growing')) input")
