@@ -16,7 +16,7 @@ from benchmarks.results.report.cases import cases_of
 from benchmarks.results.report.groups import letters, runs
 from benchmarks.results.statistics.rankings import ALPHA
 from benchmarks.results.tables import Sheet, detail_sheets
-from benchmarks.results.tables.sheet import list_title
+from benchmarks.results.tables.sheet import few_mark, list_title, mean_text, p_text
 
 Tables = Mapping[str, pd.DataFrame]
 Key = tuple[str, ...]
@@ -81,6 +81,7 @@ def list_pages(
         boarded = row_dicts(lines)
         pairs = row_dicts(mine.get("comparisons", pd.DataFrame()))
         ranking, quality = _sheets(key, mine, metric, synthetic, floors)
+        ranking += _every_pair(pairs)
         yield ListPage(
             number=number,
             key=tuple(map(str, key)),
@@ -137,6 +138,25 @@ def _sheets(
         return tuple(replace(sheet, title=sheet.title.removeprefix(prefix).removeprefix(" · ")) for sheet in sheets)
 
     return of(BEHIND_THE_RANKING), of([name for name in tables if name not in BEHIND_THE_RANKING])
+
+
+def _every_pair(pairs: Sequence[Mapping[str, Any]]) -> tuple[Sheet, ...]:
+    """All comparisons; the sheet of the tables has those of the best method only."""
+    if len(pairs) < 2:
+        return ()
+    cells = tuple(
+        (
+            str(pair["a"]),
+            str(pair["b"]),
+            mean_text(pair["difference"], pair["low"], pair["high"], pair["patients"], signed=True),
+            p_text(pair["p_sign_flip_holm"]),
+            p_text(pair["p_wilcoxon_holm"]),
+            str(pair["verdict"]) + few_mark(pair["patients"]),
+        )
+        for pair in pairs
+    )
+    headings = ("method", "minus", "difference [95 % CI]", "p flip", "p Wilcoxon", "verdict")
+    return (Sheet(f"every pair: {len(pairs)}, Holm-corrected over all of them", headings, cells, headings[2:5]),)
 
 
 def _left_out(key: Any, units: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
