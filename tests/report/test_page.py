@@ -258,7 +258,7 @@ def test_nothing_recorded_gives_a_page_that_says_so() -> None:
     assert "No records yet." in report_html(ReportContent("empty", pd.DataFrame(), []))
 
 
-def test_a_machine_is_noted_once(out: Path, tmp_path: Path) -> None:
+def test_a_machine_is_noted_once(tmp_path: Path) -> None:
     folders = Folders(tmp_path)
     note_machine("s", folders)
     note_machine("s", folders)
@@ -267,7 +267,7 @@ def test_a_machine_is_noted_once(out: Path, tmp_path: Path) -> None:
     assert machine["packages"]["numpy"] == np.__version__
 
 
-def test_a_damaged_note_is_one_line(out: Path, tmp_path: Path) -> None:
+def test_a_damaged_note_is_one_line(tmp_path: Path) -> None:
     folders = Folders(tmp_path)
     (tmp_path / "data/cases").mkdir(parents=True)
     (tmp_path / "data/cases/abc.json").write_text("[1]")
