@@ -253,6 +253,7 @@ def report(
     Raises:
         UserError: records that are not complete, an unknown metric, a file that cannot be written.
     """
+    from benchmarks.execution.plan import Folders
     from benchmarks.execution.reporting import write_report
 
     folders = Folders(user_path(out).resolve())

@@ -23,9 +23,10 @@ import pandas as pd
 from benchmarks.common.errors import UserError, one_line
 from benchmarks.common.files import safe_name
 from benchmarks.data.boxes import slices
-from benchmarks.data.dataset import target_mask
+from benchmarks.data.dataset import Case, target_mask
+from benchmarks.data.intensities import CT
 from benchmarks.data.target import Target
-from benchmarks.data.volume import Volume, read_label, read_volume
+from benchmarks.data.volume import Volume, read_label
 from benchmarks.execution.case_files import CaseFiles, case_files
 from benchmarks.execution.case_rows import facts_file, mask_file
 from benchmarks.execution.plan import Folders
@@ -68,16 +69,14 @@ class _Answer:
 class PictureOrder:
     """All that the picture of a case is made of; a process can do it alone."""
 
-    dataset: str
-    case: str
+    case: Case
     target: Target
-    files: CaseFiles
     voxels: int
     answers: tuple[_Answer, ...]
 
     @property
     def key(self) -> CaseKey:
-        return self.dataset, self.case, self.target.name
+        return self.case.dataset, self.case.case_id, self.target.name
 
 
 def picture_orders(rows: pd.DataFrame, units: Sequence[Mapping[str, Any]], folders: Folders) -> list[PictureOrder]:
@@ -100,7 +99,7 @@ def picture_orders(rows: pd.DataFrame, units: Sequence[Mapping[str, Any]], folde
                 continue
             key = (str(unit["dataset"]), str(case), target.name)
             reference = int(group["voxels_reference"].max())
-            order = orders.setdefault(key, PictureOrder(*key[:2], target, files[str(case)], reference, ()))
+            order = orders.setdefault(key, PictureOrder(_case(unit, key, files[str(case)]), target, reference, ()))
             if found is not None:
                 orders[key] = replace(order, answers=(*order.answers, *_answers(group, found)))
     return list(orders.values())
@@ -152,11 +151,11 @@ def picture_of(order: PictureOrder, scans: bool = True) -> CasePicture:
     Raises:
         UserError: the scan or the label cannot be read, or the label is not the one that was evaluated.
     """
-    volume = read_volume(order.files.image)
-    reference = target_mask(read_label(order.files.label, like=volume), order.target)
+    volume, label = order.case.load()
+    reference = target_mask(label, order.target)
     if int(reference.sum()) != order.voxels:
         raise UserError(
-            f"{order.files.label}: {int(reference.sum())} voxels of '{order.target.name}', the records say "
+            f"{order.case.label}: {int(reference.sum())} voxels of '{order.target.name}', the records say "
             f"{order.voxels}; the file has changed since the run"
         )
     notes: list[str] = []
@@ -172,6 +171,7 @@ def picture_of(order: PictureOrder, scans: bool = True) -> CasePicture:
         reference=reference[inside],
         scan=volume.array[inside] if scans else None,
         window=order.target.window,
+        modality=order.case.modality,
         layers=tuple(layer for layer in layers if layer is not None),
         notes=tuple(notes),
     )
@@ -219,6 +219,10 @@ def _prompted(content: Any, volume: Volume) -> Prompted:
 def _of_one(content: Mapping[str, Any], volume: Volume) -> Prompts:
     """A mask that was a prompt is not drawn: it is the answer to the step before."""
     return from_json({key: value for key, value in content.items() if key != "mask"}, volume)
+
+
+def _case(unit: Mapping[str, Any], key: CaseKey, files: CaseFiles) -> Case:
+    return Case(key[0], key[1], files.image, files.label, modality=str(unit.get("modality", CT)))
 
 
 def _target_of(unit: Mapping[str, Any]) -> Target:

@@ -163,7 +163,7 @@ def test_a_folder_that_was_moved_shows_its_own_files(copied: Path) -> None:
     results = load_results("small", out=copied)
     orders = picture_orders(results.rows, results.units, Folders(copied))
     assert len(orders) == len(results.rows.drop_duplicates(["dataset", "case"]))
-    assert all(order.files.image.is_relative_to(copied) for order in orders)
+    assert all(order.case.image.is_relative_to(copied) for order in orders)
 
 
 def test_a_mask_that_is_not_that_of_the_record_is_not_shown(copied: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_mask_that_is_not_that_of_the_record_is_not_shown(copied: Path) -> Non
 def test_a_label_that_was_changed_costs_the_picture_and_says_so(copied: Path) -> None:
     results = load_results("small", out=copied)
     orders = picture_orders(results.rows, results.units, Folders(copied))
-    label = orders[0].files.label
+    label = orders[0].case.label
     image = nib.load(label)
     nib.save(nib.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), label)
     key, content = next(case_pictures(orders[:1]))

@@ -72,6 +72,7 @@ class CasePicture:
         low: the first voxel of the crop in the scan.
         spacing: mm of a voxel of the scan.
         scan: intensities (HU for CT), or None to show none.
+        modality: such as "CT"; HU windows are offered for that only.
         window: lower and upper end of what is looked at for this target.
         notes: what a reader must know, such as a mask that is not on the disk.
     """
@@ -85,6 +86,7 @@ class CasePicture:
     scan: NDArray[np.float32] | None
     window: tuple[float, float]
     layers: tuple[Layer, ...] = ()
+    modality: str = "CT"
     notes: tuple[str, ...] = field(default=())
 
 
@@ -119,7 +121,7 @@ def encoded(picture: CasePicture, size: int) -> dict[str, Any]:
     """The picture as JSON-like values of about `size` bytes; a crop that is too large for them is reduced.
 
     Returns:
-        shape, spacing (mm) and reduction of the grid that is shown; range and window (intensities); scan (a mosaic of
+        shape, spacing (mm) and reduction of the grid that is shown; modality; range and window (intensities); scan (a mosaic of
         axial slices as data URL, `columns` beside each other, or None); masks (base64 of deflated bits: the reference,
         then a layer each, every mask as its difference from the one before); layers; notes.
     """
@@ -131,6 +133,7 @@ def encoded(picture: CasePicture, size: int) -> dict[str, Any]:
         "shape": list(shape),
         "spacing": [round(mm * factor, 4) for mm, factor in zip(picture.spacing, factors, strict=True)],
         "reduction": list(factors),
+        "modality": picture.modality,
         "window": [float(end) for end in picture.window],
         "scan": None,
         "masks": packed,

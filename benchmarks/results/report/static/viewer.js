@@ -10,7 +10,7 @@ function windowsOf(packed, organ) {
   const [low, high] = packed.range, [a, b] = packed.window;
   const centre = (a + b) / 2, quarter = (b - a) / 4;
   const own = [[organ ? `${organ}` : "target", a, b], ["narrow", centre - quarter, centre + quarter], ["all that is stored", low, high]];
-  return own.concat(PRESETS.filter(([, from, to]) => from >= low && to <= high));
+  return packed.modality !== "CT" ? own : own.concat(PRESETS.filter(([, from, to]) => from >= low && to <= high));
 }
 
 const viewer = {
