@@ -121,9 +121,9 @@ def encoded(picture: CasePicture, size: int) -> dict[str, Any]:
     """The picture as JSON-like values of about `size` bytes; a crop that is too large for them is reduced.
 
     Returns:
-        shape, spacing (mm) and reduction of the grid that is shown; modality; range and window (intensities); scan (a mosaic of
-        axial slices as data URL, `columns` beside each other, or None); masks (base64 of deflated bits: the reference,
-        then a layer each, every mask as its difference from the one before); layers; notes.
+        shape, spacing (mm) and reduction of the grid that is shown; modality; range and window (intensities); scan (a
+        mosaic of axial slices as data URL, `columns` beside each other, or None); masks (base64 of deflated bits: the
+        reference, then a layer each, every mask as its difference from the one before); layers; notes.
     """
     factors = reduction(picture.reference.shape, picture.spacing, size)
     masks = [_reduced_mask(one, factors) for one in (picture.reference, *(layer.mask for layer in picture.layers))]
