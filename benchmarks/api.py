@@ -25,6 +25,8 @@ from benchmarks.execution.cluster import start_ray
 from benchmarks.execution.outcomes import (
     AblationResult,
     Prediction,
+    ReportChoice,
+    ReportResult,
     Results,
     RunResult,
     ScoreResult,
@@ -232,6 +234,32 @@ def load_results(
     else:
         rows, units = RecordStore(user_path(records or Path(out) / "records")).read_suite(suite)
     return Results(suite, rows, tuple(units))
+
+
+def report(
+    results: Results,
+    path: str | Path,
+    *,
+    out: str | Path = DEFAULT_OUT,
+    choice: ReportChoice | None = None,
+    progress: Progress | None = None,
+) -> ReportResult:
+    """Write the report of a run: one HTML file that opens offline, from the answer down to every case.
+
+    Args:
+        results: what `load_results` or `run` gave.
+        path: the .html file to write.
+        out: output folder of the run, for masks and for where its scans lie.
+        choice: what it shows, such as `ReportChoice(scans=False)`.
+
+    Raises:
+        UserError: records that are not complete, an unknown metric, a file that cannot be written.
+    """
+    from benchmarks.execution.plan import Folders
+    from benchmarks.execution.reporting import write_report
+
+    folders = Folders(user_path(out).resolve())
+    return write_report(results, Path(path), folders, choice or ReportChoice(), progress or Progress())
 
 
 def predict(

@@ -246,6 +246,51 @@ class TuningResult:
         return str(self.rows.to_html(index=False))
 
 
+@dataclass(frozen=True)
+class ReportChoice:
+    """What a report shows.
+
+    Attributes:
+        metric, margin: of the comparisons, as for `Results.details`.
+        incomplete: show a run that is not finished, without comparisons.
+        scans: show reduced crops of the scans; False shows outlines alone.
+        masks: show cases at all; False makes a page of tables and charts.
+    """
+
+    metric: str = "dice"
+    margin: float | None = None
+    incomplete: bool = False
+    scans: bool = True
+    masks: bool = True
+
+
+@dataclass(frozen=True, repr=False)
+class ReportResult:
+    """A report that was written.
+
+    Attributes:
+        path: the page.
+        pictures: cases that can be opened.
+        without_picture: dataset/case/target → why its files could not be shown.
+        scans: whether the page holds crops of scans: then it is as private as they are.
+    """
+
+    path: Path
+    megabytes: float
+    pictures: int
+    without_picture: Mapping[str, str]
+    scans: bool
+
+    def __repr__(self) -> str:
+        lines = [f"{self.path}: {self.megabytes:.1f} MB, {self.pictures} cases with pictures"]
+        if self.scans:
+            lines.append("it holds reduced crops of the scans; --no-scans leaves them out")
+        lines += [f"no picture of {case}: {reason}" for case, reason in list(self.without_picture.items())[:5]]
+        if len(self.without_picture) > 5:
+            lines.append(f"… and of {len(self.without_picture) - 5} more")
+        return "\n".join(lines)
+
+
 @dataclass(frozen=True, repr=False)
 class Prediction:
     """One scan, segmented.

@@ -15,6 +15,7 @@ from benchmarks.common.identity import digest
 from benchmarks.common.output import writable_folder
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import Dataset
+from benchmarks.execution.case_files import note_case_files, note_machine
 from benchmarks.execution.cluster import start_ray
 from benchmarks.execution.outcomes import NotTrained, RunResult, TrainingResult
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
@@ -68,6 +69,8 @@ def executed(
     if synthetic:
         progress.note(SYNTHETIC_BANNER)
     descriptions = tuple(unit.description() for unit in work.units)
+    note_case_files(work.units, work.folders)
+    note_machine(work.suite.name, work.folders)
     sink = MlflowSink(work.folders.out, tracking_uri)
     with progress.step("starting Ray"):
         start_ray(address, progress.note)

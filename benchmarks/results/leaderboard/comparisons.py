@@ -14,6 +14,7 @@ from benchmarks.results.statistics import (
     case_table,
     comparisons,
     higher_is_better,
+    mean_case_ranks,
     ranking,
     ranking_stability,
     tests_can_win,
@@ -64,10 +65,10 @@ def rankings_of(rows: pd.DataFrame, metric: str = "dice", draws: int = 1000) -> 
     A method without a single case above the worst value has no rank; nobody has one by tests where no test can win.
 
     Returns:
-        LIST, method, one column per scheme ("mean-then-rank" …); of mean-then-rank first (share of the draws in
-        which the method has rank 1), rank_low and rank_high (95 % of the draws) and the share of each rank
-        ("share_of_rank_1" …); kendall_tau and kendall_tau_case_ranks, means over the draws, one value for the list,
-        of mean-then-rank and rank-then-mean; patients.
+        LIST, method, one column per scheme ("mean-then-rank" …), mean_case_rank (the mean of the ranks in each case);
+        of mean-then-rank first (share of the draws in which the method has rank 1), rank_low and rank_high (95 % of
+        the draws) and the share of each rank ("share_of_rank_1" …); kendall_tau and kendall_tau_case_ranks,
+        means over the draws, one value for the list, of mean-then-rank and rank-then-mean; patients.
     """
     schemes: tuple[Scheme, ...] = get_args(Scheme)
 
@@ -78,6 +79,7 @@ def rankings_of(rows: pd.DataFrame, metric: str = "dice", draws: int = 1000) -> 
         drawn = ranking_stability(table, patients, larger, seed=CONFIDENCE_SEED, n=draws)
         by_case = ranking_stability(table, patients, larger, "rank-then-mean", CONFIDENCE_SEED, draws)
         ranks = ranks.assign(
+            mean_case_rank=mean_case_ranks(table, larger),
             first=drawn.frequency[1],
             rank_low=drawn.low,
             rank_high=drawn.high,

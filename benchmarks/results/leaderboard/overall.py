@@ -27,7 +27,8 @@ from benchmarks.results.statistics import (
 )
 
 OVER = ["track", "protocol", DIFFERS]
-POOLED = ["low", "high", "patients", "p", "against_best"]
+BEHIND = ["behind", "behind_low", "behind_high"]
+POOLED = ["low", "high", "patients", *BEHIND, "p", "against_best"]
 
 
 def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
@@ -42,9 +43,10 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         track, protocol, differs, method, floor, untrained, missing (cases), lists (how many it is on), of (how many
-        there are), dice, low, high (95 %), patients, mean_rank, p and against_best, and one column "dice/<dataset>" (or
-        "dice/<dataset>/<target>") with the mean Dice of each list. `p` is that of the sign-flip test against the best
-        method of the table, with Holm's correction over all pairs; `against_best` says it in words.
+        there are), dice, low, high (95 %), patients, mean_rank, behind, behind_low, behind_high, p and against_best,
+        and one column "dice/<dataset>" (or "dice/<dataset>/<target>") with the mean Dice of each list. `behind` is the
+        mean Dice of the best method of the table minus this one's, with its 95 % interval. `p` is that of the
+        sign-flip test against the best method, with Holm's correction over all pairs; `against_best` says it in words.
     """
     tables = []
     final = _final(board, rows)
@@ -121,9 +123,11 @@ def _pooled(rows: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
                 "p_sign_flip_holm": p,
                 "better": best,
             }
+            behind = pooled_interval(difference, strata)
+            lines[other] |= dict(zip(BEHIND, (behind.mean, behind.low, behind.high), strict=True))
             lines[other] |= {"p": p, "against_best": _worse(verdict(pair, len(pairs)), best)}
     lines[best]["against_best"] = "best" if len(complete) > 1 and best not in failed else ""
-    return pd.DataFrame.from_dict(lines, orient="index")[POOLED]
+    return pd.DataFrame.from_dict(lines, orient="index").reindex(columns=POOLED)
 
 
 def _worse(text: str, best: str) -> str:

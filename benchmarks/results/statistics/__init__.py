@@ -29,7 +29,14 @@ from benchmarks.results.statistics.paired import (
     wilcoxon,
 )
 from benchmarks.results.statistics.pooled import Strata, pooled_equivalence, pooled_interval, pooled_sign_flip
-from benchmarks.results.statistics.rankings import Scheme, Stability, ranking, ranking_stability, tests_can_win
+from benchmarks.results.statistics.rankings import (
+    Scheme,
+    Stability,
+    mean_case_ranks,
+    ranking,
+    ranking_stability,
+    tests_can_win,
+)
 from benchmarks.results.statistics.robustness import robustness_curve
 from benchmarks.results.statistics.rows import (
     KEYS,
@@ -62,6 +69,7 @@ __all__ = [
     "expected_rows",
     "higher_is_better",
     "holm",
+    "mean_case_ranks",
     "mean_interval",
     "pooled_equivalence",
     "pooled_interval",

@@ -58,6 +58,11 @@ def ranking(table: pd.DataFrame, clusters: ArrayLike, larger_wins: bool, scheme:
     return pd.Series(_places(scores), index=table.columns)
 
 
+def mean_case_ranks(table: pd.DataFrame, larger_wins: bool) -> pd.Series:
+    """The mean over cases of each method's rank in the case, ties sharing the mean of their places."""
+    return pd.Series(-_case_scores(table if larger_wins else -table, "rank-then-mean").mean(axis=0), table.columns)
+
+
 def _case_scores(table: pd.DataFrame, scheme: Scheme) -> Values:
     """What a scheme averages over cases, cases × methods, more being better."""
     values = table.to_numpy(np.float64)

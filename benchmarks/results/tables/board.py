@@ -126,7 +126,7 @@ def _overall_mean(row: Mapping[Any, Any]) -> str:
 
 def board_sheets(board: pd.DataFrame) -> list[Sheet]:
     """One sheet per dataset, target, track and protocol, in the order of the suite."""
-    shown = _main_metrics(board)
+    shown = main_metrics(board)
     marked = bool(board["contamination"].map(MARKS).any())
     headings = ("method", *(("seen",) if marked else ()), "Dice [95 % CI]")
     headings += (*(metric.heading for metric in shown), "s open", "s prompt", "done")
@@ -172,7 +172,7 @@ def costs_sheets(board: pd.DataFrame) -> list[Sheet]:
     return [Sheet(title, headings, tuple(cells), headings[1:])]
 
 
-def _main_metrics(board: pd.DataFrame) -> list[Metric]:
+def main_metrics(board: pd.DataFrame) -> list[Metric]:
     """The metrics of the main table beside Dice; of the tolerances one, 2 mm if the suite has it."""
     metrics = [metric for metric in metrics_among(board, "leaderboard") if metric.key != "dice"]
     tolerances = [metric.key for metric in metrics if metric.key.startswith("nsd@")]
