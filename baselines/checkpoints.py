@@ -155,6 +155,8 @@ _SIGNATURES: tuple[tuple[str, str], ...] = (  # first match wins: (pattern of a 
     (r"image_encoder\.blocks\.\d+\.attn\.rel_pos_d$", "SAM-Med3D"),
     (r"vision_encoder\.layers\.\d+\.attn\.", "SAM in the layout of transformers"),
     (r"network_weights\.", "nnU-Net"),
+    (r"memory_attention\.layers\.", "SAM 2"),
+    (r"(^|\.)point_head\.", "VISTA3D"),
 )
 _SAM_SIZES = {768: "SAM-B", 1024: "SAM-L", 1280: "SAM-H"}
 

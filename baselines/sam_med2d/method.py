@@ -42,6 +42,7 @@ sam_med2d = Method(
         notes=(
             "Released weights were trained on SA-Med2D-20M, whose public files come from KiTS, KiTS2021, MSD "
             "Pancreas, MSD Colon and MSD Liver (the scans of LiTS) among others; the training cases are not stated. "
+            "Here: axial slices only, windowed by the target; upstream: all three axes, by the range of the volume. "
             "See docs/methods/sam-med2d.md."
         ),
     ),

@@ -42,7 +42,8 @@ sam_med3d = Method(
         notes=(
             "The authors' list of the 44 public sets behind the turbo weights names KiTS, KiTS2021, LiTS, MSD "
             "Pancreas, MSD Colon and MSD Liver, split in a way of their own; the training cases are not stated. "
-            "See docs/methods/sam-med3d.md."
+            "The crop is centred on the first click, as in one of upstream's training modes; upstream evaluates with "
+            "crops centred on the label. See docs/methods/sam-med3d.md."
         ),
     ),
 )

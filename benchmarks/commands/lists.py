@@ -52,7 +52,7 @@ def list_suites(printing: PrintOptions) -> None:
 
 @command(app, "methods", panel=PANEL)
 def list_methods(printing: PrintOptions) -> None:
-    """List the installed methods and the prompts they take."""
+    """List the installed methods, the prompts they take, and the licences of their code and weights."""
     from benchmarks.contestants import broken_methods
     from benchmarks.contestants import methods as installed
 
@@ -63,6 +63,9 @@ def list_methods(printing: PrintOptions) -> None:
             "prompts": ", ".join(sorted(method.prompts)),
             "training": {"none": "none", "bench": "by the bench", "own": "by its own tool"}[method.training],
             "floor": "yes" if method.floor else "",
+            "code": method.card.code_licence,
+            "weights": method.card.weights_licence,
+            "environment": str(method.environment or ""),
         }
         for method in installed().values()
     ]

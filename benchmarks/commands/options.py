@@ -160,6 +160,15 @@ class MethodOptions:
             rich_help_panel=METHODS,
         ),
     ] = None
+    masks: Annotated[
+        list[str] | None,
+        Option(
+            "--masks",
+            metavar="NAME=DIR",
+            help="Masks made elsewhere, files by case name, as a method; repeatable.",
+            rich_help_panel=METHODS,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ def run(
     * `tags-bench run --all-datasets` — all methods on the synthetic phantoms
     * `tags-bench run --dataset kits21 --methods tags-tiny,ball` — one dataset, two methods
     * `tags-bench run --data ./Task07_Pancreas --target 2 --organ pancreas --lesion tumour` — your own scans
+    * `tags-bench run --dataset lits17 --methods ball --masks ours=./masks` — masks made elsewhere, scored beside them
     * `tags-bench run --suite my.yaml --address auto --gpus 1` — a suite of yours, on a Ray cluster
     """
     from benchmarks import api
@@ -238,6 +239,7 @@ def chosen_suite(work: WorkOptions) -> Suite:
         seed=data.seed,
         checkpoints=_checkpoint_files(wanted.checkpoint or ()),
     )
+    suite = suite.with_masks(_mask_folders(wanted.masks or ()))
     if data.added:
         suite = suite.with_added_datasets(data.dataset or ())
     elif own is None and not data.dataset and not data.all_datasets:
@@ -262,6 +264,21 @@ def _checkpoint_files(words: Sequence[str]) -> dict[str, Path]:
             raise UserError(f"--checkpoint {word}: no such file")
         files[name] = user_path(path).resolve()
     return files
+
+
+def _mask_folders(words: Sequence[str]) -> dict[str, Path]:
+    """`NAME=DIR` words as a mapping. Raises UserError for another form or a missing folder."""
+    folders: dict[str, Path] = {}
+    for word in words:
+        name, separator, path = word.partition("=")
+        if not separator or not name or not path:
+            raise UserError(f"--masks {word}: the form is NAME=DIR")
+        if not user_path(path).is_dir():
+            raise UserError(f"--masks {word}: no such folder")
+        if name in folders:
+            raise UserError(f"--masks {word}: '{name}' is named twice")
+        folders[name] = user_path(path).resolve()
+    return folders
 
 
 def _figures(result: RunResult) -> dict[str, Any]:

@@ -87,7 +87,8 @@ def fetch(
     known = official.official_files().values()
     chosen = [one for one in known if one.file.url] if every else official.wanted(names or [])
     for one in chosen:
-        if one.file.url and not one.file.path.is_file() and not official.licence_accepted(one.file):
+        due = one.file.restricted or (one.file.url and not one.file.path.is_file())
+        if due and not official.licence_accepted(one.file):
             show_licence(official.terms(one.file), accept)
             official.accept_licence(one.file)
     with download_bars(console()) as advance:

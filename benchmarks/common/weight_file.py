@@ -33,6 +33,8 @@ class WeightFile:
         checksum: "sha256:…" or "md5:…" in lower-case hexadecimal, only where one is published.
         upstream: what it is called where it is released, if that is not `name`.
         note: what else is to be known before fetching it.
+        restricted: the licence restricts the use, so that a run refuses the file until the licence has been accepted,
+            wherever the file came from.
 
     How the announcing method uses it (no part of equality):
         setting: key of the method's configuration that takes the path.
@@ -51,6 +53,7 @@ class WeightFile:
     checksum: str = ""
     upstream: str = ""
     note: str = ""
+    restricted: bool = False
     setting: str = field(default="checkpoint", compare=False)
     datasets: tuple[str, ...] = field(default=(), compare=False)
     optional: bool = field(default=False, compare=False)

@@ -14,6 +14,7 @@ from benchmarks.common.errors import UserError
 from benchmarks.common.plugins import BrokenPlugin
 from benchmarks.common.weight_file import WeightFile
 from benchmarks.contestants.description import Card, Method, Seen
+from benchmarks.contestants.environment import Environment
 from benchmarks.contestants.installed import ENTRY_POINT_GROUP, broken_methods, method, methods
 from benchmarks.contestants.interface import (
     NO_AUGMENTATION,
@@ -44,6 +45,7 @@ __all__ = [
     "Card",
     "Case",
     "Click",
+    "Environment",
     "FloatArray",
     "Method",
     "OwnTraining",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.weight_file import WeightFile
+from benchmarks.contestants.environment import Environment, check_active
 from benchmarks.contestants.interface import Segmenter, Trainable
 from benchmarks.prompting.prompts import PromptKind
 
@@ -53,6 +54,7 @@ class Method:
         needs_checkpoint: works only with the official file named by `checkpoint` in its configuration; where that is
             empty, a run takes the file of the weights folder.
         files: the official files that it uses, for `tags-bench weights` and for a run.
+        environment: where its processes run, if not in the bench's own Python environment.
         version: raised when the method's results would change; part of every record's identity.
     """
 
@@ -69,6 +71,7 @@ class Method:
     floor: bool = False
     needs_checkpoint: bool = False
     files: tuple[WeightFile, ...] = ()
+    environment: Environment | None = None
     version: str = "1"
 
     def __post_init__(self) -> None:
@@ -83,8 +86,9 @@ class Method:
         The module of a `Trainable` is moved to the device here.
 
         Raises:
-            UserError: a key that the method does not have.
+            UserError: a key that the method does not have, or this process is not in the method's environment.
         """
+        check_active(self.name, self.environment)
         module_name, _, attribute = self.factory.partition(":")
         factory = getattr(importlib.import_module(module_name), attribute)
         segmenter: Segmenter = factory(self.configured(config), device)

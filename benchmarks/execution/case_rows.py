@@ -18,6 +18,7 @@ from benchmarks.common.errors import MachineFault, is_out_of_memory, one_line
 from benchmarks.contestants import Target
 from benchmarks.data.dataset import Case
 from benchmarks.data.volume import BoolArray
+from benchmarks.execution.given_masks import GivenMasks
 from benchmarks.metrics import POLICIES, Reference, failed_values, is_metric
 from benchmarks.prompting.bank import PromptBank
 from benchmarks.prompting.prompts import SIMULATED
@@ -40,6 +41,7 @@ class Evaluation:
         predictions: folder for masks and prompts, or None to keep none.
         provenance: columns that every row of the unit shares.
         banks: frozen first prompts by protocol name; without a bank the simulated user makes them on the spot.
+        given: masks made elsewhere, scored in place of a segmenter's.
         raise_out_of_memory: let the caller try again with more memory instead of writing down a failure.
     """
 
@@ -51,6 +53,7 @@ class Evaluation:
     predictions: Path | None
     provenance: dict[str, Any]
     banks: Mapping[str, PromptBank] = field(default_factory=dict)
+    given: GivenMasks | None = None
     raise_out_of_memory: bool = False
 
     def pass_on(self, error: Exception) -> None:

@@ -23,6 +23,7 @@ from benchmarks.common.errors import one_line
 from benchmarks.common.identity import digest
 from benchmarks.data.dataset import Case
 from benchmarks.execution.crew import CaseWork, ClusterLost, Crew, Machines, TrainingWork
+from benchmarks.execution.environments import Environments
 from benchmarks.execution.observer import Observer
 from benchmarks.execution.orders import Action, Assign, AvoidNode, Commit, Fail, Item, Key, Need, SetAside, StartWorker
 from benchmarks.execution.plan import Folders, Unit
@@ -98,7 +99,16 @@ class Course:
             self.by_key[way.key].append(way)
         self.scheduler = Scheduler(machines.now(), time.monotonic())
         self.crew = Crew(self.scheduler, machines, self.loadings)
+        self.environments = Environments()
         self._giving_up = False
+
+    def due(self) -> list[Unit]:
+        """The units for which a method has to be trained or has cases left."""
+        return [way.unit for way in self.ways if way.missing or not way.trained]
+
+    def use(self, environments: Environments) -> None:
+        """The environments of the methods; what is trained or predicted by one that has none is not run."""
+        self.environments = self.crew.environments = environments
 
     def leave_out(self, unfit: Mapping[str, str]) -> None:
         """Give these nodes no work."""
@@ -171,10 +181,12 @@ class Course:
     def _way(self, number: int, unit: Unit) -> Way:
         checkpoint = checkpoint_folder(self.folders.checkpoints, unit.job) if unit.job else None
         need = need_of(unit)
-        name = digest([unit.method.name, unit.entry.config, str(checkpoint), need.cpus, need.gpus])
-        self.loadings.setdefault(
-            name, Loading(unit.log, unit.method.name, unit.entry.config, checkpoint, unit.cpus, need.gpus)
+        apart = [str(unit.environment)] if unit.environment is not None else []
+        name = digest([unit.method.name, unit.entry.config, str(checkpoint), need.cpus, need.gpus, *apart])
+        loading = Loading(
+            unit.log, unit.method.name, unit.entry.config, checkpoint, unit.cpus, need.gpus, unit.environment
         )
+        self.loadings.setdefault(name, loading)
         ahead = 2 if need.gpus > 0 and need.cpus > 1 else 1  # load and score beside the GPU, never beside a CPU method
         way = Way(number, unit, Key(name, need, load_limit=LOAD_LIMIT_SECONDS, ahead=ahead), checkpoint)
         if self.records is not None and unit.evaluation.protocols:
@@ -204,8 +216,13 @@ class Course:
 
     def _compute(self, way: Way, cases: list[Case]) -> None:
         """Predict and score; after the training if that is still to be done."""
+        problem = self.environments.problem(way.unit.method.name, way.unit.environment)
         failed, not_run = (reasons.get(way.unit.digest) for reasons in (self.training_failed, self.training_not_run))
-        if way.trained:
+        if way.unit.evaluation.given is not None:
+            self._submit(self._items(way, cases, score_only=True))
+        elif problem is not None:
+            self._leave_out(way, cases, problem)
+        elif way.trained:
             self._submit(self._items(way, cases, score_only=False))
         elif failed is not None:
             self._write_untrained(way, cases, failed)
@@ -232,6 +249,11 @@ class Course:
     def _train(self, way: Way) -> None:
         job = way.unit.job
         if way.trained or job is None or way.checkpoint is None:
+            return
+        problem = self.environments.problem(way.unit.method.name, way.unit.environment)
+        if problem is not None:
+            self.training_not_run[way.unit.digest] = problem
+            self._leave_out(way, [], problem)
             return
         trainees = self.trainees.get(job.digest())
         if trainees is None:
@@ -289,7 +311,9 @@ class Course:
             return
         assert isinstance(work, CaseWork)
         way = self.ways[work.unit]
-        if work.score_only and not isinstance(result, list):
+        if work.score_only and isinstance(result, str) and way.unit.evaluation.given is not None:
+            self._write_as_failed(way, work.case, RuntimeError(result))
+        elif work.score_only and not isinstance(result, list):
             self._compute(way, [work.case])  # no mask, or one that cannot be read
         elif isinstance(result, Exception):
             self._write_as_failed(way, work.case, result)

@@ -14,6 +14,7 @@ from typing import Any
 
 from benchmarks.common.errors import MachineFault, one_line
 from benchmarks.data.dataset import Case
+from benchmarks.execution.environments import Environments
 from benchmarks.execution.orders import Action, Assign, Item, Node, StartWorker, StopWorker, Withdraw
 from benchmarks.execution.scheduler import Scheduler
 from benchmarks.execution.training_job import TrainingJob
@@ -133,6 +134,7 @@ class Crew:
         self._at_once: list[int] = []
         self._results: dict[tuple[int, Item], Any] = {}
         self._watches: dict[Any, TrainingWatch] = {}
+        self.environments = Environments()
         self._watched = 0.0
 
     def carry_out(self, action: StartWorker | StopWorker | Assign | Withdraw) -> None:
@@ -207,13 +209,15 @@ class Crew:
             return
         need = order.key.need
         there = NodeAffinitySchedulingStrategy(self._machines.nodes.get(order.nodes[0], "gone"), soft=False)
+        loading = self._loadings[order.key.name]
         kind = actor_class().options(
+            **self.environments.options(loading.method, loading.environment, order.nodes[0]),
             num_cpus=need.cpus,
             num_gpus=need.gpus,
             max_concurrency=order.key.ahead + 1 if order.key.ahead > 1 else 1,
             scheduling_strategy=there,
         )
-        actor = kind.remote(self._loadings[order.key.name])
+        actor = kind.remote(loading)
         self._actors[order.worker] = actor
         self._references[actor.where.remote()] = order.worker, "where"
         self._references[actor.ready.remote()] = order.worker, "ready"
@@ -234,10 +238,12 @@ class Crew:
     def _train(self, worker: int, work: TrainingWork) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        task = training_task(work.job)
+        name = self._nodes[worker][0]
+        options = self.environments.options(work.job.method, work.job.environment, name)
         if work.job.workers == 1:
-            node = self._machines.nodes.get(self._nodes[worker][0], "gone")
-            task = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+            node = self._machines.nodes.get(name, "gone")
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+        task = training_task(work.job).options(**options)
         return task.remote(work.job, work.folder, work.log, work.cache, work.fresh)
 
     def _stop(self, worker: int) -> None:

@@ -28,6 +28,7 @@ def examine(out: Path, tracking_uri: str | None, address: str | None) -> dict[st
         **({"hosts": hosts} if hosts else {}),
         "checkpoints": _checkpoints(out),
         "plug-ins": plugins(),
+        "environments": environments(),
     }
 
 
@@ -38,6 +39,15 @@ def plugins() -> dict[str, Any]:
 
     broken = [*broken_methods(), *broken_datasets()]
     return {f"{one.name} of {one.distribution}": f"broken: {one.reason}" for one in broken} or {"broken": "none"}
+
+
+def environments() -> dict[str, Any]:
+    """Whether the environments of the installed methods are ready, or can be made; none is made."""
+    from benchmarks.contestants import methods
+    from benchmarks.execution.environments import state_of
+
+    apart = {name: one.environment for name, one in methods().items() if one.environment is not None}
+    return {name: state_of(one, name) for name, one in apart.items()} or {"of their own": "none"}
 
 
 def _machine(out: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ metrics look at it, the segmenter must not; `label_guard` watches over every cal
 from __future__ import annotations
 
 import logging
+import math
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.environment import revision
-from benchmarks.common.errors import MachineFault, is_fault_of_files, one_line
+from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, one_line
 from benchmarks.common.files import safe_name, write_json
 from benchmarks.contestants import Segmenter
 from benchmarks.data.dataset import Case, target_mask
@@ -35,7 +36,7 @@ from benchmarks.execution.case_rows import (
 from benchmarks.execution.label_guard import Guard
 from benchmarks.execution.prediction import Interaction, Predicted, Step
 from benchmarks.metrics import evaluate_mask
-from benchmarks.prompting.prompts import to_json
+from benchmarks.prompting.prompts import Prompts, to_json
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results.predictions import facts_file, mask_file
 
@@ -139,6 +140,8 @@ def rescore_case(case: Case, evaluation: Evaluation) -> Rows | None:
 
     Timings, memory and the Dice of each lesion are those of the run that made the masks.
     """
+    if evaluation.given is not None:
+        return _score_given(case, evaluation)
     folder = evaluation.predictions
     if folder is None or not (folder / safe_name(case.case_id)).is_dir():
         return None
@@ -157,6 +160,29 @@ def rescore_case(case: Case, evaluation: Evaluation) -> Rows | None:
                 continue
             mask = read_label(mask_file(cell.stem(step)), like=volume) > 0
             rows.append({**cell.identity(step), **evaluate_mask(mask, cell.truth.reference), **WELL} | facts)
+    return rows
+
+
+def _score_given(case: Case, evaluation: Evaluation) -> Rows:
+    """All rows of one case from a mask made elsewhere; one that is missing or does not fit is a failure.
+
+    Nothing is known of time, memory and code of whoever made it.
+    """
+    assert evaluation.given is not None
+    loaded = load_case(case, evaluation)
+    if isinstance(loaded, list):
+        return loaded
+    rows: Rows = []
+    for cell in loaded.cells:
+        try:
+            mask = evaluation.given.mask(case, loaded.volume)
+        except UserError as error:
+            rows += cell.failed(error, since=1)
+            continue
+        facts = {"carried": False, "clicks": 0, "predicted_commit": ""}
+        _keep(cell, 1, {"facts": facts, "prompts": to_json(Prompts(), loaded.volume)}, loaded.volume, mask)
+        unknown = dict.fromkeys(("seconds_open", "seconds_segment", "peak_memory_mb"), math.nan)
+        rows.append({**cell.identity(1), **evaluate_mask(mask, cell.truth.reference), **WELL} | facts | unknown)
     return rows
 
 

@@ -14,7 +14,7 @@ from benchmarks.common.files import read_json, safe_name, write_json
 from benchmarks.common.identity import digest, fingerprint_config
 from benchmarks.common.paths import user_path
 from benchmarks.common.seeds import derive_seed
-from benchmarks.contestants import Method, Target
+from benchmarks.contestants import Environment, Method, Target
 from benchmarks.contestants import method as find_method
 from benchmarks.data import registry
 from benchmarks.data.cache import FOLDER_VARIABLE as CACHE_VARIABLE
@@ -25,6 +25,7 @@ from benchmarks.data.dataset import Case, Dataset, fingerprint_cases
 from benchmarks.data.intensities import said_of
 from benchmarks.data.phantom import synthesise
 from benchmarks.execution.evaluate import Evaluation, applicable
+from benchmarks.execution.given_masks import MADE_ELSEWHERE, GivenMasks, given_masks, masks_method
 from benchmarks.execution.suite import DatasetEntry, MethodEntry, Suite
 from benchmarks.execution.training import (
     TrainingJob,
@@ -32,7 +33,7 @@ from benchmarks.execution.training import (
 from benchmarks.metrics import DEFAULT_RULE, METRICS_VERSION
 from benchmarks.prompting.bank import PromptBank
 from benchmarks.prompting.prompts import SIMULATED
-from benchmarks.prompting.protocol import PROTOCOL_VERSION
+from benchmarks.prompting.protocol import PROTOCOL_VERSION, Protocol
 from benchmarks.results.records import SCHEMA_VERSION, RecordStore
 from benchmarks.weights.official_files import settings_from_files
 
@@ -106,6 +107,11 @@ class Unit:
     gpus: float
 
     @property
+    def environment(self) -> Environment | None:
+        """Where the method's processes run; None: in the bench's own environment."""
+        return self.entry.environment or self.method.environment
+
+    @property
     def title(self) -> str:
         return f"{self.entry.title} · {self.dataset.name}"
 
@@ -124,7 +130,11 @@ class Unit:
 
     def description(self) -> dict[str, Any]:
         """What the unit is, for `unit.json` and MLflow."""
+        elsewhere = {"made_elsewhere": True} if self.evaluation.given is not None else {}
+        apart = {"environment": str(self.environment)} if self.environment is not None else {}
         return {
+            **elsewhere,
+            **apart,
             "suite": self.suite,
             "key": self.key,
             "unit": self.digest,
@@ -222,7 +232,7 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
         UserError: an unknown method or setting, a fold that does not exist, an empty split.
     """
     cache_limit()  # a wrong setting ends here, not in a worker
-    units = []
+    units: list[Unit] = []
     for entry, dataset in zip(suite.datasets, datasets, strict=True):
         if entry.fold >= len(dataset.splits):
             raise UserError(f"dataset '{dataset.name}' has folds 0 to {len(dataset.splits) - 1}, not {entry.fold}")
@@ -234,16 +244,37 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
         evaluated = _Evaluated(dataset, entry.fold, files, banks, prompts)
         for target in dataset.targets:
             for member in suite.methods:
+                if member.kind == "masks":
+                    units += _masks_unit(suite, member, evaluated, target, folders)
+                    continue
                 unit = _unit(suite, member, evaluated, target, folders)
                 units.append(unit)
                 if suite.untrained and unit.trained_by_the_bench:
                     twin = member.model_copy(update={"untrained": True})
                     units.append(_unit(suite, twin, evaluated, target, folders))
+    _refuse_unused_masks(suite, units)
     keys = [unit.key for unit in units]
     for unit in units:
         if keys.count(unit.key) > 1:
             raise UserError(f"suite '{suite.name}' lists '{unit.entry.title}' twice; give one of them a `label`")
     return units
+
+
+def _refuse_unused_masks(suite: Suite, units: Iterable[Unit]) -> None:
+    used = {unit.entry.title for unit in units}
+    for entry in suite.methods:
+        if entry.kind == "masks" and entry.title not in used:
+            ours = ", ".join(one.name for one in suite.datasets)
+            raise UserError(f"masks '{entry.title}': a folder is named for {', '.join(entry.folder)}, none for {ours}")
+
+
+def method_of(entry: MethodEntry) -> Method:
+    """What an entry of a suite stands for. Raises UserError for an unknown name or setting."""
+    if entry.kind == "masks":
+        return masks_method(entry.name)
+    method = find_method(entry.name)
+    method.configured(entry.config)
+    return method
 
 
 def without_repeats(units: Iterable[Unit]) -> list[tuple[Unit, tuple[Unit, ...]]]:
@@ -301,25 +332,66 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
             workers=1 if entry.untrained else suite.workers,
             untrained=entry.untrained,
             timeout_minutes=suite.train_timeout_minutes,
+            environment=entry.environment or method.environment,
         )  # fmt: skip
     if entry.untrained and (job is None or method.training != "bench"):
         raise UserError(f"method '{entry.title}': `untrained` is for methods that the bench trains, and this is none")
-    # Two identities: what decides the masks, and what decides the numbers made from them. A run with new metrics
-    # or another policy then scores the masks of the old one.
-    prediction = digest(
-        {
-            "protocol_version": PROTOCOL_VERSION,
-            "method": method.name,
-            "method_version": method.version,
-            "config": fingerprint_config(config, method.file_settings),
-            "checkpoint": job.digest() if job else "",
-            "target": asdict(target),
-            "cases": files,
-            "protocols": [protocol.to_mapping() for protocol in protocols],
-            "prompts": [banks[protocol.name].digest for protocol in protocols],
-            "seed": suite.seed,
-        }
-    )
+    decides = {
+        "protocol_version": PROTOCOL_VERSION,
+        "method": method.name,
+        "method_version": method.version,
+        "config": fingerprint_config(config, method.file_settings),
+        "checkpoint": job.digest() if job else "",
+        "target": asdict(target),
+        "cases": files,
+        "protocols": [protocol.to_mapping() for protocol in protocols],
+        "prompts": [banks[protocol.name].digest for protocol in protocols],
+        "seed": suite.seed,
+    }
+    environment = entry.environment or method.environment
+    if environment is not None and environment.identity:
+        decides["environment"] = environment.identity
+    skipped = tuple(p.name for p in suite.protocols if p not in protocols)
+    made = _Made(method, entry, digest(decides), protocols, job, skipped)
+    return _assembled(suite, made, evaluated, target, folders)
+
+
+def _masks_unit(
+    suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Target, folders: Folders
+) -> tuple[Unit, ...]:
+    """The unit of masks made elsewhere; none where the entry names no folder for the dataset."""
+    method = masks_method(entry.name)
+    cases = evaluated.dataset.split_cases(suite.part, evaluated.fold)
+    given = given_masks(entry.title, entry.folder, entry.value, evaluated.dataset.name, cases)
+    if given is None:
+        return ()
+    prediction = digest([given.identity, asdict(target), evaluated.files])
+    made = _Made(method, entry, prediction, (MADE_ELSEWHERE,), given=given)
+    return (_assembled(suite, made, evaluated, target, folders),)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What gives the masks of a unit, the digest of all that decides them, and the protocols that ask for them."""
+
+    method: Method
+    entry: MethodEntry
+    prediction: str
+    protocols: tuple[Protocol, ...]
+    job: TrainingJob | None = None
+    skipped: tuple[str, ...] = ()
+    given: GivenMasks | None = None
+
+
+def _assembled(suite: Suite, made: _Made, evaluated: _Evaluated, target: Target, folders: Folders) -> Unit:
+    """Two identities: what decides the masks, and what decides the numbers made from them.
+
+    A run with new metrics or another policy then scores the masks of the old one.
+    """
+    dataset, fold, files, banks = evaluated.dataset, evaluated.fold, evaluated.files, evaluated.banks
+    method, entry, prediction = made.method, made.entry, made.prediction
+    cases = tuple(dataset.split_cases(suite.part, fold))
+    budget = suite.budget.budget()
     identity = digest(
         {
             "schema": SCHEMA_VERSION,
@@ -353,24 +425,25 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
         cases=tuple(sorted(cases, key=lambda case: -case.image.stat().st_size)),  # the longest first
         evaluation=Evaluation(
             targets=(target,),
-            protocols=protocols,
+            protocols=made.protocols,
             seed=suite.seed,
             tolerances_mm=suite.tolerances_mm,
             empty_policy=suite.empty_policy,
             predictions=predictions if suite.save_predictions else None,
             provenance=provenance,
-            banks={protocol.name: banks[protocol.name] for protocol in protocols},
+            banks={protocol.name: banks[protocol.name] for protocol in made.protocols if protocol.name in banks},
+            given=made.given,
         ),
-        job=job,
-        skipped_protocols=tuple(p.name for p in suite.protocols if p not in protocols),
+        job=made.job,
+        skipped_protocols=made.skipped,
         digest=identity,
         cases_digest=files,
         prompts_digest=evaluated.prompts,
         folder=RecordStore(folders.records).unit_folder(suite.name, dataset.name, name, identity),
         log=folders.logs / safe_name(suite.name) / f"{safe_name(f'{name}-{dataset.name}')}-{identity}.log",
         case_timeout_seconds=60 * suite.case_timeout_minutes,
-        cpus=budget.cpus,
-        gpus=budget.gpus,
+        cpus=1 if made.given else budget.cpus,
+        gpus=0.0 if made.given else budget.gpus,
     )
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 
 from benchmarks.execution.course import Course, NotRun, Records
 from benchmarks.execution.crew import Machines
+from benchmarks.execution.environments import prepare
 from benchmarks.execution.observer import Observer
 from benchmarks.execution.plan import Folders, Unit, without_repeats
 from benchmarks.execution.room import check_room, unfit_nodes
@@ -83,6 +84,7 @@ def run(
                 on_unit(twin, _shared(unit, twin, store, observer, training), training)
 
         one = Course(firsts, folders, observer, machines, fresh, Records(store, ended, retry_failed))
+        one.use(prepare(one.due(), machines.nodes, observer))
         one.leave_out(unfit)
         with one.interruptible():
             one.to_the_end()
@@ -115,6 +117,7 @@ def train_units(units: list[Unit], folders: Folders, observer: Observer, fresh: 
     try:
         check_room(units, machines)
         one = Course([unit for unit in units if unit.job], folders, observer, machines, fresh)
+        one.use(prepare(one.due(), machines.nodes, observer))
         one.leave_out(unfit_nodes(units, folders, machines))
         with one.interruptible():
             one.to_the_end()

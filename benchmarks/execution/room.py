@@ -43,7 +43,9 @@ def unfit_nodes(units: list[Unit], folders: Folders, machines: Machines) -> dict
     if len(nodes) < 2 or not units:
         return {}
     data_file = next((unit.cases[0].image for unit in units if unit.cases), None)
-    hosts = look_at_hosts(nodes, folders.out, sorted({unit.method.name for unit in units}), data_file)
+    hosts = look_at_hosts(
+        nodes, folders.out, sorted({unit.method.name for unit in units if unit.evaluation.given is None}), data_file
+    )
     unfit = {host.node: "; ".join(host.problems) for host in hosts if host.problems}
     if len(unfit) == len(nodes):
         reasons = " | ".join(f"{node}: {why}" for node, why in unfit.items())

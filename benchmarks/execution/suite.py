@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from benchmarks.common.errors import UserError, nearest_name, shorten
 from benchmarks.common.paths import user_path
 from benchmarks.common.validation import one_line_errors
-from benchmarks.contestants import Budget
+from benchmarks.contestants import Budget, Environment
 from benchmarks.data.catalogue import broken_datasets, phantom_names
 from benchmarks.data.catalogue import datasets as known_datasets
 from benchmarks.data.registry import registration, registrations
@@ -44,21 +44,45 @@ class DatasetEntry(_Strict):
     lesion: str = ""
 
 
+def _environment(value: Any) -> Environment | None:
+    return value if value is None or isinstance(value, Environment) else Environment.from_mapping(value)
+
+
 class MethodEntry(_Strict):
     """One method of a suite.
 
     `config` overrides single settings and `label` names the variant in the tables. A method with an official
     `checkpoint` in its configuration is evaluated as released; `fine_tune` trains it on the training split first.
     `repeat` n > 0 trains from other random numbers (initial weights, crops, prompts) than the suite's seed gives.
-    `untrained` evaluates the weights that a training by the bench begins with.
+    `untrained` evaluates the weights that a training by the bench begins with. `environment` is where its processes
+    run, in place of what the method says of itself.
+
+    With `kind: masks` it is no installed method: masks made elsewhere are scored, from one `folder` (or one for each
+    dataset, by name); `value` says which value of the files means the target, where they hold more than one.
     """
 
     name: str
+    kind: Literal["method", "masks"] = "method"
+    folder: str | dict[str, str] = ""
+    value: int | None = Field(default=None, ge=1)
+    environment: Annotated[Environment | None, BeforeValidator(_environment)] = None
     config: dict[str, Any] = Field(default_factory=dict)
     label: str = ""
     fine_tune: bool = False
     repeat: int = Field(default=0, ge=0)
     untrained: bool = False
+
+    @model_validator(mode="after")
+    def _says_where_masks_are(self) -> Self:
+        if self.kind == "masks" and not self.folder:
+            raise UserError(f"masks '{self.name}': `folder` says where they are")
+        if self.kind == "masks" and (
+            self.config or self.fine_tune or self.untrained or self.repeat or self.environment
+        ):
+            raise UserError(f"masks '{self.name}': only `folder`, `value` and `label` have an effect there")
+        if self.kind == "method" and (self.folder or self.value is not None):
+            raise UserError(f"method '{self.name}': `folder` and `value` belong to `kind: masks`")
+        return self
 
     @property
     def title(self) -> str:
@@ -169,6 +193,11 @@ class Suite(_Strict):
     def _kinds_are_protocols(cls, value: Any) -> Any:
         if not isinstance(value, list | tuple):
             raise UserError(f"protocols: a list is needed, such as [centre-click, box], not {value!r}")
+        if any(
+            item == "made-elsewhere" or (isinstance(item, dict) and item.get("kind") == "made-elsewhere")
+            for item in value
+        ):
+            raise UserError("protocols: made-elsewhere is no protocol to ask for; give masks as `kind: masks`")
         ladders = [(item,) if isinstance(item, Protocol) else Protocol.ladder_from_mapping(item) for item in value]
         return tuple(dict.fromkeys(protocol for ladder in ladders for protocol in ladder))  # two names, one protocol
 
@@ -202,6 +231,11 @@ class Suite(_Strict):
             for entry in self.methods
         ]
         return self.model_copy(update={"methods": tuple(changed)})
+
+    def with_masks(self, folders: Mapping[str, Path]) -> Suite:
+        """Masks made elsewhere join, each folder under a name."""
+        joining = tuple(MethodEntry(name=name, kind="masks", folder=str(place)) for name, place in folders.items())
+        return self.model_copy(update={"methods": (*self.methods, *joining)})
 
     def with_datasets(self, names: Sequence[str]) -> Suite:
         """Only these datasets of the suite; or, where it lists none of them, those added on this machine.

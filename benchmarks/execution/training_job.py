@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.common.files import safe_name
 from benchmarks.common.identity import digest, fingerprint_config
-from benchmarks.contestants import Budget, Target
+from benchmarks.contestants import Budget, Environment, Target
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import Case, fingerprint_cases
 
@@ -28,6 +28,7 @@ class TrainingJob:
         workers: Ray Train workers; each draws its own crops, so the batch grows with them.
         validate_at: shares of the budget at which the validation Dice of one centre click is reported.
         untrained: keep the weights to begin with; the budget is not touched.
+        environment: where its processes run, if not in the bench's own environment.
         timeout_minutes: without a sign of life for so long the training is ended; see `TrainingWatch`.
     """
 
@@ -42,6 +43,7 @@ class TrainingJob:
     validate_at: tuple[float, ...] = ()
     untrained: bool = False
     timeout_minutes: float = TIMEOUT_MINUTES
+    environment: Environment | None = None
 
     def digest(self) -> str:
         """The identity of the checkpoint that comes of this job.

@@ -13,12 +13,11 @@ from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import safe_name
 from benchmarks.common.identity import digest
 from benchmarks.common.output import writable_folder
-from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import Dataset
 from benchmarks.execution.case_files import note_case_files, note_machine
 from benchmarks.execution.cluster import start_ray
 from benchmarks.execution.outcomes import NotTrained, RunResult, TrainingResult
-from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
+from benchmarks.execution.plan import Folders, Unit, method_of, plan, resolve_dataset
 from benchmarks.execution.pool import RunOutcome, train_units
 from benchmarks.execution.pool import run as run_units
 from benchmarks.execution.progress import Progress
@@ -45,7 +44,7 @@ class Work:
 def planned(suite: Suite, out: str | Path, progress: Progress) -> Work:
     """Read the data, writing phantoms on the way, and plan the units. Bad input ends here, before any work."""
     for entry in suite.methods:
-        find_method(entry.name).configured(entry.config)
+        method_of(entry)
     folders = Folders(writable_folder(out))
     datasets = []
     for dataset_entry in suite.datasets:

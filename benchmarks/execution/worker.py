@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, is_out_of_memory, one_line
-from benchmarks.contestants import Budget
+from benchmarks.contestants import Budget, Environment
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import Case
 from benchmarks.execution.evaluate import (
@@ -58,6 +58,7 @@ class Loading:
     checkpoint: Path | None = None
     cpus: int = 1
     gpus: float = 0.0
+    environment: Environment | None = None
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,15 @@ from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.validation import one_line_errors, settings_of
 from benchmarks.prompting.prompts import PromptKind
 
-Kind = Literal["none", "text", "centre-click", "random-click", "clicks", "box", "mask", "iterative"]
+Kind = Literal["none", "text", "centre-click", "random-click", "clicks", "box", "mask", "iterative", "made-elsewhere"]
 Start = Literal["centre-click", "random-click", "box", "text", "none"]
 Corrections = Literal["standard", "cvpr25"]
 Per = Literal["target", "lesion", "each-lesion"]
-Track = Literal["automatic", "text", "clicks", "box", "mask"]
+Track = Literal["automatic", "text", "clicks", "box", "mask", "unknown"]
 
 TRACKS: tuple[Track, ...] = get_args(Track)
-"""What a method was given, from the least to the most; a leaderboard never mixes them in one list."""
+"""What a method was given, from the least to the most; a leaderboard never mixes them in one list. "unknown": the
+masks were made elsewhere."""
 
 PROTOCOL_VERSION = "1"
 """Raised when a change here would alter any prompt; part of every prompt bank's identity."""
@@ -96,6 +97,7 @@ class Protocol:
     Attributes:
         kind: "none" (automatic), "text", "centre-click", "random-click", "clicks" (n random clicks at once),
             "box", "mask" (a rough mask) or "iterative" (a first prompt, then a corrective click per round).
+            "made-elsewhere" gives nothing: masks are scored that the bench has not asked for. No suite lists it.
         clicks: how many clicks the kind "clicks" gives.
         rounds: prompting rounds of "iterative", the first one counted; each gives one record.
         start: the first prompt of "iterative".
@@ -237,6 +239,8 @@ class Protocol:
     @property
     def track(self) -> Track:
         """What the method was given, all rounds counted: the part of the leaderboard for its row."""
+        if self.kind == "made-elsewhere":
+            return "unknown"
         tracks = [_TRACK_OF_KIND[_KINDS_OF_START[self.first_kind]]]
         if self.kind == "iterative" and self.rounds > 1:
             tracks.append("clicks")
@@ -245,6 +249,8 @@ class Protocol:
     @property
     def needs(self) -> frozenset[PromptKind]:
         """The prompt kinds that a method must understand to take part."""
+        if self.kind == "made-elsewhere":
+            return frozenset()
         kinds = {_KINDS_OF_START[self.first_kind]}
         if self.text:
             kinds.add(PromptKind.TEXT)
@@ -270,7 +276,7 @@ class Protocol:
     @property
     def looks_at_label(self) -> bool:
         """Whether the first prompt is made from the label map; if not, it exists for an empty target too."""
-        return self.first_kind not in ("none", "text")
+        return self.first_kind not in ("none", "text", "made-elsewhere")
 
 
 NOISE_SIZES = ("displacement_mm", "wrong_sign", "late_stop", "box_jitter_mm", "mask_error_mm")

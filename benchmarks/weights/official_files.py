@@ -300,7 +300,18 @@ def settings_from_files(method: Method, title: str, config: Mapping[str, Any], d
             f"(docs/methods says which file)"
         )
     _refuse_another_content(method, title, {**config, **found}.get("checkpoint"))
+    _refuse_what_was_not_accepted(method, title)
     return found
+
+
+def _refuse_what_was_not_accepted(method: Method, title: str) -> None:
+    """A licence that restricts the use is accepted before the use, however the file came to be there."""
+    for file in method.files:
+        if file.restricted and not licence_accepted(file):
+            raise UserError(
+                f"method '{title}': the licence of {terms(file)} restricts its use; read it, and accept it with "
+                f"`tags-bench weights fetch {method.name} --accept-licence`"
+            )
 
 
 def _refuse_another_content(method: Method, title: str, checkpoint: Any) -> None:

@@ -9,11 +9,14 @@ import pytest
 
 
 @pytest.mark.ray
-def test_doctor_says_what_is_there(call, local_ray: None) -> None:
+def test_doctor_says_what_is_there(call, local_ray: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
     findings = json.loads(call("doctor", "--json").out)
     assert findings["software"]["ray"] != "missing"
     assert "CPU" in findings["services"]["Ray"]
     assert "no store yet" in findings["services"]["MLflow"]
+    assert findings["environments"]["mock-apart"].startswith("CANNOT BE BUILT: ERROR: ")
+    assert {"nninteractive", "sam2", "medsam2"} <= findings["environments"].keys()
 
 
 def test_sync_says_what_was_sent_and_fails_if_anything_is_left(call, monkeypatch: pytest.MonkeyPatch) -> None:

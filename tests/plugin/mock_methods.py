@@ -15,6 +15,7 @@ from benchmarks.common.weight_file import WeightFile
 from benchmarks.contestants import (
     Batch,
     Budget,
+    Environment,
     Method,
     OwnTraining,
     Segmenter,
@@ -233,4 +234,13 @@ official = Method(
             check="mock_methods:weights_problem",
         ),
     ),
+)
+apart = Method(
+    "mock-apart",
+    "for tests",
+    "apart:build",
+    CLICKS,
+    training="own",
+    config={"checkpoint": None, "trained": False},
+    environment=Environment(pip=("einops==0.0.1",)),
 )

@@ -397,6 +397,23 @@ def test_towers_are_asked_for_before_any_work() -> None:
     assert settings_from_files(tags, "tags-vit-b", tags.config, "kits21") == {}  # CLIP: open_clip can fetch it
 
 
+def test_a_licence_that_restricts_the_use_is_accepted_before_the_use(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However the file came to be there; the acceptance is asked for by the command that brings the file."""
+    file = announce(monkeypatch, restricted=True)
+    mock = official_files.methods()["mock-official"]
+    weights_folder().mkdir(parents=True)
+    file.path.write_bytes(CONTENT)
+    with pytest.raises(UserError, match=r"CC0-1\.0.* restricts its use.*fetch mock-official --accept-licence"):
+        settings_from_files(mock, "mine", mock.config, "kits21")
+    assert call("fetch", "mock-official").code == 2
+    accepted = call("fetch", "mock-official", "--accept-licence")
+    assert accepted.code == 0
+    assert "CC0-1.0 (https://example.org/mock)" in accepted.err
+    assert settings_from_files(mock, "mine", mock.config, "kits21") == {"checkpoint": str(file.path)}
+    others = announce(monkeypatch, restricted=True, licence="another one")
+    assert not official_files.licence_accepted(others)
+
+
 def test_a_method_that_announces_nothing_still_says_what_it_needs() -> None:
     bare = replace(mock_methods.official, files=())
     with pytest.raises(UserError, match="needs its official file: --checkpoint mine=FILE"):
@@ -452,7 +469,7 @@ def test_what_our_methods_announce_holds_together(method: Method) -> None:
         assert not file.url or file.url.endswith(f"/{file.upstream or file.name}")
         if "huggingface.co" in file.url:
             assert re.fullmatch(
-                r"https://huggingface\.co/[\w.-]+/[\w.-]+/resolve/(main|[0-9a-f]{40})/[\w.-]+", file.url
+                r"https://huggingface\.co/[\w.-]+/[\w.-]+/resolve/(main|[0-9a-f]{40})/[\w./-]+", file.url
             )
         module, _, name = file.check.partition(":")
         assert module.split(".")[0] == method.factory.split(".")[0]

@@ -21,6 +21,12 @@ def notes_of(rows: pd.DataFrame, units: Units) -> list[str]:
     notes += [f"{protocol}: not applicable to {', '.join(methods)}" for protocol, methods in skipped.items()]
     said = {unit["dataset"]: unit.get("intensities", "") for unit in units}
     notes += [f"{dataset} is {words}" for dataset, words in said.items() if words]
+    elsewhere = dict.fromkeys(str(unit["method"]) for unit in units if unit.get("made_elsewhere"))
+    if elsewhere:
+        notes.append(
+            f"made elsewhere: {', '.join(elsewhere)}: masks that the bench did not ask for; what their maker was "
+            "given and has spent is not known here, so they are in lists of their own"
+        )
     if not rows.empty:
         notes += [*_notes_of_empty_cases(rows), *_notes_of_given_prompts(rows)]
         failed = rows[rows["status"] == FAILED].drop_duplicates(["method", "dataset", "case", "reason"])

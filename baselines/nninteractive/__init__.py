@@ -1,0 +1,1 @@
+"""nnInteractive, run by its authors' package."""

@@ -1,0 +1,1 @@
+"""VISTA3D, by the classes and the point inferer of MONAI."""

@@ -1,0 +1,121 @@
+"""VISTA3D with clicks: the preprocessing of its MONAI bundle, MONAI's network and MONAI's inferer for points.
+
+Bundle: RAS+, 1.5 mm, linear; the box of the voxels above 0 HU with a margin of 10; −963.8 … 1053.7 HU become 0 … 1; a
+window of 128³ around every click, their logits averaged where they overlap; what lies in no window is background. Every
+round gives all clicks so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from baselines.checkpoints import load_official
+from baselines.sam.prompting import check_prompts
+from benchmarks.common.errors import UserError
+from benchmarks.contestants import Click, Prepared, Preprocessing, Segmenter, Session, Target, prepare
+from benchmarks.data.volume import BoolArray, FloatArray, Volume
+from benchmarks.prompting.prompts import Prompts
+
+LOW, HIGH = -963.8247715525971, 1053.678477684517  # HU, configs/inference.json of the bundle
+SPACING, MARGIN, WINDOW = 1.5, 10, (128, 128, 128)  # the same file
+PREPROCESSING = Preprocessing((SPACING,) * 3, window=None)
+TUMOUR = 2  # added to the label of a point (0 or 1) for tumours and vessels, which lie in other classes
+
+
+class Vista3D(Segmenter):
+    """VISTA3D.
+
+    Settings (keys of `config`):
+        checkpoint: the official file.
+        tumour_points: label clicks as those on a tumour or a vessel, as MONAI marks them for such classes.
+        precision: "auto" (half precision on a GPU, as the bundle uses it) or "float32".
+    """
+
+    window = WINDOW
+
+    def __init__(self, config: Mapping[str, Any], device: str) -> None:
+        if not config["checkpoint"]:
+            raise UserError("vista3d: no checkpoint; docs/methods/vista3d.md says where its file is")
+        if config["precision"] not in ("auto", "float32"):
+            raise UserError(f"vista3d: precision must be auto or float32, not '{config['precision']}'")
+        self.config, self.device = config, device
+        self.module = self.network()
+        load_official(self.module, Path(str(config["checkpoint"])), "VISTA3D")
+        self.module.to(device).eval()
+
+    def network(self) -> torch.nn.Module:
+        """The network of the paper, with fresh weights."""
+        from monai.networks.nets import vista3d132
+
+        network: torch.nn.Module = vista3d132(in_channels=1)
+        return network
+
+    def open(self, volume: Volume, target: Target) -> Vista3DSession:
+        """Resamples the volume; windows are encoded when clicks are known."""
+        return Vista3DSession(self, prepare(volume, PREPROCESSING))
+
+    @torch.inference_mode()
+    def logits(self, image: FloatArray, points: NDArray[np.float64], positive: NDArray[np.bool_]) -> FloatArray:
+        """Logits of an image scaled to 0 … 1 (x, y, z) for points (N, 3) in its voxels; NaN outside the windows."""
+        from monai.apps.vista3d.inferer import point_based_window_inferer
+        from monai.data import MetaTensor
+
+        labels = positive.astype(np.int64) + (TUMOUR if self.config["tumour_points"] else 0)
+        half = self.device == "cuda" and self.config["precision"] == "auto"
+        with torch.autocast(self.device, enabled=half):
+            found = point_based_window_inferer(
+                MetaTensor(torch.from_numpy(image)[None, None].to(self.device)),
+                self.window,
+                self.module,
+                torch.from_numpy(points).float()[None].to(self.device),
+                torch.from_numpy(labels)[None].to(self.device),
+                transpose=True,
+            )
+        return np.asarray(found[0, 0].float().cpu().numpy())
+
+
+class Vista3DSession(Session):
+    """One resampled volume."""
+
+    def __init__(self, segmenter: Vista3D, prepared: Prepared) -> None:
+        self.segmenter, self.prepared = segmenter, prepared
+        self.low, self.high = foreground(prepared.array)
+        inside = prepared.array[tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))]
+        self.image = ((np.clip(inside, LOW, HIGH) - LOW) / (HIGH - LOW)).astype(np.float32)
+
+    def segment(self, prompts: Prompts) -> BoolArray:
+        check_prompts(prompts, self.segmenter.prompts, self.prepared.native_shape, "vista3d")
+        logits = self.segmenter.logits(self.image, self.points(prompts.clicks), _signs(prompts.clicks))
+        probability = np.zeros(self.prepared.shape, np.float32)
+        place = tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))
+        probability[place] = np.nan_to_num(1 / (1 + np.exp(-logits)), nan=0.0)
+        return self.prepared.to_native_mask(probability)
+
+    def points(self, clicks: tuple[Click, ...]) -> NDArray[np.float64]:
+        """Clicks in voxels of the image; one outside the box of the body goes to the nearest voxel in it."""
+        points = self.prepared.to_prepared([click.position for click in clicks])
+        low, high = np.array(self.low), np.array(self.high)
+        return np.clip(points, low, high - 1) - low
+
+
+def foreground(array: FloatArray) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The box (low, high) of the voxels above 0 HU with the bundle's margin; the whole array if there is none."""
+    if not (array > 0).any():
+        return (0, 0, 0), array.shape
+    low, high = [], []
+    for axis, length in enumerate(array.shape):
+        others = tuple(other for other in range(3) if other != axis)
+        held = np.flatnonzero((array > 0).any(axis=others))
+        low.append(max(0, int(held[0]) - MARGIN))
+        high.append(min(length, int(held[-1]) + 1 + MARGIN))
+    return tuple(low), tuple(high)
+
+
+def _signs(clicks: tuple[Click, ...]) -> NDArray[np.bool_]:
+    return np.array([click.positive for click in clicks], np.bool_)

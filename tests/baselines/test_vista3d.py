@@ -1,0 +1,160 @@
+"""VISTA3D against the transforms and the inferer of its MONAI bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from baselines.checkpoints import official_file_problem
+from baselines.vista3d.method import vista3d
+from baselines.vista3d.segmenter import HIGH, LOW, MARGIN, SPACING, Vista3D, foreground
+from benchmarks.common.errors import UserError
+from benchmarks.data.volume import Volume
+from benchmarks.prompting.prompts import Click, Prompts
+from tests.baselines.sam_helpers import TARGET, affine, dice, ellipsoid
+
+WINDOW = (32, 32, 32)
+SHAPE = (48, 44, 40)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Networks so small are slower on many threads, above all where the processors are busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Small(Vista3D):
+    """The same classes, narrow, with a small window."""
+
+    window = WINDOW  # type: ignore[assignment]
+
+    def network(self) -> torch.nn.Module:
+        from monai.networks.nets.vista3d import vista3d132
+
+        torch.manual_seed(11)
+        return vista3d132(encoder_embed_dim=8)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vista3d") / "model.pt"
+    torch.save(Small.network(Small.__new__(Small)).state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def segmenter(weights: Path) -> Small:
+    built = Small({**vista3d.config, "checkpoint": str(weights)}, "cpu")
+    built.prompts = vista3d.prompts
+    return built
+
+
+def body(spacing: tuple[float, float, float], shape: tuple[int, int, int] = SHAPE) -> Volume:
+    """Air around a body, so that the bundle's crop to the foreground cuts something off."""
+    rng = np.random.default_rng(2)
+    inside = ellipsoid(shape, tuple(n / 2 for n in shape), tuple(n / 5 for n in shape))
+    array = np.where(inside, rng.normal(60, 80, shape), -1000)
+    array[tuple(n // 2 for n in shape)] = 200.0
+    return Volume(array.astype(np.float32), affine(spacing))
+
+
+def by_the_bundle(segmenter: Small, volume: Volume, clicks: tuple[Click, ...]) -> tuple[Any, Any]:
+    """configs/inference.json of the bundle, with MONAI's own transforms: logits on the cropped grid, and its corner."""
+    from monai.apps.vista3d.inferer import point_based_window_inferer
+    from monai.data import MetaTensor
+    from monai.transforms import Compose, CropForegroundd, Orientationd, ScaleIntensityRanged, Spacingd
+
+    image = MetaTensor(torch.from_numpy(volume.array)[None], affine=torch.from_numpy(volume.affine))
+    steps = Compose(
+        [
+            Spacingd("image", pixdim=(SPACING,) * 3, mode="bilinear"),
+            CropForegroundd("image", source_key="image", allow_smaller=True, margin=10),
+            ScaleIntensityRanged(
+                "image", a_min=-963.8247715525971, a_max=1053.678477684517, b_min=0, b_max=1, clip=True
+            ),
+            Orientationd("image", axcodes="RAS"),
+        ]
+    )
+    prepared = steps({"image": image})["image"]
+    world = volume.affine @ np.array([[*click.position, 1] for click in clicks], float).T
+    points = (np.linalg.inv(prepared.affine.numpy()) @ world)[:3].T
+    with torch.inference_mode():
+        logits = point_based_window_inferer(
+            prepared[None].float(), WINDOW, segmenter.module, torch.from_numpy(points).float()[None],
+            torch.tensor([[2 + click.positive for click in clicks]]), transpose=True,
+        )  # fmt: skip
+    return logits[0, 0].numpy(), prepared
+
+
+def test_logits_are_those_of_the_bundle(segmenter: Small) -> None:
+    volume = body((SPACING,) * 3)
+    clicks = (Click((24, 22, 20)), Click((20, 26, 22), False))
+    expected, prepared = by_the_bundle(segmenter, volume, clicks)
+    opened = segmenter.open(volume, TARGET)
+    assert opened.image.shape == tuple(prepared.shape[1:])
+    assert opened.image.shape != SHAPE
+    np.testing.assert_allclose(opened.image, prepared[0].numpy(), atol=1e-5)
+    found = segmenter.logits(opened.image, opened.points(clicks), np.array([True, False]))
+    assert np.array_equal(np.isnan(found), np.isnan(expected))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+    mask = opened.segment(Prompts(clicks))
+    low = opened.low
+    inside = mask[low[0] : opened.high[0], low[1] : opened.high[1], low[2] : opened.high[2]]
+    assert np.array_equal(inside, np.nan_to_num(expected, nan=-1.0) > 0)
+    assert inside.sum() == mask.sum()
+
+
+def test_round_trip(segmenter: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that sees the bright lesion gives it back through resampling, crop and windows."""
+    shape = (60, 56, 24)
+    lesion = ellipsoid(shape, (30, 25, 11), (12, 10, 5))
+    volume = Volume(np.where(lesion, 900.0, 20.0).astype(np.float32), affine((0.9, 0.9, 2.5)))
+
+    def bright(image: torch.Tensor, **_: Any) -> torch.Tensor:
+        return torch.as_tensor(image) * 20 - 10 * (900 + 20 - 2 * LOW) / (HIGH - LOW)
+
+    monkeypatch.setattr(segmenter, "module", bright)
+    mask = segmenter.open(volume, TARGET).segment(Prompts((Click((30, 25, 11)),)))
+    assert dice(mask, lesion) > 0.97
+
+
+def test_points_are_labelled_as_on_a_tumour(segmenter: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    volume = body((SPACING,) * 3)
+    original = segmenter.module
+
+    def watch(image: torch.Tensor, **given: Any) -> Any:
+        asked.append(given["point_labels"].tolist())
+        return original(image, **given)
+
+    monkeypatch.setattr(segmenter, "module", watch)
+    prompts = Prompts((Click((24, 22, 20)), Click((20, 26, 22), False)))
+    segmenter.open(volume, TARGET).segment(prompts)
+    monkeypatch.setattr(segmenter, "config", {**segmenter.config, "tumour_points": False})
+    segmenter.open(volume, TARGET).segment(prompts)
+    assert asked == [[[3, 2]], [[3, 2]], [[1, 0]], [[1, 0]]]  # one window for each point
+
+
+def test_the_box_of_the_body() -> None:
+    array = np.full((30, 40, 50), -1000.0, np.float32)
+    assert foreground(array) == ((0, 0, 0), (30, 40, 50))
+    array[12:15, 3, 30] = 5.0
+    assert foreground(array) == ((12 - MARGIN, 0, 20), (15 + MARGIN, 4 + MARGIN, 31 + MARGIN))
+
+
+def test_a_file_of_something_else_is_told(weights: Path, tmp_path: Path) -> None:
+    assert official_file_problem(weights, "VISTA3D") == ""
+    other = tmp_path / "other.pt"
+    torch.save({"model": {"weight": torch.zeros(3)}}, other)
+    assert "not recognised as any known system, expected VISTA3D" in official_file_problem(other, "VISTA3D")
+    torch.save({"point_head.x": torch.zeros(3)}, other)
+    with pytest.raises(UserError, match="does not fit VISTA3D"):
+        Small({**vista3d.config, "checkpoint": str(other)}, "cpu")
