@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from benchmarks.commands.printing import show_rows
 from benchmarks.data.dataset import Case
 from benchmarks.execution import progress
 from benchmarks.execution.plan import Unit
@@ -166,6 +167,9 @@ class Bars:
         if self._lines is not None:
             self._lines.set()
             self._print(self._tally.line(time.monotonic()))
+
+    def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
+        show_rows("hosts", rows, self._progress.console)
 
     def stage(self, unit: Unit, stage: str) -> None:
         self._tally.stage(unit.folder, stage, time.monotonic())

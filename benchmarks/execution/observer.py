@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from benchmarks.data.dataset import Case
@@ -10,6 +11,9 @@ from benchmarks.execution.plan import Unit
 
 class Observer(Protocol):
     """Who watches a run: progress bars in a terminal, or nobody."""
+
+    def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
+        """What was found on the machines of a cluster, a row for each, before the work begins."""
 
     def stage(self, unit: Unit, stage: str) -> None:
         """The unit entered a stage: "training", "loading", "evaluating", "scoring", "not run", "done"; where units are
@@ -28,6 +32,9 @@ class Observer(Protocol):
 
 class Nobody:
     """An observer that looks at nothing."""
+
+    def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
+        pass
 
     def stage(self, unit: Unit, stage: str) -> None:
         pass

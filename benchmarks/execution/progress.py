@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -53,6 +53,10 @@ class _Log:
 
     def __init__(self, counted: str) -> None:
         self._counted = counted
+
+    def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
+        for row in rows:
+            log.info("host %s", ", ".join(f"{name}: {value}" for name, value in row.items() if value))
 
     def stage(self, unit: Unit, stage: str) -> None:
         log.info("%s: %s", unit.title, stage)
