@@ -162,7 +162,8 @@ class TrainingLoop:
         """The log, the sign of life, and whether the training is still sound."""
         if progress >= len(self.curve) / LOG_POINTS:
             self._note(losses, progress)
-        self._beat("training", step=self.step, progress=progress)
+        loss = {"loss": self.curve[-1]["loss"]} if self.curve else {}
+        self._beat("training", step=self.step, progress=progress, **loss)
         if self.step % LOOK_EVERY_STEPS == 0:
             _, in_a_row = self.optimisation.skips()
             if in_a_row >= SKIPS_IN_A_ROW:

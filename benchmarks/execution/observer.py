@@ -20,6 +20,11 @@ class Observer(Protocol):
         only trained, "failed" too.
         """
 
+    def training(self, unit: Unit, figures: Mapping[str, Any]) -> None:
+        """How the unit's training goes on: "stage" and, while it trains, "step", "progress" (share of the budget) and
+        "loss", which is missing before the first point of the curve.
+        """
+
     def advanced(self, unit: Unit, finished_cases: int) -> None:
         """So many cases of the unit are finished by now."""
 
@@ -37,6 +42,9 @@ class Nobody:
         pass
 
     def stage(self, unit: Unit, stage: str) -> None:
+        pass
+
+    def training(self, unit: Unit, figures: Mapping[str, Any]) -> None:
         pass
 
     def advanced(self, unit: Unit, finished_cases: int) -> None:

@@ -61,6 +61,9 @@ class _Log:
     def stage(self, unit: Unit, stage: str) -> None:
         log.info("%s: %s", unit.title, stage)
 
+    def training(self, unit: Unit, figures: Mapping[str, Any]) -> None:
+        log.debug("%s: training %s", unit.title, dict(figures))
+
     def advanced(self, unit: Unit, finished_cases: int) -> None:
         if self._counted == "cases":
             log.debug("%s: %d of %d cases", unit.title, finished_cases, len(unit.cases))
