@@ -162,8 +162,10 @@ class TrainingLoop:
         """The log, the sign of life, and whether the training is still sound."""
         if progress >= len(self.curve) / LOG_POINTS:
             self._note(losses, progress)
-        loss = {"loss": self.curve[-1]["loss"]} if self.curve else {}
-        self._beat("training", step=self.step, progress=progress, **loss)
+        facts = {"step": self.step, "progress": progress}
+        if self.curve:
+            facts["loss"] = self.curve[-1]["loss"]
+        self._beat("training", facts)
         if self.step % LOOK_EVERY_STEPS == 0:
             _, in_a_row = self.optimisation.skips()
             if in_a_row >= SKIPS_IN_A_ROW:
@@ -319,9 +321,9 @@ class TrainingLoop:
         if self.group.world_size > 1:
             self.group.require_equal(digest_of([*self._weights(), *tensors_in(self.optimisation.state())]), what)
 
-    def _beat(self, stage: str, now: bool = False, **facts: float) -> None:
+    def _beat(self, stage: str, facts: Mapping[str, float] | None = None, now: bool = False) -> None:
         if self.is_first:
-            (self.heart.beat_now if now else self.heart.beat)(stage, **facts)
+            (self.heart.beat_now if now else self.heart.beat)(stage, **(facts or {}))
 
 
 class LossNetwork:

@@ -16,7 +16,6 @@ import tempfile
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -113,12 +112,23 @@ class MlflowSink:
         self._put("training", str(description["checkpoint"]), content)
         self._sender.wake()
 
-    def log_sweep(self, description: Mapping[str, Any], trials: Sequence[Trial]) -> None:
-        """A sweep: a parent run, one child per trial."""
-        rows = [{**asdict(trial), "checkpoint": str(trial.checkpoint or "")} for trial in trials]
-        content = {"description": description, "trials": rows, "environment": manifest()}
-        key = digest([description["unit"], self._out_id, rows])
-        self._put("sweep", key, content)
+    def log_sweep(
+        self, description: Mapping[str, Any], trials: Sequence[Trial], sweep: str, ended: bool = True
+    ) -> None:
+        """A sweep so far: a parent run, one child per trial with a point for each rung; to be told at every change.
+
+        Args:
+            trials: in the order in which they were begun.
+            sweep: its name; the same sweep is one run, whenever it goes on.
+            ended: whether this is how it remains.
+        """
+        content = {
+            "description": description,
+            "trials": [one.as_plain() for one in trials],
+            "ended": ended,
+            "environment": manifest(),
+        }
+        self._put("sweep", digest([description["unit"], self._out_id, sweep]), content)
         self._sender.wake()
 
     def end(self, leaderboard: pd.DataFrame | None, failed: int, status: Status = "FINISHED") -> None:

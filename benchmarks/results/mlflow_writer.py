@@ -10,13 +10,17 @@ import json
 import math
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from benchmarks.common.identity import digest
 from benchmarks.results.leaderboard import mean_columns, summarise
 from benchmarks.results.mlflow_outbox import Message
+from benchmarks.results.sweep import METRIC as SWEEP_METRIC
+from benchmarks.results.sweep import RUNNING, Trial, as_rows, best_first, trial_of
 
 PLAN_TAG, OUT_TAG, SUITE_TAG, CALLED_TAG = "tagsbench.plan", "tagsbench.out", "tagsbench.suite", "tagsbench.called_at"
 ENDED_TAG = "tagsbench.ended"  # the time of the call that has ended
@@ -167,7 +171,8 @@ class MlflowWriter:
         self._complete(run_id, message)
 
     def _sweep(self, message: Message) -> None:
-        description, trials = message.content["description"], message.content["trials"]
+        description, ended = message.content["description"], message.content.get("ended", True)
+        trials = [trial_of(plain) for plain in message.content["trials"]]
         found = self._find({SWEEP_TAG: message.key})
         if found is not None and found.data.tags.get(CONTENT_TAG) == message.digest:
             return
@@ -178,24 +183,46 @@ class MlflowWriter:
             parent = str(found.info.run_id)
         for trial in trials:
             self._trial(parent, trial, description, message)
-        self._params(parent, {f"best.{key}": value for key, value in trials[0]["config"].items()})
-        best = {"best_validation_dice": trials[0]["validation_dice"], "trials": len(trials)}
-        self._metrics(parent, best, message)
-        self.client.log_dict(parent, dict(message.content["environment"]), "environment.json")
-        self._complete(parent, message)
+        best = next((one for one in best_first(trials) if one.has_result), None)
+        if best is not None:  # as tags: a parameter could not change while the sweep goes on
+            self.client.set_tag(parent, "best.trial", str(best.number))
+            for knob, value in best.config.items():
+                self.client.set_tag(parent, f"best.{knob}", str(value))
+            over = sum(one.status != RUNNING for one in trials)
+            figures = {"best_validation_dice": best.validation_dice, "trials": len(trials), "trials_over": over}
+            self._metrics(parent, figures, message, over)
+        if ended:
+            self._table(parent, pd.DataFrame(as_rows(best_first(trials))), "trials.json")
+            self.client.log_dict(parent, dict(message.content["environment"]), "environment.json")
+            self._complete(parent, message)
 
-    def _trial(self, parent: str, trial: Mapping[str, Any], description: Mapping[str, Any], message: Message) -> None:
-        key = str(trial["number"])
+    def _trial(self, parent: str, trial: Trial, description: Mapping[str, Any], message: Message) -> None:
+        """A run with a point for each rung; what the server has of it already stays."""
+        key = str(trial.number)
         child = self._child(parent, key)
         if child is None:
-            tags = {PARENT_TAG: parent, KEY_TAG: key, "status": str(trial["status"])} | _synthetic_tags(description)
-            run_id = self._create(f"trial {key}", tags, start=message.written_at - float(trial["seconds"]))
+            tags = {PARENT_TAG: parent, KEY_TAG: key} | _synthetic_tags(description)
+            began = message.written_at - trial.seconds
+            run_id, known = self._create(f"trial {key}", tags, start=began), ""
+            self._children[parent][key] = self.client.get_run(run_id)
         else:
-            run_id = str(child.info.run_id)
-        self._params(run_id, trial["config"])
-        self._metrics(run_id, {key: trial[key] for key in ("validation_dice", "rungs", "seconds")}, message)
-        status = "FAILED" if str(trial["status"]).startswith("failed") else "FINISHED"
-        self.client.set_terminated(run_id, status, _milliseconds(message.written_at))
+            run_id, known = str(child.info.run_id), child.data.tags.get(CONTENT_TAG, "")
+        content = digest(trial.as_plain())
+        if content == known:
+            return
+        self._params(run_id, trial.config)
+        there = {point.step for point in self.client.get_metric_history(run_id, SWEEP_METRIC)}
+        for point in trial.curve:
+            if int(point["rung"]) not in there:
+                values = {name: value for name, value in point.items() if name not in ("rung", "at")}
+                self._metrics(run_id, values, replace(message, written_at=point["at"]), int(point["rung"]))
+        if trial.status != RUNNING:
+            self._metrics(run_id, {"rungs": trial.rungs, "seconds_total": trial.seconds}, message)
+            bad = not trial.has_result
+            self.client.set_terminated(run_id, "FAILED" if bad else "FINISHED", _milliseconds(message.written_at))
+        self.client.set_tag(run_id, "status", trial.status)
+        self.client.set_tag(run_id, CONTENT_TAG, content)
+        self._children[parent][key] = self.client.get_run(run_id)
 
     def _log_training(self, run_id: str, training: Mapping[str, Any], message: Message) -> None:
         self._metrics(run_id, _training_metrics(training), message)

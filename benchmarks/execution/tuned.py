@@ -1,0 +1,107 @@
+"""A sweep as a call: on a planned unit, with MLflow while it goes on, tables and figures at its end."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.common.errors import UserError
+from benchmarks.common.files import atomically
+from benchmarks.execution.cluster import start_ray
+from benchmarks.execution.crew import Machines
+from benchmarks.execution.observer import Observer
+from benchmarks.execution.outcomes import TuningResult
+from benchmarks.execution.plan import Unit
+from benchmarks.execution.progress import Progress
+from benchmarks.execution.room import check_room, unfit_nodes
+from benchmarks.execution.tuning import Sweep, sweep_name, tune_method, write_best
+from benchmarks.execution.work import Work
+from benchmarks.results.mlflow_sink import MlflowSink
+from benchmarks.results.sweep import Trial, as_rows, importance
+from benchmarks.results.sweep_figures import sweep_figures
+from benchmarks.results.tables import SYNTHETIC_BANNER
+
+
+@dataclass(frozen=True)
+class Points:
+    """How many trials in all, and how many at a time."""
+
+    trials: int
+    concurrent: int
+
+
+def tuned(
+    work: Work, points: Points, tracking_uri: str | None, address: str | None, progress: Progress
+) -> TuningResult:
+    """Run the sweep of the one unit of the work, or what is missing of it.
+
+    Raises:
+        UserError: nothing to tune, no Ray cluster at the address, or a node of it that cannot take part.
+        Interrupted: Ctrl-C; the same call goes on.
+    """
+    started = time.perf_counter()
+    (unit,) = work.units
+    assert unit.job is not None
+    job = replace(unit.job, validation=tuple(work.datasets[0].split_cases("validation", unit.fold)))
+    name = sweep_name(job, unit.digest)
+    folder = work.folders.out / "sweeps" / name
+    with progress.step("starting Ray"):
+        start_ray(address, progress.note)
+    with progress.trainings(work.units) as observer:
+        _check_cluster(unit, work, observer)
+    sink = MlflowSink(work.folders.out, tracking_uri)
+    description = unit.description()
+    try:
+        with progress.step(f"{points.trials} trials of {unit.title}"):
+            found = tune_method(
+                Sweep(job, folder, work.folders.checkpoints),
+                points.trials,
+                points.concurrent,
+                changed=lambda trials: sink.log_sweep(description, trials, name, ended=False),
+            )
+    except BaseException:
+        sink.close(patience=3.0)
+        raise
+    sink.log_sweep(description, sorted(found, key=lambda one: one.number), name)
+    sink.close()
+    best_file = folder / "best.yaml"
+    write_best(best_file, job, found[0])
+    places = {"MLflow store": sink.shown_uri, "sweep": str(folder), "best setting": str(best_file)}
+    if found[0].checkpoint is not None:
+        places["best model"] = str(Sweep(job, folder, work.folders.checkpoints).kept_checkpoint(found[0].config))
+    places |= _written(found, folder, SYNTHETIC_BANNER if unit.dataset.synthetic else "", progress)
+    return TuningResult(description, tuple(found), best_file, time.perf_counter() - started, places)
+
+
+def _check_cluster(unit: Unit, work: Work, observer: Observer) -> None:
+    """Tune places trials on any node, so a node that is not fit ends the call before it begins."""
+    machines = Machines()
+    try:
+        check_room([unit], machines)
+        unfit = unfit_nodes([unit], work.folders, machines, observer)
+    finally:
+        machines.close()
+    if unfit:
+        node, why = next(iter(unfit.items()))
+        raise UserError(f"{node} cannot take part: {why}; a sweep uses every node of the cluster")
+
+
+def _written(found: list[Trial], folder: Path, note: str, progress: Progress) -> dict[str, str]:
+    """The tables and figures, by what they are."""
+    tables = {"trials": pd.DataFrame(as_rows(found)), "importance": importance(found)}
+    places = {}
+    for name, table in tables.items():
+        if not table.empty:
+            with atomically(folder / f"{name}.csv") as partial:
+                table.to_csv(partial, index=False)
+            places[name] = str(folder / f"{name}.csv")
+    try:
+        figures: list[Any] = sweep_figures(found, folder, note)
+    except UserError as error:
+        progress.note(str(error))
+        figures = []
+    return places | ({"figures": ", ".join(map(str, figures))} if figures else {})
