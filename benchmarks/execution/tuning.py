@@ -59,12 +59,12 @@ class Sweep:
 
     @property
     def varied(self) -> TrainingJob:
-        return replace(self.job, validate_at=RUNGS)
+        return replace(self.job, validate_at=RUNGS, keep_best=False)
 
     @property
     def plain(self) -> TrainingJob:
         """The job as a run has it."""
-        return replace(self.job, validation=(), validate_at=())
+        return replace(self.job, validation=(), validate_at=(), keep_best=False)
 
     def space(self) -> SweepSpace:
         """Raises UserError: the method has no search space."""

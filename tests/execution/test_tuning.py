@@ -200,7 +200,7 @@ def test_the_log_tells_how_every_trial_ended_and_survives_the_driver(tmp_path: P
 
 def test_a_damaged_log_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "trials.json").write_text('{"format": 1, "trials": [{}]}', encoding="utf-8")
-    with pytest.raises(UserError, match=r"trials\.json cannot be read \('experiments'\); remove its folder"):
+    with pytest.raises(UserError, match=r"trials\.json cannot be read \('first_number'\); remove its folder"):
         log_in(tmp_path)
 
 

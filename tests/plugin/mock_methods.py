@@ -212,7 +212,7 @@ learner = Method(
     config={
         "batch_size": 2, "learning_rate": 0.01, "final_learning_rate": 0.001, "warm_up": 0.25, "weight_decay": 0.1,
         "gradient_clip": 0.5, "accumulate": 1, "ema_decay": 0.0, "dropout": 0.0,
-        "marker": "", "die_in_loss": 0, "hang_in_loss": 0, "pause": 0.0,
+        "compile": "", "marker": "", "die_in_loss": 0, "hang_in_loss": 0, "pause": 0.0,
     },
     search_space={"learning_rate": ["loguniform", 1e-3, 1e-1], "batch_size": ["choice", [1, 2]]},
 )  # fmt: skip
