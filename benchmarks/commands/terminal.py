@@ -46,6 +46,9 @@ class Terminal(progress.Progress):
     def note(self, text: str) -> None:
         self.console.print(Text(text, style="bold yellow"))
 
+    def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
+        show_rows("hosts", rows, self.console)
+
     def units(self, units: Sequence[Unit]) -> Bars:
         return Bars(units, self.console)
 

@@ -28,6 +28,10 @@ class Progress:
         """Something to be read before the results."""
         log.warning(text)
 
+    def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
+        """What was found on the machines of a cluster, a row for each."""
+        _log_hosts(rows)
+
     def units(self, units: Sequence[Unit]) -> AbstractContextManager[Observer]:
         """The evaluation of these units begins; the observer is told how it goes on."""
         return _observed(_Log("cases"))
@@ -35,6 +39,11 @@ class Progress:
     def trainings(self, units: Sequence[Unit]) -> AbstractContextManager[Observer]:
         """These units are only trained; each advances by 1."""
         return _observed(_Log("trainings"))
+
+
+def _log_hosts(rows: Sequence[Mapping[str, str]]) -> None:
+    for row in rows:
+        log.info("host %s", ", ".join(f"{name}: {value}" for name, value in row.items() if value))
 
 
 @contextmanager
@@ -55,8 +64,7 @@ class _Log:
         self._counted = counted
 
     def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
-        for row in rows:
-            log.info("host %s", ", ".join(f"{name}: {value}" for name, value in row.items() if value))
+        _log_hosts(rows)
 
     def stage(self, unit: Unit, stage: str) -> None:
         log.info("%s: %s", unit.title, stage)

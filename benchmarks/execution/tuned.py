@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from benchmarks.common.errors import UserError
 from benchmarks.common.files import atomically
 from benchmarks.execution.cluster import start_ray
 from benchmarks.execution.crew import Machines
-from benchmarks.execution.observer import Observer
+from benchmarks.execution.observer import Nobody, Observer
 from benchmarks.execution.outcomes import TuningResult
 from benchmarks.execution.plan import Unit
 from benchmarks.execution.progress import Progress
@@ -51,8 +52,7 @@ def tuned(
     folder = work.folders.out / "sweeps" / name
     with progress.step("starting Ray"):
         start_ray(address, progress.note)
-    with progress.trainings(work.units) as observer:
-        _check_cluster(unit, work, observer)
+    _check_cluster(unit, work, _Hosts(progress))
     sink = MlflowSink(work.folders.out, tracking_uri)
     description = unit.description()
     try:
@@ -75,6 +75,16 @@ def tuned(
         places["best model"] = str(Sweep(job, folder, work.folders.checkpoints).kept_checkpoint(found[0].config))
     places |= _written(found, folder, SYNTHETIC_BANNER if unit.dataset.synthetic else "", progress)
     return TuningResult(description, tuple(found), best_file, time.perf_counter() - started, places)
+
+
+class _Hosts(Nobody):
+    """Lets the progress of a call show the hosts."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
+        self._progress.hosts(rows)
 
 
 def _check_cluster(unit: Unit, work: Work, observer: Observer) -> None:
