@@ -46,6 +46,9 @@ class Terminal(progress.Progress):
     def note(self, text: str) -> None:
         self.console.print(Text(text, style="bold yellow"))
 
+    def line(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
     def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
         show_rows("hosts", rows, self.console)
 

@@ -28,6 +28,10 @@ class Progress:
         """Something to be read before the results."""
         log.warning(text)
 
+    def line(self, text: str) -> None:
+        """Something has happened in a step that takes long."""
+        log.info(text)
+
     def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
         """What was found on the machines of a cluster, a row for each."""
         _log_hosts(rows)

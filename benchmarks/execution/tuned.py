@@ -22,7 +22,7 @@ from benchmarks.execution.room import check_room, unfit_nodes
 from benchmarks.execution.tuning import Sweep, sweep_name, tune_method, write_best
 from benchmarks.execution.work import Work
 from benchmarks.results.mlflow_sink import MlflowSink
-from benchmarks.results.sweep import Trial, as_rows, importance
+from benchmarks.results.sweep import RUNNING, Trial, as_rows, best_first, importance
 from benchmarks.results.sweep_figures import sweep_figures
 from benchmarks.results.tables import SYNTHETIC_BANNER
 
@@ -54,14 +54,19 @@ def tuned(
         start_ray(address, progress.note)
     _check_cluster(unit, work, _Hosts(progress))
     sink = MlflowSink(work.folders.out, tracking_uri)
-    description = unit.description()
+    description, lines = unit.description(), _Lines(points.trials, progress)
+
+    def changed(trials: list[Trial]) -> None:
+        lines.tell(trials)
+        sink.log_sweep(description, trials, name, ended=False)
+
     try:
         with progress.step(f"{points.trials} trials of {unit.title}"):
             found = tune_method(
                 Sweep(job, folder, work.folders.checkpoints),
                 points.trials,
                 points.concurrent,
-                changed=lambda trials: sink.log_sweep(description, trials, name, ended=False),
+                changed,
             )
     except BaseException:
         sink.close(patience=3.0)
@@ -75,6 +80,26 @@ def tuned(
         places["best model"] = str(Sweep(job, folder, work.folders.checkpoints).kept_checkpoint(found[0].config))
     places |= _written(found, folder, SYNTHETIC_BANNER if unit.dataset.synthetic else "", progress)
     return TuningResult(description, tuple(found), best_file, time.perf_counter() - started, places)
+
+
+class _Lines:
+    """A line for every trial that is over."""
+
+    def __init__(self, number: int, progress: Progress) -> None:
+        self._number, self._progress = number, progress
+        self._told: set[int] | None = None
+
+    def tell(self, trials: list[Trial]) -> None:
+        over = {one.number: one for one in trials if one.status != RUNNING}
+        if self._told is None:  # what an earlier call has found is no news
+            self._told = set(over)
+        best = best_first(list(over.values()))[0] if over else None
+        for number in sorted(set(over) - self._told):
+            one = over[number]
+            so_far = f"best so far {best.validation_dice:.3f} (trial {best.number})" if best else ""
+            figures = f"{one.status}, Dice {one.validation_dice:.3f} at rung {one.rungs}"
+            self._progress.line(f"trial {number}, {len(over)} of {self._number} over: {figures}; {so_far}")
+        self._told |= set(over)
 
 
 class _Hosts(Nobody):

@@ -79,10 +79,11 @@ def test_real_workers_are_busy_nearly_all_the_time(tmp_path: Path) -> None:
     ready = max(path.stat().st_mtime for path in (tmp_path / "ready").iterdir())
     seconds = watch.times[-1] - ready
     busy = 4 * slots * 1.0 / slots / seconds
+    machine = f"{os.cpu_count()} processors with a load of {os.getloadavg()[0]:.0f}"
+    driver = f"driver {1e3 * used / outcome.computed:.1f} ms of processor a case, {_memory_mb():.0f} MB"
     print(
-        f"\n{4 * slots} cases of 1 s, {slots} slots, {os.cpu_count()} processors, load {os.getloadavg()[0]:.0f}: all ready "
-        f"after {ready - began:.0f} s, then {seconds:.2f} s to the last record, slots busy {busy:.1%}; driver "
-        f"{1e3 * used / outcome.computed:.1f} ms of processor a case, {_memory_mb():.0f} MB"
+        f"\n{4 * slots} cases of 1 s, {slots} slots on {machine}: all ready after {ready - began:.0f} s, then "
+        f"{seconds:.2f} s to the last record, slots busy {busy:.1%}; {driver}"
     )
     assert busy > 0.5
 
