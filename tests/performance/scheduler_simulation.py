@@ -137,11 +137,12 @@ def draw(outcomes: Sequence[Outcome], path: Path) -> None:
         for cases, colour in zip(sorted({one.cases for one in outcomes}), ("tab:orange", "tab:blue"), strict=False):
             line = [one for one in outcomes if (one.scene, one.cases) == (scene, cases)]
             if line:
-                label = f"{cases:,} cases, {scene}".replace(",", " ")
+                label = f"{cases} cases, {scene}"
                 points = [one.slots for one in line], [100 * one.busy for one in line]
                 axes.plot(*points, style, color=colour, marker="o", ms=3, label=label)
     axes.set_xscale("log", base=2)
-    axes.set_xticks([one.slots for one in outcomes], [str(one.slots) for one in outcomes])
+    slots = sorted({one.slots for one in outcomes})
+    axes.set_xticks(slots, [str(number) for number in slots])
     axes.set_xlabel("workers")
     axes.set_ylabel("slots busy (%)")
     axes.set_ylim(0, 102)
