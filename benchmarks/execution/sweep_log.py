@@ -53,7 +53,7 @@ class SweepLog:
     ) -> None:
         self._path, self._rungs, self._checkpoint, self.changed = path, rungs, checkpoint, changed
         self._seen: set[str] = set()
-        self._first_number = 0
+        self._first_number, self.experiment_ended = 0, True
         self.experiments: list[str] = []
         self.entries: dict[str, Entry] = {}
         if path.is_file():
@@ -65,6 +65,7 @@ class SweepLog:
             if content["format"] != FORMAT:
                 raise ValueError("of another version of tags-bench")
             self._first_number, self.experiments = int(content["first_number"]), list(content["experiments"])
+            self.experiment_ended = bool(content["experiment_ended"])
             self.entries = {one["name"]: Entry(**one) for one in content["trials"]}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
@@ -123,6 +124,10 @@ class SweepLog:
         return sum(one.status == RUNNING for one in self.entries.values())
 
     @property
+    def not_run(self) -> int:
+        return sum(one.status == NOT_RUN for one in self.entries.values())
+
+    @property
     def over(self) -> int:
         """Trials that are not to be run again."""
         return sum(one.status in (FINISHED, STOPPED, FAILED) for one in self.entries.values())
@@ -131,6 +136,12 @@ class SweepLog:
         """The trials to come are Tune's experiment of that name; their numbers follow those that are there."""
         self._first_number = self._next_number()
         self.experiments.append(name)
+        self.experiment_ended = False
+        self._save()
+
+    def end_experiment(self) -> None:
+        """All its trials are over."""
+        self.experiment_ended = True
         self._save()
 
     def _next_number(self) -> int:
@@ -155,6 +166,7 @@ class SweepLog:
 
     def _save(self) -> None:
         trials = [asdict(one) for one in self.entries.values()]
-        content = {"format": FORMAT, "first_number": self._first_number, "experiments": self.experiments}
-        write_json(self._path, {**content, "trials": trials})
+        experiments = {"experiments": self.experiments, "experiment_ended": self.experiment_ended}
+        content = {"format": FORMAT, "first_number": self._first_number, **experiments, "trials": trials}
+        write_json(self._path, content)
         self.changed()

@@ -31,7 +31,7 @@ from benchmarks.execution.sweep_log import SweepLog
 from benchmarks.execution.sweep_space import SweepSpace
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, finished, run_job
 from benchmarks.execution.training_watch import ended_when_overdue, overdue_before
-from benchmarks.results.sweep import METRIC, NOT_RUN, Trial, best_first
+from benchmarks.results.sweep import METRIC, Trial, best_first
 
 RUNGS = (0.25, 0.5, 0.75, 1.0)
 RETRIES = 3  # of a trial whose process or node the machine has ended
@@ -138,30 +138,27 @@ def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurre
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", STATE_EVERY_SECONDS)
     from ray import tune
 
-    from benchmarks.execution.sweep_callback import told
+    from benchmarks.execution.sweep_callback import Tell, told
 
-    storage = sweep.folder / "tune"
-    trainable = _trainable(sweep)
-    name = sweep.folder.name
+    storage, name, trainable = sweep.folder / "tune", sweep.folder.name, _trainable(sweep)
     with told(name, log):
-        last = storage / log.experiments[-1] if log.experiments else None
-        if last is not None and (log.running or any(t.status.startswith(NOT_RUN) for t in log.trials())):
+        if log.experiments and (not log.experiment_ended or log.not_run):
+            last = storage / log.experiments[-1]
             if tune.Tuner.can_restore(str(last)):
-                _fit(_restored(last, trainable), log, sweep.folder)
+                _restored(last, trainable).fit()
             log.forget_lost()
+            _check_ended(sweep, log)
         missing = trials - len(log.entries)
         if missing > 0:
-            first = not log.entries
+            search = _search(sweep, space, trials, first=not log.entries)
             log.begin_experiment(f"{len(log.experiments):03d}")
-            search = _search(sweep, space, first, trials)
-            asha = _asha()
-            tuner = tune.Tuner(
+            tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
                     metric=METRIC,
                     mode="max",
                     search_alg=search,
-                    scheduler=asha,
+                    scheduler=_asha(),
                     num_samples=missing,
                     max_concurrent_trials=concurrent,
                 ),
@@ -169,20 +166,23 @@ def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurre
                     storage_path=str(storage),
                     name=log.experiments[-1],
                     failure_config=tune.FailureConfig(max_failures=RETRIES),
-                    callbacks=[_tell(name)],
+                    callbacks=[Tell(name)],
                     verbose=0,
                 ),
-            )
-            _fit(tuner, log, sweep.folder)
+            ).fit()
+            _check_ended(sweep, log, trials)
 
 
-def _fit(tuner: Any, log: SweepLog, folder: Path) -> None:
-    tuner.fit()
-    if log.running:  # Tune ends in peace at Ctrl-C
-        done = log.over
-        raise Interrupted(
-            f"interrupted: {done} trials are over and kept in {folder}; the same command goes on from there"
-        )
+def _check_ended(sweep: Sweep, log: SweepLog, trials: int = 0) -> None:
+    """Note the end of an experiment.
+
+    Raises:
+        Interrupted: there was a Ctrl-C, at which Tune keeps its state and returns as if all were well.
+    """
+    if log.running or len(log.entries) < trials:
+        kept = f"{log.over} trials are over and kept in {sweep.folder}"
+        raise Interrupted(f"interrupted: {kept}; the same command goes on from there")
+    log.end_experiment()
 
 
 def _restored(experiment: Path, trainable: Any) -> Any:
@@ -198,7 +198,7 @@ def _restored(experiment: Path, trainable: Any) -> Any:
         ) from error
 
 
-def _search(sweep: Sweep, space: SweepSpace, first: bool, trials: int) -> Any:
+def _search(sweep: Sweep, space: SweepSpace, trials: int, first: bool) -> Any:
     """Optuna's TPE over a study on disk; it learns from the trials of earlier calls."""
     import optuna
     from ray.tune.search.optuna import OptunaSearch
@@ -226,12 +226,6 @@ def _asha() -> Any:
     from ray.tune.schedulers import ASHAScheduler
 
     return ASHAScheduler(time_attr="rung", max_t=len(RUNGS), grace_period=1, reduction_factor=2)
-
-
-def _tell(name: str) -> Any:
-    from benchmarks.execution.sweep_callback import Tell
-
-    return Tell(name)
 
 
 def _trainable(sweep: Sweep) -> Any:

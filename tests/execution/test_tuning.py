@@ -195,7 +195,11 @@ def test_the_log_tells_how_every_trial_ended_and_survives_the_driver(tmp_path: P
     assert told.trials()[-1].number == 4
     told.begin_experiment("001")
     log_in(tmp_path).began("g", {"rate": 10.0}, 1)
-    assert [one.number for one in log_in(tmp_path).trials()] == [0, 1, 2, 3, 4, 6]
+    again = log_in(tmp_path)
+    assert [one.number for one in again.trials()] == [0, 1, 2, 3, 4, 6]
+    assert (again.experiments, again.experiment_ended) == (["001"], False)
+    again.end_experiment()
+    assert log_in(tmp_path).experiment_ended
 
 
 def test_a_damaged_log_is_one_line(tmp_path: Path) -> None:
