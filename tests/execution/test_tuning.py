@@ -276,3 +276,28 @@ def test_another_validation_split_or_budget_is_another_sweep(tmp_path: Path) -> 
     names = [sweep_name(one, "unit") for one in (job, replace(job, validation=cases[2:]), job_of(cases[:1], steps=3))]
     assert len(set(names)) == 3
     assert names[0] == sweep_name(replace(job), "unit")
+
+
+def test_a_line_tells_every_trial_that_is_over_and_none_twice() -> None:
+    from benchmarks.execution.progress import Progress
+    from benchmarks.execution.tuned import _Lines
+
+    told: list[str] = []
+
+    class Told(Progress):
+        def line(self, text: str) -> None:
+            told.append(text)
+
+    def trial(number: int, dice: float, status: str) -> Trial:
+        return Trial(number, {}, dice, 2, 1.0, status, None)
+
+    lines = _Lines(4, Told())
+    before = trial(0, 0.5, "finished")  # of an earlier call
+    lines.tell([before, trial(1, 0.1, "running")])
+    assert told == []
+    lines.tell([before, trial(1, 0.6, "finished"), trial(2, 0.0, "running")])
+    lines.tell([before, trial(1, 0.6, "finished"), trial(2, 0.2, "stopped early")])
+    assert told == [
+        "trial 1, 2 of 4 over: finished, Dice 0.600 at rung 2; best so far 0.600 (trial 1)",
+        "trial 2, 3 of 4 over: stopped early, Dice 0.200 at rung 2; best so far 0.600 (trial 1)",
+    ]
