@@ -50,6 +50,8 @@ def tuned(
     job = replace(unit.job, validation=tuple(work.datasets[0].split_cases("validation", unit.fold)))
     name = sweep_name(job, unit.digest)
     folder = work.folders.out / "sweeps" / name
+    sweep = Sweep(job, folder, work.folders.checkpoints)
+    sweep.space()  # what cannot be searched ends here, before Ray is started
     with progress.step("starting Ray"):
         start_ray(address, progress.note)
     _check_cluster(unit, work, _Hosts(progress))
@@ -62,12 +64,7 @@ def tuned(
 
     try:
         with progress.step(f"{points.trials} trials of {unit.title}"):
-            found = tune_method(
-                Sweep(job, folder, work.folders.checkpoints),
-                points.trials,
-                points.concurrent,
-                changed,
-            )
+            found = tune_method(sweep, points.trials, points.concurrent, changed)
     except BaseException:
         sink.close(patience=3.0)
         raise
@@ -77,7 +74,7 @@ def tuned(
     write_best(best_file, job, found[0])
     places = {"MLflow store": sink.shown_uri, "sweep": str(folder), "best setting": str(best_file)}
     if found[0].checkpoint is not None:
-        places["best model"] = str(Sweep(job, folder, work.folders.checkpoints).kept_checkpoint(found[0].config))
+        places["best model"] = str(sweep.kept_checkpoint(found[0].config))
     places |= _written(found, folder, SYNTHETIC_BANNER if unit.dataset.synthetic else "", progress)
     return TuningResult(description, tuple(found), best_file, time.perf_counter() - started, places)
 
