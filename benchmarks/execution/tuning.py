@@ -7,6 +7,7 @@ goes on: Tune's state, Optuna's study and the trainings' own states lie in its f
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import warnings
@@ -32,6 +33,8 @@ from benchmarks.execution.sweep_space import SweepSpace
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, finished, run_job
 from benchmarks.execution.training_watch import ended_when_overdue, overdue_before
 from benchmarks.results.sweep import METRIC, Trial, best_first
+
+logger = logging.getLogger("tags_bench")
 
 RUNGS = (0.25, 0.5, 0.75, 1.0)
 RETRIES = 3  # of a trial whose process or node the machine has ended
@@ -145,14 +148,14 @@ def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurre
         if log.experiments and (not log.experiment_ended or log.not_run):
             last = storage / log.experiments[-1]
             if tune.Tuner.can_restore(str(last)):
-                _restored(last, trainable).fit()
+                _fit(_restored(last, trainable), last, trainable)
             log.forget_lost()
             _check_ended(sweep, log)
         missing = trials - len(log.entries)
         if missing > 0:
             search = _search(sweep, space, trials, first=not log.entries)
             log.begin_experiment(f"{len(log.experiments):03d}")
-            tune.Tuner(
+            tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
                     metric=METRIC,
@@ -169,8 +172,32 @@ def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurre
                     callbacks=[Tell(name)],
                     verbose=0,
                 ),
-            ).fit()
+            )
+            _fit(tuner, storage / log.experiments[-1], trainable)
+            log.forget_lost()
             _check_ended(sweep, log, trials)
+
+
+def _fit(tuner: Any, experiment: Path, trainable: Any) -> None:
+    """Run an experiment; where Tune itself gives up, go on from its state.
+
+    What a method raises ends in its trial's result, so an error here is of the machine, such as a process that was
+    killed while it was started.
+
+    Raises:
+        MachineFault: Tune has given up too often.
+    """
+    for attempt in range(1 + RETRIES):
+        try:
+            tuner.fit()
+            return
+        except Exception as error:  # whatever Tune and Ray can raise
+            reason = one_line(error)[:300]
+            logger.warning("Ray Tune has given up (%s)", reason)
+            if attempt == RETRIES:
+                kept = f"what the sweep has found is kept in {experiment.parents[1]}, and the same command goes on"
+                raise MachineFault(f"Ray Tune has given up {1 + RETRIES} times: {reason}; {kept}") from error
+        tuner = _restored(experiment, trainable)
 
 
 def _check_ended(sweep: Sweep, log: SweepLog, trials: int = 0) -> None:

@@ -301,3 +301,27 @@ def test_a_line_tells_every_trial_that_is_over_and_none_twice() -> None:
         "trial 1, 2 of 4 over: finished, Dice 0.600 at rung 2; best so far 0.600 (trial 1)",
         "trial 2, 3 of 4 over: stopped early, Dice 0.200 at rung 2; best so far 0.600 (trial 1)",
     ]
+
+
+def test_a_sweep_goes_on_where_tune_itself_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tuner:
+        def __init__(self, *problems: Exception) -> None:
+            self.problems = list(problems)
+
+        def fit(self) -> None:
+            if self.problems:
+                raise self.problems.pop(0)
+
+    killed = RuntimeError("a worker was killed due to the node running low on memory")
+    restored: list[Path] = []
+
+    def restore(experiment: Path, trainable: object) -> Tuner:
+        restored.append(experiment)
+        return Tuner(*([killed] if len(restored) < 2 else []))
+
+    monkeypatch.setattr(tuning, "_restored", restore)
+    tuning._fit(Tuner(killed), tmp_path / "tune" / "000", None)
+    assert restored == [tmp_path / "tune" / "000"] * 2
+    monkeypatch.setattr(tuning, "_restored", lambda *arguments: Tuner(killed))
+    with pytest.raises(MachineFault, match=r"given up 4 times: .*low on memory; what the sweep has found is kept in "):
+        tuning._fit(Tuner(killed), tmp_path / "tune" / "000", None)
