@@ -9,7 +9,6 @@ Ray is started on first use and kept until the process ends; pass `address` to j
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +20,6 @@ from benchmarks.common.output_lock import only_writer
 from benchmarks.common.paths import user_path
 from benchmarks.execution import suite as suites
 from benchmarks.execution.ablation import ablation_suite
-from benchmarks.execution.cluster import start_ray
 from benchmarks.execution.outcomes import (
     AblationResult,
     Prediction,
@@ -36,6 +34,7 @@ from benchmarks.execution.outcomes import (
 )
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.suite import BudgetChanges, OwnData, Suite
+from benchmarks.execution.tuned import Points, tuned
 from benchmarks.execution.wanted import InstalledMethod as InstalledMethod
 from benchmarks.execution.wanted import MethodOfCheckpoint as MethodOfCheckpoint
 from benchmarks.execution.wanted import MethodOfRun as MethodOfRun
@@ -44,7 +43,6 @@ from benchmarks.execution.work import Recompute, executed, planned, trained
 from benchmarks.metrics import TOLERANCES_MM
 from benchmarks.prompting.given import GivenPrompts
 from benchmarks.results.audit import Trail, trails_of
-from benchmarks.results.mlflow import MlflowSink
 from benchmarks.results.records import RecordStore
 from benchmarks.results.run_pairs import RunPairs, Side, compared
 
@@ -180,33 +178,21 @@ def tune(
 ) -> TuningResult:
     """Search the hyper-parameters of the one method of a suite on its one dataset; the validation split decides.
 
+    What an earlier call of the same sweep has found counts, whether it came to its end or not.
+
     Args:
-        trials: points of the search space to try.
+        trials: points of the search space to try in all.
         concurrent: how many at a time.
 
     Raises:
         UserError: as for `run`; more than one method or dataset, or a method that is not trained.
+        Interrupted: Ctrl-C; the same call goes on.
     """
-    from benchmarks.execution.tuning import tune_method, write_best
-
-    started = time.perf_counter()
     progress = progress or Progress()
     work = planned(_suite(suite), out, progress)
     if len(work.units) != 1 or work.units[0].job is None:
         raise UserError("a sweep takes exactly one method that is trained, and one dataset")
-    unit, job = work.units[0], work.units[0].job
-    validation = tuple(work.datasets[0].split_cases("validation", unit.fold))
-    start_ray(address, progress.note)
-    folder = work.folders.out / "sweeps" / unit.digest
-    with progress.step(f"{trials} trials of {unit.title}"):
-        found = tune_method(replace(job, validation=validation), trials, concurrent, folder)
-    best_file = folder / "best.yaml"
-    write_best(best_file, job, found[0])
-    sink = MlflowSink(work.folders.out, tracking_uri)
-    sink.log_sweep(unit.description(), found)
-    sink.close()
-    places = {"MLflow store": sink.shown_uri, "trials": str(folder), "best setting": str(best_file)}
-    return TuningResult(unit.description(), tuple(found), best_file, time.perf_counter() - started, places)
+    return tuned(work, Points(trials, concurrent), tracking_uri, address, progress)
 
 
 def load_results(

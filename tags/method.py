@@ -7,16 +7,9 @@ from typing import Any
 from benchmarks.contestants import Card, Method, PromptKind, Seen
 from tags.config import defaults
 from tags.official import files_of
+from tags.search_space import search_space
 
 PROMPTS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX, PromptKind.MASK})
-SEARCH_SPACE: dict[str, list[Any]] = {
-    "learning_rate": ["loguniform", 2e-4, 2e-2],
-    "adapter_ratio": ["choice", [0.125, 0.25, 0.5]],
-    "adapter_kernel": ["choice", [3, 5]],
-    "fusion": ["choice", ["gated", "concat"]],
-    "fusion_layers": ["choice", [1, 2]],
-    "prompt_dropout": ["uniform", 0.0, 0.3],
-}
 INFERENCE_SETTINGS = ("threshold", "overlap", "widest", "cached_views")
 ABLATIONS: dict[str, dict[str, Any]] = {
     "adapters": {"adapters": False},
@@ -48,7 +41,7 @@ def _method(
         config=config,
         inference_settings=INFERENCE_SETTINGS,
         files=files_of(size, str(config["clip"]), str(config["clip_weights"])),
-        search_space=SEARCH_SPACE,
+        search_space=search_space(size),
         ablations=ABLATIONS,
         version="2",
         card=Card(

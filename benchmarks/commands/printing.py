@@ -30,12 +30,16 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool = Fa
     if as_json:
         print_json(rows)
         return
+    show_rows(title, rows, console(stderr=False))
+
+
+def show_rows(title: str, rows: Sequence[Mapping[str, Any]], printer: Console) -> None:
+    """Like mappings as a table on a console, whose columns the first one gives."""
     from rich.table import Table
     from rich.text import Text
 
     headings = [str(column).replace("_", " ") for column in (rows[0] if rows else ())]
     least = [max(map(len, heading.split()), default=0) for heading in headings]
-    printer = console(stderr=False)
     needed = sum(least) + 3 * len(least) + 1
     if not printer.is_terminal:
         printer.width = max(printer.width, needed)

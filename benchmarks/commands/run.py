@@ -133,7 +133,8 @@ def tune(
 ) -> None:
     """Search hyper-parameters; the validation split decides.
 
-    Ray Tune with Optuna's TPE; ASHA stops the trials that fall behind.
+    Ray Tune with Optuna's TPE; ASHA stops the trials that fall behind. The same command goes on after an
+    interruption, and with a larger --trials after the end. Exit code 3 if the machine kept a trial from its end.
 
     Examples:
 
@@ -142,7 +143,7 @@ def tune(
     """
     from benchmarks import api
     from benchmarks.commands.terminal import Terminal
-    from benchmarks.results.sweep import as_rows
+    from benchmarks.results.sweep import as_rows, importance_rows
 
     result = api.tune(
         chosen_suite(work),
@@ -153,15 +154,24 @@ def tune(
         address=work.cluster.address,
         progress=Terminal(console()),
     )
-    rows = as_rows(result.trials)
+    rows, shares = as_rows(result.trials), importance_rows(result.trials)
     if printing.as_json:
-        print_json({"trials": rows, "best": result.best, "best_file": str(result.best_file)})
-        return
-    say_synthetic(bool(result.unit["synthetic"]))
-    print_rows(f"sweep of {result.unit['method']} · {result.unit['dataset']}", rows)
-    print("best first: trials that went through more rungs stand before those that were stopped early, whatever their")
-    print("Dice, for that of an early rung is measured after less training and picked from more trials")
-    print(f"best setting: {result.best_file} (an entry for the `methods:` of a suite)")
+        print_json({"trials": rows, "best": result.best, "importance": shares, "best_file": str(result.best_file)})
+    else:
+        say_synthetic(bool(result.unit["synthetic"]))
+        print_rows(f"sweep of {result.unit['method']} · {result.unit['dataset']}", rows)
+        print(
+            "best first: trials that went through more rungs stand before those that were stopped early, whatever their"
+        )
+        print("Dice, for that of an early rung is measured after less training and picked from more trials")
+        if shares:
+            print_rows("which knobs mattered", shares)
+        print_mapping(f"{len(rows)} trials, {result.seconds:.0f} s", result.places)
+        print_mapping("next", {"use the best": f"tags-bench run --methods {result.best_file}"})
+    for one in result.not_run:
+        print(f"trial {one.number}: {one.status}; the same command takes it up again", file=sys.stderr)
+    if result.not_run:
+        raise typer.Exit(NOT_RUN_EXIT)
 
 
 @command(app, panel=PANEL)

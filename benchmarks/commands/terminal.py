@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -23,11 +23,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from benchmarks.commands.printing import show_rows
 from benchmarks.data.dataset import Case
 from benchmarks.execution import progress
 from benchmarks.execution.plan import Unit
 
 LINE_EVERY_SECONDS = 60.0
+TRAININGS_IN_A_LINE = 4
 LINES_BESIDE = 4  # of a terminal, for what is not a bar of a unit
 AT_REST = ("", "waiting", "done", "failed", "not run")
 
@@ -44,6 +46,12 @@ class Terminal(progress.Progress):
     def note(self, text: str) -> None:
         self.console.print(Text(text, style="bold yellow"))
 
+    def line(self, text: str) -> None:
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
+        show_rows("hosts", rows, self.console)
+
     def units(self, units: Sequence[Unit]) -> Bars:
         return Bars(units, self.console)
 
@@ -59,7 +67,8 @@ class _Stage(ProgressColumn):
         since = task.fields.get("since")
         style = {"done": "green", "waiting": "dim", "failed": "red", "not run": "red"}.get(stage, "cyan")
         seconds = f" {time.monotonic() - since:.0f} s" if since is not None and stage not in AT_REST else ""
-        return Text(f"{stage}{seconds}", style=style)
+        figures = f", {task.fields['figures']}" if stage == "training" and task.fields.get("figures") else ""
+        return Text(f"{stage}{seconds}{figures}", style=style)
 
 
 class Tally:
@@ -77,6 +86,7 @@ class Tally:
         self._before: dict[Path, int] = {}  # finished when the run began
         self._first: float | None = None  # when something was first evaluated
         self.stages: dict[Path, str] = {}
+        self.trainings: dict[Path, str] = {}
         self.failed = 0
 
     def stage(self, unit: Path, stage: str, now: float) -> None:
@@ -110,6 +120,9 @@ class Tally:
             words.append(f"{self.failed} failed")
         doing = Counter(stage for stage in self.stages.values() if stage not in AT_REST)
         words += [f"{stage} {count} unit{'s' * (count > 1)}" for stage, count in sorted(doing.items())]
+        told = [text for unit, text in self.trainings.items() if self.stages.get(unit) == "training"]
+        if told:
+            words.append("trained so far: " + "; ".join(told[:TRAININGS_IN_A_LINE]))
         left = self.seconds_left(now)
         words.append(f"about {_duration(left)} left" if left is not None else "time left not known yet")
         return ", ".join(words)
@@ -167,6 +180,9 @@ class Bars:
             self._lines.set()
             self._print(self._tally.line(time.monotonic()))
 
+    def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
+        show_rows("hosts", rows, self._progress.console)
+
     def stage(self, unit: Unit, stage: str) -> None:
         self._tally.stage(unit.folder, stage, time.monotonic())
         working = stage not in AT_REST
@@ -175,6 +191,11 @@ class Bars:
             room = self._console.height - LINES_BESIDE - 1
             shown = sum(task.visible for task in self._progress.tasks) - 1
             self._progress.update(self._tasks[unit.folder], visible=working and shown < room)
+
+    def training(self, unit: Unit, figures: Mapping[str, Any]) -> None:
+        text = training_text(figures)
+        self._tally.trainings[unit.folder] = f"{unit.title} {text}"
+        self._progress.update(self._tasks[unit.folder], figures=text)
 
     def advanced(self, unit: Unit, finished_cases: int) -> None:
         self._tally.advanced(unit.folder, finished_cases)
@@ -203,6 +224,14 @@ class Bars:
 
     def _print(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def training_text(figures: Mapping[str, Any]) -> str:
+    """Share of the budget and loss of a training, or what it does before its first step."""
+    if "progress" not in figures:
+        return str(figures.get("stage", ""))
+    loss = f", loss {figures['loss']:.3g}" if "loss" in figures else ""
+    return f"{min(1.0, figures['progress']):.0%} of its budget{loss}"
 
 
 def _duration(seconds: float) -> str:

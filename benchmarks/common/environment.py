@@ -29,13 +29,17 @@ def package_versions() -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def revision() -> tuple[str, bool]:
-    """Git commit of this code and whether the tree had uncommitted changes; ("unknown", False) outside git."""
+    """Git commit of this code and whether the tree had uncommitted changes; ("unknown", False) outside git.
+
+    Where there is no repository, as in a container, TAGS_BENCH_COMMIT may name the commit.
+    """
     here = Path(__file__).resolve().parent
     try:
         commit = _git(here, "rev-parse", "HEAD")
         dirty = bool(_git(here, "status", "--porcelain", "--untracked-files=no"))
     except (OSError, subprocess.CalledProcessError):
-        return "unknown", False  # an installed wheel has no repository around it
+        # An installed wheel has no repository around it.
+        return os.environ.get("TAGS_BENCH_COMMIT", "").strip() or "unknown", False
     return commit, dirty
 
 

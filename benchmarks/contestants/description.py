@@ -11,6 +11,7 @@ from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.weight_file import WeightFile
 from benchmarks.contestants.environment import Environment, check_active
 from benchmarks.contestants.interface import Segmenter, Trainable
+from benchmarks.contestants.search_space import knobs_of
 from benchmarks.prompting.prompts import PromptKind
 
 Seen = Literal["trained-on", "superset", "unseen", "unknown"]
@@ -47,8 +48,10 @@ class Method:
         config: default configuration, JSON-like; a suite may override single keys.
         inference_settings: settings that act when a trained method works and not when it is trained, such as the
             threshold of the mask; a change of them does not ask for another training.
-        search_space: knob → Tune domain in plain form: ["uniform", low, high], ["loguniform", low, high],
-            ["randint", low, high] or ["choice", [one, other]].
+        search_space: what a sweep varies, in the plain form of `benchmarks.contestants.search_space`:
+            ["uniform", low, high], ["loguniform", low, high], ["randint", low, high], ["lograndint", low, high] or
+            ["choice", [one, other]], with a condition such as {"fusion": ["gated"]} as the last word of a knob that
+            exists only beside these values.
         ablations: part → the settings that switch it off, for `tags-bench ablate`.
         floor: a reference floor, not a contestant.
         needs_checkpoint: works only with the official file named by `checkpoint` in its configuration; where that is
@@ -79,6 +82,13 @@ class Method:
         for setting in self.inference_settings:
             if setting not in self.config:
                 raise ValueError(f"method '{self.name}': '{setting}' of inference_settings is no setting of it")
+        try:
+            knobs = knobs_of(self.search_space)
+        except ValueError as error:
+            raise ValueError(f"method '{self.name}', search space: {error}") from error
+        for knob in knobs:
+            if knob.name not in self.config:
+                raise ValueError(f"method '{self.name}': '{knob.name}' of search_space is no setting of it")
 
     def build(self, config: Mapping[str, Any] | None = None, device: str = "cpu") -> Segmenter:
         """Import the factory and make the segmenter; keys of `config` override the defaults.

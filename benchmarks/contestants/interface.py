@@ -106,6 +106,8 @@ class TrainingRecipe:
         ema_decay: of an exponential moving average of the weights, which is then validated and kept instead of them;
             0 for none. Early in training the decay at step t is (1 + t) / (10 + t) where that is less.
         augmentation: what is changed in a crop at random.
+        compile: backend of `torch.compile` for the forward pass of the module in training, such as "inductor"; "" for
+            none. Its first steps take much of a short budget.
     """
 
     preprocessing: Preprocessing
@@ -122,6 +124,7 @@ class TrainingRecipe:
     accumulate: int = 1
     ema_decay: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)
+    compile: str = ""
 
 
 class Trainable(Segmenter):

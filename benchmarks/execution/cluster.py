@@ -178,3 +178,22 @@ def _initialise(address: str, problem: str, options: dict[str, Any]) -> None:
         raise UserError(f"{problem}: {one_line(error)[:300]}") from error
     except Exception as error:  # Ray's own word, a bare Exception, for processes of its own that died while starting
         raise MachineFault(f"{problem}: {one_line(error)[:300]}") from error
+    _keep_standard_output_free()
+
+
+def _keep_standard_output_free() -> None:
+    """Ray tells on standard output that a worker has died; that stream is for results, so let it be standard error.
+
+    There is no setting for it. Where a later Ray has another function, its words stay where it puts them.
+    """
+    from ray._private import worker
+
+    told: Any = getattr(worker, "print_to_stdstream", None)
+    if told is None or hasattr(told, "to_standard_error"):
+        return
+
+    def to_standard_error(data: dict[str, Any], *arguments: Any, **options: Any) -> None:
+        told({**data, "is_err": True}, *arguments, **options)
+
+    to_standard_error.to_standard_error = True  # type: ignore[attr-defined]
+    worker.print_to_stdstream = to_standard_error

@@ -24,6 +24,7 @@ from benchmarks.common.identity import digest
 from benchmarks.data.dataset import Case
 from benchmarks.execution.crew import CaseWork, ClusterLost, Crew, Machines, TrainingWork
 from benchmarks.execution.environments import Environments
+from benchmarks.execution.last_words import last_words, take_back
 from benchmarks.execution.observer import Observer
 from benchmarks.execution.orders import Action, Assign, AvoidNode, Commit, Fail, Item, Key, Need, SetAside, StartWorker
 from benchmarks.execution.plan import Folders, Unit
@@ -135,13 +136,14 @@ class Course:
                     self._carry_out(self.scheduler.tick(now))
                 if now - looked >= NODES_EVERY_SECONDS:
                     looked = now
+                    self._tell_trainings()
                     self._carry_out(self.scheduler.set_nodes(self.machines.now(), now))
         except ClusterLost as lost:
             self._give_up(str(lost))
         except KeyboardInterrupt:
             logger.warning("%s; once more to end at once", self._kept())
             if threading.current_thread() is threading.main_thread():
-                usual = signal.signal(signal.SIGINT, lambda number, frame: os._exit(130))
+                usual = signal.signal(signal.SIGINT, _end_at_once)
             raise
         finally:
             if self.writer is not None:
@@ -153,9 +155,13 @@ class Course:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Turns Ctrl-C into an `Interrupted` that says what is kept."""
+        """Turns Ctrl-C into an `Interrupted` that says what is kept; an end without any word is spoken of, too."""
         try:
-            yield
+            with last_words(
+                "error: ended from outside: this process was killed, or Ray's own on this machine (raylet) was; what "
+                f"is finished is kept in {self.folders.out}, and the same command goes on from there"
+            ):
+                yield
         except KeyboardInterrupt:
             raise Interrupted(self._kept()) from None
 
@@ -293,6 +299,11 @@ class Course:
             for way in self.trainees[action.item.work.job.digest()]:
                 self._stage(way, "training")
 
+    def _tell_trainings(self) -> None:
+        for work, figures in self.crew.trainings():
+            for way in self.trainees.get(work.job.digest(), []):
+                self.observer.training(way.unit, figures)
+
     # What became of an item -----------------------------------------------------------------------------------------
 
     def _take(self, item: Item, result: Any) -> None:
@@ -427,6 +438,11 @@ def _rows(store: RecordStore, unit: Unit) -> pd.DataFrame:
     if len(rows) != expected:
         raise RuntimeError(f"{unit.title}: {len(rows)} rows on disk, {expected} expected")
     return rows
+
+
+def _end_at_once(number: int, frame: Any) -> None:
+    take_back()
+    os._exit(130)
 
 
 def _size(case: Case) -> int:

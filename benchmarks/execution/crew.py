@@ -195,6 +195,15 @@ class Crew:
                 actions += self._tell(worker, what, TrainingOverdue(f"{reason}; the process was ended"))
         return actions
 
+    def trainings(self) -> list[tuple[TrainingWork, dict[str, Any]]]:
+        """The trainings at work with their latest signs of life; see `TrainingWatch.progress`."""
+        found = []
+        for reference, watch in self._watches.items():
+            _, item = self._references[reference]
+            if isinstance(item, Item) and isinstance(item.work, TrainingWork) and watch.progress():
+                found.append((item.work, watch.progress()))
+        return found
+
     def stop_all(self) -> None:
         """End every process."""
         for worker in list(self._nodes):

@@ -13,8 +13,10 @@ from typing import Any
 from benchmarks.common.environment import manifest
 
 
-def examine(out: Path, tracking_uri: str | None, address: str | None) -> dict[str, dict[str, Any]]:
-    """Findings by section: "software", "machine", "services", "checkpoints", "plug-ins"."""
+def examine(out: Path, tracking_uri: str | None, address: str | None) -> dict[str, Any]:
+    """Findings by section: "software", "machine", "services", "checkpoints", "plug-ins"; of a cluster also "hosts", a
+    row for each node.
+    """
     about = manifest()
     software = {
         "python": about["python"],
@@ -73,7 +75,7 @@ def _gpu() -> str:
     return ", ".join(f"{one.name} ({one.total_memory / 1e9:.0f} GB)" for one in names)
 
 
-def _ray(address: str | None, out: Path) -> tuple[str, dict[str, Any]]:
+def _ray(address: str | None, out: Path) -> tuple[str, list[dict[str, str]]]:
     """Which Ray answers, and what is found on each of its nodes if it is a cluster."""
     from benchmarks.common.errors import UserError
     from benchmarks.execution.cluster import size_of_ray, start_ray
@@ -82,7 +84,7 @@ def _ray(address: str | None, out: Path) -> tuple[str, dict[str, Any]]:
     try:
         started = start_ray(address, lines.append)
     except UserError as error:
-        return f"not reachable: {error}", {}
+        return f"not reachable: {error}", []
     import ray
 
     from benchmarks.execution.crew import Machines
@@ -91,7 +93,7 @@ def _ray(address: str | None, out: Path) -> tuple[str, dict[str, Any]]:
     machines = Machines()
     line = lines[0].removeprefix("Ray: ") if lines else f"runs in this process already, {size_of_ray()}"
     joined = "cluster at" in line
-    hosts = {host.node: host.line() for host in look_at_hosts(machines.nodes, out)} if joined else {}
+    hosts = [host.row() for host in look_at_hosts(machines.nodes, out)] if joined else []
     machines.close()
     if started:
         ray.shutdown()

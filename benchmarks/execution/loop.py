@@ -35,6 +35,7 @@ from benchmarks.prompting.prompts import PromptKind
 logger = logging.getLogger(__name__)
 
 STATE_EVERY_SECONDS = 300.0
+BEST = "best"  # folder of the checkpoint of the best validation up to now
 LOG_POINTS = 20  # entries of the loss curve
 LOOK_EVERY_STEPS = 10  # between looks at how many steps were skipped, each of which waits for the device
 SKIPS_IN_A_ROW = 10  # steps without a finite loss after which the weights are taken to be bad
@@ -70,6 +71,8 @@ class TrainingLoop:
         if job.cases:
             segmenter.plan(job.cases, job.target)
         self.recipe = segmenter.recipe(job.target)
+        if self.recipe.compile:  # in place: names and values of the weights stay
+            segmenter.module.compile(backend=self.recipe.compile)
         self.network = LossNetwork(segmenter, world_size)
         self.optimisation = Optimisation(
             segmenter.trainable_parameters(),
@@ -164,7 +167,10 @@ class TrainingLoop:
         """The log, the sign of life, and whether the training is still sound."""
         if progress >= len(self.curve) / LOG_POINTS:
             self._note(losses, progress)
-        self._beat("training", step=self.step, progress=progress)
+        facts = {"step": self.step, "progress": progress}
+        if self.curve:
+            facts["loss"] = self.curve[-1]["loss"]
+        self._beat("training", facts)
         if self.step % LOOK_EVERY_STEPS == 0:
             _, in_a_row = self.optimisation.skips()
             if in_a_row >= SKIPS_IN_A_ROW:
@@ -220,7 +226,10 @@ class TrainingLoop:
         self.segmenter.module.train()
         total, number = self.group.sum(torch.tensor([sum(dice), len(dice)], dtype=torch.float64)).tolist()
         seconds = self.clock.seconds
+        best = max((one["validation_dice"] for one in self.validations), default=-1.0)
         self.validations.append({"step": self.step, "seconds": seconds, "validation_dice": total / max(number, 1)})
+        if self.job.keep_best and self.is_first and self.validations[-1]["validation_dice"] > best:
+            self._save_checkpoint(self.folder / BEST)
         loss = self.curve[-1]["loss"] if self.curve else math.nan
         return {**self.validations[-1], "rung": len(self.validations), "loss": loss}
 
@@ -243,16 +252,32 @@ class TrainingLoop:
         self._beat("validating")
         return dice
 
-    def _finish(self) -> None:
-        checkpoint = self.folder / "checkpoint"
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        checkpoint.mkdir(parents=True)
+    def _save_checkpoint(self, folder: Path) -> None:
+        """Put the weights, or their average, in the place of what is there; at every moment a whole one is."""
+        fresh = folder.with_name(f"{folder.name}.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        was_training = self.segmenter.module.training
         self.segmenter.module.eval()
         with self.optimisation.averaged():
-            self.segmenter.save(checkpoint)
+            self.segmenter.save(fresh)
+        self.segmenter.module.train(was_training)
+        shutil.rmtree(folder, ignore_errors=True)
+        fresh.rename(folder)
+
+    def _finish(self) -> None:
+        checkpoint, best = self.folder / "checkpoint", self.folder / BEST
+        kept_step = self.step
+        if self.job.keep_best and best.is_dir():
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            shutil.copytree(best, checkpoint)  # and not moved: a process that is ended here comes here again
+            kept_step = int(max(self.validations, key=lambda one: one["validation_dice"])["step"])
+        else:
+            self._save_checkpoint(checkpoint)
         skipped, _ = self.optimisation.skips()
         figures = {
             "steps": self.step,
+            **({"kept_step": kept_step} if self.job.keep_best else {}),
             "skipped_steps": skipped,
             "seconds_training": self.clock.seconds,
             "waiting_share": self._waiting_share(),
@@ -323,9 +348,9 @@ class TrainingLoop:
         if self.group.world_size > 1:
             self.group.require_equal(digest_of([*self._weights(), *tensors_in(self.optimisation.state())]), what)
 
-    def _beat(self, stage: str, now: bool = False, **facts: float) -> None:
+    def _beat(self, stage: str, facts: Mapping[str, float] | None = None, now: bool = False) -> None:
         if self.is_first:
-            (self.heart.beat_now if now else self.heart.beat)(stage, **facts)
+            (self.heart.beat_now if now else self.heart.beat)(stage, **(facts or {}))
 
 
 class LossNetwork:

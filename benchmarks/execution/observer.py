@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from benchmarks.data.dataset import Case
@@ -11,9 +12,17 @@ from benchmarks.execution.plan import Unit
 class Observer(Protocol):
     """Who watches a run: progress bars in a terminal, or nobody."""
 
+    def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
+        """What was found on the machines of a cluster, a row for each, before the work begins."""
+
     def stage(self, unit: Unit, stage: str) -> None:
         """The unit entered a stage: "training", "loading", "evaluating", "scoring", "not run", "done"; where units are
         only trained, "failed" too.
+        """
+
+    def training(self, unit: Unit, figures: Mapping[str, Any]) -> None:
+        """How the unit's training goes on: "stage" and, while it trains, "step", "progress" (share of the budget) and
+        "loss", which is missing before the first point of the curve.
         """
 
     def advanced(self, unit: Unit, finished_cases: int) -> None:
@@ -29,7 +38,13 @@ class Observer(Protocol):
 class Nobody:
     """An observer that looks at nothing."""
 
+    def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
+        pass
+
     def stage(self, unit: Unit, stage: str) -> None:
+        pass
+
+    def training(self, unit: Unit, figures: Mapping[str, Any]) -> None:
         pass
 
     def advanced(self, unit: Unit, finished_cases: int) -> None:

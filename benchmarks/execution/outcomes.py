@@ -16,7 +16,7 @@ from benchmarks.execution.ablation import Variant, ablation_table
 from benchmarks.execution.course import NotRun
 from benchmarks.results import leaderboard as boards
 from benchmarks.results.statistics import higher_is_better
-from benchmarks.results.sweep import Trial, as_rows
+from benchmarks.results.sweep import NOT_RUN, Trial, as_rows, importance
 
 Description = Mapping[str, Any]
 """What a unit is, as in its `unit.json`."""
@@ -237,6 +237,16 @@ class TuningResult:
     def rows(self) -> pd.DataFrame:
         """One row for each trial, best first."""
         return pd.DataFrame(as_rows(self.trials))
+
+    @property
+    def importance(self) -> pd.DataFrame:
+        """Which knobs mattered; see `benchmarks.results.sweep.importance`. Empty with few trials."""
+        return importance(self.trials)
+
+    @property
+    def not_run(self) -> tuple[Trial, ...]:
+        """Trials that the machine, not the method, kept from their end; the next call goes on with them."""
+        return tuple(one for one in self.trials if one.status.startswith(NOT_RUN))
 
     def __repr__(self) -> str:
         title = f"{self.unit['method']} on {self.unit['dataset']}"

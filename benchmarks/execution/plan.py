@@ -327,9 +327,16 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
         training = tuple(dataset.split_cases("train", fold))
         _refuse_seen_cases(dataset, fold, training, cases, suite.part)
         seed = derive_seed(suite.seed, "repeat", entry.repeat) if entry.repeat else suite.seed
+        keep_best = suite.keep_best if method.training == "bench" and not entry.untrained else 0
+        validation = tuple(dataset.split_cases("validation", fold)) if keep_best else ()
+        if keep_best and not validation:
+            raise UserError(f"keep_best: {dataset.name} has no validation cases in fold {fold}")
         job = TrainingJob(
             method.name, entry.config, target, training, budget, seed,
             workers=1 if entry.untrained else suite.workers,
+            validation=validation,
+            validate_at=tuple((number + 1) / keep_best for number in range(keep_best)),
+            keep_best=bool(keep_best),
             untrained=entry.untrained,
             timeout_minutes=suite.train_timeout_minutes,
             environment=entry.environment or method.environment,

@@ -69,7 +69,9 @@ def run(
     machines = Machines()
     try:
         check_room(units, machines)
-        unfit = unfit_nodes(units, folders, machines)  # nothing is touched before the cluster is known to be fit
+        unfit = unfit_nodes(
+            units, folders, machines, observer
+        )  # nothing is touched before the cluster is known to be fit
         store = RecordStore(folders.records)
         for unit in units:
             store.begin_unit(unit.folder, unit.description(), afresh=fresh)
@@ -118,7 +120,7 @@ def train_units(units: list[Unit], folders: Folders, observer: Observer, fresh: 
         check_room(units, machines)
         one = Course([unit for unit in units if unit.job], folders, observer, machines, fresh)
         one.use(prepare(one.due(), machines.nodes, observer))
-        one.leave_out(unfit_nodes(units, folders, machines))
+        one.leave_out(unfit_nodes(units, folders, machines, observer))
         with one.interruptible():
             one.to_the_end()
         figures = {way.unit.digest: way.training for way in one.ways if way.training is not None}

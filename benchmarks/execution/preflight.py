@@ -46,26 +46,41 @@ class Expected:
 
 @dataclass(frozen=True)
 class Host:
-    """What was found on one node; fit for the run if there is no problem."""
+    """What was found on one node; fit for the run if there is no problem.
+
+    Attributes:
+        methods: how many are installed.
+        out: whether the output folder is the driver's; None if nobody could look.
+        data: fingerprint of the scan that was asked for; empty if it is not there, or none was.
+    """
 
     node: str
     version: str = ""
     commit: str = ""
     methods: int = 0
+    out: bool | None = None
+    data: str = ""
     gpu: str = ""
     driver: str = ""
     free_gb: float = 0.0
     problems: tuple[str, ...] = ()
 
-    def line(self) -> str:
+    def row(self) -> dict[str, str]:
         """For tables."""
-        if self.problems:
-            return "NOT FIT: " + "; ".join(self.problems)
-        gpu = f"{self.gpu}, driver {self.driver}" if self.gpu else "no GPU"
-        return (
-            f"tags-bench {self.version}, commit {self.commit[:10]}, {self.methods} methods, --out and data are seen, "
-            f"{gpu}, {self.free_gb:.0f} GB free"
-        )
+        shared = {True: "shared", False: "NOT shared", None: ""}[self.out]
+        looked = self.out is not None
+        return {
+            "node": self.node,
+            "tags-bench": self.version,
+            "commit": self.commit[:10],
+            "methods": str(self.methods) if looked else "",
+            "--out": shared,
+            "data": self.data[:12] or ("none" if looked else ""),
+            "GPU": self.gpu or ("none" if looked else ""),
+            "driver": self.driver,
+            "free GB": f"{self.free_gb:.0f}" if looked else "",
+            "fit": "; ".join(self.problems) or "yes",
+        }
 
 
 def look_at_hosts(
@@ -120,27 +135,41 @@ def look_here(expected: Expected) -> Host:
             problems.append(f"method '{name}' is not installed")
         elif installed[name].version != version:
             problems.append(f"method '{name}' {installed[name].version}, not {version}")
-    problems += _folders(expected)
+    no_out, (data, no_data) = _problem_of_out(expected), _data(expected)
     gpu, driver = _gpu()
     folder = expected.nonce_file.parent
-    free = shutil.disk_usage(folder).free / 1e9 if folder.is_dir() else 0.0
-    return Host(socket.gethostname(), found, commit, len(installed), gpu, driver, free, tuple(problems))
+    return Host(
+        node=socket.gethostname(),
+        version=found,
+        commit=commit,
+        methods=len(installed),
+        out=not no_out,
+        data=data,
+        gpu=gpu,
+        driver=driver,
+        free_gb=shutil.disk_usage(folder).free / 1e9 if folder.is_dir() else 0.0,
+        problems=tuple(filter(None, (*problems, no_out, no_data))),
+    )
 
 
-def _folders(expected: Expected) -> list[str]:
-    problems = []
+def _problem_of_out(expected: Expected) -> str:
+    folder = expected.nonce_file.parent
     try:
-        if expected.nonce_file.read_text(encoding="utf-8") != expected.nonce:
-            problems.append(f"{expected.nonce_file.parent} is another folder there")
+        same = expected.nonce_file.read_text(encoding="utf-8") == expected.nonce
     except OSError:
-        problems.append(f"{expected.nonce_file.parent} (--out) is not shared with it")
-    if expected.data_file is not None:
-        try:
-            if sha256_of(expected.data_file) != expected.data_digest:
-                problems.append(f"{expected.data_file} has another content there")
-        except (OSError, UserError):
-            problems.append(f"{expected.data_file} is not there")
-    return problems
+        return f"{folder} (--out) is not shared with it"
+    return "" if same else f"{folder} is another folder there"
+
+
+def _data(expected: Expected) -> tuple[str, str]:
+    """The fingerprint of the scan, and what is wrong with it."""
+    if expected.data_file is None:
+        return "", ""
+    try:
+        found = sha256_of(expected.data_file)
+    except (OSError, UserError):
+        return "", f"{expected.data_file} is not there"
+    return found, "" if found == expected.data_digest else f"{expected.data_file} has another content there"
 
 
 def _gpu() -> tuple[str, str]:

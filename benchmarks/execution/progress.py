@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -28,6 +28,14 @@ class Progress:
         """Something to be read before the results."""
         log.warning(text)
 
+    def line(self, text: str) -> None:
+        """Something has happened in a step that takes long."""
+        log.info(text)
+
+    def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
+        """What was found on the machines of a cluster, a row for each."""
+        _log_hosts(rows)
+
     def units(self, units: Sequence[Unit]) -> AbstractContextManager[Observer]:
         """The evaluation of these units begins; the observer is told how it goes on."""
         return _observed(_Log("cases"))
@@ -35,6 +43,11 @@ class Progress:
     def trainings(self, units: Sequence[Unit]) -> AbstractContextManager[Observer]:
         """These units are only trained; each advances by 1."""
         return _observed(_Log("trainings"))
+
+
+def _log_hosts(rows: Sequence[Mapping[str, str]]) -> None:
+    for row in rows:
+        log.info("host %s", ", ".join(f"{name}: {value}" for name, value in row.items() if value))
 
 
 @contextmanager
@@ -54,8 +67,14 @@ class _Log:
     def __init__(self, counted: str) -> None:
         self._counted = counted
 
+    def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
+        _log_hosts(rows)
+
     def stage(self, unit: Unit, stage: str) -> None:
         log.info("%s: %s", unit.title, stage)
+
+    def training(self, unit: Unit, figures: Mapping[str, Any]) -> None:
+        log.debug("%s: training %s", unit.title, dict(figures))
 
     def advanced(self, unit: Unit, finished_cases: int) -> None:
         if self._counted == "cases":

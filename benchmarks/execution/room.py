@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from benchmarks.common.errors import UserError
 from benchmarks.execution.capacity import fits
 from benchmarks.execution.crew import Machines
+from benchmarks.execution.observer import Observer
 from benchmarks.execution.orders import Need
 from benchmarks.execution.plan import Folders, Unit
 from benchmarks.execution.preflight import look_at_hosts
@@ -33,8 +34,8 @@ def check_room(units: Iterable[Unit], machines: Machines | None = None) -> None:
                 )
 
 
-def unfit_nodes(units: list[Unit], folders: Folders, machines: Machines) -> dict[str, str]:
-    """Why which nodes of a cluster cannot take part; one machine alone is not looked at.
+def unfit_nodes(units: list[Unit], folders: Folders, machines: Machines, observer: Observer) -> dict[str, str]:
+    """Why which nodes of a cluster cannot take part; one machine alone is not looked at. The observer is told all.
 
     Raises:
         UserError: no node can.
@@ -46,6 +47,7 @@ def unfit_nodes(units: list[Unit], folders: Folders, machines: Machines) -> dict
     hosts = look_at_hosts(
         nodes, folders.out, sorted({unit.method.name for unit in units if unit.evaluation.given is None}), data_file
     )
+    observer.hosts([host.row() for host in hosts])
     unfit = {host.node: "; ".join(host.problems) for host in hosts if host.problems}
     if len(unfit) == len(nodes):
         reasons = " | ".join(f"{node}: {why}" for node, why in unfit.items())

@@ -177,6 +177,11 @@ class Suite(_Strict):
     case_timeout_minutes: float = Field(default=30.0, gt=0)
     train_timeout_minutes: float = Field(default=TIMEOUT_MINUTES, gt=0, description="without a sign of life")
     workers: int = Field(default=1, ge=1, description="Ray Train workers for a method that the bench trains")
+    keep_best: int = Field(
+        default=0,
+        ge=0,
+        description="validations of a training by the bench, of which the best is kept; 0: the last step",
+    )
     save_predictions: bool = True
     untrained: bool = Field(default=False, description="show every method that the bench trains untrained as well")
     part: Literal["test", "validation"] = "test"

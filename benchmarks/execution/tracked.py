@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,12 @@ class Tracked:
         self._trainings: dict[Path, dict[str, Any]] = {}
 
     # The observer
+
+    def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
+        self._observer.hosts(rows)
+
+    def training(self, unit: Unit, figures: Mapping[str, Any]) -> None:
+        self._observer.training(unit, figures)
 
     def stage(self, unit: Unit, stage: str) -> None:
         if stage == "training" and unit.job is not None and not unit.job.untrained:

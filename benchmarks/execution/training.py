@@ -76,6 +76,7 @@ def _run_job(job: TrainingJob, folder: Path, log: Path | None, cache: Path | Non
         raise UserError(f"method '{method.name}' does not train")
     for name in ("state.pt", "state.pt.new", SIGN_OF_LIFE, CURVE):
         (work / name).unlink(missing_ok=True)
+    shutil.rmtree(work / "best", ignore_errors=True)
     figures |= {
         "method": job.method,
         "config": method.training_config(job.config),

@@ -27,6 +27,7 @@ class TrainingJob:
         budget: see `Budget`; the minutes are those of the loop itself.
         workers: Ray Train workers; each draws its own crops, so the batch grows with them.
         validate_at: shares of the budget at which the validation Dice of one centre click is reported.
+        keep_best: the checkpoint is that of the best validation instead of the last step.
         untrained: keep the weights to begin with; the budget is not touched.
         environment: where its processes run, if not in the bench's own environment.
         timeout_minutes: without a sign of life for so long the training is ended; see `TrainingWatch`.
@@ -41,6 +42,7 @@ class TrainingJob:
     workers: int = 1
     validation: tuple[Case, ...] = ()
     validate_at: tuple[float, ...] = ()
+    keep_best: bool = False
     untrained: bool = False
     timeout_minutes: float = TIMEOUT_MINUTES
     environment: Environment | None = None
@@ -72,6 +74,8 @@ class TrainingJob:
         }
         if self.workers > 1:
             identity["crops"] = "joined order"
+        if self.keep_best:
+            identity["keep_best"] = [list(self.validate_at), fingerprint_cases(self.validation)]
         if self.untrained:
             identity["untrained"] = True
         return digest(identity)

@@ -29,6 +29,7 @@ CURVE = "curve.json"
 BEAT_SECONDS = 5.0
 LOOK_SECONDS = 1.0
 OVERDUE_EXIT_CODE = 70
+OVERDUE_FILE = "overdue.json"
 OWN_TOOL_FACTOR = 2.0  # a tool of the method's own may overrun its minutes by so much, for what it does beside training
 
 
@@ -114,8 +115,8 @@ class TrainingWatch:
 def ended_when_overdue(job: TrainingJob, folder: Path) -> Iterator[None]:
     """Within the context a thread ends this whole process when the training in it is overdue.
 
-    For a training in a process that nobody waits for but Ray Tune. A hang that never lets other threads of the
-    process run is not seen.
+    For a training in a process that nobody waits for but Ray Tune, which starts it again: `overdue_before` then says
+    why it must not. A hang that never lets other threads of the process run is not seen.
     """
     watch, over = TrainingWatch(job, folder), threading.Event()
 
@@ -124,6 +125,7 @@ def ended_when_overdue(job: TrainingJob, folder: Path) -> Iterator[None]:
             reason = watch.overdue()
             if reason:
                 print(f"training of '{job.method}': {reason}; the process ends", file=sys.stderr, flush=True)
+                write_json(work_folder(folder) / OVERDUE_FILE, {"reason": reason})
                 os._exit(OVERDUE_EXIT_CODE)
 
     thread = threading.Thread(target=look, name="training-watch", daemon=True)
@@ -133,6 +135,15 @@ def ended_when_overdue(job: TrainingJob, folder: Path) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def overdue_before(folder: Path) -> str:
+    """Why an earlier attempt at this training was ended as overdue; empty if none was."""
+    path = work_folder(folder) / OVERDUE_FILE
+    if not path.is_file():
+        return ""
+    reason = json.loads(path.read_text(encoding="utf-8"))["reason"]
+    return f"{reason}; the process was ended"
 
 
 def wait_for_training(reference: Any, watch: TrainingWatch) -> dict[str, Any] | Exception:

@@ -1,73 +1,94 @@
 """Sweeps over a method's own search space: Ray Tune, Optuna's TPE, ASHA.
 
 Each trial is one training by `benchmarks.execution.training` (itself Ray Train); its validation Dice after one centre
-click is reported at several shares of the budget, and ASHA stops the trials that fall behind.
+click is reported at several shares of the budget, and ASHA stops the trials that fall behind. A sweep that is cut off
+goes on: Tune's state, Optuna's study and the trainings' own states lie in its folder.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import replace
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from benchmarks.common.errors import UserError
-from benchmarks.common.files import atomically
+from benchmarks.common.addresses import sqlite_address
+from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, one_line
+from benchmarks.common.files import atomically, in_turn, read_json
+from benchmarks.common.identity import digest
 from benchmarks.common.paths import user_path
 from benchmarks.contestants import Method
 from benchmarks.contestants import method as find_method
 from benchmarks.data.cache import FOLDER_VARIABLE
-from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
-from benchmarks.execution.training_watch import ended_when_overdue
-from benchmarks.results.sweep import METRIC, Trial
+from benchmarks.execution.course import Interrupted
+from benchmarks.execution.last_words import last_words
+from benchmarks.execution.sweep_log import SweepLog
+from benchmarks.execution.sweep_space import SweepSpace
+from benchmarks.execution.training import TrainingJob, checkpoint_folder, finished, run_job
+from benchmarks.execution.training_watch import ended_when_overdue, overdue_before
+from benchmarks.results.sweep import METRIC, Trial, best_first
+
+logger = logging.getLogger("tags_bench")
 
 RUNGS = (0.25, 0.5, 0.75, 1.0)
+RETRIES = 3  # of a trial whose process or node the machine has ended
+STATE_EVERY_SECONDS = "5"  # Tune's own; what is younger is suggested again
+STUDY = "sweep"
 
 
-def search_space(method: Method, start: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The method's plain search space as Tune domains, each wide enough to hold the setting of `start`.
+@dataclass(frozen=True)
+class Sweep:
+    """What is searched, and where it is kept.
 
-    Raises:
-        UserError: the method has none.
-        ValueError: an unknown kind of domain.
+    Attributes:
+        job: the training to vary; its `validation` cases decide.
+        folder: of the sweep, absolute.
+        checkpoints: where runs look for trained models; the best trial's is put there.
     """
-    from ray import tune
 
-    if not method.search_space:
-        raise UserError(f"method '{method.name}' has no search space to tune over")
-    kinds = {
-        "uniform": tune.uniform,
-        "loguniform": tune.loguniform,
-        "randint": tune.randint,
-        "choice": tune.choice,  # of one list
-    }
-    space = {}
-    for knob, (kind, *arguments) in method.search_space.items():
-        if kind not in kinds:
-            raise ValueError(f"{method.name}.{knob}: unknown domain '{kind}', known: {', '.join(kinds)}")
-        if start is not None:
-            arguments = _holding(kind, arguments, start[knob])
-        space[knob] = kinds[kind](*arguments)
-    return space
+    job: TrainingJob
+    folder: Path
+    checkpoints: Path
+
+    @property
+    def method(self) -> Method:
+        return find_method(self.job.method)
+
+    @property
+    def varied(self) -> TrainingJob:
+        return replace(self.job, validate_at=RUNGS, keep_best=False)
+
+    @property
+    def plain(self) -> TrainingJob:
+        """The job as a run has it."""
+        return replace(self.job, validation=(), validate_at=(), keep_best=False)
+
+    def space(self) -> SweepSpace:
+        """Raises UserError: the method has no search space."""
+        if not self.method.search_space:
+            raise UserError(f"method '{self.method.name}' has no search space to tune over")
+        return SweepSpace.of(self.method, self.job.config)
+
+    def checkpoint(self, config: Mapping[str, Any]) -> Path:
+        """Of a trial."""
+        return checkpoint_folder(self.folder / "checkpoints", _with(self.varied, config))
+
+    def kept_checkpoint(self, config: Mapping[str, Any]) -> Path:
+        """Where a run would look for it."""
+        return checkpoint_folder(self.checkpoints, _with(self.plain, config))
 
 
-def _holding(kind: str, arguments: list[Any], value: Any) -> list[Any]:
-    """The arguments of a domain widened, where it has to be, so that it holds the value."""
-    if kind == "choice":
-        (choices,) = arguments
-        return [choices if value in choices else [value, *choices]]
-    low, high = arguments
-    return [min(low, value), max(high, value + 1 if kind == "randint" else value)]
-
-
-def default_point(method: Method, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The setting that a sweep starts from: the method's own, with `config` laid over it, at the knobs searched."""
-    configured = method.configured(config)
-    return {knob: configured[knob] for knob in method.search_space}
+def sweep_name(job: TrainingJob, unit: str) -> str:
+    """What a sweep is: another space, budget, or set of cases is another sweep."""
+    method = find_method(job.method)
+    space = SweepSpace.of(method, job.config).plain()
+    return digest([unit, job.digest(), [case.case_id for case in job.validation], space, RUNGS])
 
 
 def write_best(path: Path, job: TrainingJob, best: Trial) -> None:
@@ -77,83 +98,236 @@ def write_best(path: Path, job: TrainingJob, best: Trial) -> None:
         partial.write_text(yaml.safe_dump(entry, sort_keys=False), encoding="utf-8")
 
 
-def tune_method(job: TrainingJob, trials: int, concurrent: int, folder: Path) -> list[Trial]:
-    """Run a sweep on the running Ray; the trials come back best first, those that went further before all others.
+def tune_method(
+    sweep: Sweep, trials: int, concurrent: int, changed: Callable[[list[Trial]], None] = lambda trials: None
+) -> list[Trial]:
+    """Run a sweep on the running Ray, or what is missing of it; the trials come back best first.
 
-    Trial 0 is the setting that the job comes with, so that a sweep cannot miss it.
+    Trial 0 is the setting that the job comes with, so that a sweep cannot miss it. A setting whose training fails
+    counts with a Dice of 0. What the machine ends is tried again, and is then "not run"; the next call takes it up.
 
     Args:
-        job: the training to vary; its `validation` cases decide.
-        trials: how many points to try.
+        trials: how many points to try in all; those of earlier calls count.
         concurrent: how many at a time; set it by the scarce resource.
-        folder: for checkpoints and Tune's own files, absolute.
+        changed: is told all trials whenever something has happened.
 
     Raises:
-        UserError: no validation case, nothing to tune, or no trial that did not fail.
+        UserError: no validation case, nothing to tune, or no trial that has a result.
+        Interrupted: Ctrl-C; the same call goes on.
     """
+    if not sweep.job.validation:
+        raise UserError("a sweep is decided on validation cases, and the validation split is empty")
+    space = sweep.space()
+    log = SweepLog(sweep.folder / "trials.json", len(RUNGS), sweep.checkpoint)
+    log.changed = lambda: changed(log.trials())
+    _bring_checkpoint(sweep, space)
+    with last_words(
+        "error: ended from outside: this process was killed, or Ray's own on this machine (raylet) was; what the sweep "
+        f"has found is kept in {sweep.folder}, and the same command goes on from there"
+    ):
+        _go_on(sweep, space, log, trials, concurrent)
+    found = log.trials()
+    if all(not one.has_result for one in found):
+        raise UserError(f"no trial of the sweep has a result; the first one: {found[0].status}")
+    _remove_leftovers(sweep.folder / "checkpoints")
+    ordered = best_first(found)
+    _keep_checkpoint(sweep, ordered[0])
+    return ordered
+
+
+def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurrent: int) -> None:
+    """The experiment of an earlier call to its end, and another one for what is missing."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its tables go to standard output whatever the verbosity
+    os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", STATE_EVERY_SECONDS)
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
+
+    from benchmarks.execution.sweep_callback import Tell, told
+
+    storage, name, trainable = sweep.folder / "tune", sweep.folder.name, _trainable(sweep)
+    with told(name, log):
+        if log.experiments and (not log.experiment_ended or log.not_run):
+            last = storage / log.experiments[-1]
+            if tune.Tuner.can_restore(str(last)):
+                _fit(_restored(last, trainable), last, trainable)
+            log.forget_lost()
+            _check_ended(sweep, log)
+        missing = trials - len(log.entries)
+        if missing > 0:
+            search = _search(sweep, space, trials, first=not log.entries)
+            log.begin_experiment(f"{len(log.experiments):03d}")
+            tuner = tune.Tuner(
+                trainable,
+                tune_config=tune.TuneConfig(
+                    metric=METRIC,
+                    mode="max",
+                    search_alg=search,
+                    scheduler=_asha(),
+                    num_samples=missing,
+                    max_concurrent_trials=concurrent,
+                ),
+                run_config=tune.RunConfig(
+                    storage_path=str(storage),
+                    name=log.experiments[-1],
+                    failure_config=tune.FailureConfig(max_failures=RETRIES),
+                    callbacks=[Tell(name)],
+                    verbose=0,
+                ),
+            )
+            _fit(tuner, storage / log.experiments[-1], trainable)
+            log.forget_lost()
+            _check_ended(sweep, log, trials)
+
+
+def _fit(tuner: Any, experiment: Path, trainable: Any) -> None:
+    """Run an experiment; where Tune itself gives up, go on from its state.
+
+    What a method raises ends in its trial's result, so an error here is of the machine, such as a process that was
+    killed while it was started.
+
+    Raises:
+        MachineFault: Tune has given up too often.
+    """
+    for attempt in range(1 + RETRIES):
+        try:
+            tuner.fit()
+            return
+        except Exception as error:  # whatever Tune and Ray can raise
+            reason = one_line(error)[:300]
+            logger.warning("Ray Tune has given up (%s)", reason)
+            if attempt == RETRIES:
+                kept = f"what the sweep has found is kept in {experiment.parents[1]}, and the same command goes on"
+                raise MachineFault(f"Ray Tune has given up {1 + RETRIES} times: {reason}; {kept}") from error
+        tuner = _restored(experiment, trainable)
+
+
+def _check_ended(sweep: Sweep, log: SweepLog, trials: int = 0) -> None:
+    """Note the end of an experiment.
+
+    Raises:
+        Interrupted: there was a Ctrl-C, at which Tune keeps its state and returns as if all were well.
+    """
+    if log.running or len(log.entries) < trials:
+        kept = f"{log.over} trials are over and kept in {sweep.folder}"
+        raise Interrupted(f"interrupted: {kept}; the same command goes on from there")
+    log.end_experiment()
+
+
+def _restored(experiment: Path, trainable: Any) -> Any:
+    """Raises UserError: Tune cannot go on from what it has kept."""
+    from ray import tune
+
+    try:
+        return tune.Tuner.restore(str(experiment), trainable, resume_unfinished=True, resume_errored=True)
+    except Exception as error:  # whatever a pickle of another version, or a damaged one, can raise
+        raise UserError(
+            f"the sweep in {experiment} cannot be taken up ({one_line(error)[:200]}); remove "
+            f"{experiment.parents[1]} to begin anew"
+        ) from error
+
+
+def _search(sweep: Sweep, space: SweepSpace, trials: int, first: bool) -> Any:
+    """Optuna's TPE over a study on disk; it learns from the trials of earlier calls."""
+    import optuna
     from ray.tune.search.optuna import OptunaSearch
 
-    if not job.validation:
-        raise UserError("a sweep is decided on validation cases, and the validation split is empty")
-    method = find_method(job.method)
-    start = default_point(method, job.config)
-    space = search_space(method, start)
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
+        sampler = optuna.samplers.TPESampler(
+            seed=sweep.job.seed % 2**32,
+            n_startup_trials=max(3, min(10, trials // 3)),
+            constant_liar=True,  # trials at the same time keep away from each other
+        )
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    return OptunaSearch(
+        space=space,
+        metric=METRIC,
+        mode="max",
+        points_to_evaluate=[space.first_point()] if first else None,
+        sampler=sampler,
+        study_name=STUDY,
+        storage=optuna.storages.RDBStorage(sqlite_address(sweep.folder / "optuna.db")),
+    )
+
+
+def _asha() -> Any:
+    from ray.tune.schedulers import ASHAScheduler
+
+    return ASHAScheduler(time_attr="rung", max_t=len(RUNGS), grace_period=1, reduction_factor=2)
+
+
+def _trainable(sweep: Sweep) -> Any:
+    """What Tune runs for each trial, with its resources."""
+    from ray import tune
+
+    job, folder = sweep.varied, sweep.folder
     setting = os.environ.get(FOLDER_VARIABLE)
     cache = user_path(setting).absolute() if setting else folder / "cache"
-    varied = replace(job, validate_at=RUNGS)
 
     def trial(config: dict[str, Any]) -> None:
-        chosen = replace(varied, config={**varied.config, **config})
-        checkpoint = checkpoint_folder(folder / "checkpoints", chosen)
-        with ended_when_overdue(chosen, checkpoint):
-            figures = run_job(chosen, checkpoint, cache=cache)
-        tune.report({**figures["validations"][-1], "rung": len(RUNGS)})
+        run_trial(_with(job, config), folder / "checkpoints", cache, tune.report)
 
     alone = job.workers == 1
     resources = {
         "CPU": float(job.budget.cpus) if alone else 0.1,
-        **({"GPU": job.budget.gpus} if alone else {}),
+        **({"GPU": job.budget.gpus} if alone and job.budget.gpus else {}),
     }
-    tuner = tune.Tuner(
-        tune.with_resources(trial, resources),
-        param_space=space,
-        tune_config=tune.TuneConfig(
-            metric=METRIC,
-            mode="max",
-            search_alg=OptunaSearch(seed=job.seed % 2**32, points_to_evaluate=[start]),
-            scheduler=ASHAScheduler(time_attr="rung", max_t=len(RUNGS), grace_period=1, reduction_factor=2),
-            num_samples=trials,
-            max_concurrent_trials=concurrent,
-        ),
-        run_config=tune.RunConfig(storage_path=str(folder / "tune"), name=f"{job.method}-{job.digest()}", verbose=0),
-    )
-    grid = tuner.fit()
-    found = [_trial(number, result, varied, folder) for number, result in enumerate(grid)]
-    for leftover in (folder / "checkpoints").glob(".*.partial"):
-        shutil.rmtree(leftover)  # of trials that were stopped early
-    if all(one.status.startswith("failed") for one in found):
-        raise UserError(f"every trial of the sweep failed; the first one: {found[0].status}")
-    return sorted(found, key=lambda one: (-one.rungs, -one.validation_dice))
+    return tune.with_resources(trial, resources)
 
 
-def _trial(number: int, result: Any, job: TrainingJob, folder: Path) -> Trial:
-    metrics: Mapping[str, Any] = result.metrics or {}
-    config = dict(result.config or {})
-    checkpoint = checkpoint_folder(folder / "checkpoints", replace(job, config={**job.config, **config}))
-    finished = (checkpoint / "training.json").is_file()
-    if result.error is not None:
-        status = f"failed: {str(result.error).strip().splitlines()[-1]}"
-    else:
-        status = "finished" if finished else "stopped early"
-    return Trial(
-        number=number,
-        config=config,
-        validation_dice=float(metrics.get(METRIC, 0.0)),
-        rungs=int(metrics.get("rung", 0)),
-        seconds=float(metrics.get("time_total_s", 0.0)),
-        status=status,
-        checkpoint=checkpoint if finished else None,
-    )
+def run_trial(job: TrainingJob, checkpoints: Path, cache: Path, report: Callable[[dict[str, Any]], None]) -> None:
+    """One training; a failure of the method's own is reported as the worst result, one of the machine is raised."""
+    checkpoint = checkpoint_folder(checkpoints, job)
+    try:
+        overdue = overdue_before(checkpoint)
+        if overdue:
+            raise TimeoutError(overdue)
+        with ended_when_overdue(job, checkpoint):
+            figures = run_job(job, checkpoint, cache=cache)
+    except MachineFault:
+        raise
+    except Exception as error:
+        if is_fault_of_files(error):
+            raise
+        report({METRIC: 0.0, "rung": 0, "problem": one_line(error)[:400]})
+        return
+    loss = {"loss": figures["loss"]} if "loss" in figures else {}
+    report({**figures["validations"][-1], **loss, "rung": len(RUNGS), "validations": figures["validations"][:-1]})
+
+
+def _with(job: TrainingJob, config: Mapping[str, Any]) -> TrainingJob:
+    return replace(job, config={**job.config, **config})
+
+
+def _bring_checkpoint(sweep: Sweep, space: SweepSpace) -> None:
+    """If the setting to begin with was the best of an earlier sweep, its training is taken over."""
+    kept, own = sweep.kept_checkpoint({}), sweep.checkpoint(space.first_setting())
+    if finished(kept) and not finished(own):
+        figures = read_json(kept / "training.json")
+        if len(figures.get("validations", ())) == len(RUNGS):
+            _copy(kept, own)
+
+
+def _keep_checkpoint(sweep: Sweep, best: Trial) -> None:
+    """Put the best trial's checkpoint where a run with its setting looks for it, so that it is not trained again."""
+    if best.checkpoint is not None:
+        _copy(best.checkpoint, sweep.kept_checkpoint(best.config))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A whole checkpoint, unless one is there."""
+    with in_turn(target.with_name(f".{target.name}.lock")):
+        if finished(target):
+            return
+        partial = target.with_name(f".{target.name}.copy")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(source, partial)
+        os.replace(partial, target)
+
+
+def _remove_leftovers(checkpoints: Path) -> None:
+    """What trials that were stopped early have left: half a training, and the lock of a process that was ended."""
+    for leftover in checkpoints.glob(".*"):
+        if leftover.is_dir():
+            shutil.rmtree(leftover, ignore_errors=True)
+        else:
+            leftover.unlink(missing_ok=True)

@@ -92,3 +92,17 @@ def test_trainings_are_counted_as_such() -> None:
     lines = file.getvalue().splitlines()
     assert "done: a · data" in lines
     assert lines[-1].startswith("0 s: 1 of 2 trainings, time left")
+
+
+def test_a_training_shows_its_share_of_the_budget_and_its_loss() -> None:
+    assert terminal.training_text({"stage": "preparing"}) == "preparing"
+    assert terminal.training_text({"stage": "training", "step": 3, "progress": 0.256}) == "26% of its budget"
+    file = io.StringIO()
+    one = unit("tags-tiny", 4)
+    with Bars([one], Console(file=file, force_terminal=False, width=120)) as bars:
+        bars.stage(one, "training")
+        bars.training(one, {"stage": "training", "step": 9, "progress": 0.5, "loss": 0.12345})
+        told = bars._tally.line(time.monotonic())
+        bars.stage(one, "evaluating")
+        assert "budget" not in bars._tally.line(time.monotonic())
+    assert "training 1 unit, trained so far: tags-tiny · data 50% of its budget, loss 0.123" in told

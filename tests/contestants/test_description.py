@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Method, method, methods
-from benchmarks.execution.tuning import search_space
+from benchmarks.contestants.search_space import knobs_of
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = [one for name, one in methods().items() if not name.startswith("mock-")]
@@ -30,10 +31,11 @@ def test_an_unknown_method_or_setting_is_refused_with_the_nearest_name() -> None
 @pytest.mark.parametrize("one", OURS, ids=lambda one: one.name)
 def test_every_knob_is_a_setting_and_gives_plain_values(one: Method) -> None:
     assert set(one.search_space) <= set(one.config)
-    for knob, domain in (search_space(one) if one.search_space else {}).items():
-        value = domain.sample()
-        assert isinstance(value, (int, float, str, bool)), knob
-        assert type(value) in (type(one.config[knob]), int, float, str), knob
+    for knob in knobs_of(one.search_space):
+        values = knob.choices or ((int(knob.low),) if knob.whole else (knob.low,))
+        for value in values:
+            assert json.loads(json.dumps(value)) == value
+            assert isinstance(value, (type(one.config[knob.name]), int, float)), knob.name
 
 
 @pytest.mark.parametrize("one", OURS, ids=lambda one: one.name)

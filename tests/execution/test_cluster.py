@@ -8,16 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import psutil
 import pytest
 
 from benchmarks.common.errors import UserError
 from benchmarks.execution import cluster
 from tests.conftest import ROOT
+from tests.execution.clusters import free_port, head
 
 
 @pytest.fixture(autouse=True)
@@ -25,12 +23,6 @@ def _no_cluster_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(cluster, "_is_running", lambda: False)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @pytest.mark.parametrize("named_by", ["--address", "RAY_ADDRESS"])
@@ -158,38 +150,6 @@ def test_ray_of_our_own_listens_on_the_loopback_alone_and_bears_a_long_tmpdir(tm
     assert lines[2] == "42"
 
 
-@contextmanager
-def head(folder: Path, **environment: str) -> Iterator[str]:
-    """A cluster of one node, its address; only its own processes are ended."""
-    port = free_port()
-    words = ["--head", "--port", str(port), "--include-dashboard=false"]
-    with node(folder, words, **environment):
-        yield f"127.0.0.1:{port}"
-
-
-@contextmanager
-def node(folder: Path, words: list[str], **environment: str) -> Iterator[psutil.Popen]:
-    """`ray start`, and the end of what it started."""
-    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block"]
-    command += ["--num-cpus", "1", "--disable-usage-stats", *words]
-    log = folder / f"{time.monotonic_ns()}.log"
-    with log.open("w") as stream:
-        changed = {**os.environ, "RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", **environment}
-        one = psutil.Popen(command, env=changed, stdout=stream, stderr=stream, cwd=folder)
-        try:
-            for _ in range(120):
-                time.sleep(0.5)
-                if "Ray runtime started" in log.read_text():
-                    break
-            assert "Ray runtime started" in log.read_text(), log.read_text()
-            yield one
-        finally:
-            family = [*one.children(recursive=True), one]
-            for process in family:
-                process.kill()
-            psutil.wait_procs(family, timeout=20)
-
-
 JOIN = """
 import sys
 from benchmarks.common.errors import UserError
@@ -230,78 +190,3 @@ def test_clusters_with_and_without_a_token() -> None:
             for where in (home, stranger):
                 told, _ = join(address, where)
                 assert told.startswith(f"Ray: the cluster at {address} (from --address), 1 node"), told
-
-
-RUN = """
-import logging, sys
-from pathlib import Path
-from benchmarks.execution.cluster import start_ray
-from benchmarks.execution.plan import Folders, plan, resolve_dataset
-from benchmarks.execution.observer import Nobody
-from benchmarks.execution.pool import run
-from benchmarks.execution.suite import parse_suite
-logging.basicConfig(level=logging.WARNING, stream=sys.stdout, format="%(message)s")
-suite = parse_suite(sys.argv[2], "test")
-folders = Folders(Path(sys.argv[3]))
-dataset = resolve_dataset(suite.datasets[0], suite.seed, folders)
-units = plan(suite, [dataset], folders)
-start_ray(sys.argv[1], print)
-print("begins", flush=True)
-outcome = run(units, folders, Nobody())
-print(f"computed {outcome.computed}, not run {len(outcome.not_run)}", {one.reason for one in outcome.not_run})
-"""
-
-TWO_NODES = """
-name: two
-seed: 7
-datasets: [{name: kits21, source: phantom, cases: 40}]
-methods: [mock-threshold, mock-second]
-protocols: [none, centre-click]
-budget: {steps: 1}
-"""
-
-
-@pytest.mark.slow
-def test_a_node_with_another_installation_is_left_out_and_a_lost_one_costs_no_case() -> None:
-    import tempfile
-
-    import pandas as pd
-
-    from benchmarks.common.environment import revision
-    from benchmarks.execution.plan import Folders
-    from benchmarks.results.records import RecordStore
-
-    if revision()[0] == "unknown":
-        pytest.skip("no git repository here")
-    with tempfile.TemporaryDirectory(prefix="r", dir="/tmp") as short:
-        head_folder, second, empty, out, alone = (Path(short) / name for name in ("h", "s", "e", "out", "alone"))
-        for one in (head_folder, second, empty, out, alone):
-            one.mkdir(parents=True)
-
-        def start(address: str, folder: Path) -> subprocess.Popen[str]:
-            command = [sys.executable, "-c", RUN, address, TWO_NODES, str(folder)]
-            return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-        with head(head_folder) as address:
-            with node(second, ["--address", address], PATH=str(empty)):
-                told, _ = start(address, alone).communicate(timeout=300)
-                assert "2 nodes" in told, told
-                assert " cannot take part: tags-bench " in told, told  # without git no commit is known
-                assert " at unknown, not " in told
-                assert "computed 32, not run 0" in told
-            time.sleep(20)  # until the cluster knows that it is gone
-            with node(second, ["--address", address]) as other:
-                going = start(address, out)
-                assert going.stdout is not None
-                while "begins" not in going.stdout.readline():
-                    pass
-                time.sleep(15)
-                for process in other.children(recursive=True):
-                    process.kill()
-                told, _ = going.communicate(timeout=300)
-                assert "computed 32, not run 0" in told, told
-        rows = [RecordStore(Folders(folder).records).read_suite("two")[0] for folder in (alone, out)]
-        same = ["method", "case", "protocol", "step", "status", "dice", "hd95_mm", "voxels_prediction", "clicks"]
-        first, again = (one.sort_values(same[:4])[same].reset_index(drop=True) for one in rows)
-        pd.testing.assert_frame_equal(first, again)
-        assert set(first["status"]) == {"ok"}

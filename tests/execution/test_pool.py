@@ -32,7 +32,7 @@ budget: {steps: 4}
 """
 
 
-class Silent:
+class Silent(Nobody):
     """An observer that remembers."""
 
     def __init__(self) -> None:

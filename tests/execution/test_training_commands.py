@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
+
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.ray
 
@@ -89,8 +96,8 @@ def test_a_training_that_fails_costs_the_others_nothing(local_ray: None, call: A
 
     outcome = call(*words, "mock-dying-fit,mock-learner,mock-bad-fit")
     assert outcome.code == 3
-    printed = outcome.out[outcome.out.index("[\n") :]  # Ray itself may say before it that a worker died
-    assert [figures["method"] for figures in json.loads(printed)] == ["mock-learner"]
+    # Ray itself says that a worker died, but not on standard output.
+    assert [figures["method"] for figures in json.loads(outcome.out)] == ["mock-learner"]
     assert "not run: mock-dying-fit · kits21: " in outcome.err
     assert "failed: mock-bad-fit · kits21: " in outcome.err
     assert outcome.err.rstrip().endswith("the same call takes up again what was not run")
@@ -122,10 +129,67 @@ def test_tune_begins_with_the_default_and_leaves_its_best(
     (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id]
     assert len(children) == 3
-    assert parent.data.params["best.learning_rate"] == str(told["best"]["learning_rate"])
+    assert parent.data.tags["best.learning_rate"] == str(told["best"]["learning_rate"])
+    (first,) = [run for run in children if run.data.tags["tagsbench.key"] == "0"]
+    points = history(Path("out/mlflow.db"), first.info.run_id, "validation_dice")
+    assert [step for step, _ in points] == list(range(1, trials[0]["rungs"] + 1))
     assert {run.data.params["learning_rate"] for run in children} >= {"0.01"}
 
     outcome = call("train", "--suite", str(suite), "--out", "out", "--methods", str(best_file), "--json")
     assert outcome.code == 0, outcome.err
     (figures,) = json.loads(outcome.out)
     assert {knob: figures["config"][knob] for knob in told["best"]} == told["best"]
+    assert len(figures["validations"]) == 4  # it is the sweep's training, not another one
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_killed_goes_on_and_trains_nothing_twice(suite: Path, tmp_path: Path) -> None:
+    """The driver and its Ray are killed in the middle; the same command then finishes what was begun."""
+    words = ("tune", "--suite", str(suite), "--out", str(tmp_path / "out"), "--methods", "mock-learner", "--json")
+    command = [sys.executable, "-m", "cli", *words, "--concurrent", "1", "--trials"]
+    environment = os.environ | {"TUNE_GLOBAL_CHECKPOINT_S": "0.2"}
+    first = psutil.Popen([*command, "4"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        (log,) = wait_for(lambda: list((tmp_path / "out" / "sweeps").glob("*/trials.json")))
+        wait_for(lambda: over(log) >= 2)
+    finally:
+        family = [*first.children(recursive=True), first]
+        for process in reversed(family):
+            process.kill()
+        psutil.wait_procs(family, timeout=30)
+    before = {path: path.stat().st_mtime_ns for path in finished_trainings(log.parent)}
+    settings = {one["name"]: one["config"] for one in json.loads(log.read_text(encoding="utf-8"))["trials"]}
+    done = subprocess.run([*command, "4"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert sorted(row["trial"] for row in told["trials"]) == [0, 1, 2, 3]
+    assert all(row["status"] in ("finished", "stopped early") for row in told["trials"])
+    after = {one["name"]: one["config"] for one in json.loads(log.read_text(encoding="utf-8"))["trials"]}
+    kept = [name for name in settings if name in after]
+    assert len(kept) >= 1
+    assert all(settings[name] == after[name] for name in kept)
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+    done = subprocess.run([*command, "6"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr  # two more, that learn from the first four
+    assert sorted(row["trial"] for row in json.loads(done.stdout)["trials"]) == [0, 1, 2, 3, 4, 5]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def over(log: Path) -> int:
+    """Trials of a sweep that are over."""
+    return sum(one["status"] != "running" for one in json.loads(log.read_text(encoding="utf-8"))["trials"])
+
+
+def finished_trainings(sweep: Path) -> list[Path]:
+    return sorted((sweep / "checkpoints").glob("*/training.json"))
+
+
+def wait_for(found: Any, seconds: float = 120.0) -> Any:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        there = found()
+        if there:
+            return there
+        time.sleep(0.05)
+    raise AssertionError("it did not come")

@@ -422,3 +422,74 @@ def test_a_state_of_pickled_code_is_refused(tmp_path: Path, caplog: pytest.LogCa
 def test_a_budget_without_end_is_refused(cases: tuple[Case, ...], tmp_path: Path) -> None:
     with pytest.raises(UserError, match="needs minutes, steps, or both"):
         loop_of(job_of(cases, budget=Budget()), tmp_path / "work")
+
+
+def follow_validations(loop: TrainingLoop, dice: list[float]) -> None:
+    """The validations of a loop give these values."""
+    given = iter(dice)
+    loop._validation_dice = lambda case: next(given)  # type: ignore[method-assign]
+
+
+def kept_weights(folder: Path) -> torch.Tensor:
+    from safetensors.torch import load_file
+
+    kept = load_file(folder / "checkpoint" / "weights.safetensors")
+    return torch.cat([kept["weight"].flatten(), kept["bias"]])
+
+
+def weights_after(cases: tuple[Case, ...], folder: Path, steps: int) -> torch.Tensor:
+    """The averaged weights of a training of twelve steps after so many of them."""
+    loop = loop_of(job_of(cases, steps=12, config=STOCHASTIC), folder)
+    seen: list[torch.Tensor] = []
+
+    def look(number: int, loss: torch.Tensor) -> torch.Tensor:
+        if number == steps and not seen:
+            with loop.optimisation.averaged():
+                parameters = loop.segmenter.module.parameters()
+                seen.append(torch.cat([p.detach().flatten() for p in parameters]).clone())
+        return loss
+
+    watch_losses(loop, look)
+    loop.run()
+    return seen[0]
+
+
+@pytest.mark.parametrize("cut", [None, 7])
+def test_the_weights_of_the_best_validation_are_kept(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut: int | None
+) -> None:
+    """The best of four is the second, after six steps; also if the training is cut off after it."""
+    monkeypatch.setattr(loop_module, "STATE_EVERY_SECONDS", -1.0)
+    at = (0.25, 0.5, 0.75, 1.0)
+    job = job_of(cases, steps=12, config=STOCHASTIC, validation=cases[:1], validate_at=at, keep_best=True)
+    loop, dice = loop_of(job, tmp_path / "work"), [0.2, 0.7, 0.7, 0.6]
+    follow_validations(loop, dice)
+    if cut is not None:
+        interrupt_before(loop, cut)
+        with pytest.raises(Interrupted):
+            loop.run()
+        loop = loop_of(job, tmp_path / "work")
+        follow_validations(loop, dice[2:])
+    loop.run()
+    figures = figures_of(tmp_path / "work")
+    assert (figures["steps"], figures["kept_step"]) == (12, 6)
+    assert torch.equal(kept_weights(tmp_path / "work"), weights_after(cases, tmp_path / "again", 6))
+    again = loop_of(job, tmp_path / "work")  # the process ended before its figures were read
+    follow_validations(again, dice[3:])  # the last one is not in the kept state
+    again.run()
+    assert torch.equal(kept_weights(tmp_path / "work"), weights_after(cases, tmp_path / "third", 6))
+    plain = job_of(cases, steps=12, config=STOCHASTIC)
+    assert len({one.digest() for one in (job, plain, replace(job, validation=cases[1:2]))}) == 3
+    assert replace(job, keep_best=False).digest() == replace(plain, validate_at=at).digest()
+
+
+def test_a_compiled_module_trains_to_the_same_weights_and_keeps_their_names(
+    cases: tuple[Case, ...], tmp_path: Path
+) -> None:
+    found = []
+    for backend in ("", "eager"):
+        loop = loop_of(job_of(cases, steps=4, config={"compile": backend}), tmp_path / f"with-{backend}")
+        assert (loop.segmenter.module._compiled_call_impl is not None) == bool(backend)
+        loop.run()
+        found.append(kept_weights(tmp_path / f"with-{backend}"))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-9, atol=1e-12)

@@ -1,17 +1,27 @@
-"""What a sweep searches and where it begins, without Ray running."""
+"""What a sweep searches, what its log keeps, and where its best goes, without Ray running."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
 import yaml
 
+from benchmarks.common.errors import MachineFault, UserError
 from benchmarks.contestants import Budget, Method, Target, method, methods
+from benchmarks.contestants.search_space import knobs_of
+from benchmarks.execution import tuning
+from benchmarks.execution.sweep_log import SweepLog
+from benchmarks.execution.sweep_space import SweepSpace
 from benchmarks.execution.training_job import TrainingJob
-from benchmarks.execution.tuning import default_point, search_space, write_best
-from benchmarks.results.sweep import Trial
+from benchmarks.execution.tuning import Sweep, run_trial, sweep_name, write_best
+from benchmarks.results.sweep import Trial, best_first
+from tests.execution.training_cases import job_of, write_cases
 
 SPACE = {
     "rate": ["loguniform", 1e-3, 1e-1],
@@ -21,38 +31,114 @@ SPACE = {
 }
 
 
-def method_with(**settings: object) -> Method:
-    return replace(method("mock-noop"), config=settings, search_space=SPACE)
+def method_with(space: Mapping[str, Any] = SPACE, **settings: object) -> Method:
+    return replace(method("mock-noop"), config=settings, search_space=space)
 
 
 def test_a_sweep_begins_with_the_setting_it_is_given() -> None:
     chosen = method_with(rate=0.01, share=0.2, layers=2, form="a", other=1)
-    assert default_point(chosen, {"share": 0.3}) == {"rate": 0.01, "share": 0.3, "layers": 2, "form": "a"}
+    space = SweepSpace.of(chosen, {"share": 0.3})
+    assert space.first_setting() == {"rate": 0.01, "share": 0.3, "layers": 2, "form": "a"}
 
 
 @pytest.mark.parametrize(
     ("settings", "ends"),
     [
-        ((0.01, 0.2, 2, "a"), ((1e-3, 1e-1), (0.0, 0.5), (1, 4), ["a", "b"])),
-        ((0.5, 0.7, 4, "c"), ((1e-3, 0.5), (0.0, 0.7), (1, 5), ["c", "a", "b"])),
-        ((1e-4, -1.0, 0, "b"), ((1e-4, 1e-1), (-1.0, 0.5), (0, 4), ["a", "b"])),
+        ((0.01, 0.2, 2, "a"), ((1e-3, 1e-1), (0.0, 0.5), (1, 4), ("a", "b"))),
+        ((0.5, 0.7, 4, "c"), ((1e-3, 0.5), (0.0, 0.7), (1, 5), ("c", "a", "b"))),
+        ((1e-4, -1.0, 0, "b"), ((1e-4, 1e-1), (-1.0, 0.5), (0, 4), ("a", "b"))),
     ],
 )
-def test_a_domain_reaches_to_where_the_sweep_begins(
+def test_a_knob_reaches_to_where_the_sweep_begins(
     settings: tuple[float, float, int, str], ends: tuple[object, ...]
 ) -> None:
-    start = dict(zip(SPACE, settings, strict=True))
-    space = search_space(method_with(**start), start)
-    assert [(space[knob].lower, space[knob].upper) for knob in ("rate", "share", "layers")] == list(ends[:3])
-    assert space["form"].categories == ends[3]
+    space = SweepSpace.of(method_with(**dict(zip(SPACE, settings, strict=True))), {})
+    knobs = {knob.name: knob for knob in space.knobs}
+    assert [(knobs[name].low, knobs[name].high) for name in ("rate", "share", "layers")] == list(ends[:3])
+    assert knobs["form"].choices == ends[3]
+
+
+CONDITIONAL = {
+    "fusion": ["choice", ["gated", "none"]],
+    "layers": ["lograndint", 1, 9, {"fusion": ["gated"]}],
+    "heads": ["choice", [2, 4], {"layers": [1, 2]}],
+    "zoom": ["choice", [[0.5, 1.0], [1.0, 2.0]]],
+    "on": ["choice", [True, False]],
+}
+
+
+def test_conditions_hold_in_every_point_that_optuna_suggests() -> None:
+    space = SweepSpace.of(method_with(CONDITIONAL, fusion="none", layers=3, heads=2, zoom=[1.0, 2.0], on=False), {})
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+    study.enqueue_trial(space.first_point())
+    points = [space(study.ask()) for _ in range(200)]
+    assert points[0] == space.first_setting() == {"fusion": "none", "zoom": [1.0, 2.0], "on": False}
+    for point in points:
+        assert ("layers" in point) == (point["fusion"] == "gated")
+        assert ("heads" in point) == (point.get("layers") in (1, 2))
+        assert point["zoom"] in ([0.5, 1.0], [1.0, 2.0])
+        assert point["on"] in (True, False)
+    layers = [point["layers"] for point in points if "layers" in point]
+    assert set(layers) == set(range(1, 9))  # 9 is not reached
+    assert layers.count(1) > 2 * layers.count(8)  # even on a logarithmic scale
+
+
+@pytest.mark.parametrize(
+    ("knob", "message"),
+    [
+        (["normal", 0, 1], "x: unknown kind 'normal', known: uniform, loguniform"),
+        (["uniform", 1, 1], "x: 1 is not below 1"),
+        (["loguniform", 0, 1], "x: a logarithmic range begins above 0, not at 0"),
+        (["choice", []], "x: nothing to choose from"),
+        (["uniform", 0, 1, {"y": [1]}], "x: its condition names 'y', which is no knob before it"),
+        (["uniform", 0], "x: not enough values"),
+    ],
+)
+def test_a_space_that_cannot_be_searched_is_refused(knob: list[Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        knobs_of({"x": knob})
+    with pytest.raises(ValueError, match="method 'mock-noop', search space: x: "):
+        method_with({"x": knob}, x=1)
+    with pytest.raises(ValueError, match="'z' of search_space is no setting of it"):
+        method_with({"z": ["uniform", 0, 1]}, x=1)
 
 
 def test_every_installed_method_can_begin_a_sweep_with_its_own_setting() -> None:
     for one in methods().values():
-        if one.search_space:
-            start = default_point(one, {})
-            for knob, domain in search_space(one, start).items():
-                assert domain.is_valid(start[knob]), f"{one.name}: {knob} = {start[knob]}"
+        space = SweepSpace.of(one, {})
+        for knob in space.knobs:
+            assert knob.holds(space.start[knob.name]), f"{one.name}: {knob.name} = {space.start[knob.name]}"
+
+
+@pytest.mark.parametrize("name", ["tags-tiny", "tags-vit-b", "tags-vit-l", "tags-vit-h"])
+def test_tags_searches_adapters_fusion_prompts_and_optimisation_at_every_size(name: str) -> None:
+    one = method(name)
+    space = SweepSpace.of(one, {})
+    assert {knob.name for knob in space.knobs} >= {
+        *("learning_rate", "weight_decay", "warm_up", "dice_weight", "adapter_every", "adapter_ratio"),
+        *("fusion", "fusion_layers", "fusion_heads", "fusion_hidden", "queries", "semantic_gate", "context"),
+        *("foreground", "single_click", "box_share", "corrections", "zoom", "prompt_dropout"),
+    }
+    rate = next(knob for knob in space.knobs if knob.name == "learning_rate")
+    assert rate.low < one.config["learning_rate"] / 4
+    assert rate.high > one.config["learning_rate"] * 4
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
+    for _ in range(30):
+        point = space(study.ask())
+        one.configured(point)
+        assert ("adapter_ratio" in point) == point["adapters"]
+        assert ("queries" in point) == (point["fusion"] != "none")
+
+
+def test_what_tags_suggests_can_be_built() -> None:
+    """The corners that a wrong pair of knobs would break: heads that do not divide, a gate that there is not."""
+    one = method("tags-tiny")
+    space = SweepSpace.of(one, {})
+    for knob in space.knobs:
+        values = knob.choices or ([int(knob.low), int(knob.high) - 1] if knob.whole else [knob.low, knob.high])
+        for value in values:
+            if knob.name in ("fusion_heads", "fusion_hidden", "queries", "semantic_gate", "context", "adapter_every"):
+                one.build({knob.name: value})
 
 
 def test_the_best_setting_keeps_what_the_sweep_had_fixed(tmp_path: Path) -> None:
@@ -63,3 +149,179 @@ def test_the_best_setting_keeps_what_the_sweep_had_fixed(tmp_path: Path) -> None
         "label": "mock-learner-tuned",
         "config": {"dropout": 0.5, "batch_size": 2, "learning_rate": 0.02},
     }
+
+
+# The log of a sweep ---------------------------------------------------------------------------------------------------
+
+
+def log_in(folder: Path) -> SweepLog:
+    return SweepLog(folder / "trials.json", 2, lambda config: folder / str(config["rate"]))
+
+
+def rung(number: int, dice: float) -> dict[str, float]:
+    return {"rung": number, "validation_dice": dice, "step": 10 * number, "time_total_s": 5.0 * number, "loss": 0.5}
+
+
+def test_the_log_tells_how_every_trial_ended_and_survives_the_driver(tmp_path: Path) -> None:
+    log = log_in(tmp_path)
+    for place, name in reversed(list(enumerate(("a", "b", "c", "d", "e")))):  # Tune starts them in any order
+        log.began(name, {"rate": float(place)}, place)
+    log.reported("a", rung(1, 0.3))
+    log.reported("a", {**rung(2, 0.6), "validations": [{"validation_dice": 0.3, "step": 10}]})
+    log.ended("a")
+    log.reported("b", rung(1, 0.9))
+    log.ended("b")
+    log.reported("c", {"rung": 0, "validation_dice": 0.0, "problem": "ValueError: too large"})
+    log.ended("c")
+    log.ended("d", "the node died")
+    told = log_in(tmp_path)
+    assert told.trials() == log.trials()
+    a, b, c, d, e = told.trials()
+    assert [(one.status, one.rungs, one.validation_dice) for one in (a, b, c, d, e)] == [
+        ("finished", 2, 0.6),
+        ("stopped early", 1, 0.9),
+        ("failed: ValueError: too large", 0, 0.0),
+        ("not run: the node died", 0, 0.0),
+        ("running", 0, 0.0),
+    ]
+    assert [(point["rung"], point["validation_dice"]) for point in a.curve] == [(1, 0.3), (2, 0.6)]
+    assert (a.checkpoint, b.checkpoint) == (tmp_path / "0.0", None)
+    assert [one.number for one in best_first([e, d, c, b, a])] == [0, 1, 2, 3, 4]
+    assert (told.over, told.running) == (3, 1)
+    told.began("d", {"rate": 3.0}, 3)  # goes on
+    told.forget_lost()
+    assert [one.number for one in told.trials()] == [0, 1, 2, 3]  # nobody goes on with e
+    told.began("f", {"rate": 9.0}, 2)  # the place of one that Tune has lost
+    assert told.trials()[-1].number == 4
+    told.begin_experiment("001")
+    log_in(tmp_path).began("g", {"rate": 10.0}, 1)
+    again = log_in(tmp_path)
+    assert [one.number for one in again.trials()] == [0, 1, 2, 3, 4, 6]
+    assert (again.experiments, again.experiment_ended) == (["001"], False)
+    again.end_experiment()
+    assert log_in(tmp_path).experiment_ended
+
+
+def test_a_damaged_log_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "trials.json").write_text('{"format": 1, "trials": [{}]}', encoding="utf-8")
+    with pytest.raises(UserError, match=r"trials\.json cannot be read \('first_number'\); remove its folder"):
+        log_in(tmp_path)
+
+
+# One trial ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_trial_whose_method_fails_has_the_worst_result_and_one_of_the_machine_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(write_cases(tmp_path / "data", 1))
+    told: list[dict[str, Any]] = []
+
+    def ended_by(error: Exception) -> None:
+        def fail(*arguments: object, **options: object) -> None:
+            raise error
+
+        monkeypatch.setattr(tuning, "run_job", fail)
+        run_trial(job, tmp_path / "checkpoints", tmp_path / "cache", told.append)
+
+    ended_by(ValueError("too large\nindeed"))
+    assert told == [{"validation_dice": 0.0, "rung": 0, "problem": "ValueError: too large indeed"}]
+    for fault in (MachineFault("the node died"), OSError(28, "No space left on device")):
+        with pytest.raises(type(fault)):
+            ended_by(fault)
+    assert len(told) == 1
+
+
+def test_a_trial_that_was_overdue_is_not_tried_again(tmp_path: Path) -> None:
+    from benchmarks.execution.training_watch import OVERDUE_FILE, work_folder
+
+    job = job_of(write_cases(tmp_path / "data", 1))
+    work = work_folder(tuning.checkpoint_folder(tmp_path / "checkpoints", job))
+    work.mkdir(parents=True)
+    (work / OVERDUE_FILE).write_text('{"reason": "no sign of life within 3 minutes"}', encoding="utf-8")
+    told: list[dict[str, Any]] = []
+    run_trial(job, tmp_path / "checkpoints", tmp_path / "cache", told.append)
+    reason = "TimeoutError: no sign of life within 3 minutes; the process was ended"
+    assert told == [{"validation_dice": 0.0, "rung": 0, "problem": reason}]
+
+
+def test_the_best_checkpoint_goes_where_a_run_looks_for_it_and_back_into_the_next_sweep(tmp_path: Path) -> None:
+    cases = write_cases(tmp_path / "data", 2)
+    job = job_of(cases[:1], validation=cases[1:])
+    sweep = Sweep(job, tmp_path / "sweep", tmp_path / "checkpoints")
+    config = {"learning_rate": 0.02, "batch_size": 2}
+    trained = sweep.checkpoint(config)
+    (trained / "checkpoint").mkdir(parents=True)
+    (trained / "checkpoint" / "weights").write_text("w", encoding="utf-8")
+    figures = {"validations": [{"validation_dice": 0.1 * n} for n in range(4)]}
+    (trained / "training.json").write_text(json.dumps(figures), encoding="utf-8")
+    best = Trial(1, config, 0.3, 4, 1.0, "finished", trained)
+    tuning._keep_checkpoint(sweep, best)
+    run = replace(job, config=config, validation=(), validate_at=())
+    kept = tuning.checkpoint_folder(tmp_path / "checkpoints", run)
+    assert (kept / "checkpoint" / "weights").read_text(encoding="utf-8") == "w"
+    assert [path.name for path in kept.parent.iterdir()] == [kept.name]
+
+    following = Sweep(replace(job, config=config), tmp_path / "next", tmp_path / "checkpoints")
+    tuning._bring_checkpoint(following, following.space())
+    assert (following.checkpoint(following.space().first_setting()) / "training.json").is_file()
+    other = Sweep(replace(job, config={"learning_rate": 0.03}), tmp_path / "other", tmp_path / "checkpoints")
+    tuning._bring_checkpoint(other, other.space())
+    assert not (tmp_path / "other").exists()
+
+
+def test_another_validation_split_or_budget_is_another_sweep(tmp_path: Path) -> None:
+    cases = write_cases(tmp_path / "data", 3)
+    job = job_of(cases[:1], validation=cases[1:])
+    names = [sweep_name(one, "unit") for one in (job, replace(job, validation=cases[2:]), job_of(cases[:1], steps=3))]
+    assert len(set(names)) == 3
+    assert names[0] == sweep_name(replace(job), "unit")
+
+
+def test_a_line_tells_every_trial_that_is_over_and_none_twice() -> None:
+    from benchmarks.execution.progress import Progress
+    from benchmarks.execution.tuned import _Lines
+
+    told: list[str] = []
+
+    class Told(Progress):
+        def line(self, text: str) -> None:
+            told.append(text)
+
+    def trial(number: int, dice: float, status: str) -> Trial:
+        return Trial(number, {}, dice, 2, 1.0, status, None)
+
+    lines = _Lines(4, Told())
+    before = trial(0, 0.5, "finished")  # of an earlier call
+    lines.tell([before, trial(1, 0.1, "running")])
+    assert told == []
+    lines.tell([before, trial(1, 0.6, "finished"), trial(2, 0.0, "running")])
+    lines.tell([before, trial(1, 0.6, "finished"), trial(2, 0.2, "stopped early")])
+    assert told == [
+        "trial 1, 2 of 4 over: finished, Dice 0.600 at rung 2; best so far 0.600 (trial 1)",
+        "trial 2, 3 of 4 over: stopped early, Dice 0.200 at rung 2; best so far 0.600 (trial 1)",
+    ]
+
+
+def test_a_sweep_goes_on_where_tune_itself_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tuner:
+        def __init__(self, *problems: Exception) -> None:
+            self.problems = list(problems)
+
+        def fit(self) -> None:
+            if self.problems:
+                raise self.problems.pop(0)
+
+    killed = RuntimeError("a worker was killed due to the node running low on memory")
+    restored: list[Path] = []
+
+    def restore(experiment: Path, trainable: object) -> Tuner:
+        restored.append(experiment)
+        return Tuner(*([killed] if len(restored) < 2 else []))
+
+    monkeypatch.setattr(tuning, "_restored", restore)
+    tuning._fit(Tuner(killed), tmp_path / "tune" / "000", None)
+    assert restored == [tmp_path / "tune" / "000"] * 2
+    monkeypatch.setattr(tuning, "_restored", lambda *arguments: Tuner(killed))
+    with pytest.raises(MachineFault, match=r"given up 4 times: .*low on memory; what the sweep has found is kept in "):
+        tuning._fit(Tuner(killed), tmp_path / "tune" / "000", None)

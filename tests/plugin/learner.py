@@ -38,7 +38,7 @@ class Learner(Trainable):
 
     def recipe(self, target: Target) -> TrainingRecipe:
         names = ("batch_size", "learning_rate", "final_learning_rate", "warm_up", "weight_decay", "gradient_clip",
-                 "accumulate", "ema_decay")  # fmt: skip
+                 "accumulate", "ema_decay", "compile")  # fmt: skip
         chosen = {name: self.config[name] for name in names}
         return TrainingRecipe(Preprocessing(None, (-200.0, 300.0), 0.0, 100.0), PATCH, **chosen)
 

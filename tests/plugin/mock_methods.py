@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,17 @@ def build(config: dict[str, Any], device: str) -> MockSegmenter:
             os._exit(3)
         case "load-crash":
             raise RuntimeError("no weights in the file")
+        case "together":
+            _wait_for_all(Path(config["folder"]), config["number"])
+            return MockSegmenter("second", "")
     return MockSegmenter(config["behaviour"], config.get("folder", ""))
+
+
+def _wait_for_all(folder: Path, number: int) -> None:
+    """Until so many processes are here."""
+    (folder / str(os.getpid())).touch()
+    while len(os.listdir(folder)) < number:
+        time.sleep(0.1)
 
 
 def weights_problem(path: Path, system: str) -> str:
@@ -187,6 +198,7 @@ noop, threshold, crash, die = _mock("noop"), _mock("threshold"), _mock("crash"),
 sleep, wrong_shape = _mock("sleep"), _mock("wrong-shape")
 die_once, memory_once, memory, second = (_mock(name) for name in ("die-once", "memory-once", "memory", "second"))
 tenth = _mock("tenth")
+together = replace(_mock("together"), config={"behaviour": "together", "folder": "", "number": 1})
 load_sleep, load_die, load_crash = (_mock(name) for name in ("load-sleep", "load-die", "load-crash"))
 network = Method(
     "mock-network",
@@ -213,7 +225,7 @@ learner = Method(
     config={
         "batch_size": 2, "learning_rate": 0.01, "final_learning_rate": 0.001, "warm_up": 0.25, "weight_decay": 0.1,
         "gradient_clip": 0.5, "accumulate": 1, "ema_decay": 0.0, "dropout": 0.0,
-        "marker": "", "die_in_loss": 0, "hang_in_loss": 0, "pause": 0.0,
+        "compile": "", "marker": "", "die_in_loss": 0, "hang_in_loss": 0, "pause": 0.0,
     },
     search_space={"learning_rate": ["loguniform", 1e-3, 1e-1], "batch_size": ["choice", [1, 2]]},
 )  # fmt: skip

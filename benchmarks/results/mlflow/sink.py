@@ -12,7 +12,6 @@ import socket
 import sys
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -118,11 +117,19 @@ class MlflowSink:
         content = {"plan": self._plan, "description": description, "training": figures, **_origin()}
         self._put("unit", key_of(description), content, rows, times)
 
-    def log_sweep(self, description: Mapping[str, Any], trials: Sequence[Trial]) -> None:
-        """A sweep: a parent run, one child per trial."""
-        rows = [{**asdict(trial), "checkpoint": str(trial.checkpoint or "")} for trial in trials]
-        key = digest([description["unit"], self._out_id, rows])
-        self._put("sweep", key, {"description": description, "trials": rows, **_origin()})
+    def log_sweep(
+        self, description: Mapping[str, Any], trials: Sequence[Trial], sweep: str, ended: bool = True
+    ) -> None:
+        """A sweep so far: a parent run, one child per trial with a point for each rung; to be told at every change.
+
+        Args:
+            trials: in the order in which they were begun.
+            sweep: its name; the same sweep is one run, whenever it goes on.
+            ended: whether this is how it remains.
+        """
+        plain = [one.as_plain() for one in trials]
+        content = {"description": description, "trials": plain, "ended": ended, **_origin()}
+        self._put("sweep", digest([description["unit"], self._out_id, sweep]), content)
 
     def attach(self, path: Path) -> None:
         """A file below the output folder, such as a report, becomes an artifact of the run that was begun."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from benchmarks.results.mlflow.models import Models
 from benchmarks.results.mlflow.outbox import Message
 from benchmarks.results.mlflow.runs import Runs, Warn, milliseconds
 from benchmarks.results.mlflow.view import experiment_note, run_note, saved_views
+from benchmarks.results.sweep import METRIC, RUNNING, Trial, as_rows, best_first, trial_of
 
 BOARD = "leaderboard.json"
 RANKED = ("dataset", "target", "protocol", "method")
@@ -258,7 +259,9 @@ class MlflowWriter:
             self.models.log(experiment, description, str(message.content["out"]), folder)
 
     def _sweep(self, message: Message) -> None:
-        description, trials = message.content["description"], message.content["trials"]
+        """A sweep so far, or how it ended."""
+        description, ended = message.content["description"], message.content["ended"]
+        trials = [trial_of(plain) for plain in message.content["trials"]]
         experiment = self.runs.experiment(str(description["suite"]))
         found = self.runs.find(experiment, {values.SWEEP_TAG: message.key})
         if found is not None and found.data.tags.get(values.CONTENT_TAG) == message.digest:
@@ -272,39 +275,66 @@ class MlflowWriter:
             parent = str(found.info.run_id)
         for trial in trials:
             self._trial(experiment, parent, trial, message)
-        self.runs.params(parent, {f"best.{key}": value for key, value in trials[0]["config"].items()})
-        best = {"best_validation_dice": trials[0]["validation_dice"], "trials": len(trials)}
-        self.runs.metrics(parent, best, milliseconds(message.written_at))
-        self.runs.json(parent, message.content["environment"], "environment.json")
-        self.client.set_tag(parent, values.CONTENT_TAG, message.digest)
-        self.client.set_terminated(parent, "FINISHED", milliseconds(message.written_at))
+        self._best_so_far(parent, trials, milliseconds(message.written_at))
+        if ended:
+            self.runs.json(parent, as_rows(best_first(trials)), "trials.json")
+            self.runs.json(parent, message.content["environment"], "environment.json")
+            self.client.set_tag(parent, values.CONTENT_TAG, message.digest)
+            self.client.set_terminated(parent, "FINISHED", milliseconds(message.written_at))
 
-    def _trial(self, experiment: str, parent: str, trial: Mapping[str, Any], message: Message) -> None:
-        key, description = str(trial["number"]), message.content["description"]
+    def _best_so_far(self, parent: str, trials: Sequence[Trial], at: int) -> None:
+        best = next((one for one in best_first(trials) if one.has_result), None)
+        if best is None:
+            return
+        self.client.set_tag(parent, "best.trial", str(best.number))  # a parameter could not change while it goes on
+        for knob, value in best.config.items():
+            self.client.set_tag(parent, f"best.{knob}", str(value))
+        over = sum(one.status != RUNNING for one in trials)
+        figures = {"best_validation_dice": best.validation_dice, "trials": len(trials), "trials_over": over}
+        self.runs.points(parent, [(name, value, at, over) for name, value in figures.items()])
+
+    def _trial(self, experiment: str, parent: str, trial: Trial, message: Message) -> None:
+        """A run with a point for each rung."""
+        key, description = str(trial.number), message.content["description"]
         child = self.runs.child(experiment, parent, key)
         if child is None:
-            tags = {
-                values.PARENT_TAG: parent,
-                values.KIND_TAG: values.TRIAL,
-                values.KEY_TAG: key,
-                "status": str(trial["status"]),
-            } | values.synthetic_tags(description)
+            tags = {values.PARENT_TAG: parent, values.KIND_TAG: values.TRIAL, values.KEY_TAG: key}
+            tags |= values.synthetic_tags(description)
             name = f"{description['method']} · {description['dataset']} · trial {key}"
-            start = message.written_at - float(trial["seconds"])
-            run_id = self.runs.create(experiment, values.marked(name, description), tags, start)
+            start = message.written_at - trial.seconds
+            run_id, known = self.runs.create(experiment, values.marked(name, description), tags, start), ""
         else:
-            run_id = str(child.info.run_id)
-        self.runs.params(run_id, trial["config"])
-        figures = {key: trial[key] for key in ("validation_dice", "rungs", "seconds")}
-        self.runs.metrics(run_id, figures, milliseconds(message.written_at))
-        status = "FAILED" if str(trial["status"]).startswith("failed") else "FINISHED"
-        self.client.set_terminated(run_id, status, milliseconds(message.written_at))
+            run_id, known = str(child.info.run_id), child.data.tags.get(values.CONTENT_TAG, "")
+        content = digest(trial.as_plain())
+        if content == known:
+            return
+        self.runs.params(run_id, trial.config)
+        there = {point.step for point in self.client.get_metric_history(run_id, METRIC)}
+        self.runs.points(run_id, _rung_points(trial, there))
+        self.client.set_tag(run_id, "status", trial.status)
+        if trial.status != RUNNING:
+            totals = {"rungs": trial.rungs, "seconds_total": trial.seconds}
+            self.runs.metrics(run_id, totals, milliseconds(message.written_at))
+            status = "FINISHED" if trial.has_result else "FAILED"
+            self.client.set_terminated(run_id, status, milliseconds(message.written_at))
+        self.client.set_tag(run_id, values.CONTENT_TAG, content)
 
 
 def _span(message: Message, seconds: float) -> tuple[float, float]:
     """When what is told began and ended; without a clock it ended when it was told and took so many seconds."""
     end = message.times.get("end", message.written_at)
     return message.times.get("start", end - seconds), end
+
+
+def _rung_points(trial: Trial, there: Collection[int]) -> list[tuple[str, Any, int, int]]:
+    """A point for each figure of each rung that is not there yet, at the time that the rung was reached."""
+    return [
+        (name, value, milliseconds(point["at"]), int(point["rung"]))
+        for point in trial.curve
+        if int(point["rung"]) not in there
+        for name, value in point.items()
+        if name not in ("rung", "at")
+    ]
 
 
 def _curve_points(curve: Any, began: int) -> list[tuple[str, Any, int, int]]:
