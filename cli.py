@@ -16,6 +16,7 @@ from benchmarks.commands import (
     mlflow,
     predict,
     prompts,
+    rehearse,
     report,
     run,
     score,
@@ -33,7 +34,7 @@ app = new_group(
 `tags-bench run --all-datasets` trains and evaluates every method on synthetic phantoms, in minutes on a laptop.
 `tags-bench run --data DIR` does the same on your own scans.""",
 )
-for module in (run, leaderboard, report, compare, show, score, predict, mlflow, sync, lists):
+for module in (run, rehearse, leaderboard, report, compare, show, score, predict, mlflow, sync, lists):
     app.add_typer(module.app)
 for name, module in (("data", data), ("weights", weights), ("prompts", prompts)):
     app.add_typer(module.app, name=name, rich_help_panel="Set-up")

@@ -33,6 +33,8 @@ from benchmarks.execution.outcomes import (
     TuningResult,
 )
 from benchmarks.execution.progress import Progress
+from benchmarks.execution.rehearsal.mark import refuse_rehearsal
+from benchmarks.execution.rehearsal.whole import REHEARSAL_OUT, Rehearsal, rehearsed
 from benchmarks.execution.suite import BudgetChanges, OwnData, Suite
 from benchmarks.execution.tuned import Points, tuned
 from benchmarks.execution.wanted import InstalledMethod as InstalledMethod
@@ -112,6 +114,29 @@ def run(
     progress = progress or Progress()
     work = planned(_suite(suite), out, progress)
     return executed(work, tracking_uri, address, recompute, progress)
+
+
+@only_writer("rehearse")
+def rehearse(
+    suite: Suite | str | Path = "paper",
+    *,
+    out: str | Path = REHEARSAL_OUT,
+    cpus: int | None = None,
+    gpus: float | None = None,
+    address: str | None = None,
+    progress: Progress | None = None,
+) -> Rehearsal:
+    """See whether everything that a suite needs is here, and send every method once along the road. Nothing is ranked.
+
+    Args:
+        out: a folder of its own; no records of runs may lie in it.
+        cpus, gpus: of a worker; by default what the suite asks for, or what this machine has.
+        address: Ray cluster to join.
+
+    Raises:
+        UserError: an unknown name, a folder that holds the records of a run, a dataset that cannot be imitated.
+    """
+    return rehearsed(_suite(suite), Path(out), cpus, gpus, address, progress or Progress())
 
 
 @only_writer("ablate")
@@ -219,6 +244,7 @@ def load_results(
         rows, units = records_from_mlflow(tracking_uri, suite)
     else:
         rows, units = RecordStore(user_path(records or Path(out) / "records")).read_suite(suite)
+    refuse_rehearsal(suite, units)
     return Results(suite, rows, tuple(units))
 
 

@@ -26,6 +26,7 @@ def _clip(name: str, system: str, repository: str, revision: str, size: int | No
         optional=True,
         system=system,
         check="tags.weights:clip_file_problem",
+        stand_in="tags.stand_in:write_clip",
     )
 
 

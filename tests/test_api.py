@@ -180,13 +180,18 @@ def test_an_added_dataset_joins_by_name_and_folds_and_protocols_are_chosen(tmp_p
     assert [(entry.name, entry.source) for entry in suite.datasets] == [("mine", "")]
     assert suite.name == "data-mine"  # never among the records of phantoms
     elsewhere = suite.model_copy(update={"datasets": (DatasetEntry(name="mine", source="phantom"),)})
-    assert [entry.source for entry in elsewhere.with_datasets(["mine"]).datasets] == ["phantom"]
+    assert [entry.source for entry in elsewhere.with_datasets(["mine"]).datasets] == [""]  # real data before phantoms
+    assert [entry.source for entry in elsewhere.with_datasets(["mine"], phantoms=True).datasets] == ["phantom"]
+    folder = phantoms.model_copy(update={"datasets": (DatasetEntry(name="mine", source="/data"),)})
+    assert [entry.source for entry in folder.with_datasets(["mine"]).datasets] == ["/data"]
     assert [entry.source for entry in elsewhere.with_added_datasets(["mine"]).datasets] == [""]
     with pytest.raises(UserError, match="run them apart"):
         phantoms.with_datasets(["mine", "kits21"])
     with pytest.raises(UserError, match="no dataset 'kits21' on this machine"):
         phantoms.with_added_datasets(["kits21"])
     assert {entry.fold for entry in suite.with_fold(2).datasets} == {2}
+    assert [entry.fold for entry in suite.with_folds([0, 3]).datasets] == [0, 3]
+    assert [one.name for one in suite.with_protocols(["box"]).protocols] == ["box"]  # a plain kind, not in the suite
     assert [one.name for one in suite.with_protocols(["centre-click"]).protocols] == ["centre-click"]
     with pytest.raises(UserError, match="did you mean 'centre-click'"):
         suite.with_protocols(["center-click"])

@@ -8,8 +8,10 @@ from typing import Any
 from benchmarks.contestants import Card, Method, PromptKind
 
 CONFIG: dict[str, Any] = {
-    "plans": "auto",  # "default": nnU-Net's own; "small": shrunk for a CPU demonstration; "auto": small on CPU
-    "mirroring": "auto",  # test-time mirroring; "auto": with default plans only
+    "plans": "default",  # nnU-Net's own; "resenc-m", "resenc-l", "resenc-xl": its residual presets; "small": for a CPU
+    "configuration": "3d_fullres",  # or "3d_lowres"
+    "folds": 1,  # networks: 1 learns from all training cases; more are nnU-Net's cross-validation, as an ensemble
+    "mirroring": "auto",  # test-time mirroring; "auto": not with small plans
     "tile_step_size": 0.5,
     "keep_workdir": False,  # keep the raw and the preprocessed copies of the training cases
 }
@@ -20,9 +22,14 @@ CARD = Card(
     paper="Isensee et al., Nature Methods 18, 203-211 (2021), doi:10.1038/s41592-020-01008-z",
     code_licence="Apache-2.0 (package nnunetv2)",
     weights_licence="none: trained here from scratch",
-    parameters="about 31 M with default plans, 0.16 M with small plans; the fit reports the true number",
+    parameters="about 31 M with default plans, about 102 M with resenc-l; the fit reports the true number",
     training_data={"*": "unseen"},
-    notes="Planned, trained and predicted by the nnunetv2 package. See docs/methods/nnunet.md.",
+    notes=(
+        "Planned, trained and predicted by the nnunetv2 package: its default planner unless `plans` names another, "
+        "3d_fullres, one network on all training cases, test-time mirroring, no post-processing; the suite's budget "
+        "takes the place of 1000 epochs. What a training was (version, planner, patch, batch, folds, epochs, "
+        "augmentation) is in its figures. See docs/methods/nnunet.md."
+    ),
 )
 
 nnunet = Method(
@@ -41,4 +48,28 @@ nnunet_organ = replace(
     name="nnunet-organ",
     summary="nnU-Net v2 (package nnunetv2), trained on organ and tumour labels; automatic",
     factory="baselines.nnunet.segmenter:build_with_organ",
+)
+
+SMALL = {**CONFIG, "plans": "small"}
+SMALL_CARD = replace(
+    CARD,
+    title="nnU-Net v2, small plans",
+    parameters="0.16 M",
+    notes="Plans shrunk for a CPU, for phantoms and tests: says nothing about nnU-Net. See docs/methods/nnunet.md.",
+)
+
+nnunet_small = replace(
+    nnunet,
+    name="nnunet-small",
+    summary="nnU-Net v2 with plans shrunk for a CPU, trained on the tumour label alone; automatic",
+    config=SMALL,
+    card=SMALL_CARD,
+)
+
+nnunet_organ_small = replace(
+    nnunet_organ,
+    name="nnunet-organ-small",
+    summary="nnU-Net v2 with plans shrunk for a CPU, trained on organ and tumour labels; automatic",
+    config=SMALL,
+    card=SMALL_CARD,
 )

@@ -1,4 +1,4 @@
-"""Shrinking nnU-Net's plans to what a CPU can train in a minute or two.
+"""Which plans there are, and shrinking nnU-Net's to what a CPU can train in a minute or two.
 
 nnU-Net plans for a GPU of 8 GB and 1000 epochs; on two cores one iteration of those plans takes seconds to a
 minute. The small plans keep the method (U-Net with instance norm, deep supervision, CT normalisation, patch
@@ -13,7 +13,17 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+
+PLANNERS = {
+    "default": "ExperimentPlanner",
+    "resenc-m": "nnUNetPlannerResEncM",
+    "resenc-l": "nnUNetPlannerResEncL",
+    "resenc-xl": "nnUNetPlannerResEncXL",
+    "small": "ExperimentPlanner",
+}
+"""The class of nnU-Net that makes each kind of plans; small ones are its default ones, shrunk."""
+
+CONFIGURATIONS = ("3d_fullres", "3d_lowres")
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,8 @@ class SmallPlans:
 
 def shrink(plans: dict[str, Any], small: SmallPlans, configuration: str = "3d_fullres") -> dict[str, Any]:
     """A copy of nnU-Net's plans with one, small configuration. The input is left as it was."""
+    from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+
     shrunk = copy.deepcopy(plans)
     config = shrunk["configurations"][configuration]
     spacing, shape = coarsen(config["spacing"], config["median_image_size_in_voxels"], small.image_voxels)

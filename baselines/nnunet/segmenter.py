@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -23,8 +24,9 @@ import numpy as np
 import torch
 
 import baselines
+from baselines.nnunet.plans import CONFIGURATIONS, PLANNERS
 from baselines.nnunet.raw_data import from_nnunet_axes, to_nnunet_axes, write_raw_dataset
-from benchmarks.common.errors import UserError
+from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.contestants import Budget, OwnTraining, Session, Target
 from benchmarks.data.dataset import Case
 from benchmarks.data.volume import BoolArray, Volume
@@ -33,8 +35,11 @@ from benchmarks.prompting.prompts import PromptKind, Prompts
 if TYPE_CHECKING:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+logger = logging.getLogger(__name__)
+
 MODEL = "model.json"
 LOG = "train.log"
+MOST_FOLDS = 20
 
 
 class TrainingFailed(RuntimeError):
@@ -46,20 +51,32 @@ class Settings:
     """The method's configuration.
 
     Attributes:
-        plans: "default" (nnU-Net's own), "small" (shrunk for a CPU), "auto" (small on a CPU).
-        mirroring: test-time mirroring; "auto" means with default plans only (it costs eight passes).
+        plans: "default" (nnU-Net's default planner), "resenc-m", "resenc-l" or "resenc-xl" (its presets with residual
+            encoders, planned for about 8, 24 and 40 GB of GPU memory), "small" (shrunk for a CPU).
+        configuration: "3d_fullres" or "3d_lowres", which nnU-Net plans for large images only.
+        folds: how many networks; 1 learns from all training cases, more are nnU-Net's cross-validation over them, whose
+            predictions are averaged. The budget is shared by all.
+        mirroring: test-time mirroring; "auto" means not with small plans (it costs eight passes).
         tile_step_size: of the sliding window, in patches.
         keep_workdir: keep raw and preprocessed copies of the training cases beside the model.
     """
 
-    plans: Literal["auto", "default", "small"]
+    plans: Literal["default", "resenc-m", "resenc-l", "resenc-xl", "small"]
+    configuration: Literal["3d_fullres", "3d_lowres"]
+    folds: int
     mirroring: bool | Literal["auto"]
     tile_step_size: float
     keep_workdir: bool
 
     def __post_init__(self) -> None:
-        if self.plans not in ("auto", "default", "small"):
-            raise UserError(f"nnunet: plans must be auto, default or small, not '{self.plans}'")
+        if self.plans not in PLANNERS:
+            raise UserError(f"nnunet: no plans '{self.plans}'; {nearest_name(str(self.plans), PLANNERS)}")
+        if self.configuration not in CONFIGURATIONS:
+            raise UserError(f"nnunet: configuration must be {' or '.join(CONFIGURATIONS)}, not '{self.configuration}'")
+        if self.plans == "small" and self.configuration != "3d_fullres":
+            raise UserError("nnunet: small plans have one configuration, 3d_fullres")
+        if isinstance(self.folds, bool) or not isinstance(self.folds, int) or not 1 <= self.folds <= MOST_FOLDS:
+            raise UserError(f"nnunet: folds must be a whole number from 1 to {MOST_FOLDS}, not {self.folds}")
         if self.mirroring not in (True, False, "auto"):
             raise UserError(f"nnunet: mirroring must be auto, true or false, not '{self.mirroring}'")
         if not 0 < self.tile_step_size <= 1:
@@ -77,7 +94,7 @@ def build_with_organ(config: Mapping[str, Any], device: str) -> NnUNet:
 
 
 class NnUNet(OwnTraining):
-    """nnU-Net, full resolution 3D, one fold; automatic: it takes no prompt."""
+    """nnU-Net, one 3D configuration, one network or an ensemble of folds; automatic: it takes no prompt."""
 
     def __init__(self, settings: Settings, device: str, with_organ: bool) -> None:
         self.settings = settings
@@ -89,27 +106,35 @@ class NnUNet(OwnTraining):
     def fit(self, cases: Sequence[Case], target: Target, budget: Budget, folder: Path, seed: int) -> dict[str, Any]:
         """Plan and train on the cases in a subprocess; the model is left in `folder`, its log in train.log.
 
-        `budget.minutes` is the wall-clock of the training iterations; planning and preprocessing come on top and
-        are reported. A budget of neither minutes nor steps means nnU-Net's own 250 000 steps.
+        `budget.minutes` is the wall-clock of the training iterations of all folds; planning and preprocessing come on
+        top and are reported. A budget of neither minutes nor steps means nnU-Net's own 250 000 steps for each fold.
 
         Raises:
-            UserError: no cases, no lesion, or no organ label for `nnunet-organ`.
+            UserError: no cases, fewer than folds, no lesion, or no organ label for `nnunet-organ`.
             TrainingFailed: the subprocess ended with an error.
         """
         started = time.monotonic()
         folder = folder.resolve()
         work = folder / "work"
-        small = self.settings.plans == "small" or (self.settings.plans == "auto" and self.device.type == "cpu")
+        if self.device.type == "cpu" and self.settings.plans != "small":
+            logger.warning(
+                "nnU-Net's own plans on a CPU: a step takes seconds to minutes; 'nnunet-small' is made for it"
+            )
+        if len(cases) < self.settings.folds:
+            raise UserError(f"nnunet: {self.settings.folds} folds of {len(cases)} training cases")
         try:
             _, names = write_raw_dataset(cases, target, self.with_organ, work / "raw")
             cpus = max(1, budget.cpus)
             job = {
                 "folder": str(folder),
                 "names": list(names),
-                "plans": "small" if small else "default",
+                "plans": self.settings.plans,
+                "configuration": self.settings.configuration,
+                "folds": self.settings.folds,
                 "minutes": budget.minutes,
                 "steps": budget.steps,
                 "cpus": cpus,
+                "gpus": max(1, int(budget.gpus)) if self.device.type == "cuda" else 0,
                 "device": self.device.type,
                 "seed": seed,
             }
@@ -122,7 +147,8 @@ class NnUNet(OwnTraining):
         model = {
             "method": "nnunet-organ" if self.with_organ else "nnunet",
             "target": target.name,
-            "plans": "small" if small else "default",
+            "plans": self.settings.plans,
+            "folds": self.settings.folds,
             "cases": names,
         }
         (folder / MODEL).write_text(json.dumps(model, indent=1))
@@ -140,7 +166,8 @@ class NnUNet(OwnTraining):
             folder,
             self.device,
             self.settings.tile_step_size,
-            use_mirroring=model["plans"] == "default" if mirroring == "auto" else bool(mirroring),
+            use_mirroring=model["plans"] != "small" if mirroring == "auto" else bool(mirroring),
+            folds=int(model.get("folds", 1)),
         )
         self.lesion = int(self.predictor.dataset_json["labels"]["lesion"])
 
@@ -196,8 +223,10 @@ def predict(predictor: nnUNetPredictor, volume: Volume, lesion: int) -> BoolArra
     return from_nnunet_axes(segmentation == lesion)
 
 
-def load_predictor(folder: Path, device: torch.device, tile_step_size: float, use_mirroring: bool) -> nnUNetPredictor:
-    """nnU-Net's predictor with the weights of fold 0.
+def load_predictor(
+    folder: Path, device: torch.device, tile_step_size: float, use_mirroring: bool, folds: int = 1
+) -> nnUNetPredictor:
+    """nnU-Net's predictor with the weights of every fold, whose logits it averages.
 
     nnU-Net's own loader unpickles whatever the file holds; this one accepts tensors and plain types only.
 
@@ -211,7 +240,8 @@ def load_predictor(folder: Path, device: torch.device, tile_step_size: float, us
 
     dataset_json = _read_json(folder / "dataset.json")
     plans = PlansManager(_read_json(folder / "plans.json"))
-    checkpoint = _read_checkpoint(folder / "fold_0" / "checkpoint_final.pth")
+    checkpoints = [_read_checkpoint(folder / f"fold_{fold}" / "checkpoint_final.pth") for fold in range(folds)]
+    checkpoint = checkpoints[0]
     config = plans.get_configuration(checkpoint["init_args"]["configuration"])
     network = get_network_from_plans(
         config.network_arch_class_name,
@@ -222,7 +252,8 @@ def load_predictor(folder: Path, device: torch.device, tile_step_size: float, us
         deep_supervision=False,
     )
     try:
-        network.load_state_dict(checkpoint["network_weights"])
+        for one in reversed(checkpoints):
+            network.load_state_dict(one["network_weights"])
     except RuntimeError as error:
         first = str(error).splitlines()[0]
         raise UserError(f"{folder}: the weights do not fit the plans ({first}); train it again") from error
@@ -239,7 +270,7 @@ def load_predictor(folder: Path, device: torch.device, tile_step_size: float, us
         network.to(device).eval(),
         plans,
         config,
-        [checkpoint["network_weights"]],
+        [one["network_weights"] for one in checkpoints],
         dataset_json,
         checkpoint["trainer_name"],
         tuple(checkpoint["inference_allowed_mirroring_axes"]),

@@ -8,10 +8,12 @@ not outlive the process that started it.
 from __future__ import annotations
 
 import json
+import logging
 import multiprocessing.pool
 import os
 import random
 import shutil
+import socket
 import sys
 import threading
 import time
@@ -24,12 +26,13 @@ from baselines.nnunet.raw_data import DATASET_ID, DATASET_NAME
 if TYPE_CHECKING:
     from baselines.nnunet.trainer import BudgetTrainer
 
-CONFIGURATION = "3d_fullres"
-PLANS = "nnUNetPlans"
+AUGMENTERS = 12  # processes that keep one GPU busy, by nnU-Net's authors
+
+logger = logging.getLogger(__name__)
 
 
 def main(job_file: Path) -> None:
-    """Fingerprint, plan, shrink, preprocess, train; leave model and figures in the job's folder."""
+    """Fingerprint, plan, shrink, preprocess, train every fold; leave model and figures in the job's folder."""
     job = json.loads(job_file.read_text())
     folder = Path(job["folder"])
 
@@ -39,18 +42,18 @@ def main(job_file: Path) -> None:
     if job["cpus"] == 1:
         work_in_this_process()
     started = time.monotonic()
-    plan(job)
+    job["identifier"] = plan(job)
     planned = time.monotonic()
     preprocess(job)
     preprocessed = time.monotonic()
-    trainer = train(job)
-    export(trainer, folder)
-    figures = {
+    figures = [train(job, fold, folder) for fold in range(job["folds"])]
+    about = {
         "seconds_planning": round(planned - started, 2),
         "seconds_preprocessing": round(preprocessed - planned, 2),
-        **describe(trainer),
+        **together(figures),
+        **what_was_run(job),
     }
-    (folder / "figures.json").write_text(json.dumps(figures))
+    (folder / "figures.json").write_text(json.dumps(about))
 
 
 def work_in_this_process() -> None:
@@ -71,58 +74,125 @@ def preprocessed_folder() -> Path:
     return Path(os.environ["nnUNet_preprocessed"]) / DATASET_NAME  # noqa: SIM112 - nnU-Net's own spelling
 
 
-def plan(job: dict[str, Any]) -> None:
-    """Write fingerprint, plans (shrunk if the job says so) and the split."""
+def plan(job: dict[str, Any]) -> str:
+    """Write fingerprint, plans (shrunk if the job says so) and the split; the plans' name in nnU-Net."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments
 
-    from baselines.nnunet.plans import SmallPlans, shrink
+    from baselines.nnunet.plans import PLANNERS, SmallPlans, shrink
 
     extract_fingerprints([DATASET_ID], num_processes=job["cpus"], verbose=False, show_progress_bar=False)
-    plan_experiments([DATASET_ID])
-    path = preprocessed_folder() / f"{PLANS}.json"
+    identifier = str(plan_experiments([DATASET_ID], experiment_planner_class_name=PLANNERS[job["plans"]]))
+    path = preprocessed_folder() / f"{identifier}.json"
     plans = json.loads(path.read_text())
-    if CONFIGURATION not in plans["configurations"]:
-        raise ValueError("nnU-Net planned no 3D configuration: the training volumes have a single slice")
+    configuration = job["configuration"]
+    if configuration not in plans["configurations"]:
+        reason = "the images are small enough for 3d_fullres" if configuration == "3d_lowres" else "a single slice each"
+        raise ValueError(f"nnU-Net planned no {configuration} for these training volumes: {reason}")
     if job["plans"] == "small":
-        path.write_text(json.dumps(shrink(plans, SmallPlans(), CONFIGURATION)))
-    # The bench's own validation and test cases stay out of nnU-Net altogether. Its loader wants a list of
-    # validation cases though; it is never evaluated.
-    split = [{"train": job["names"], "val": job["names"][:1]}]
-    (preprocessed_folder() / "splits_final.json").write_text(json.dumps(split))
+        path.write_text(json.dumps(shrink(plans, SmallPlans(), configuration)))
+    (preprocessed_folder() / "splits_final.json").write_text(json.dumps(splits(job["names"], job["folds"])))
+    return identifier
+
+
+def splits(names: list[str], folds: int) -> list[dict[str, list[str]]]:
+    """Which cases each network learns from: all of them, or nnU-Net's own cross-validation.
+
+    The bench's own validation and test cases stay out of nnU-Net altogether. Its loader wants a list of validation
+    cases though; it is never evaluated.
+    """
+    if folds == 1:
+        return [{"train": names, "val": names[:1]}]
+    from nnunetv2.utilities.crossval_split import generate_crossval_split
+
+    return [{part: [str(name) for name in fold[part]] for part in ("train", "val")}
+            for fold in generate_crossval_split(names, n_splits=folds)]  # fmt: skip
 
 
 def preprocess(job: dict[str, Any]) -> None:
     """nnU-Net's own preprocessing of the one configuration that is trained."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess as run
 
-    run([DATASET_ID], PLANS, (CONFIGURATION,), (job["cpus"],), show_progress_bar=False)
+    run([DATASET_ID], job["identifier"], (job["configuration"],), (job["cpus"],), show_progress_bar=False)
 
 
-def train(job: dict[str, Any]) -> BudgetTrainer:
-    """Train fold 0 under the budget, seeded as far as nnU-Net can be."""
+def train(job: dict[str, Any], fold: int, folder: Path) -> dict[str, Any]:
+    """Train a fold, on one device or on all GPUs of the job; export it and return its figures."""
+    gpus = min(job["gpus"], batch_size(job))  # nnU-Net shares the batch among its GPUs
+    os.environ["nnUNet_n_proc_DA"] = str(augmenters(job, gpus))  # noqa: SIM112 - nnU-Net's own spelling
+    if gpus < 2:
+        return train_here(job, fold, folder)
+    import torch
+
+    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    os.environ["MASTER_PORT"] = str(free_port())
+    torch.multiprocessing.spawn(train_on_gpu, args=(gpus, job, fold, folder), nprocs=gpus)
+    figures: dict[str, Any] = json.loads((folder / f"fold_{fold}" / "figures.json").read_text())
+    return figures
+
+
+def augmenters(job: dict[str, Any], gpus: int) -> int:
+    """Processes that augment for one GPU: the processors that the job has. On a CPU one is left for the network."""
+    if job["device"] != "cuda":
+        return int(job["cpus"]) - 1  # 0 makes training augment in its own process
+    each = max(1, int(job["cpus"]) // max(1, gpus))
+    if each < AUGMENTERS and job["plans"] != "small":
+        logger.warning("nnU-Net: %d processes augment for a GPU, its authors use %d or more", each, AUGMENTERS)
+    return each
+
+
+def batch_size(job: dict[str, Any]) -> int:
+    plans = json.loads((preprocessed_folder() / f"{job['identifier']}.json").read_text())
+    return int(plans["configurations"][job["configuration"]]["batch_size"])
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return int(one.getsockname()[1])
+
+
+def train_on_gpu(rank: int, gpus: int, job: dict[str, Any], fold: int, folder: Path) -> None:
+    """One of the processes of a training on several GPUs, as `nnunetv2.run.run_training.run_ddp` sets them up."""
+    import torch
+    from torch import distributed
+
+    distributed.init_process_group("nccl", rank=rank, world_size=gpus)
+    torch.cuda.set_device(torch.device("cuda", rank))
+    figures = train_here(job, fold, folder, rank)
+    if rank == 0:
+        (folder / f"fold_{fold}" / "figures.json").write_text(json.dumps(figures))
+    distributed.destroy_process_group()
+
+
+def train_here(job: dict[str, Any], fold: int, folder: Path, rank: int = 0) -> dict[str, Any]:
+    """Train a fold under its share of the budget, seeded as far as nnU-Net can be."""
     import numpy as np
     import torch
 
     from baselines.nnunet.trainer import STOCK_STEPS, BudgetTrainer, Clock
 
-    # Planning needs a positive number here; 0 then makes training augment in this process.
-    os.environ["nnUNet_n_proc_DA"] = str(job["cpus"] - 1)  # noqa: SIM112 - nnU-Net's own spelling
-    random.seed(job["seed"])
-    np.random.seed(job["seed"] % 2**32)  # noqa: NPY002 - nnU-Net draws from NumPy's global state
-    torch.manual_seed(job["seed"])
-    plans = json.loads((preprocessed_folder() / f"{PLANS}.json").read_text())
+    seed = job["seed"] + 1000 * fold + rank
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - nnU-Net draws from NumPy's global state
+    torch.manual_seed(seed)
+    plans = json.loads((preprocessed_folder() / f"{job['identifier']}.json").read_text())
     plans["continue_training"] = False
     dataset_json = json.loads((preprocessed_folder() / "dataset.json").read_text())
-    trainer = BudgetTrainer(plans, CONFIGURATION, 0, dataset_json, torch.device(job["device"]))
-    unlimited = job["minutes"] is None and job["steps"] is None
+    trainer = BudgetTrainer(plans, job["configuration"], fold, dataset_json, torch.device(job["device"]))
     trainer.adam = job["plans"] == "small"
-    trainer.clock = Clock(job["minutes"], STOCK_STEPS if unlimited else job["steps"])
+    minutes, steps, folds = job["minutes"], job["steps"], job["folds"]
+    if minutes is None and steps is None:
+        trainer.clock = Clock(None, STOCK_STEPS)
+    else:
+        trainer.clock = Clock(minutes and minutes / folds, steps and max(1, steps // folds))
     trainer.run_training()
-    return trainer
+    if rank == 0:
+        export(trainer, folder, fold)
+    return describe(trainer)
 
 
-def export(trainer: BudgetTrainer, folder: Path) -> None:
-    """Leave the model as nnU-Net's own tools expect it: plans.json, dataset.json, fold_0/checkpoint_final.pth.
+def export(trainer: BudgetTrainer, folder: Path, fold: int) -> None:
+    """Leave the model as nnU-Net's own tools expect it: plans.json, dataset.json, fold_N/checkpoint_final.pth.
 
     The checkpoint holds tensors and plain types only, so that it can be read without unpickling code. It names
     nnU-Net's stock trainer, which builds the same network.
@@ -133,22 +203,25 @@ def export(trainer: BudgetTrainer, folder: Path) -> None:
         shutil.copyfile(Path(trainer.output_folder_base) / name, folder / name)
     network: Any = trainer.network
     network = getattr(network, "_orig_mod", network)  # unwrap torch.compile
+    network = getattr(network, "module", network)  # and DistributedDataParallel
+    network = getattr(network, "_orig_mod", network)
     checkpoint = {
         "network_weights": {key: value.detach().cpu() for key, value in network.state_dict().items()},
-        "init_args": {"configuration": CONFIGURATION, "fold": 0},
+        "init_args": {"configuration": trainer.configuration_name, "fold": fold},
         "trainer_name": "nnUNetTrainer",
         "inference_allowed_mirroring_axes": [int(axis) for axis in trainer.inference_allowed_mirroring_axes],
     }
-    (folder / "fold_0").mkdir(exist_ok=True)
-    torch.save(checkpoint, folder / "fold_0" / "checkpoint_final.pth")
+    (folder / f"fold_{fold}").mkdir(exist_ok=True)
+    torch.save(checkpoint, folder / f"fold_{fold}" / "checkpoint_final.pth")
 
 
 def describe(trainer: BudgetTrainer) -> dict[str, Any]:
-    """Figures of the training for the log; patch and spacing in nnU-Net's axis order (slowest axis first)."""
+    """Figures of a fold for the log; patch and spacing in nnU-Net's axis order (slowest axis first)."""
     config = trainer.configuration_manager
     recent = trainer.losses[-20:]
     return {
         "seconds_training": round(trainer.seconds_training, 2),
+        "waiting_share": round(trainer.seconds_waited / max(trainer.seconds_training, 1e-9), 3),
         "iterations": len(trainer.losses),
         "epochs": round(len(trainer.losses) / trainer.num_iterations_per_epoch, 2),
         "final_loss": sum(recent) / len(recent),
@@ -157,6 +230,30 @@ def describe(trainer: BudgetTrainer) -> dict[str, Any]:
         "batch_size": int(config.batch_size),
         "features_per_stage": [int(n) for n in config.network_arch_init_kwargs["features_per_stage"]],
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
+    }
+
+
+def together(folds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Figures of all folds: what adds up is added, the rest is that of the first."""
+    added = ("seconds_training", "iterations", "epochs")
+    figures = folds[0] | {key: round(sum(one[key] for one in folds), 2) for key in added}
+    return figures | ({"loss_of_folds": [one["final_loss"] for one in folds]} if len(folds) > 1 else {})
+
+
+def what_was_run(job: dict[str, Any]) -> dict[str, Any]:
+    """For whoever asks which nnU-Net a row is: version, planner, configuration, folds, GPUs, augmentation."""
+    from importlib.metadata import version
+
+    from baselines.nnunet.plans import PLANNERS
+
+    return {
+        "nnunetv2": version("nnunetv2"),
+        "planner": PLANNERS[job["plans"]],
+        "configuration": job["configuration"],
+        "folds": job["folds"],
+        "gpus": min(job["gpus"], batch_size(job)),
+        "augmentation_processes": int(os.environ["nnUNet_n_proc_DA"]),  # noqa: SIM112 - nnU-Net's own spelling
+        "optimiser": "AdamW" if job["plans"] == "small" else "SGD",
     }
 
 

@@ -61,6 +61,7 @@ class BudgetTrainer(nnUNetTrainer):  # type: ignore[misc, unused-ignore]
         self.clock = Clock(minutes=None, steps=STOCK_STEPS)
         self.adam = False
         self.report_every = 50
+        self.seconds_waited = 0.0
         self.losses: list[float] = []
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
@@ -86,13 +87,24 @@ class BudgetTrainer(nnUNetTrainer):  # type: ignore[misc, unused-ignore]
         while share < 1.0:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.initial_lr * (1 - share) ** POLY_EXPONENT
-            self.losses.append(float(self.train_step(next(self.dataloader_train))["loss"]))
+            asked = time.monotonic()
+            batch = next(self.dataloader_train)
+            self.seconds_waited += time.monotonic() - asked
+            self.losses.append(float(self.train_step(batch)["loss"]))
             if len(self.losses) % self.report_every == 0:
                 recent = float(np.mean(self.losses[-self.report_every :]))
                 self.print_to_log_file(f"step {len(self.losses)}, {share:.0%} of the budget, loss {recent:.4f}")
-            share = self.clock.share(len(self.losses))
+            share = self._agreed(self.clock.share(len(self.losses)))
         self.seconds_training = self.clock.seconds
         self.on_train_end()
+
+    def _agreed(self, share: float) -> float:
+        """The share that the first process sees, on all GPUs: one that ended alone would hang the others."""
+        if not self.is_ddp:
+            return share
+        told = torch.tensor(share, dtype=torch.float64, device=self.device)
+        torch.distributed.broadcast(told, src=0)
+        return float(told)
 
     def save_checkpoint(self, filename: str) -> None:
         """Nothing: `train_process` writes the weights once, without optimiser state, in plain types."""

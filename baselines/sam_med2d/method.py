@@ -18,6 +18,7 @@ _FILE = official_file(
         "(2.56 GB); whether it is the same file was not checked here."
     ),
     system="SAM-Med2D",
+    stand_in="baselines.sam_med2d.stand_in:write",
 )
 
 sam_med2d = Method(

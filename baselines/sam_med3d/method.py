@@ -18,6 +18,7 @@ _FILE = official_file(
     bytes=402_163_626,
     checksum="sha256:899a46d04d3b70f723282ceb489149373558bf0aaba389a346f5ab57da5cdd3c",
     system="SAM-Med3D",
+    stand_in="baselines.sam_med3d.stand_in:write",
 )
 
 sam_med3d = Method(

@@ -20,6 +20,7 @@ _FILE = official_file(
     note="SegVol: MIT is the licence of the code; the page of the weights names none.",
     checksum="sha256:b751dc95f1a0c0c6086c1e6fa7f8a17bbb87635e5226e15f5d156fbd364dbb85",
     system="SegVol",
+    stand_in="baselines.segvol.stand_in:write",
 )
 
 segvol = Method(

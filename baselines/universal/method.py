@@ -32,6 +32,7 @@ def _file(name: str, system: str, checksum: str = "") -> WeightFile:
         url=f"https://huggingface.co/ljwztc/CLIP-Driven-Universal-Model/resolve/main/{name}",
         checksum=checksum,
         note=_NOTE,
+        stand_in="baselines.universal.stand_in:write",
         system=system,
     )
 

@@ -100,7 +100,8 @@ def add(
     ],
     labels: LabelOptions,
     splits: Annotated[
-        str | None, Option("--splits", metavar="NAME", help="3dsam-adapter or patient; default: its own.")
+        str | None,
+        Option("--splits", metavar="WORD", help="3dsam-adapter, patient, folders, or a table or file of yours."),
     ] = None,
     printing: PrintOptions,
 ) -> None:

@@ -25,7 +25,7 @@ def list_suites(printing: PrintOptions) -> None:
             {
                 "name": suite.name,
                 "title": suite.title,
-                "datasets": [entry.name for entry in suite.datasets],
+                "datasets": list(dict.fromkeys(entry.name for entry in suite.datasets)),
                 "data": ", ".join(sorted("phantoms" if source == "phantom" else source for source in sources)),
                 "methods": [entry.title for entry in suite.methods],
                 "protocols": [protocol.name for protocol in suite.protocols],

@@ -60,6 +60,10 @@ UntrainedOption = Annotated[
     bool,
     Option("--untrained", help="Show what the bench trains untrained as well.", rich_help_panel=METHODS),
 ]
+RepeatsOption = Annotated[
+    int | None,
+    Option("--repeats", metavar="N", min=1, help="Trainings of all that learns.", rich_help_panel=METHODS),
+]
 JsonOption = Annotated[bool, Option("--json", help="Print the result as JSON.", rich_help_panel=OUTPUT)]
 DebugOption = Annotated[bool, Option("--debug", help="Show the traceback of an error.", rich_help_panel=OUTPUT)]
 AcceptOption = Annotated[bool, Option("--accept-licence", help="Accept the licence without being asked.")]
@@ -112,9 +116,9 @@ class DataOptions:
     all_datasets: Annotated[
         bool, Option("--all-datasets", help="Every dataset of the suite.", rich_help_panel=DATA)
     ] = False
-    added: Annotated[
+    phantoms: Annotated[
         bool,
-        Option("--added", help="With --dataset: that of `data list`, not the suite's.", rich_help_panel=DATA),
+        Option("--phantoms", help="With --dataset: the suite's phantoms, even if added.", rich_help_panel=DATA),
     ] = False
     data: Annotated[
         Path | None,
@@ -126,9 +130,28 @@ class DataOptions:
         ),
     ] = None
     labels: LabelOptions = LabelOptions()
+    train_on: Annotated[
+        str | None,
+        Option(
+            "--train-on",
+            metavar="NAME",
+            help="Learn from this dataset, test on the whole other.",
+            rich_help_panel=DATA,
+            autocompletion=completion.dataset_names,
+        ),
+    ] = None
+    splits: Annotated[
+        str | None,
+        Option(
+            "--splits",
+            metavar="WORD",
+            help="patient, folders, FILE.json, TABLE.csv or TABLE.csv:COLUMN.",
+            rich_help_panel=DATA,
+        ),
+    ] = None
     fold: Annotated[
-        int | None,
-        Option("--fold", metavar="N", min=0, help="Replaces the suite's fold.", rich_help_panel=DATA),
+        list[str] | None,
+        Option("--fold", metavar="N", help="Replaces the suite's; repeatable, or `all`.", rich_help_panel=DATA),
     ] = None
     protocol: Annotated[
         list[str] | None,

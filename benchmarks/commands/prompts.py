@@ -135,11 +135,11 @@ class _Chosen:
 
 def _chosen(bank: BankOptions) -> _Chosen:
     """What the options name."""
-    from benchmarks.execution.plan import Folders, resolve_dataset
+    from benchmarks.execution.datasets import Folders, dataset_of
     from benchmarks.execution.suite import load_suite
 
     suite = load_suite(bank.suite)
     entry = suite.with_datasets([bank.dataset]).datasets[0] if bank.dataset else suite.datasets[0]
     folders = Folders(writable_folder(bank.out))
     protocol = suite.protocol(bank.protocol)
-    return _Chosen(suite, resolve_dataset(entry, suite.seed, folders), entry.fold, protocol, folders.prompts)
+    return _Chosen(suite, dataset_of(suite, entry, folders), entry.fold_number, protocol, folders.prompts)

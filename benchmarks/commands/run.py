@@ -14,9 +14,11 @@ from benchmarks.commands.options import (
     ABLATION,
     ONE_METHOD,
     AgainOptions,
+    DataOptions,
     FreshOption,
     OutputOptions,
     PrintOptions,
+    RepeatsOption,
     UntrainedOption,
     WorkOptions,
 )
@@ -26,6 +28,7 @@ from benchmarks.common.output import DEFAULT_OUT
 from benchmarks.common.paths import user_path
 
 if TYPE_CHECKING:
+    from benchmarks.execution.entries import OwnData
     from benchmarks.execution.outcomes import RunResult
     from benchmarks.execution.suite import Suite
 
@@ -40,6 +43,7 @@ def run(
     *,
     work: WorkOptions,
     untrained: UntrainedOption = False,
+    repeats: RepeatsOption = None,
     output: OutputOptions,
     again: AgainOptions,
     printing: PrintOptions,
@@ -52,7 +56,8 @@ def run(
     * `tags-bench run --dataset kits21 --methods tags-tiny,ball` — one dataset, two methods
     * `tags-bench run --data ./Task07_Pancreas --target 2 --organ pancreas --lesion tumour` — your own scans
     * `tags-bench run --dataset lits17 --methods ball --masks ours=./masks` — masks made elsewhere, scored beside them
-    * `tags-bench run --suite my.yaml --address auto --gpus 1` — a suite of yours, on a Ray cluster
+    * `tags-bench run --dataset mine --train-on kits21 --gpus 1` — learn from one dataset, test on another
+    * `tags-bench run --suite paper --all-datasets --address auto` — the real benchmark; `rehearse` it first
     """
     from benchmarks import api
     from benchmarks.commands.terminal import Terminal
@@ -60,8 +65,9 @@ def run(
     from benchmarks.results.tables import leaderboard_page, print_page
 
     suite = chosen_suite(work)
+    suite = suite.with_untrained() if untrained else suite
     result = api.run(
-        suite.with_untrained() if untrained else suite,
+        suite if repeats is None else suite.with_repeats(repeats),
         out=output.out,
         tracking_uri=output.tracking_uri,
         address=work.cluster.address,
@@ -81,7 +87,12 @@ def run(
 
 @command(app, panel=PANEL)
 def train(
-    *, work: WorkOptions = ONE_METHOD, output: OutputOptions, fresh: FreshOption = False, printing: PrintOptions
+    *,
+    work: WorkOptions = ONE_METHOD,
+    repeats: RepeatsOption = None,
+    output: OutputOptions,
+    fresh: FreshOption = False,
+    printing: PrintOptions,
 ) -> None:
     """Train methods and keep the checkpoints, which `run` then uses.
 
@@ -98,8 +109,9 @@ def train(
     from benchmarks.commands.terminal import Terminal
     from benchmarks.execution.outcomes import short_figures
 
+    suite = chosen_suite(work)
     result = api.train(
-        chosen_suite(work),
+        suite if repeats is None else suite.with_repeats(repeats),
         out=output.out,
         tracking_uri=output.tracking_uri,
         address=work.cluster.address,
@@ -227,36 +239,57 @@ def chosen_suite(work: WorkOptions) -> Suite:
     """The suite that the options describe; without a word about datasets, on its first one."""
     from benchmarks import api
 
-    data, labels, wanted = work.data, work.data.labels, work.methods
-    own = None
-    if data.data is not None:
-        if data.all_datasets or len(data.dataset or ()) > 1:
-            raise UserError("--data names one folder; use it with at most one --dataset, and not with --all-datasets")
-        name = data.dataset[0] if data.dataset else ""
-        own = api.OwnData(data.data, name, labels.target, labels.organ, labels.lesion)
-    elif labels.target or labels.organ or labels.lesion:
-        raise UserError("--target, --organ and --lesion belong to --data")
-    if data.added and (own is not None or not data.dataset):
-        raise UserError("--added belongs to --dataset; see `tags-bench data list`")
+    wanted = work.methods
     suite = api.load_suite(
-        data.suite,
-        datasets=data.dataset if own is None and not data.added else None,
+        work.data.suite,
         methods=None if wanted.methods is None else _words(wanted.methods),
-        data=own,
         budget=api.BudgetChanges(
             work.budget.minutes, work.budget.steps, work.cluster.cpus, work.cluster.gpus, work.cluster.workers
         ),
-        seed=data.seed,
+        seed=work.data.seed,
         checkpoints=_checkpoint_files(wanted.checkpoint or ()),
     )
     suite = suite.with_masks(_mask_folders(wanted.masks or ()))
-    if data.added:
-        suite = suite.with_added_datasets(data.dataset or ())
-    elif own is None and not data.dataset and not data.all_datasets:
-        suite = suite.with_datasets([suite.datasets[0].name])
-    if data.fold is not None:
-        suite = suite.with_fold(data.fold)
+    return _with_data(suite, work.data)
+
+
+def _with_data(suite: Suite, data: DataOptions) -> Suite:
+    """The suite on the data that the options name, split, prompted and learned from as they say."""
+    own = _own_data(data)
+    if own is not None:
+        suite = suite.with_own_data(own)
+    elif data.dataset:
+        suite = suite.with_datasets(data.dataset, data.phantoms)
+    elif not data.all_datasets:
+        suite = suite.with_datasets([suite.datasets[0].name], phantoms=True)
+    if data.splits is not None and own is None:
+        suite = suite.with_splits(data.splits)
+    if data.train_on is not None:
+        suite = suite.with_training_on(data.train_on, data.phantoms)
+    if data.fold:
+        suite = suite.with_folds([_fold(word) for word in data.fold])
     return suite.with_protocols(data.protocol) if data.protocol else suite
+
+
+def _own_data(data: DataOptions) -> OwnData | None:
+    """What `--data` names. Raises UserError for options that belong to it and stand alone, or that contradict it."""
+    from benchmarks import api
+
+    labels = data.labels
+    if data.data is None:
+        if labels.target or labels.organ or labels.lesion:
+            raise UserError("--target, --organ and --lesion belong to --data")
+        return None
+    if data.all_datasets or len(data.dataset or ()) > 1:
+        raise UserError("--data names one folder; use it with at most one --dataset, and not with --all-datasets")
+    name = data.dataset[0] if data.dataset else ""
+    return api.OwnData(data.data, name, labels.target, labels.organ, labels.lesion, data.splits)
+
+
+def _fold(word: str) -> int | str:
+    if word == "all" or word.isdecimal():
+        return word if word == "all" else int(word)
+    raise UserError(f"--fold {word}: a number from 0 on, or 'all'")
 
 
 def _words(text: str) -> list[str]:

@@ -43,6 +43,8 @@ class WeightFile:
         system: what the file must turn out to be, in the words of `check`.
         check: "module:callable" that looks into the file without running anything of it; called as
             `callable(path, system)`, returns what is wrong in a line, or "".
+        stand_in: "module:callable" that writes a file of this layout with meaningless weights, for rehearsals (see
+            `benchmarks.weights.stand_ins`); called as `callable(path, system)`.
     """
 
     name: str
@@ -59,6 +61,7 @@ class WeightFile:
     optional: bool = field(default=False, compare=False)
     system: str = field(default="", compare=False)
     check: str = field(default="", compare=False)
+    stand_in: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         """Mistakes of whoever wrote the method; a name can never lead out of the weights folder."""

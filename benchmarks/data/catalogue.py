@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from benchmarks.common.seeds import generator
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo
 from benchmarks.data.intensities import CT, modality_of
 from benchmarks.data.layouts import kits23, msd, nnunet_raw, pairs_csv
-from benchmarks.data.layouts.layout import label_value, read_dataset_json, require_folder
+from benchmarks.data.layouts.layout import Splitting, label_value, read_dataset_json, require_folder
 from benchmarks.data.source import DatasetSource
-from benchmarks.data.splits import StoredSplits
+from benchmarks.data.split_files import FOLDERS, is_split_file, with_splits
+from benchmarks.data.splits import PATIENT, StoredSplits
 from benchmarks.data.target import Target
 
 logger = logging.getLogger(__name__)
@@ -64,15 +65,39 @@ def load_dataset(name: str, root: Path, *, splits: str | None = None, seed: int 
     """A known dataset from its official layout under `root`.
 
     Args:
-        splits: "patient", or the name of a published fold ("3dsam-adapter"); by default the dataset's own
-            (`DatasetInfo.split_source`), and "patient" for phantoms.
+        splits: "patient", the name of a published fold ("3dsam-adapter"), or a word of `split_files`; by default the
+            dataset's own (`DatasetInfo.split_source`), and "patient" for phantoms.
         seed: of the patient split of phantoms; stored folds do not depend on it.
         strict: the first bad case raises; otherwise bad cases are listed in `Dataset.excluded`.
 
     Raises:
         UserError: unknown dataset, missing or empty folder, a bad case (strict).
     """
-    return dataset_source(name).load(root, splits=splits, seed=seed, strict=strict)
+    if splits is None or not is_split_file(splits):
+        return dataset_source(name).load(root, splits=splits, seed=seed, strict=strict)
+    return with_splits(dataset_source(name).load(root, splits="patient", seed=seed, strict=strict), splits)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the user's own data are read.
+
+    Attributes:
+        label: value or name of the label to segment; needed if dataset.json has more than one.
+        organ, lesion: plain words for methods that read text; the lesion defaults to the label's name.
+        name: of the dataset; by default the folder's.
+        splits: "patient" (the default), or a word of `split_files`. A table with a column `split` follows it.
+        seed: of the split by patient.
+        strict: the first bad case raises; otherwise bad cases are listed in `Dataset.excluded`.
+    """
+
+    label: int | str | None = None
+    organ: str = ""
+    lesion: str = ""
+    name: str | None = None
+    splits: str | None = None
+    seed: int = 0
+    strict: bool = True
 
 
 def load_folder(
@@ -85,34 +110,46 @@ def load_folder(
     *,
     strict: bool = True,
 ) -> Dataset:
-    """The user's own data, split by patient.
+    """The user's own data, split by patient; arguments and errors as for `load_own`."""
+    return load_own(root, Reading(target_label, organ, lesion, name, None, seed, strict))
+
+
+def load_own(root: Path, reading: Reading) -> Dataset:
+    """The user's own data.
 
     Args:
         root: a folder in MSD or nnU-Net raw layout (files of KiTS21 and LiTS17 are recognised too), or a CSV of
             pairs.
-        target_label: value or name of the label to segment; needed if dataset.json has more than one.
-        organ, lesion: plain words for methods that read text; the lesion defaults to the label's name.
-        seed: of the split.
-        name: of the dataset; by default the folder's.
 
     The target gets a soft-tissue window; `intensity_statistics` measures one that fits.
 
     Raises:
-        UserError: no known layout, an ambiguous or unknown target, or a bad case (strict).
+        UserError: no known layout, an ambiguous or unknown target, a split that does not fit, or a bad case (strict).
     """
-    root = user_path(root)
+    root, splits = user_path(root), reading.splits
+    if splits not in (None, PATIENT) and not is_split_file(splits):
+        known = "'patient', 'folders', or a .csv or .json file"
+        raise UserError(f"unknown splits '{shorten(str(splits), 80)}' for data of your own; {known}")
     if root.suffix.lower() == ".csv":
-        return _load_table(root, target_label, organ, lesion, seed, name, strict)
+        dataset = _load_table(root, reading)
+        splits = splits or (str(root) if pairs_csv.has_split(root) else None)
+    else:
+        dataset = _load_layout(root, reading)
+    return with_splits(dataset, splits) if splits is not None and is_split_file(splits) else dataset
+
+
+def _load_layout(root: Path, reading: Reading) -> Dataset:
     require_folder(root)
+    name, seed, strict = reading.name, reading.seed, reading.strict
     if kits23.is_layout(root):
         if name in datasets():
             raise UserError(f"{root}: these are files of KiTS19 or KiTS23, not of {name}; give them another name")
         dataset = kits23.load(root, name or _slug(root.resolve().name) or "folder", seed=seed, strict=strict)
-        return replace(dataset, targets=(_official_target(dataset, target_label, organ, lesion),))
+        return replace(dataset, targets=(_official_target(dataset, reading),))
     official = _recognise(root)
     if official is not None:
-        dataset = load_dataset(official, root, splits="patient", seed=seed, strict=strict)
-        return replace(dataset, targets=(_official_target(dataset, target_label, organ, lesion),))
+        dataset = load_dataset(official, root, splits=PATIENT, seed=seed, strict=strict)
+        return replace(dataset, targets=(_official_target(dataset, reading),))
     if not (root / "imagesTr").is_dir():
         raise UserError(
             f"{root}: no known layout; needed: imagesTr, labelsTr and dataset.json (MSD or nnU-Net raw), "
@@ -120,7 +157,7 @@ def load_folder(
         )
     content = read_dataset_json(root)
     labels = msd.named_labels(content, root)
-    target = _target(root, labels, target_label, organ, lesion)
+    target = _target(root, labels, reading)
     chosen_name = name or _slug(root.resolve().name) or "folder"
     info = DatasetInfo(
         name=chosen_name,
@@ -136,7 +173,8 @@ def load_folder(
         modality=_modality(content),
     )
     load = nnunet_raw.load if nnunet_raw.is_layout(root, content) else msd.load
-    return load(root, info, stored=_stored_splits(chosen_name), splits="patient", seed=seed, strict=strict)
+    splitting = Splitting(_stored_splits(chosen_name), PATIENT, seed)
+    return load(root, info, splitting, strict=strict, tested=reading.splits == FOLDERS)
 
 
 def _modality(content: Mapping[str, Any]) -> str:
@@ -146,33 +184,27 @@ def _modality(content: Mapping[str, Any]) -> str:
     return modality_of(str(first)) if first else CT
 
 
-def _load_table(
-    table: Path,
-    target_label: int | str | None,
-    organ: str,
-    lesion: str,
-    seed: int,
-    name: str | None,
-    strict: bool,
-) -> Dataset:
-    value = label_value(target_label)
+def _load_table(table: Path, reading: Reading) -> Dataset:
+    value = label_value(reading.label)
     if value is None or value < 1:
         raise UserError(f"{table}: a table does not name its labels; give the number to segment with --target")
+    organ, lesion = reading.organ, reading.lesion
     target = Target(_slug(f"{organ} {lesion}") or f"label-{value}", organ, lesion, (value,))
-    chosen_name = name or _slug(table.stem) or "table"
+    chosen_name = reading.name or _slug(table.stem) or "table"
     info = DatasetInfo(
         name=chosen_name,
         title=chosen_name,
         targets=(target,),
         licence="",
-        layout="a CSV file with the columns image, label [, case, patient]",
+        layout="a CSV file with the columns image, label [, case, patient, split]",
         citation="",
         url=str(table),
         cases=0,
         split_source="by patient",
         modality=pairs_csv.modality(table),
     )
-    return pairs_csv.load(table, info, stored=_stored_splits(chosen_name), seed=seed, strict=strict)
+    stored = _stored_splits(chosen_name)
+    return pairs_csv.load(table, info, stored=stored, seed=reading.seed, strict=reading.strict)
 
 
 def _stored_splits(name: str) -> StoredSplits | None:
@@ -221,8 +253,9 @@ def _recognise(root: Path) -> str | None:
     return None
 
 
-def _official_target(dataset: Dataset, wanted: int | str | None, organ: str, lesion: str) -> Target:
+def _official_target(dataset: Dataset, reading: Reading) -> Target:
     """The dataset's own target in the user's words, or another of its label values."""
+    wanted, organ, lesion = reading.label, reading.organ, reading.lesion
     target = dataset.targets[0]
     target = replace(target, organ=organ or target.organ, lesion=lesion or target.lesion)
     if wanted is None or str(wanted) == str(target.labels[0]):
@@ -237,10 +270,9 @@ def _official_target(dataset: Dataset, wanted: int | str | None, organ: str, les
     return Target(name, organ, lesion, (value,), organs)
 
 
-def _target(
-    root: Path, labels: list[tuple[str, tuple[int, ...]]], wanted: int | str | None, organ: str, lesion: str
-) -> Target:
+def _target(root: Path, labels: list[tuple[str, tuple[int, ...]]], reading: Reading) -> Target:
     """The label or region of a name, or the label of a value, which may have a name only as a part of regions."""
+    wanted, organ, lesion = reading.label, reading.organ, reading.lesion
     listing = ", ".join(f"{'+'.join(map(str, values))} {name}" for name, values in labels) or "none"
     if wanted is None and len(labels) != 1:
         raise UserError(f"{root}: choose the label to segment with --target; labels: {listing}")

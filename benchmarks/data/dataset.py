@@ -51,6 +51,21 @@ class Split:
 
 
 @dataclass(frozen=True)
+class External:
+    """Another dataset that methods learn from, where a dataset is there for testing only.
+
+    Attributes:
+        tested: the name under which the tested dataset is known.
+        training: the dataset that is learned from.
+        fold: of it; its training and validation cases are used.
+    """
+
+    tested: str
+    training: Dataset
+    fold: int = 0
+
+
+@dataclass(frozen=True)
 class Dataset:
     """A named, versioned collection of cases.
 
@@ -65,6 +80,7 @@ class Dataset:
         split_source: where the splits come from, in a line for tables.
         notes: what a reader of results must know, such as a download that is only partial.
         label_values: that a label map may hold, the background included; empty if that is not known.
+        external: what methods learn from, if that is another dataset.
     """
 
     name: str
@@ -79,6 +95,18 @@ class Dataset:
     split_source: str = ""
     notes: tuple[str, ...] = ()
     label_values: tuple[int, ...] = ()
+    external: External | None = None
+
+    def learning_cases(self, part: str, fold: int = 0) -> list[Case]:
+        """The cases of "train" or "validation" that methods learn from: its own, or those of another dataset."""
+        if self.external is None:
+            return self.split_cases(part, fold)
+        return self.external.training.split_cases(part, self.external.fold)
+
+    @property
+    def known_as(self) -> str:
+        """The name under which the tested cases are known, whatever was learned from."""
+        return self.name if self.external is None else self.external.tested
 
     @property
     def modality(self) -> str:

@@ -18,8 +18,9 @@ from benchmarks.common.errors import UserError, nearest_name, shorten
 from benchmarks.common.files import write_json
 from benchmarks.common.home import HOME_VARIABLE, data_home
 from benchmarks.common.paths import NAME_LENGTH, user_path
-from benchmarks.data.catalogue import datasets, load_dataset, load_folder
+from benchmarks.data.catalogue import Reading, datasets, load_dataset, load_own
 from benchmarks.data.dataset import Dataset
+from benchmarks.data.split_files import absolute
 from benchmarks.data.verify import CaseReport, Problem, TargetSize, verify, without_bad_cases
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -33,7 +34,7 @@ class Registration:
     Attributes:
         root: the folder, or the CSV table.
         target, organ, lesion: as given for the user's own data; see `load_folder`.
-        splits: "3dsam-adapter" or "patient"; None is the dataset's default.
+        splits: "3dsam-adapter", "patient", or a word of `split_files`; None is the dataset's default.
         licence: as stated by the dataset.
         sizes: case id → bytes of image and label when they were checked.
         excluded: case id → why it is left out.
@@ -85,7 +86,7 @@ def add(
         UserError: the layout is not there, no case is usable, or the data home cannot be written.
     """
     _path(wanted.name, home)  # a name that cannot be kept ends here, before the work
-    wanted = replace(wanted, root=user_path(wanted.root).resolve())
+    wanted = replace(wanted, root=user_path(wanted.root).resolve(), splits=absolute(wanted.splits))
     dataset = _open(wanted)
     if opened is not None:
         opened(dataset)
@@ -135,8 +136,8 @@ def resolve(name: str, home: Path | None = None) -> Path | None:
     return root
 
 
-def load(name: str, home: Path | None = None) -> Dataset:
-    """A listed dataset with its bad cases left out.
+def load(name: str, home: Path | None = None, splits: str | None = None) -> Dataset:
+    """A listed dataset with its bad cases left out; `splits` other than those it was added with.
 
     Its splits do not depend on the seed of a run: what `data splits` shows is what every run uses.
 
@@ -145,7 +146,7 @@ def load(name: str, home: Path | None = None) -> Dataset:
     """
     known = registration(name, home)
     resolve(name, home)
-    dataset = _open(known)
+    dataset = _open(known if splits is None else replace(known, splits=splits))
     for case_id in known.sizes:
         if case_id not in dataset.cases:
             reason = dataset.excluded.get(case_id, "missing")
@@ -178,14 +179,8 @@ def problem_rows(found: Registration) -> list[dict[str, str]]:
 def _open(wanted: Registration) -> Dataset:
     if wanted.name in datasets() and wanted.target is None:
         return load_dataset(wanted.name, wanted.root, splits=wanted.splits, strict=False)
-    return load_folder(
-        wanted.root,
-        wanted.target,
-        organ=wanted.organ,
-        lesion=wanted.lesion,
-        name=wanted.name,
-        strict=False,
-    )
+    reading = Reading(wanted.target, wanted.organ, wanted.lesion, wanted.name, wanted.splits, strict=False)
+    return load_own(wanted.root, reading)
 
 
 def _sizes(dataset: Dataset, case_id: str) -> tuple[int, int]:

@@ -60,11 +60,12 @@ def _machine(out: Path) -> dict[str, Any]:
         "processors": os.cpu_count(),
         "memory": f"{psutil.virtual_memory().total / 1e9:.0f} GB",
         "free disk": f"{shutil.disk_usage(place).free / 1e9:.0f} GB at {place}",
-        "GPU": _gpu(),
+        "GPU": gpu_line(),
     }
 
 
-def _gpu() -> str:
+def gpu_line() -> str:
+    """The GPUs that torch sees, in a line."""
     if importlib.util.find_spec("torch") is None:
         return "unknown, torch is not installed"
     import torch

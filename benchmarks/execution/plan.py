@@ -4,32 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.common.environment import revision
 from benchmarks.common.errors import UserError
-from benchmarks.common.files import read_json, safe_name, write_json
+from benchmarks.common.files import safe_name
 from benchmarks.common.identity import digest, fingerprint_config
 from benchmarks.common.paths import user_path
 from benchmarks.common.seeds import derive_seed
 from benchmarks.contestants import Environment, Method, Target
 from benchmarks.contestants import method as find_method
-from benchmarks.data import registry
-from benchmarks.data.cache import FOLDER_VARIABLE as CACHE_VARIABLE
 from benchmarks.data.cache import cache_limit
-from benchmarks.data.catalogue import datasets as known_datasets
-from benchmarks.data.catalogue import intensity_statistics, load_dataset, load_folder
 from benchmarks.data.dataset import Case, Dataset, fingerprint_cases
 from benchmarks.data.intensities import said_of
-from benchmarks.data.phantom import synthesise
+from benchmarks.execution.datasets import Folders, resolve_dataset, target_for
 from benchmarks.execution.evaluate import Evaluation, applicable
 from benchmarks.execution.given_masks import MADE_ELSEWHERE, GivenMasks, given_masks, masks_method
-from benchmarks.execution.suite import DatasetEntry, MethodEntry, Suite
-from benchmarks.execution.training import (
-    TrainingJob,
-)
+from benchmarks.execution.members import members, method_of
+from benchmarks.execution.suite import MethodEntry, Suite
+from benchmarks.execution.training_job import TrainingJob
 from benchmarks.metrics import DEFAULT_RULE, METRICS_VERSION
 from benchmarks.prompting.bank import PromptBank
 from benchmarks.prompting.prompts import SIMULATED
@@ -37,42 +32,7 @@ from benchmarks.prompting.protocol import PROTOCOL_VERSION, Protocol
 from benchmarks.results.records import SCHEMA_VERSION, RecordStore
 from benchmarks.weights.official_files import settings_from_files
 
-
-@dataclass(frozen=True)
-class Folders:
-    """Everything that a run writes lies below one output folder."""
-
-    out: Path
-
-    @property
-    def records(self) -> Path:
-        return self.out / "records"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.out / "checkpoints"
-
-    @property
-    def predictions(self) -> Path:
-        return self.out / "predictions"
-
-    @property
-    def cache(self) -> Path:
-        """Prepared volumes: where `TAGS_BENCH_CACHE` says, else below the output folder."""
-        setting = os.environ.get(CACHE_VARIABLE)
-        return user_path(setting).absolute() if setting else self.out / "cache"
-
-    @property
-    def prompts(self) -> Path:
-        return self.out / "prompts"
-
-    @property
-    def data(self) -> Path:
-        return self.out / "data"
-
-    @property
-    def logs(self) -> Path:
-        return self.out / "logs"
+__all__ = ["Folders", "Unit", "members", "method_of", "plan", "resolve_dataset", "without_repeats"]
 
 
 @dataclass(frozen=True)
@@ -105,6 +65,7 @@ class Unit:
     case_timeout_seconds: float
     cpus: int
     gpus: float
+    rehearsal: bool = False
 
     @property
     def environment(self) -> Environment | None:
@@ -156,6 +117,7 @@ class Unit:
             "cases": [case.case_id for case in self.cases],
             "cases_digest": self.cases_digest,
             "training_cases": [case.case_id for case in self.job.cases] if self.job else [],
+            **self._particulars(),
             "checkpoint": self.job.digest() if self.job else "",
             "budget": asdict(self.job.budget) if self.job else {},
             "workers": self.job.workers if self.job else 0,
@@ -177,52 +139,31 @@ class Unit:
         out = self.folder.parents[3]  # records/<suite>/<dataset>/<unit> lies in it
         return "" if path is None else os.path.relpath(path, out)
 
+    def _particulars(self) -> dict[str, Any]:
+        """What is said of some units only."""
+        found: dict[str, Any] = {}
+        if self.rehearsal:
+            found["rehearsal"] = True
+        external = self.dataset.external
+        if external is not None:
+            learned = len(external.training.split_cases("train", external.fold))
+            found["external"] = {
+                "tested": external.tested,
+                "trained_on": external.training.name,
+                "fold": external.fold,
+                "training_cases": learned,
+                "synthetic_training": external.training.synthetic,
+            }
+        if self.dataset.split_source:
+            found["split_source"] = self.dataset.split_source
+        return found
+
     def _contamination(self) -> str:
         """What the released weights have seen of the dataset, by the method's card; nobody has seen the phantoms."""
         if self.dataset.synthetic:
             return "unseen"
         seen = self.method.card.training_data
-        return seen.get(self.dataset.name, seen.get("*", "unknown"))
-
-
-def resolve_dataset(entry: DatasetEntry, seed: int, folders: Folders) -> Dataset:
-    """The dataset of a suite entry: phantoms are written first if they are not there yet.
-
-    Raises:
-        UserError: a missing or broken folder, an unknown target.
-    """
-    if entry.source == "phantom":
-        root = synthesise(entry.name, folders.data / "phantom", seed=seed, cases=entry.cases)
-        return load_dataset(entry.name, root, seed=seed)
-    if not entry.source:
-        added = registry.registration(entry.name)
-        dataset = registry.load(entry.name)
-        own = added.target is not None or entry.name not in known_datasets()
-        return _with_measured_intensities(dataset, entry.fold, seed, folders) if own else dataset
-    root = user_path(entry.source).resolve()
-    if entry.name in known_datasets() and entry.target is None:
-        return load_dataset(entry.name, root, seed=seed)
-    dataset = load_folder(
-        root, target_label=entry.target, organ=entry.organ, lesion=entry.lesion, seed=seed, name=entry.name
-    )
-    return _with_measured_intensities(dataset, entry.fold, seed, folders)
-
-
-def _with_measured_intensities(dataset: Dataset, fold: int, seed: int, folders: Folders) -> Dataset:
-    """Window, mean and deviation of the user's own targets, measured on the training split and kept on disk."""
-    measured = []
-    cases = dataset.split_cases("train", fold)
-    for target in dataset.targets:
-        identity = digest([fingerprint_cases(cases), target.labels, target.organ_labels, seed])
-        path = folders.data / "intensities" / f"{safe_name(dataset.name)}-{identity}.json"
-        if path.is_file():
-            known = read_json(path)
-            measured.append(replace(target, **known | {"window": tuple(known["window"])}))
-            continue
-        fresh = intensity_statistics(cases, target, seed)
-        write_json(path, {"window": fresh.window, "mean": fresh.mean, "std": fresh.std})
-        measured.append(fresh)
-    return replace(dataset, targets=tuple(measured))
+        return seen.get(self.dataset.known_as, seen.get("*", "unknown"))
 
 
 def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Unit]:
@@ -234,22 +175,23 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
     cache_limit()  # a wrong setting ends here, not in a worker
     units: list[Unit] = []
     for entry, dataset in zip(suite.datasets, datasets, strict=True):
-        if entry.fold >= len(dataset.splits):
-            raise UserError(f"dataset '{dataset.name}' has folds 0 to {len(dataset.splits) - 1}, not {entry.fold}")
-        if not dataset.split_cases(suite.part, entry.fold):
-            raise UserError(f"dataset '{dataset.name}', fold {entry.fold}: no case in its {suite.part} split")
-        files = fingerprint_cases(dataset.split_cases(suite.part, entry.fold))
-        banks = _frozen_prompts(suite, dataset, entry.fold, folders.prompts / files)
-        prompts = _prompts_digest(suite, entry.fold, files, banks)
-        evaluated = _Evaluated(dataset, entry.fold, files, banks, prompts)
+        fold = entry.fold_number
+        if fold >= len(dataset.splits):
+            raise UserError(f"dataset '{dataset.name}' has folds 0 to {len(dataset.splits) - 1}, not {fold}")
+        if not dataset.split_cases(suite.part, fold):
+            raise UserError(f"dataset '{dataset.name}', fold {fold}: no case in its {suite.part} split")
+        files = fingerprint_cases(dataset.split_cases(suite.part, fold))
+        banks = _frozen_prompts(suite, dataset, fold, folders.prompts / files)
+        prompts = _prompts_digest(suite, fold, files, banks)
+        evaluated = _Evaluated(dataset, fold, files, banks, prompts)
         for target in dataset.targets:
-            for member in suite.methods:
+            for member in members(suite):
                 if member.kind == "masks":
                     units += _masks_unit(suite, member, evaluated, target, folders)
                     continue
                 unit = _unit(suite, member, evaluated, target, folders)
                 units.append(unit)
-                if suite.untrained and unit.trained_by_the_bench:
+                if suite.untrained and unit.trained_by_the_bench and not member.repeat:
                     twin = member.model_copy(update={"untrained": True})
                     units.append(_unit(suite, twin, evaluated, target, folders))
     _refuse_unused_masks(suite, units)
@@ -266,15 +208,6 @@ def _refuse_unused_masks(suite: Suite, units: Iterable[Unit]) -> None:
         if entry.kind == "masks" and entry.title not in used:
             ours = ", ".join(one.name for one in suite.datasets)
             raise UserError(f"masks '{entry.title}': a folder is named for {', '.join(entry.folder)}, none for {ours}")
-
-
-def method_of(entry: MethodEntry) -> Method:
-    """What an entry of a suite stands for. Raises UserError for an unknown name or setting."""
-    if entry.kind == "masks":
-        return masks_method(entry.name)
-    method = find_method(entry.name)
-    method.configured(entry.config)
-    return method
 
 
 def without_repeats(units: Iterable[Unit]) -> list[tuple[Unit, tuple[Unit, ...]]]:
@@ -314,25 +247,27 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
     dataset, fold, files, banks = evaluated.dataset, evaluated.fold, evaluated.files, evaluated.banks
     method = find_method(entry.name)
     config = method.configured(entry.config)
-    official = settings_from_files(method, entry.title, config, dataset.name)
+    official = settings_from_files(method, entry.title, config, dataset.known_as)
     entry = entry.model_copy(update={"config": {**entry.config, **official}})
     config |= official
     cases = tuple(dataset.split_cases(suite.part, fold))
     protocols = applicable(suite.protocols, method.prompts)
-    budget = suite.budget.budget()
+    budget = suite.budget.budget(entry.budget)
     job = None
     if config.get("checkpoint") and not user_path(str(config["checkpoint"])).is_file():
         raise UserError(f"method '{entry.title}': no checkpoint file at {config['checkpoint']}")
     if method.training != "none" and (entry.fine_tune or not config.get("checkpoint")):
-        training = tuple(dataset.split_cases("train", fold))
-        _refuse_seen_cases(dataset, fold, training, cases, suite.part)
+        training = tuple(dataset.learning_cases("train", fold))
+        if dataset.external is None:  # otherwise ids mean nothing; contents were compared when the pair was made
+            _refuse_seen_cases(dataset, fold, training, cases, suite.part)
         seed = derive_seed(suite.seed, "repeat", entry.repeat) if entry.repeat else suite.seed
         keep_best = suite.keep_best if method.training == "bench" and not entry.untrained else 0
-        validation = tuple(dataset.split_cases("validation", fold)) if keep_best else ()
+        validation = tuple(dataset.learning_cases("validation", fold)) if keep_best else ()
         if keep_best and not validation:
             raise UserError(f"keep_best: {dataset.name} has no validation cases in fold {fold}")
+        learned = target if dataset.external is None else target_for(target, dataset.external.training)
         job = TrainingJob(
-            method.name, entry.config, target, training, budget, seed,
+            method.name, entry.config, learned, training, budget, seed,
             workers=1 if entry.untrained else suite.workers,
             validation=validation,
             validate_at=tuple((number + 1) / keep_best for number in range(keep_best)),
@@ -451,6 +386,7 @@ def _assembled(suite: Suite, made: _Made, evaluated: _Evaluated, target: Target,
         case_timeout_seconds=60 * suite.case_timeout_minutes,
         cpus=1 if made.given else budget.cpus,
         gpus=0.0 if made.given else budget.gpus,
+        rehearsal=suite.rehearsal,
     )
 
 

@@ -3,166 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from benchmarks.common.errors import UserError, nearest_name, shorten
 from benchmarks.common.paths import user_path
-from benchmarks.common.validation import one_line_errors
-from benchmarks.contestants import Budget, Environment
 from benchmarks.data.catalogue import broken_datasets, phantom_names
 from benchmarks.data.catalogue import datasets as known_datasets
 from benchmarks.data.registry import registration, registrations
 from benchmarks.execution.embedded import embedded_suites, suite_text
+from benchmarks.execution.entries import (
+    ALL_FOLDS,
+    BudgetChanges,
+    BudgetEntry,
+    DatasetEntry,
+    EveryKeyOnce,
+    MethodBudget,
+    MethodEntry,
+    OwnData,
+    Strict,
+    first_problem,
+)
 from benchmarks.execution.training_job import TIMEOUT_MINUTES
 from benchmarks.metrics import DEFAULT_POLICY, POLICIES
 from benchmarks.prompting.protocol import Protocol
 
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class DatasetEntry(_Strict):
-    """One dataset of a suite.
-
-    `source` is "phantom" (synthetic data written in the official layout), a folder, or empty: then the dataset is the
-    one that `tags-bench data add` listed under this name on this machine. For a folder in MSD or
-    nnU-Net raw layout that the catalogue does not know, `target`, `organ` and `lesion` name what to segment.
-    """
-
-    name: str
-    source: str = ""
-    cases: int = Field(default=14, ge=3, description="number of phantoms; ignored for real data")
-    fold: int = Field(default=0, ge=0)
-    target: int | str | None = None
-    organ: str = ""
-    lesion: str = ""
+__all__ = [
+    "ALL_FOLDS",
+    "BudgetChanges",
+    "BudgetEntry",
+    "DatasetEntry",
+    "MethodBudget",
+    "MethodEntry",
+    "OwnData",
+    "Suite",
+    "load_suite",
+    "parse_suite",
+]
 
 
-def _environment(value: Any) -> Environment | None:
-    return value if value is None or isinstance(value, Environment) else Environment.from_mapping(value)
+PLAIN_KINDS = ("none", "text", "centre-click", "random-click", "box", "mask")
+"""Protocols that need no setting: a command may name them whatever the suite holds."""
 
 
-class MethodEntry(_Strict):
-    """One method of a suite.
-
-    `config` overrides single settings and `label` names the variant in the tables. A method with an official
-    `checkpoint` in its configuration is evaluated as released; `fine_tune` trains it on the training split first.
-    `repeat` n > 0 trains from other random numbers (initial weights, crops, prompts) than the suite's seed gives.
-    `untrained` evaluates the weights that a training by the bench begins with. `environment` is where its processes
-    run, in place of what the method says of itself.
-
-    With `kind: masks` it is no installed method: masks made elsewhere are scored, from one `folder` (or one for each
-    dataset, by name); `value` says which value of the files means the target, where they hold more than one.
-    """
-
-    name: str
-    kind: Literal["method", "masks"] = "method"
-    folder: str | dict[str, str] = ""
-    value: int | None = Field(default=None, ge=1)
-    environment: Annotated[Environment | None, BeforeValidator(_environment)] = None
-    config: dict[str, Any] = Field(default_factory=dict)
-    label: str = ""
-    fine_tune: bool = False
-    repeat: int = Field(default=0, ge=0)
-    untrained: bool = False
-
-    @model_validator(mode="after")
-    def _says_where_masks_are(self) -> Self:
-        if self.kind == "masks" and not self.folder:
-            raise UserError(f"masks '{self.name}': `folder` says where they are")
-        if self.kind == "masks" and (
-            self.config or self.fine_tune or self.untrained or self.repeat or self.environment
-        ):
-            raise UserError(f"masks '{self.name}': only `folder`, `value` and `label` have an effect there")
-        if self.kind == "method" and (self.folder or self.value is not None):
-            raise UserError(f"method '{self.name}': `folder` and `value` belong to `kind: masks`")
-        return self
-
-    @property
-    def title(self) -> str:
-        return (self.label or self.name) + (" (untrained)" if self.untrained else "")
-
-    @staticmethod
-    def from_file(path: Path) -> MethodEntry:
-        """Read one entry from a YAML file, such as the `best.yaml` of a sweep. Raises UserError."""
-        try:
-            content = yaml.load(path.read_text(encoding="utf-8"), Loader=_EveryKeyOnce)  # noqa: S506 - a SafeLoader
-            return MethodEntry.model_validate(content)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"method file {path}: cannot be read ({' '.join(str(error).split())})") from error
-        except ValidationError as error:
-            raise UserError(f"method file {path}: {_first_problem(error, MethodEntry.model_fields)}") from error
-
-
-@one_line_errors("budget")
-class BudgetEntry(_Strict):
-    """What every method may spend on training, on one worker; see `benchmarks.contestants.Budget`."""
-
-    minutes: float | None = Field(default=None, gt=0)
-    steps: int | None = Field(default=None, gt=0)
-    cpus: int = Field(default=1, ge=1)
-    gpus: float = Field(default=0.0, ge=0)
-
-    @model_validator(mode="after")
-    def _is_limited(self) -> Self:
-        if self.minutes is None and self.steps is None:
-            raise UserError("budget: give minutes or steps of training, such as {minutes: 5}")
-        return self
-
-    def budget(self) -> Budget:
-        return Budget(self.minutes, self.steps, self.cpus, self.gpus)
-
-
-@dataclass(frozen=True)
-class OwnData:
-    """Scans of the user's own, in place of the datasets of a suite.
-
-    Attributes:
-        source: a folder in a known layout, or a CSV table of pairs.
-        name: of the dataset; by default that of the folder or table.
-        target: the label to segment, value or name; needed where there is more than one.
-        organ, lesion: plain words for methods that read text.
-    """
-
-    source: Path
-    name: str = ""
-    target: int | str | None = None
-    organ: str = ""
-    lesion: str = ""
-
-    def entry(self) -> DatasetEntry:
-        """The entry of a suite. Raises UserError if nothing lies there."""
-        source = user_path(self.source)
-        if not source.exists():
-            raise UserError(f"own data {self.source}: no such folder or table")
-        whole = source.resolve()
-        name = self.name or (whole.stem if whole.is_file() else whole.name)
-        return DatasetEntry(
-            name=name, source=str(self.source), target=self.target, organ=self.organ, lesion=self.lesion
-        )
-
-
-@dataclass(frozen=True)
-class BudgetChanges:
-    """What replaces the budget of a suite; None keeps what it says. `steps` alone takes the place of `minutes`.
-
-    `workers` is the number of Ray Train workers of one training; `cpus` and `gpus` are for each of them.
-    """
-
-    minutes: float | None = None
-    steps: int | None = None
-    cpus: int | None = None
-    gpus: float | None = None
-    workers: int | None = None
-
-
-class Suite(_Strict):
+class Suite(Strict):
     """What a benchmark run consists of."""
 
     name: str
@@ -185,6 +73,26 @@ class Suite(_Strict):
     save_predictions: bool = True
     untrained: bool = Field(default=False, description="show every method that the bench trains untrained as well")
     part: Literal["test", "validation"] = "test"
+    repeats: int = Field(default=1, ge=1, description="trainings of every method that learns, by other random numbers")
+    rehearsal: bool = Field(default=False, description="a rehearsal, whose numbers mean nothing; see `rehearse`")
+
+    @field_validator("datasets", mode="before")
+    @classmethod
+    def _folds_are_entries(cls, value: Any) -> Any:
+        """An entry with `folds` stands for one entry for each of them."""
+        if not isinstance(value, list | tuple):
+            return value
+        entries: list[Any] = []
+        for entry in value:
+            folds = entry.get("folds") if isinstance(entry, Mapping) else None
+            if not isinstance(entry, Mapping) or "folds" not in entry:
+                entries.append(entry)
+            elif "fold" in entry or not isinstance(folds, list) or not folds:
+                raise UserError("datasets: `folds` is a list such as [0, 1, 2], and takes the place of `fold`")
+            else:
+                rest = {key: content for key, content in entry.items() if key != "folds"}
+                entries += [{**rest, "fold": fold} for fold in folds]
+        return entries
 
     @field_validator("methods", mode="before")
     @classmethod
@@ -242,25 +150,42 @@ class Suite(_Strict):
         joining = tuple(MethodEntry(name=name, kind="masks", folder=str(place)) for name, place in folders.items())
         return self.model_copy(update={"methods": (*self.methods, *joining)})
 
-    def with_datasets(self, names: Sequence[str]) -> Suite:
-        """Only these datasets of the suite; or, where it lists none of them, those added on this machine.
+    def with_datasets(self, names: Sequence[str], phantoms: bool = False) -> Suite:
+        """Only these datasets.
 
-        Phantoms of an installed dataset that was not added join a suite of phantoms.
+        A name that the suite lists as phantoms, or does not list, means the data that were added on this machine under
+        that name, if there are any; else the phantoms of an installed dataset, in a suite of phantoms.
+
+        Args:
+            phantoms: of names that the suite lists as phantoms, whatever was added.
 
         Raises:
             UserError: an unknown name (the nearest one is offered), a dataset that is broken, or some of the suite
                 beside some that were added.
         """
-        listed = {entry.name: entry for entry in self.datasets}
-        added = registrations() if any(name not in listed for name in names) else {}
-        listed |= {name: self._phantoms(name, [*listed, *added]) for name in names if name not in {*listed, *added}}
-        unlisted = [name for name in names if name not in listed]
-        if not unlisted:
-            return self.model_copy(update={"datasets": tuple(listed[name] for name in names)})
-        if len(unlisted) < len(names):
-            ours = next(name for name in names if name in listed)
-            raise UserError(f"'{ours}' is a dataset of suite '{self.name}', '{unlisted[0]}' was added: run them apart")
-        return self.with_added_datasets(names)
+        added = registrations()
+        own = [name for name in names if name in added and not self._keeps(name, phantoms)]
+        if own and len(own) == len(names):
+            return self.with_added_datasets(names)
+        if own:
+            other = next(name for name in names if name not in own)
+            raise UserError(
+                f"'{own[0]}' was added on this machine, '{other}' is a dataset of suite '{self.name}': run them apart"
+            )
+        known = [*self._listed, *added]
+        chosen = [self._listed.get(name) or (self._phantoms(name, known),) for name in names]
+        return self.model_copy(update={"datasets": tuple(entry for entries in chosen for entry in entries)})
+
+    @property
+    def _listed(self) -> dict[str, tuple[DatasetEntry, ...]]:
+        """The entries of each dataset by name, one for each fold."""
+        names = dict.fromkeys(entry.name for entry in self.datasets)
+        return {name: tuple(entry for entry in self.datasets if entry.name == name) for name in names}
+
+    def _keeps(self, name: str, phantoms: bool) -> bool:
+        """Whether the entry of the suite counts, and not what was added under its name."""
+        entries = self._listed.get(name, ())
+        return bool(entries) and (phantoms or any(entry.source != "phantom" for entry in entries))
 
     def _phantoms(self, name: str, known: Sequence[str]) -> DatasetEntry:
         """As many phantoms of a dataset as the suite has of its first."""
@@ -283,21 +208,45 @@ class Suite(_Strict):
         changes = {"name": f"data-{'-'.join(names)}", "title": "datasets of this machine", "datasets": entries}
         return self.model_copy(update=changes)
 
-    def with_fold(self, fold: int) -> Suite:
-        """This fold of every dataset."""
-        entries = tuple(entry.model_copy(update={"fold": fold}) for entry in self.datasets)
+    def with_fold(self, fold: int | str) -> Suite:
+        """This fold of every dataset, or "all"."""
+        return self.with_folds([fold])
+
+    def with_folds(self, folds: Sequence[int | str]) -> Suite:
+        """These folds of every dataset; "all" for every one that it has."""
+        single = {entry.model_copy(update={"fold": 0}): None for entry in self.datasets}
+        entries = [DatasetEntry(**{**dict(entry), "fold": fold}) for entry in single for fold in folds]
+        return self.model_copy(update={"datasets": tuple(entries)})
+
+    def with_splits(self, splits: str) -> Suite:
+        """Every dataset split as this word says, see `benchmarks.data.split_files`."""
+        entries = tuple(entry.model_copy(update={"splits": splits}) for entry in self.datasets)
         return self.model_copy(update={"datasets": entries})
+
+    def with_training_on(self, name: str, phantoms: bool = False) -> Suite:
+        """Every dataset tested whole, by methods that learn from this other one."""
+        (training, *_) = self.with_datasets([name], phantoms).datasets
+        entries = tuple(entry.model_copy(update={"train_on": training}) for entry in self.datasets)
+        return self.model_copy(update={"datasets": entries})
+
+    def with_repeats(self, repeats: int) -> Suite:
+        """So many trainings of every method that learns, each by other random numbers."""
+        methods = tuple(entry.model_copy(update={"repeats": None}) for entry in self.methods)
+        return self.model_copy(update={"repeats": repeats, "methods": methods})
 
     def with_protocols(self, names: Sequence[str]) -> Suite:
         """Only these protocols. Raises UserError with the nearest name."""
         return self.model_copy(update={"protocols": tuple(self.protocol(name) for name in names)})
 
     def protocol(self, name: str) -> Protocol:
-        """The protocol of that name. Raises UserError with the nearest one."""
+        """The protocol of that name, of the suite or a plain kind. Raises UserError with the nearest one."""
         known = {protocol.name: protocol for protocol in self.protocols}
-        if name not in known:
-            raise UserError(f"suite '{self.name}' has no protocol '{name}'; {nearest_name(name, known)}")
-        return known[name]
+        if name in known:
+            return known[name]
+        if name in PLAIN_KINDS:
+            return Protocol.ladder_from_mapping(name)[0]
+        hint = nearest_name(name, [*known, *PLAIN_KINDS])
+        raise UserError(f"suite '{self.name}' has no protocol '{name}'; {hint}")
 
     def with_own_data(self, own: OwnData) -> Suite:
         """The methods and protocols of this suite on the user's own scans. Raises UserError if nothing lies there."""
@@ -313,7 +262,10 @@ class Suite(_Strict):
         budget = self.budget.model_dump() | changed
         if changes.steps is not None and changes.minutes is None:
             budget["minutes"] = None  # a budget in steps replaces one in minutes
-        return self.model_copy(update={"budget": BudgetEntry(**budget), "workers": workers})
+        update: dict[str, Any] = {"budget": BudgetEntry(**budget), "workers": workers}
+        if changes.steps is not None or changes.minutes is not None:  # for every method
+            update["methods"] = tuple(entry.model_copy(update={"budget": None}) for entry in self.methods)
+        return self.model_copy(update=update)
 
     def with_seed(self, seed: int) -> Suite:
         """Other phantoms, splits, prompts and trainings."""
@@ -330,7 +282,10 @@ class Suite(_Strict):
 
     def as_plain(self) -> dict[str, Any]:
         """The suite as plain values, for MLflow."""
-        plain = self.model_dump(mode="json", exclude={"protocols"})
+        unused = {
+            name for name in ("repeats", "rehearsal") if getattr(self, name) == type(self).model_fields[name].default
+        }
+        plain = self.model_dump(mode="json", exclude={"protocols", *unused})
         return plain | {"protocols": [protocol.to_mapping() for protocol in self.protocols]}
 
 
@@ -361,24 +316,10 @@ def load_suite(name_or_file: str) -> Suite:
     return parse_suite(text, where)
 
 
-class _EveryKeyOnce(yaml.SafeLoader):
-    """Of a key that stands twice YAML keeps the last and drops the first in silence; here it is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys: list[Any] = []
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if key in keys and key_node.tag != "tag:yaml.org,2002:merge":
-                problem = f"the key '{key}' stands twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
-            keys.append(key)
-        return super().construct_mapping(node, deep)
-
-
 def parse_suite(text: str, where: str) -> Suite:
     """Read a suite from YAML text; `where` names it in error messages."""
     try:
-        content = yaml.load(text, Loader=_EveryKeyOnce)  # noqa: S506 - a SafeLoader
+        content = yaml.load(text, Loader=EveryKeyOnce)  # noqa: S506 - a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:  # ValueError: a number of thousands of digits
         raise UserError(f"suite {where}: not valid YAML ({shorten(str(error))})") from error
     if not isinstance(content, dict):
@@ -388,23 +329,4 @@ def parse_suite(text: str, where: str) -> Suite:
     except UserError as error:
         raise UserError(f"suite {where}: {error}") from error
     except ValidationError as error:
-        raise UserError(f"suite {where}: {_first_problem(error)}") from error
-
-
-_KNOWN_KEYS = {
-    "datasets": DatasetEntry.model_fields,
-    "methods": MethodEntry.model_fields,
-    "budget": BudgetEntry.model_fields,
-}
-
-
-def _first_problem(error: ValidationError, fields: Mapping[str, Any] = Suite.model_fields) -> str:
-    problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")  # a misspelt key explains the rest
-    path = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        top = str(problem["loc"][0])
-        known = fields if len(problem["loc"]) == 1 else _KNOWN_KEYS.get(top, {})
-        return f"unknown key '{path}'; {nearest_name(str(problem['loc'][-1]), known)}"
-    if problem["type"] == "too_short":
-        return f"{path}: at least one is needed"
-    return f"{path}: {problem['msg']}, not {problem['input']!r}"
+        raise UserError(f"suite {where}: {first_problem(error, Suite.model_fields)}") from error

@@ -47,7 +47,7 @@ def tuned(
     started = time.perf_counter()
     (unit,) = work.units
     assert unit.job is not None
-    job = replace(unit.job, validation=tuple(work.datasets[0].split_cases("validation", unit.fold)))
+    job = replace(unit.job, validation=tuple(work.datasets[0].learning_cases("validation", unit.fold)))
     name = sweep_name(job, unit.digest)
     folder = work.folders.out / "sweeps" / name
     sweep = Sweep(job, folder, work.folders.checkpoints)

@@ -8,8 +8,9 @@ from pathlib import Path
 from benchmarks.common.output import DEFAULT_OUT
 from benchmarks.common.paths import user_path
 from benchmarks.contestants import Budget, methods
-from benchmarks.execution.plan import Folders
+from benchmarks.execution.datasets import Folders
 from benchmarks.execution.predict import Contestant, of_checkpoint, of_run, unit_of, without_run
+from benchmarks.execution.rehearsal.mark import refuse_rehearsal
 from benchmarks.execution.training import device_for
 from benchmarks.results.records import RecordStore
 
@@ -88,4 +89,5 @@ def _of_run_or_installed(method: MethodOfRun | str, device: str) -> Contestant:
         if method not in [unit["method"] for unit in units]:
             return without_run(method, device)
     _, units = store.read_suite(wanted.suite)
+    refuse_rehearsal(wanted.suite, units)
     return of_run(unit_of(units, wanted.name, wanted.dataset), folders.checkpoints, device)

@@ -16,12 +16,14 @@ from benchmarks.common.output import writable_folder
 from benchmarks.data.dataset import Dataset
 from benchmarks.execution.case_files import note_case_files, note_machine
 from benchmarks.execution.cluster import start_ray
+from benchmarks.execution.datasets import Folders, data_line, dataset_of, folds_of
 from benchmarks.execution.outcomes import NotTrained, RunResult, TrainingResult
-from benchmarks.execution.plan import Folders, Unit, method_of, plan, resolve_dataset
+from benchmarks.execution.plan import Unit, method_of, plan
 from benchmarks.execution.pool import RunOutcome, train_units
 from benchmarks.execution.pool import run as run_units
 from benchmarks.execution.progress import Progress
-from benchmarks.execution.suite import Suite
+from benchmarks.execution.rehearsal.mark import keep_results_out
+from benchmarks.execution.suite import DatasetEntry, Suite
 from benchmarks.execution.tracked import Tracked
 from benchmarks.execution.training import checkpoint_folder
 from benchmarks.results.mlflow import MlflowSink, Summary, summary_of
@@ -46,10 +48,18 @@ def planned(suite: Suite, out: str | Path, progress: Progress) -> Work:
     for entry in suite.methods:
         method_of(entry)
     folders = Folders(writable_folder(out))
-    datasets = []
+    keep_results_out(folders.out, suite.rehearsal)
+    datasets: list[Dataset] = []
+    entries: list[DatasetEntry] = []
     for dataset_entry in suite.datasets:
         with progress.step(f"reading {dataset_entry.name}"):
-            datasets.append(resolve_dataset(dataset_entry, suite.seed, folders))
+            first = dataset_of(suite, dataset_entry, folders)
+            folds = folds_of(dataset_entry, first)
+            datasets += [first, *(dataset_of(suite, fold, folders) for fold in folds[1:])]
+            entries += folds
+    for dataset in {one.name: one for one in datasets}.values():
+        progress.note(data_line(dataset))
+    suite = suite.model_copy(update={"datasets": tuple(entries)})
     return Work(suite, folders, plan(suite, datasets, folders), datasets)
 
 

@@ -79,6 +79,16 @@ class Training(BaseModel):
     parameters: float | None = None
 
 
+class LearnedFrom(BaseModel):
+    """Another dataset that was learned from."""
+
+    tested: str
+    trained_on: str
+    fold: int
+    training_cases: int
+    synthetic_training: bool
+
+
 class Description(BaseModel):
     """What is read of `unit.json`; other keys may stand there."""
 
@@ -109,6 +119,8 @@ class Description(BaseModel):
     predictions: str = ""
     log: str = ""
     training: Training = Training()
+    external: LearnedFrom | None = None
+    rehearsal: bool = False
 
 
 class Index:

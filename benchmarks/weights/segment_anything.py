@@ -6,6 +6,8 @@ SHA-256 stand in micro-sam's `util.py` (github.com/computational-cell-analytics/
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from benchmarks.common.weight_file import WeightFile
 
 PAGE = "https://github.com/facebookresearch/segment-anything#model-checkpoints"
@@ -44,4 +46,17 @@ def sam_file(size: str, setting: str, check: str) -> WeightFile:
         setting=setting,
         system=f"SAM-{size[-1].upper()}",
         check=check,
+        stand_in="benchmarks.weights.segment_anything:write_stand_in",
     )
+
+
+def write_stand_in(path: Path, system: str) -> None:
+    """A file in the layout of `system` ("SAM-B", "SAM-L" or "SAM-H") with weights by a rule: a bare state dict."""
+    import torch
+    from segment_anything.build_sam import sam_model_registry
+
+    from benchmarks.weights.stand_ins import by_rule
+
+    with torch.device("meta"):
+        state = sam_model_registry[f"vit_{system[-1].lower()}"]().state_dict()
+    torch.save(by_rule(state), path)

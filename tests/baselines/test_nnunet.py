@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.nnunet import segmenter
-from baselines.nnunet.method import nnunet, nnunet_organ
+from baselines.nnunet import segmenter, train_process
+from baselines.nnunet.method import nnunet, nnunet_organ, nnunet_organ_small, nnunet_small
 from baselines.nnunet.plans import SmallPlans, coarsen, patch_for, shrink
 from baselines.nnunet.raw_data import from_nnunet_axes, remap, to_nnunet_axes, write_raw_dataset
 from benchmarks.common.errors import UserError
@@ -117,7 +117,15 @@ def write_case(folder: Path, index: int, axes: str = "LPS") -> Case:
 
 def test_methods_are_announced_without_prompts_and_refuse_bad_settings() -> None:
     assert nnunet.build().prompts == nnunet.prompts == nnunet_organ.prompts
-    for bad in ({"plans": "huge"}, {"mirroring": "often"}, {"tile_step_size": 0.0}):
+    small = {"plans": "small", "configuration": "3d_lowres"}
+    for bad in (
+        {"plans": "huge"},
+        {"mirroring": "often"},
+        {"tile_step_size": 0.0},
+        {"folds": 0},
+        {"folds": True},
+        small,
+    ):
         with pytest.raises(UserError, match="nnunet"):
             nnunet.build(bad)
 
@@ -329,7 +337,7 @@ def test_loading_refuses_pickles_truncated_and_foreign_models(tmp_path: Path) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [nnunet, nnunet_organ], ids=lambda m: m.name)
+@pytest.mark.parametrize("method", [nnunet_small, nnunet_organ_small], ids=lambda m: m.name)
 def test_plan_train_predict(tmp_path: Path, method: Any) -> None:
     """The real package on bright lesions: a few seconds of training must find them, in the right place."""
     cases = [write_case(tmp_path, index, axes) for index, axes in enumerate(["LPS", "RAS", "SAL", "LPS"])]
@@ -350,6 +358,87 @@ def test_plan_train_predict(tmp_path: Path, method: Any) -> None:
     assert np.array_equal(mask, trained.open(volume, TARGET).segment(Prompts()))
 
 
+def test_small_plans_are_never_called_nnunet() -> None:
+    assert nnunet.config["plans"] == nnunet_organ.config["plans"] == "default"
+    assert nnunet_small.config["plans"] == nnunet_organ_small.config["plans"] == "small"
+    assert "small" in nnunet_small.card.title
+
+
+def test_one_network_learns_from_all_cases_and_folds_leave_each_out_once() -> None:
+    names = [f"case_{number:04d}" for number in range(11)]
+    (alone,) = train_process.splits(names, 1)
+    assert alone["train"] == names
+    folds = train_process.splits(names, 5)
+    assert sorted(name for fold in folds for name in fold["val"]) == names
+    for fold in folds:
+        assert not set(fold["train"]) & set(fold["val"])
+        assert sorted(fold["train"] + fold["val"]) == names
+
+
+@pytest.mark.parametrize(
+    ("device", "cpus", "gpus", "expected", "warned"),
+    [("cpu", 1, 0, 0, False), ("cpu", 4, 0, 3, False), ("cuda", 12, 1, 12, False), ("cuda", 8, 1, 8, True),
+     ("cuda", 24, 2, 12, False), ("cuda", 12, 2, 6, True)],
+)  # fmt: skip
+def test_a_gpu_gets_all_processors_for_augmentation_and_too_few_are_said(
+    device: str, cpus: int, gpus: int, expected: int, warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = {"device": device, "cpus": cpus, "plans": "default"}
+    assert train_process.augmenters(job, gpus) == expected
+    assert ("its authors use 12 or more" in caplog.text) == warned
+
+
+def test_figures_of_folds_add_up() -> None:
+    folds = [{"seconds_training": 2.0, "iterations": n, "epochs": n / 250, "final_loss": -n, "batch_size": 2}
+             for n in (250, 500)]  # fmt: skip
+    figures = train_process.together(folds)
+    assert (figures["seconds_training"], figures["iterations"], figures["epochs"]) == (4.0, 750, 3.0)
+    assert figures["loss_of_folds"] == [-250, -500]
+    assert figures["batch_size"] == 2
+
+
+def test_an_ensemble_averages_the_logits_of_its_folds(tmp_path: Path) -> None:
+    write_model(tmp_path / "model")
+    first = tmp_path / "model" / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(first, weights_only=True)
+    other = {key: value + 0.05 for key, value in checkpoint["network_weights"].items()}
+    (tmp_path / "model" / "fold_1").mkdir()
+    torch.save({**checkpoint, "network_weights": other}, tmp_path / "model" / "fold_1" / "checkpoint_final.pth")
+    image = torch.rand(1, 8, 24, 24, generator=torch.Generator().manual_seed(0))
+
+    def logits(folds: int, weights: dict | None = None) -> torch.Tensor:
+        predictor = segmenter.load_predictor(tmp_path / "model", torch.device("cpu"), 0.5, False, folds)
+        if weights is not None:
+            predictor.list_of_parameters = [weights]
+        return predictor.predict_logits_from_preprocessed_data(image).float()
+
+    expected = (logits(1) + logits(1, other)) / 2
+    assert torch.allclose(logits(2), expected, atol=2e-2)  # nnU-Net adds up in half precision
+    assert not torch.allclose(logits(1), expected, atol=2e-2)
+
+
+@pytest.mark.slow
+def test_residual_presets_and_folds_on_the_real_package(tmp_path: Path) -> None:
+    """Planner, folds and what the figures say of them; a step each is enough."""
+    cases = [write_case(tmp_path, index) for index in range(3)]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    trained = nnunet.build({"plans": "resenc-m", "folds": 2, "mirroring": False})
+    figures = trained.fit(cases, TARGET, Budget(steps=2), folder, seed=3)  # type: ignore[attr-defined]
+    assert figures["planner"] == "nnUNetPlannerResEncM"
+    assert (figures["folds"], figures["iterations"], len(figures["loss_of_folds"])) == (2, 2, 2)
+    plans = json.loads((folder / "plans.json").read_text())
+    assert plans["plans_name"] == "nnUNetResEncUNetMPlans"
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]
+    assert architecture["network_class_name"].endswith("ResidualEncoderUNet")
+    weights = [torch.load(folder / f"fold_{n}" / "checkpoint_final.pth", weights_only=True) for n in range(2)]
+    assert any(
+        not torch.equal(a, b) for a, b in zip(*(one["network_weights"].values() for one in weights), strict=True)
+    )
+    volume, label = cases[0].load()
+    assert trained.open(volume, TARGET).segment(Prompts()).shape == label.shape
+
+
 @pytest.mark.slow
 def test_same_seed_same_weights(tmp_path: Path) -> None:
     cases = [write_case(tmp_path, index) for index in range(2)]
@@ -357,6 +446,6 @@ def test_same_seed_same_weights(tmp_path: Path) -> None:
     for run in range(2):
         folder = tmp_path / f"model{run}"
         folder.mkdir()
-        nnunet.build().fit(cases, TARGET, Budget(steps=3), folder, seed=7)  # type: ignore[attr-defined]
+        nnunet_small.build().fit(cases, TARGET, Budget(steps=3), folder, seed=7)  # type: ignore[attr-defined]
         weights.append(torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"])
     assert all(torch.equal(a, b) for a, b in zip(weights[0].values(), weights[1].values(), strict=True))

@@ -31,6 +31,7 @@ def test_help_costs_less_than_half_a_second_of_processor() -> None:
 COMMANDS = [
     *(
         "run",
+        "rehearse",
         "train",
         "tune",
         "ablate",
@@ -104,8 +105,11 @@ def test_options_stand_under_their_headings(call, monkeypatch: pytest.MonkeyPatc
         (["run", "--methods", "ball,"], "an empty name"),
         (["run", "--data", "nowhere"], "no such folder"),
         (["run", "--target", "2"], "belong to --data"),
-        (["run", "--added"], "--added belongs to --dataset"),
-        (["run", "--added", "--dataset", "kits21"], "`tags-bench data add kits21"),
+        (["run", "--fold", "first"], "a number from 0 on, or 'all'"),
+        (["run", "--splits", "nowhere.csv"], "split table nowhere.csv: not readable"),
+        (["run", "--train-on", "kits"], "did you mean 'kits21'"),
+        (["run", "--suite", "paper", "--methods", "ball"], "`tags-bench data add kits21"),
+        (["rehearse", "--suite", "papr"], "did you mean 'paper'"),
         (["run", "--methods", "sam-b"], "`tags-bench weights fetch sam_vit_b_01ec64.pth`"),
         (["run", "--methods", "sam-b", "--checkpoint", "sam-b=nowhere.pth"], "no such file"),
         (["run", "--methods", "sam-b", "--checkpoint", "nowhere.pth"], "METHOD=FILE"),
@@ -138,7 +142,7 @@ def test_lists_as_json(call) -> None:
         written = yaml.safe_load(file.read_text(encoding="utf-8"))
         told = suites[written["name"]]
         assert told["title"] == written["title"]
-        assert told["datasets"] == [entry["name"] for entry in written["datasets"]]
+        assert told["datasets"] == [entry["name"] for entry in written["datasets"]]  # each once, whatever its folds
         assert len(told["methods"]) == len(written["methods"])
     assert "all systems at tiny size" in call("suites").out
     datasets = json.loads(call("datasets", "--json").out)

@@ -184,3 +184,15 @@ def test_completeness_is_told_in_numbers(large: tuple[pd.DataFrame, list[dict[st
     few, unit = by_hand({"a": [0.5, 0.6]})
     empty = with_empty_case(few, "case_01", ["a"])
     assert lb.completeness_of(empty, unit)[["due", "found", "no_target"]].to_numpy().tolist() == [[2, 2, 1]]
+
+
+def test_external_validation_is_said_once_for_each_pair() -> None:
+    said = {"tested": "b", "trained_on": "a", "fold": 1, "training_cases": 30, "synthetic_training": False}
+    units = [unit_of(method, "a-to-b", [Protocol("centre-click")], 4, external=said) for method in ("one", "other")]
+    rows = pd.DataFrame([row_of(unit, case, Protocol("centre-click"), 1, 0.5) for unit in units for case in range(4)])
+    assert lb.notes_of(rows, units) == [
+        "external validation: a-to-b: what learns was trained on 30 cases of a (fold 1), "
+        "and all 4 cases of b were tested"
+    ]
+    said["synthetic_training"] = True
+    assert "30 SYNTHETIC phantoms of a" in lb.notes_of(rows, units)[0]

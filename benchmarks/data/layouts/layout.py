@@ -204,7 +204,9 @@ def _check_pairs(info: DatasetInfo, pairs: list[Pair]) -> tuple[dict[str, Case],
     cases: dict[str, Case] = {}
     problems: dict[str, str] = {}
     for found in pairs:
-        if found.problem:
+        if found.case_id in cases and found.image is not None:
+            problems[found.case_id] = f"two cases of one name ({cases.pop(found.case_id).image} and {found.image})"
+        elif found.problem:
             problems[found.case_id] = found.problem
         elif found.image is None:
             problems[found.case_id] = f"label without image ({found.label})"

@@ -84,22 +84,21 @@ COLON = DatasetInfo(
 )
 
 
-def load(
-    root: Path,
-    info: DatasetInfo,
-    *,
-    stored: StoredSplits | None = None,
-    splits: str | None = None,
-    seed: int = 0,
-    strict: bool = True,
-) -> Dataset:
-    """Any folder of that layout.
+def load(root: Path, info: DatasetInfo, splitting: Splitting, *, strict: bool = True, tested: bool = False) -> Dataset:
+    """Any folder of that layout; `tested`: with the scans of imagesTs whose labels lie in labelsTs.
 
     Raises:
         UserError: the label values of `info` are not in dataset.json, or as `assemble` does.
     """
     require_folder(root)
-    return assemble(info, root, labelled_pairs(root, info), Splitting(stored, splits, seed), strict=strict)
+    pairs = labelled_pairs(root, info) + (tested_pairs(root) if tested else [])
+    return assemble(info, root, pairs, splitting, strict=strict)
+
+
+def tested_pairs(root: Path) -> list[Pair]:
+    """What lies in imagesTs with a label in labelsTs."""
+    images, labels = volume_files(root / "imagesTs"), volume_files(root / "labelsTs")
+    return [pair(stem, images.get(stem, []), found) for stem, found in labels.items()]
 
 
 def labelled_pairs(folder: Path, info: DatasetInfo) -> list[Pair]:

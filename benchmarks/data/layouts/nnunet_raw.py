@@ -22,19 +22,14 @@ from benchmarks.data.layouts.layout import (
     require_folder,
     volume_files,
 )
-from benchmarks.data.splits import StoredSplits
 
 
-def load(
-    root: Path,
-    info: DatasetInfo,
-    *,
-    stored: StoredSplits | None = None,
-    splits: str | None = None,
-    seed: int = 0,
-    strict: bool = True,
-) -> Dataset:
-    """A folder in nnU-Net's raw layout. Raises UserError as `assemble` does."""
+def load(root: Path, info: DatasetInfo, splitting: Splitting, *, strict: bool = True, tested: bool = False) -> Dataset:
+    """A folder in nnU-Net's raw layout; `tested`: with the scans of imagesTs whose labels lie in labelsTs.
+
+    Raises:
+        UserError: several channels, an ending that is not read, or as `assemble` does.
+    """
     require_folder(root)
     content = read_dataset_json(root)
     channels = content.get("channel_names") or content.get("modality") or {}
@@ -44,14 +39,15 @@ def load(
     if ending not in VOLUME_SUFFIXES:
         known = ", ".join(VOLUME_SUFFIXES)
         raise UserError(f"{root / 'dataset.json'}: file_ending '{ending}' is none of {known}; convert the images")
-    return assemble(info, root, find_pairs(root), Splitting(stored, splits, seed), strict=strict)
+    pairs = find_pairs(root, "Tr") + (find_pairs(root, "Ts") if tested else [])
+    return assemble(info, root, pairs, splitting, strict=strict)
 
 
-def find_pairs(root: Path) -> list[Pair]:
-    """<case>_0000 in imagesTr with <case> in labelsTr."""
+def find_pairs(root: Path, part: str) -> list[Pair]:
+    """<case>_0000 in imagesTr with <case> in labelsTr; of part "Ts", those of imagesTs that have a label."""
     images: dict[str, list[Path]] = {}
     pairs = []
-    for stem, paths in volume_files(root / "imagesTr").items():
+    for stem, paths in volume_files(root / f"images{part}").items():
         match = re.fullmatch(r"(.+)_(\d{4})", stem)
         if match is None:
             problem = f"{paths[0]}: the name lacks a channel such as _0000; rename it to {stem}_0000"
@@ -60,13 +56,13 @@ def find_pairs(root: Path) -> list[Pair]:
             pairs.append(Pair(stem, None, None, problem=f"{paths[0]}: a second channel; one scan per case"))
         else:
             images[match[1]] = paths
-    labels = volume_files(root / "labelsTr")
+    labels = volume_files(root / f"labels{part}")
     for stem in [stem for stem in labels if stem.endswith("_0000") and stem.removesuffix("_0000") not in labels]:
         case_id = stem.removesuffix("_0000")
         problem = f"{labels.pop(stem)[0]}: a label map must not have the channel _0000; rename it to {case_id}"
         pairs.append(Pair(case_id, None, None, problem=problem))
     known = {found.case_id for found in pairs}
-    rest = sorted({*images, *labels} - known)
+    rest = sorted(({*images, *labels} if part == "Tr" else {*labels}) - known)
     return pairs + [pair(case_id, images.get(case_id, []), labels.get(case_id, [])) for case_id in rest]
 
 

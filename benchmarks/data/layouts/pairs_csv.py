@@ -1,5 +1,6 @@
-"""A table of pairs: a CSV file with the columns image and label, and optionally case, patient and modality.
+"""A table of pairs: a CSV file with the columns image and label, and optionally case, patient, modality and split.
 
+A column split (train, validation, test) is followed, see `split_files`; others may serve to leave one centre out.
 Paths are relative to the folder of the table. For data that lie in no known layout.
 """
 
@@ -41,6 +42,11 @@ def modality(table: Path) -> str:
     if len(found) > 1:
         raise UserError(f"{table}: scans of {', '.join(sorted(found))}; a dataset has one modality")
     return found.pop() if found else CT
+
+
+def has_split(table: Path) -> bool:
+    """Whether the table says which case is trained on and which is tested."""
+    return "split" in _rows(table)[0] if _rows(table) else False
 
 
 def _rows(table: Path) -> list[dict[str, str]]:

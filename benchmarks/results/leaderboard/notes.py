@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pandas as pd
 
 from benchmarks.prompting.prompts import GIVEN
@@ -17,7 +20,7 @@ def notes_of(rows: pd.DataFrame, units: Units) -> list[str]:
     for unit in units:
         for protocol in unit["skipped_protocols"]:
             skipped.setdefault(protocol, {})[unit["method"]] = None
-    notes = _notes_of_missing_cases(rows, units)
+    notes = _notes_of_external_validation(units) + _notes_of_missing_cases(rows, units)
     notes += [f"{protocol}: not applicable to {', '.join(methods)}" for protocol, methods in skipped.items()]
     said = {unit["dataset"]: unit.get("intensities", "") for unit in units}
     notes += [f"{dataset} is {words}" for dataset, words in said.items() if words]
@@ -39,6 +42,21 @@ def _cases(rows: pd.DataFrame) -> str:
     """A few case ids, and how many there are."""
     cases = list(dict.fromkeys(rows["case"]))
     return cases[0] if len(cases) == 1 else f"{len(cases)} cases ({', '.join(cases[:3])}{' …' * (len(cases) > 3)})"
+
+
+def _notes_of_external_validation(units: Units) -> list[str]:
+    """Datasets that were tested whole by methods that had learned from another one, a line each."""
+    found = {str(unit["dataset"]): (unit["external"], len(unit["cases"])) for unit in units if unit.get("external")}
+    return [
+        f"external validation: {dataset}: what learns was trained on {_learned(said)}, and all {cases} cases of "
+        f"{said['tested']} were tested"
+        for dataset, (said, cases) in found.items()
+    ]
+
+
+def _learned(said: Mapping[str, Any]) -> str:
+    kind = "SYNTHETIC phantoms" if said["synthetic_training"] else "cases"
+    return f"{said['training_cases']} {kind} of {said['trained_on']} (fold {said['fold']})"
 
 
 def _notes_of_missing_cases(rows: pd.DataFrame, units: Units) -> list[str]:

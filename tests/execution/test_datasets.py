@@ -1,0 +1,161 @@
+"""External validation, repeats, folds, budgets of single methods, and own data from which nothing is learned."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks.common.errors import UserError
+from benchmarks.data import registry
+from benchmarks.data.dataset import Dataset
+from benchmarks.execution.datasets import Folders, data_line, dataset_of, folds_of
+from benchmarks.execution.plan import Unit, plan
+from benchmarks.execution.suite import Suite, parse_suite
+from tests.scan_folders import write_msd
+
+SUITE = """
+name: small
+datasets: [DATASETS]
+methods: [METHODS]
+protocols: [centre-click]
+budget: {steps: 5}
+"""
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """Two datasets of this machine with the same names of cases and other scans: 'here' and 'there'."""
+    here = write_msd(tmp_path / "here", cases=10)
+    there = write_msd(tmp_path / "there", cases=12)
+    registry.add(registry.Registration("here", here))
+    registry.add(registry.Registration("there", darker(there)))
+    return tmp_path
+
+
+def darker(folder: Path) -> Path:
+    """Other intensities, so that no scan is one of another dataset."""
+    import nibabel as nib
+    import numpy as np
+
+    for path in sorted((folder / "imagesTr").iterdir()):
+        image = nib.load(path)
+        nib.save(nib.Nifti1Image((np.asarray(image.dataobj) - 500).astype(np.int16), image.affine), path)
+    return folder
+
+
+def suite_of(datasets: str, methods: str = "ball", more: str = "") -> Suite:
+    return parse_suite(SUITE.replace("DATASETS", datasets).replace("METHODS", methods) + more, "test")
+
+
+def planned(suite: Suite, out: Path) -> tuple[list[Dataset], list[Unit]]:
+    folders = Folders(out)
+    entries = [one for entry in suite.datasets for one in folds_of(entry, dataset_of(suite, entry, folders))]
+    datasets = [dataset_of(suite, entry, folders) for entry in entries]
+    return datasets, plan(suite.model_copy(update={"datasets": tuple(entries)}), datasets, folders)
+
+
+def test_trained_on_one_dataset_and_tested_on_the_whole_of_another(listed: Path) -> None:
+    datasets, (unit,) = planned(suite_of("{name: there, train_on: {name: here}}"), listed / "out")
+    assert unit.dataset.name == "here-to-there"
+    assert len(unit.cases) == 12
+    assert {case.image.parent.parent.name for case in unit.cases} == {"there"}
+    assert unit.job is not None
+    assert {case.image.parent.parent.name for case in unit.job.cases} == {"here"}
+    said = unit.description()["external"]
+    learned = len(unit.job.cases)
+    assert said == {"tested": "there", "trained_on": "here", "fold": 0, "training_cases": learned,
+                    "synthetic_training": False}  # fmt: skip
+    assert "tested on all 12 REAL scans of there" in data_line(datasets[0])
+
+
+def test_patients_tested_by_what_learned_from_phantoms_are_no_phantoms(listed: Path) -> None:
+    suite = suite_of("{name: here, train_on: {name: lits17, source: phantom, cases: 6}}")
+    datasets, (unit,) = planned(suite, listed / "out")
+    assert not unit.dataset.synthetic
+    assert unit.description()["external"]["synthetic_training"]
+    assert "3 SYNTHETIC phantoms of lits17, tested on all 10 REAL scans of here" in data_line(datasets[0])
+
+
+def test_what_was_trained_inside_is_used_again_outside(listed: Path) -> None:
+    """The same training, whatever it is then tested on: its checkpoint has the same identity."""
+    _, (inside,) = planned(suite_of("{name: here}"), listed / "out")
+    _, (outside,) = planned(suite_of("{name: there, train_on: {name: here}}"), listed / "out")
+    assert inside.job is not None
+    assert outside.job is not None
+    assert inside.job.digest() == outside.job.digest()
+    assert inside.digest != outside.digest
+    assert outside.target.window == inside.target.window  # networks see the intensities that they learned from
+
+
+def test_a_scan_that_is_learned_from_is_refused_under_any_name(listed: Path) -> None:
+    learned = registry.load("here").split_cases("train")[0]
+    shutil.copy(learned.image, listed / "there" / "imagesTr" / "case_11.nii.gz")
+    suite = suite_of(f"{{name: new, source: {listed / 'there'}, train_on: {{name: here}}}}")
+    with pytest.raises(UserError, match=f"'new', case 'case_11', is the scan '{learned.case_id}' of 'here'"):
+        planned(suite, listed / "out")
+    with pytest.raises(UserError, match="cannot be trained on itself"):
+        planned(suite_of("{name: here, train_on: {name: here}}"), listed / "out")
+
+
+def test_own_data_are_tested_whole_where_nothing_is_learned(listed: Path) -> None:
+    _, (growing,) = planned(suite_of("{name: here}", "region-growing"), listed / "out")
+    assert len(growing.cases) == 10
+    assert growing.description()["split_source"].startswith("all cases")
+    assert growing.target.window == registry.load("here").targets[0].window  # no label was looked at for it
+    _, units = planned(suite_of("{name: here}", "region-growing, ball"), listed / "out")
+    assert {len(unit.cases) for unit in units} == {2}
+    _, (asked,) = planned(suite_of("{name: here, splits: patient}", "region-growing"), listed / "out")
+    assert len(asked.cases) == 2
+    _, (second,) = planned(suite_of("{name: here, fold: 1}", "region-growing"), listed / "out")
+    assert len(second.cases) == 2
+    phantoms = suite_of("{name: kits21, source: phantom, cases: 5}", "region-growing")
+    _, (phantom,) = planned(phantoms, listed / "out")
+    assert len(phantom.cases) == 2
+
+
+def test_all_folds_test_every_case_once(listed: Path) -> None:
+    _, units = planned(suite_of("{name: here, fold: all}"), listed / "out")
+    assert [unit.fold for unit in units] == [0, 1, 2, 3, 4]
+    assert sorted(case.case_id for unit in units for case in unit.cases) == sorted(registry.load("here").cases)
+    assert len({unit.key for unit in units}) == 5
+    some = suite_of("{name: here, folds: [0, 2]}")
+    assert [entry.fold for entry in some.datasets] == [0, 2]
+    for wrong in ("{name: here, folds: 2}", "{name: here, folds: []}", "{name: here, fold: 1, folds: [0]}"):
+        with pytest.raises(UserError, match="`folds` is a list"):
+            suite_of(wrong)
+
+
+def test_what_learns_is_trained_again_and_nothing_else(listed: Path) -> None:
+    suite = suite_of(
+        "{name: here}",
+        "mock-network, region-growing, ball, {name: mock-network, label: once, repeats: 1}",
+        "repeats: 3\n",
+    )
+    _, units = planned(suite, listed / "out")
+    assert [unit.entry.title for unit in units] == [
+        "mock-network", "mock-network (repeat 2)", "mock-network (repeat 3)", "region-growing", "ball", "once",
+    ]  # fmt: skip
+    seeds = [unit.job.seed for unit in units[:3] if unit.job]
+    assert len(set(seeds)) == 3
+    assert seeds[0] == suite.seed
+    assert len({unit.cases_digest for unit in units}) == 1
+
+
+def test_a_budget_of_its_own_is_said_and_replaced_by_one_for_all(listed: Path) -> None:
+    suite = suite_of("{name: here}", "mock-network, {name: mock-network, label: long, budget: {steps: 900}}")
+    _, (usual, long) = planned(suite, listed / "out")
+    assert (usual.description()["budget"]["steps"], long.description()["budget"]["steps"]) == (5, 900)
+    assert usual.digest != long.digest
+    from benchmarks.execution.suite import BudgetChanges
+
+    _, same = planned(suite.with_budget(BudgetChanges(steps=2)), listed / "out")
+    assert {unit.description()["budget"]["steps"] for unit in same} == {2}
+
+
+def test_phantoms_and_patients_are_told_apart(listed: Path) -> None:
+    suite = suite_of("{name: kits21, source: phantom, cases: 4}, {name: here}")
+    datasets, _ = planned(suite, listed / "out")
+    assert "4 SYNTHETIC phantoms, no patients" in data_line(datasets[0])
+    assert "10 REAL scans, 2 tested" in data_line(datasets[1])

@@ -1,0 +1,164 @@
+"""A rehearsal: what is missing, what passes, what the whole costs; and nothing of it is ever a result."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks.common.errors import UserError
+from benchmarks.data import registry
+from benchmarks.execution.entries import DatasetEntry
+from benchmarks.execution.rehearsal.checks import data_checks, file_checks, files_of, machine_checks
+from benchmarks.execution.rehearsal.costs import SCAN_LITRES, case_counts, costs, total
+from benchmarks.execution.rehearsal.road import Passage, rehearsal_suite, shortened
+from benchmarks.execution.suite import load_suite, parse_suite
+from tests.scan_folders import write_msd
+
+SUITE = """
+name: small
+datasets: [{name: kits21, splits: 3dsam-adapter}, {name: mine}]
+methods: [mock-network, region-growing]
+protocols: [none, centre-click, {kind: iterative, rounds: 5}]
+budget: {minutes: 30, cpus: 12, gpus: 1}
+repeats: 3
+"""
+
+
+def passage(method: str, dataset: str, **facts: object) -> Passage:
+    known = {"case_seconds": 36.0, "case_litres": 10.0, "case_gb": 0.5, "checkpoint_gb": 2.0, "step_seconds": 0.72}
+    told = {"unit": "digest", "data": "phantom", "weights": "by rule", "state": "ok"}
+    return Passage(method=method, dataset=dataset, **{**told, **known, **facts})  # type: ignore[arg-type]
+
+
+def test_the_suite_paper_names_every_system_at_its_official_size_on_real_data_in_official_splits() -> None:
+    suite = load_suite("paper")
+    assert [(entry.name, entry.source, entry.splits) for entry in suite.datasets] == [
+        (name, "", "3dsam-adapter") for name in ("kits21", "msd-pancreas", "lits17")
+    ]
+    names = {entry.name for entry in suite.methods}
+    systems = {"tags-vit-b", "nnunet", "nnunet-organ", "sam-b", "sam-med2d", "sam-med3d", "segvol"}
+    assert systems | {"universal-swinunetr", "universal-unet", "3dsam-adapter"} <= names
+    assert not any("tiny" in name or "small" in name for name in names)
+    presets = {(entry.name, entry.config.get("plans", "default")) for entry in suite.methods if "nnunet" in entry.name}
+    assert presets == {(name, plans) for name in ("nnunet", "nnunet-organ") for plans in ("default", "resenc-l")}
+    own = [entry for entry in suite.methods if entry.budget is not None]
+    assert {entry.budget.steps for entry in own if entry.budget} == {1000 * 250}
+    assert {entry.name for entry in suite.methods if entry.name.startswith("nnunet")} == {entry.name for entry in own}
+    assert suite.repeats == 3
+
+
+def test_what_is_missing_is_named_with_where_to_get_it(tmp_path: Path) -> None:
+    suite = load_suite("paper")
+    kits = data_checks(suite)[0]
+    assert (kits.state, "CC BY-NC-SA 4.0" in kits.detail) == ("missing", True)
+    assert kits.remedy == "`tags-bench data fetch kits21`, or `tags-bench data add kits21 --from DIR`"
+    files = {check.what: check for check in file_checks(suite)}
+    assert files["sam_vit_b_01ec64.pth"].remedy == "`tags-bench weights fetch sam_vit_b_01ec64.pth`"
+    assert "drive.google.com" in files["sam-med2d_b.pth"].remedy
+    assert "3dsam-adapter_msd-colon.pth.tar" not in files  # no dataset of the suite
+    assert {one.file.name for one in files_of(suite)} == set(files)
+    file = files_of(suite)[0].file
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    file.path.write_bytes(b"something else")
+    assert next(one for one in file_checks(suite) if one.what == file.name).state == "wrong"
+    machine = {check.what: check.state for check in machine_checks(suite, tmp_path)}
+    assert machine["disk"] == "ok"
+
+
+def test_a_registered_dataset_is_taken_and_a_partial_one_said(tmp_path: Path) -> None:
+    registry.add(registry.Registration("mine", write_msd(tmp_path / "scans", cases=10)))
+    suite = parse_suite(SUITE, "test")
+    mine = data_checks(suite)[1]
+    assert mine.state == "ok"
+    assert "10 cases, 0 left out" in mine.detail
+    short = rehearsal_suite(suite, 1, 0.0)
+    assert [(entry.name, entry.source) for entry in short.datasets] == [("kits21", "phantom"), ("mine", "")]
+
+
+def test_a_rehearsal_is_short_and_says_what_it_is() -> None:
+    suite = parse_suite(SUITE.replace(", {name: mine}", ""), "test")
+    short = rehearsal_suite(suite, 2, 0.0)
+    assert (short.name, short.rehearsal, short.repeats) == ("rehearsal-small", True, 1)
+    assert (short.budget.minutes, short.budget.steps, short.budget.cpus, short.budget.gpus) == (None, 2, 2, 0.0)
+    assert [protocol.name for protocol in short.protocols] == ["automatic", "centre-click", "iterative-2"]
+    with pytest.raises(UserError, match="'mine' is not on this machine and has no phantoms"):
+        rehearsal_suite(parse_suite(SUITE, "test"), 1, 0.0)
+
+
+def test_one_protocol_of_each_kind() -> None:
+    names = [protocol.name for protocol in shortened(load_suite("paper").protocols)]
+    assert names == ["automatic", "text", "centre-click", "box", "iterative-2"]
+
+
+@pytest.mark.parametrize(("name", "counts"), [("kits21", (209, 61)), ("msd-pancreas", (196, 57)), ("lits17", (83, 24))])
+def test_the_cases_of_the_official_split_are_known_without_the_data(name: str, counts: tuple[int, int]) -> None:
+    assert case_counts(DatasetEntry(name=name, splits="3dsam-adapter")) == counts
+    outside = DatasetEntry(name=name, splits="3dsam-adapter", train_on=DatasetEntry(name="other"))
+    assert case_counts(outside)[1] == {"kits21": 300, "msd-pancreas": 281, "lits17": 118}[name]
+    training, tested = case_counts(DatasetEntry(name=name, splits="patient", fold="all"))
+    assert tested == {"kits21": 300, "msd-pancreas": 281, "lits17": 131}[name]
+    assert training == 4 * tested
+
+
+def test_costs_by_hand() -> None:
+    """Three trainings of half an hour; 61 cases of 36 s under three models, five times that if all grows with size."""
+    suite = parse_suite(SUITE.replace(", {name: mine}", ""), "test")
+    network, growing = costs(suite, [passage("mock-network", "kits21"), passage("region-growing", "kits21")])
+    assert (network.trainings, network.training_hours) == (3, 1.5)
+    assert network.low_hours == pytest.approx(3 * 61 * 36 / 3600)
+    assert network.high_hours == pytest.approx(network.low_hours * SCAN_LITRES / 10)
+    assert network.disk_gb == pytest.approx(3 * 61 * 0.5 * 5 + 3 * 2.0)
+    assert network.money(2.0, workers=1, gpus=1) == pytest.approx((2 * (1.5 + 1.83), 2 * (1.5 + 9.15)))
+    assert (growing.trainings, growing.low_hours) == (0, pytest.approx(61 * 36 / 3600))
+    both = total([network, growing])
+    assert (both.method, both.trainings, both.training_hours) == ("all", 3, 1.5)
+    assert both.low_hours == pytest.approx(4 * 61 * 36 / 3600)
+    steps = parse_suite(SUITE.replace(", {name: mine}", "").replace("minutes: 30", "steps: 5000"), "test")
+    assert costs(steps, [passage("mock-network", "kits21")])[0].training_hours == pytest.approx(3 * 5000 * 0.72 / 3600)
+    failed = costs(suite, [passage("mock-network", "kits21", state="failed")])[0]
+    assert failed.guessed == ("kits21",)
+
+
+@pytest.mark.ray
+def test_from_end_to_end_and_never_a_result(call, tmp_path: Path, local_ray: None) -> None:
+    file = tmp_path / "s.yaml"
+    file.write_text(SUITE.replace(", {name: mine}", "").replace("region-growing]", "region-growing, mock-official]"))
+    words = ["rehearse", "--suite", str(file), "--cpus", "1", "--gpus", "0", "--out", "out"]
+    outcome = call(*words, "--json")
+    assert outcome.code == 1, outcome.err  # mock-official has no file, and announces no stand-in
+    assert "REHEARSAL" in outcome.err
+    told = json.loads(outcome.out)
+    states = {one["method"]: (one["data"], one["weights"], one["state"]) for one in told["passages"]}
+    assert states["mock-network"] == ("phantom", "trained here", "ok")
+    assert states["region-growing"] == ("phantom", "none", "ok")
+    assert states["mock-official"][2] == "refused"
+    assert told["passages"][0]["largest_gb"] > 0
+    assert told["passages"][0]["step_seconds"] > 0
+    assert Path("out/REHEARSAL.txt").is_file()
+    records = [path.name for path in Path("out/records").iterdir() if path.is_dir()]
+    assert records
+    assert all(name.startswith("rehearsal-small") for name in records)
+    for name in records:
+        ranked = call("leaderboard", "--suite", name, "--out", "out")
+        assert ranked.code == 2
+        assert "was rehearsed, not run" in ranked.err
+    kept = {path: path.stat().st_mtime_ns for path in Path("out/passages").iterdir()}
+    assert len(kept) == 2
+    shown = call(*words)
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept  # what has passed does not go again
+    assert "missing: kits21: `tags-bench data fetch kits21`" in shown.out
+    assert "did not pass: mock-official on kits21: refused" in shown.out
+
+
+def test_a_folder_with_results_is_left_alone(call) -> None:
+    Path("out/records").mkdir(parents=True)
+    outcome = call("rehearse", "--methods", "region-growing", "--out", "out")
+    assert outcome.code == 2
+    assert "a rehearsal needs a folder of its own" in outcome.err
+    Path("marked").mkdir()
+    Path("marked/REHEARSAL.txt").touch()
+    outcome = call("run", "--methods", "region-growing", "--out", "marked")
+    assert outcome.code == 2
+    assert "is a folder of rehearsals; results need another one" in outcome.err
