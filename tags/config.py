@@ -20,7 +20,7 @@ class TagsConfig:
             (they fix the shapes of its tables, not the attention used here).
         freeze_backbone: keep SAM's weights; False trains them too (for towers without pre-trained weights).
         window, shift: cubic attention windows.
-        checkpointing: recompute encoder blocks in the backward pass.
+        checkpointing: recompute encoder blocks in the backward pass; on, except where memory is no concern.
         adapters, adapter_ratio, adapter_kernel, adapter_every: spatial adapters, in every n-th block.
         semantic, clip, clip_slices, clip_layers, semantic_gate, semantic_dim: semantic guidance.
         anatomy, context: anatomy prompts; learnable context vectors.
@@ -41,7 +41,7 @@ class TagsConfig:
     freeze_backbone: bool = True
     window: int = 8
     shift: bool = True
-    checkpointing: bool = False
+    checkpointing: bool = True
     adapters: bool = True
     adapter_ratio: float = 0.5
     adapter_kernel: int = 3
@@ -117,6 +117,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "tiny": {
         "patch": 32,
+        "checkpointing": False,
         "embed_dim": 32,
         "depth": 4,
         "heads": 2,
@@ -155,44 +156,55 @@ class Settings:
     Attributes:
         sam_weights: file (path, or name in the weights folder) or "random".
         clip_weights: open_clip pre-trained tag, file, or "random".
-        spacing: mm per voxel of a crop, isotropic.
-        learning_rate, final_learning_rate, warm_up, weight_decay, gradient_clip, batch_size, foreground:
+        spacing: mm per voxel of the first view, isotropic; None lets the training cases decide, see `tags.plan`.
+        learning_rate, final_learning_rate, warm_up, weight_decay, gradient_clip, batch_size, foreground, deep:
             see `TrainingRecipe`.
+        ema: decay of the moving average of the weights that is kept in the end; 0 for none.
         corrections: most correction rounds after the first prediction of a training step.
-        clicks, prompt_dropout, single_click, central_click, box_share: training prompts, see `sampling.Sampling`.
-        zoom: range of the field of view of a training crop, as a multiple of the model's; drawn per crop and axis.
+        clicks, prompt_dropout, single_click, central_click, box_share, mask_share: training prompts, see
+            `sampling.Sampling`.
+        zoom: range of the field of view of a training crop, as a multiple of the first view's.
+        stretch: by how much each axis of a training crop may depart from its zoom, as a share.
+        tilt: largest angle in degrees by which a training crop is turned about each axis.
+        flips: chance that each axis (x, y, z) of a training crop is turned round; CLIP looks before that.
         dice_weight: Dice's share in the loss, the rest is cross-entropy.
         coarse_weight: weight of the same loss on the decoder's coarse logits.
         threshold: probability above which a voxel is tumour.
         overlap: of neighbouring windows where a volume is searched without clicks.
-        max_grown: most crops that a mask may grow over, beyond those at the prompts.
-        cached_crops: encodings kept per session.
+        widest: largest field of view of a prompted view, as a multiple of the first view's.
+        cached_views: encodings kept per session.
         mixed_precision: bf16 where the device gains by it (GPU; CPU with AMX tiles).
     """
 
     sam_weights: str = "sam_vit_b_01ec64.pth"
     clip_weights: str = "openai"
-    spacing: float = 1.0
+    spacing: float | None = None
     learning_rate: float = 4e-4
     final_learning_rate: float = 4e-6
     warm_up: float = 0.02
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     batch_size: int = 2
-    foreground: float = 0.5
+    foreground: float = 0.8
+    deep: float = 0.6
+    ema: float = 0.99
     corrections: int = 2
     clicks: int = 10
     prompt_dropout: float = 0.1
-    single_click: float = 0.4
-    central_click: float = 0.5
+    single_click: float = 0.5
+    central_click: float = 0.8
     box_share: float = 0.3
-    zoom: tuple[float, float] = (0.85, 1.25)
+    mask_share: float = 0.1
+    zoom: tuple[float, float] = (0.7, 2.4)
+    stretch: float = 0.1
+    tilt: float = 10.0
+    flips: tuple[float, float, float] = (0.5, 0.0, 0.0)
     dice_weight: float = 0.5
     coarse_weight: float = 0.0
     threshold: float = 0.5
     overlap: float = 0.5
-    max_grown: int = 26
-    cached_crops: int = 8
+    widest: float = 2.25
+    cached_views: int = 8
     mixed_precision: bool = True
 
     @classmethod
@@ -208,16 +220,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "tiny": {
         "sam_weights": "random",
         "clip_weights": "random",
-        "spacing": 2.5,
         "learning_rate": 1e-2,
         "final_learning_rate": 1e-4,
         "warm_up": 0.05,
         "foreground": 0.9,
-        "corrections": 0,
-        "single_click": 0.7,
-        "zoom": (0.6, 1.3),
+        "tilt": 20.0,
+        "flips": (0.5, 0.5, 0.5),
         "overlap": 0.25,
-        "max_grown": 4,
     },
 }
 

@@ -1,4 +1,4 @@
-"""Prompts of the user, by the crops that they fall into."""
+"""Prompts of the user, by the views that they ask for and fall into."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from scipy import ndimage
 
 from benchmarks.common.errors import UserError
 from benchmarks.data.boxes import bounding_box
-from benchmarks.data.preprocessing import Prepared, crop
-from benchmarks.data.volume import BoolArray
+from benchmarks.data.preprocessing import Prepared
+from benchmarks.data.volume import BoolArray, FloatArray
 from benchmarks.prompting.prompts import Prompts
+from tags.plan import SHARE_OF_VIEW
 from tags.prompt_encoder import NEGATIVE, POSITIVE, PromptTensors
+from tags.views import View
 
-Voxel = tuple[int, int, int]
+NEARLY_ONE = 0.8  # a step from here to 1 is taken as 1: the volume need not be read anew
 
 
 class GridPrompts:
@@ -26,78 +28,64 @@ class GridPrompts:
         self.points = prepared.to_prepared([c.position for c in prompts.clicks])
         self.positive = np.array([c.positive for c in prompts.clicks], bool)
         self.box: NDArray[np.float64] | None = None
-        if prompts.box is not None:
-            self.box = prepared.to_prepared([prompts.box.low, [h - 1 for h in prompts.box.high]])
-        self.mask: BoolArray | None = None
+        if prompts.box is not None:  # outer faces of its first and last voxels
+            self.box = prepared.to_prepared([np.array(prompts.box.low) - 0.5, np.array(prompts.box.high) - 0.5])
         self.mask_box: NDArray[np.float64] | None = None
-        if prompts.mask is not None and prompts.mask.any():
-            self.mask = prepared.label(prompts.mask)
-            found = bounding_box(self.mask)
-            if found is not None:
-                self.mask_box = np.array([found[0], [h - 1 for h in found[1]]], float)
+        found = None if prompts.mask is None else bounding_box(prompts.mask)
+        if found is not None:
+            self.mask_box = prepared.to_prepared([np.array(found[0]) - 0.5, np.array(found[1]) - 0.5])
 
-    def anchors(self, side: int) -> list[NDArray[np.float64]]:
-        """Centres of the crops to begin with, in an order that further clicks only append to.
+    def first_views(self, side: int, finest: float) -> list[View]:
+        """Views to begin with, in an order that further clicks only append to.
 
-        A box (without one, a previous mask) is covered by crops; every positive click that lies in no crop's inner
-        half gets its own. Negative clicks alone ask for no crop.
+        A box (without one and without a click inside, a previous mask) fills three quarters of a view. Every positive
+        click that lies in no view's inner half gets its own, of step 1. Negative clicks alone ask for no view.
+
+        Args:
+            finest: smallest step that shows more of the scan than a larger one.
         """
         region = self.box if self.box is not None else None if self.positive.any() else self.mask_box
-        centres = [] if region is None else _cover(region, side)
+        views = [] if region is None else [_around(region, side, finest)]
         for point in self.points[self.positive]:
-            if not any(np.abs(point - centre).max() < side / 4 for centre in centres):
-                centres.append(point)
-        return centres
+            if not any(view.holds(point, 0.5) for view in views):
+                views.append(View.about(point, 1.0, side))
+        return views
 
-    def prompted_part(self, mask: BoolArray, origin: Voxel, inherited: NDArray[np.float64] | None) -> BoolArray:
-        """The connected parts of a crop's mask that hold a positive click; the whole mask if no part does."""
-        points = self.points[self.positive] if inherited is None else inherited[None]
-        local = np.rint(points - np.array(origin, float)).astype(np.intp)
-        local = local[((local >= 0) & (local < mask.shape[0])).all(axis=1)]
+    def prompted_part(self, mask: BoolArray, view: View) -> BoolArray:
+        """The connected parts of a view's mask that hold a positive click; the whole mask if no part does."""
+        local = np.rint(view.local(self.points[self.positive])).astype(np.intp)
+        local = local[((local >= 0) & (local < view.side)).all(axis=1)]
         parts, _ = ndimage.label(mask)
         wanted = set(parts[tuple(local.T)].tolist()) - {0}
         return np.isin(parts, list(wanted)) if wanted else mask
 
-    def in_crop(
-        self,
-        origin: Voxel,
-        side: int,
-        device: torch.device,
-        inherited: NDArray[np.float64] | None = None,
-    ) -> PromptTensors:
-        """What of the prompts falls into the crop at `origin`, in its coordinates; without a positive click there,
-        `inherited` is one."""
+    def in_view(self, view: View, device: torch.device, previous: FloatArray | None = None) -> PromptTensors:
+        """What of the prompts falls into a view, in its coordinates, and the previous probabilities there."""
         tensors = PromptTensors.empty(1, device)
-        local = self.points - np.array(origin, float)
+        side = view.side
+        local = view.local(self.points)
         inside = ((local > -0.5) & (local < side - 0.5)).all(axis=1)
-        if inherited is not None and not (inside & self.positive).any():
-            here = torch.tensor(inherited - np.array(origin, float), dtype=torch.float32, device=device)
-            tensors = tensors.with_points(here[None, None], torch.full((1, 1), POSITIVE, device=device))
         if inside.any():
             points = torch.tensor(local[inside], dtype=torch.float32, device=device)[None]
             signs = torch.tensor(np.where(self.positive[inside], POSITIVE, NEGATIVE), device=device)[None]
             tensors = tensors.with_points(points, signs)
         if self.box is not None:
-            low, high = self.box - np.array(origin, float)
-            if (high > -0.5).all() and (low < side - 0.5).all():
-                corners = np.stack((low.clip(0, side - 1), high.clip(0, side - 1)))
+            low, high = view.local(self.box)
+            if (high > 0).all() and (low < side - 1).all():
+                last = np.maximum(np.rint(high - 0.5), np.rint(low + 0.5))  # voxels whose centres lie within
+                corners = np.stack((np.rint(low + 0.5).clip(0, side - 1), last.clip(0, side - 1)))
                 tensors.box = torch.tensor(corners, dtype=torch.float32, device=device)[None]
                 tensors.has_box = torch.ones(1, dtype=torch.bool, device=device)
-        if self.mask is not None:
-            centre = [o + side // 2 for o in origin]
-            patch, _ = crop(self.mask, centre, (side, side, side), False)
-            tensors.mask = torch.from_numpy(patch.astype(np.float32)).to(device)[None, None]
+        if previous is not None:
+            tensors.mask = torch.from_numpy(previous).to(device)[None, None]
             tensors.has_mask = torch.ones(1, dtype=torch.bool, device=device)
         return tensors
 
 
-def _cover(region: NDArray[np.float64], side: int) -> list[NDArray[np.float64]]:
-    """Centres of crops that cover a box, at most half a side apart; one where the box fits."""
+def _around(region: NDArray[np.float64], side: int, finest: float) -> View:
+    """The view of which the longest side of a region (2, 3) fills three quarters, no finer than the scan shows."""
     low, high = region
-    axes = []
-    for a, b in zip(low, high, strict=True):
-        number = 1 if b - a < 0.75 * side else int(np.ceil((b - a) / (side / 2)))
-        middle, step = (a + b) / 2, (b - a) / number
-        axes.append([middle + (i - (number - 1) / 2) * step for i in range(number)])
-    grid = [np.array((x, y, z)) for x in axes[0] for y in axes[1] for z in axes[2]]
-    return sorted(grid, key=lambda centre: float(np.abs(centre - (low + high) / 2).sum()))
+    step = max(float((high - low).max()) / (SHARE_OF_VIEW * side), finest)
+    step = 1.0 if NEARLY_ONE <= step <= 1 else step
+    middle = (low + high) / 2 + (0.5 if side % 2 == 0 else 0.0)
+    return View.about(middle, step, side)

@@ -17,7 +17,7 @@ SEARCH_SPACE: dict[str, list[Any]] = {
     "fusion_layers": ["choice", [1, 2]],
     "prompt_dropout": ["uniform", 0.0, 0.3],
 }
-INFERENCE_SETTINGS = ("threshold", "overlap", "max_grown", "cached_crops")
+INFERENCE_SETTINGS = ("threshold", "overlap", "widest", "cached_views")
 ABLATIONS: dict[str, dict[str, Any]] = {
     "adapters": {"adapters": False},
     "semantic guidance": {"semantic": False},

@@ -36,6 +36,15 @@ class Encoding:
     clip: Tensor | None
 
 
+def as_pictures(volume: Tensor) -> Tensor:
+    """(B, C, X, Y, Z) → (B, C, rows, columns, Z) and back: it undoes itself.
+
+    SAM learned from photographs, which have their rows from top to bottom. A radiological slice that stands upright
+    has the front (high y in RAS+) at the top and the patient's right (high x) on the left.
+    """
+    return volume.transpose(2, 3).flip(2, 3)
+
+
 class TAGS(nn.Module):
     """3D Tumor-Adaptive Guidance for SAM.
 
@@ -113,7 +122,7 @@ class TAGS(nn.Module):
         bounds: Tensor,
         seen: VisualFeatures | None = None,
     ) -> Encoding:
-        """The prompt-independent half.
+        """The prompt-independent half. SAM's blocks and CLIP look at upright slices; all results are in (x, y, z).
 
         Args:
             image: (B, 1, X, Y, Z), normalised intensities.
@@ -125,12 +134,14 @@ class TAGS(nn.Module):
         guide = None
         if self.semantic is not None and seen is not None:
             x, y, z = (n // STRIDE for n in image.shape[2:])
-            semantic, guidance = self.semantic, self.semantic.guidance(seen, (x, y, z))
+            guidance = self.semantic.guidance(seen, (x, y, z)).transpose(1, 2).flip(1, 2)
+            semantic = self.semantic
 
             def guide(tap: int, tokens: Tensor) -> Tensor:
                 return semantic(tap, tokens, guidance)
 
-        *shallow, feature = self.encoder(self.stem(image), guide)
+        features = self.encoder(self.stem(as_pictures(image)), guide)
+        *shallow, feature = (as_pictures(one) for one in features)
         tokens = None
         if self.anatomy is not None:
             tokens, text = self.anatomy(anatomies)

@@ -22,9 +22,11 @@ class Sampling:
         clicks: most clicks of a crop.
         none: share of crops without any prompt (prompt dropout).
         single: share of the others that get exactly one positive click and nothing else.
-        central: share of crops whose first positive click lies deep inside the target instead of anywhere.
-        box: share of the crops with several prompts that get a box.
+        central: share of crops whose first positive click is the crop's centre, where a view looks at inference
+            (deep inside the target where the centre does not belong to it), instead of anywhere in the target.
+        box: share of the crops with several prompts that get a box; half of those get nothing else.
         box_jitter: how far each face of the box may move, as a share of its side.
+        mask: share of crops with a target that get a previous mask; half of those get nothing else.
     """
 
     clicks: int = 10
@@ -33,6 +35,7 @@ class Sampling:
     central: float = 0.5
     box: float = 0.3
     box_jitter: float = 0.1
+    mask: float = 0.1
 
 
 def random_number(generator: torch.Generator) -> float:
@@ -79,36 +82,91 @@ def near(mask: Tensor, reach: int = 4) -> Tensor:
 
 def sample_prompts(label: Tensor, generator: torch.Generator, how: Sampling) -> PromptTensors:
     """Prompts for the labels (B, 1, X, Y, Z) of a batch of crops. A crop without target gets no positive click."""
-    batch, device = label.shape[0], label.device
-    prompts = PromptTensors.empty(batch, device)
-    points = torch.zeros(batch, how.clicks, 3, device=device)
-    labels = torch.full((batch, how.clicks), ABSENT, dtype=torch.long, device=device)
+    drawn = [_prompts_of(crop[0] > 0.5, generator, how) for crop in label]
+    used = max((len(one.points) for one in drawn), default=0)
+    points = torch.zeros(len(label), used, 3, device=label.device)
+    labels = torch.full((len(label), used), ABSENT, dtype=torch.long, device=label.device)
+    prompts = PromptTensors.empty(len(label), label.device)
     box, has_box = prompts.box.clone(), prompts.has_box.clone()
-    for i in range(batch):
-        mask = label[i, 0] > 0.5
-        if how.clicks == 0 or random_number(generator) < how.none:
-            continue
-        present = bool(mask.any())
-        if random_number(generator) < how.single:
-            positive, negative = int(present), 0
-        else:
-            positive = int(torch.randint(0, how.clicks + 1, (), generator=generator)) if present else 0
-            negative = int(torch.randint(0, how.clicks - positive + 1, (), generator=generator))
-            if present and random_number(generator) < how.box:
-                box[i], has_box[i] = jittered_box(mask, how.box_jitter, generator), True
-        if positive:
-            points[i, :positive] = random_voxels(mask, positive, generator)
-            if random_number(generator) < how.central:
-                points[i, 0] = deep_voxel(mask, generator)[0]
-            labels[i, :positive] = POSITIVE
-        outside = ~mask
-        if negative and bool(outside.any()):
-            band = near(mask) if present else outside
-            source = band if bool(band.any()) and random_number(generator) < 0.5 else outside
-            points[i, positive : positive + negative] = random_voxels(source, negative, generator)
-            labels[i, positive : positive + negative] = NEGATIVE
-    used = int((labels != ABSENT).sum(dim=1).max()) if batch else 0
-    return replace(prompts, points=points[:, :used], labels=labels[:, :used], box=box, has_box=has_box)
+    masks, has_mask = torch.zeros_like(label), prompts.has_mask.clone()
+    for i, one in enumerate(drawn):
+        points[i, : len(one.points)], labels[i, : len(one.points)] = one.points, one.labels
+        if one.box is not None:
+            box[i], has_box[i] = one.box, True
+        if one.mask is not None:
+            masks[i, 0], has_mask[i] = one.mask, True
+    mask = masks if bool(has_mask.any()) else None
+    return PromptTensors(points, labels, box, has_box, mask, has_mask)
+
+
+@dataclass
+class _Drawn:
+    """The prompts of one crop."""
+
+    points: Tensor
+    labels: Tensor
+    box: Tensor | None = None
+    mask: Tensor | None = None
+
+
+def _prompts_of(mask: Tensor, generator: torch.Generator, how: Sampling) -> _Drawn:
+    """Prompts for one target (X, Y, Z)."""
+    device = mask.device
+    drawn = _Drawn(torch.zeros(0, 3, device=device), torch.zeros(0, dtype=torch.long, device=device))
+    if how.clicks == 0 or random_number(generator) < how.none:
+        return drawn
+    present = bool(mask.any())
+    if present and random_number(generator) < how.mask:
+        drawn.mask = rough_mask(mask, generator)
+        if random_number(generator) < 0.5:
+            return drawn
+    if random_number(generator) < how.single:
+        positive, negative = int(present), 0
+    else:
+        positive = int(torch.randint(0, how.clicks + 1, (), generator=generator)) if present else 0
+        negative = int(torch.randint(0, how.clicks - positive + 1, (), generator=generator))
+        if present and random_number(generator) < how.box:
+            drawn.box = jittered_box(mask, how.box_jitter, generator)
+            if random_number(generator) < 0.5:
+                return drawn
+    inside = random_voxels(mask, positive, generator) if positive else drawn.points
+    if positive and random_number(generator) < how.central:
+        inside[0] = _first_click(mask, generator)
+    outside = _clicks_outside(mask, negative, generator)
+    drawn.points = torch.cat((inside, outside))
+    drawn.labels = torch.tensor([POSITIVE] * len(inside) + [NEGATIVE] * len(outside), device=device, dtype=torch.long)
+    return drawn
+
+
+def _first_click(mask: Tensor, generator: torch.Generator) -> Tensor:
+    """(3,): the crop's centre; where that is not in the target, one of its deepest voxels."""
+    centre = torch.tensor([n // 2 for n in mask.shape], device=mask.device)
+    return centre.float() if bool(mask[tuple(centre)]) else deep_voxel(mask, generator)[0]
+
+
+def _clicks_outside(mask: Tensor, number: int, generator: torch.Generator) -> Tensor:
+    """(number, 3), or none where all is target: anywhere outside, or near the target's border."""
+    outside = ~mask
+    if number == 0 or not bool(outside.any()):
+        return torch.zeros(0, 3, device=mask.device)
+    band = near(mask) if bool(mask.any()) else outside
+    source = band if bool(band.any()) and random_number(generator) < 0.5 else outside
+    return random_voxels(source, number, generator)
+
+
+def rough_mask(mask: Tensor, generator: torch.Generator) -> Tensor:
+    """A previous mask (X, Y, Z) of the target as it may be handed in: in half of the cases perfect, else its border
+    is moved in and out by smooth noise of one to a few voxels."""
+    exact = mask.float()
+    if random_number(generator) < 0.5:
+        return exact
+    smooth = exact[None, None]
+    for _ in range(2):
+        smooth = F.avg_pool3d(smooth, 5, stride=1, padding=2)
+    strength = 0.5 * random_number(generator)
+    knots = torch.randn(1, 1, *(max(2, n // 6) for n in mask.shape), generator=generator).to(mask.device)
+    noise = F.interpolate(knots, tuple(mask.shape), mode="trilinear", align_corners=False)
+    return (smooth + strength * noise > 0.5)[0, 0].float()
 
 
 def jittered_box(mask: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
@@ -121,25 +179,6 @@ def jittered_box(mask: Tensor, jitter: float, generator: torch.Generator) -> Ten
     low, high = (low + moves[0]).round(), (high + moves[1]).round()
     low = torch.minimum(low.clamp(min=0), extent)
     return torch.stack((low, torch.maximum(torch.minimum(high, extent), low)))
-
-
-def zoomed(
-    image: Tensor, label: Tensor, side: int, zoom: tuple[float, float], generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Crops (B, 1, Q, Q, Q) resampled to `side`³ with a random field of view of `side · zoom` voxels about the centre.
-
-    Every crop draws one factor, and each of its axes departs from it by up to a tenth.
-    """
-    batch = len(image)
-    low, high = zoom
-    factor = low + (high - low) * torch.rand(batch, 1, generator=generator)
-    factor = (factor * (0.9 + 0.2 * torch.rand(batch, 3, generator=generator))).clamp(low, high)
-    extent = torch.tensor(image.shape[2:])
-    theta = torch.diag_embed((factor * side / extent).flip(-1)).to(image)  # grid_sample wants (z, y, x)
-    theta = F.pad(theta, (0, 1))
-    grid = F.affine_grid(theta, [batch, 1, side, side, side], align_corners=False)
-    both = F.grid_sample(torch.cat((image, label), dim=1), grid, padding_mode="border", align_corners=False)
-    return both[:, :1], (both[:, 1:] > 0.5).to(label)
 
 
 def correct(prompts: PromptTensors, logits: Tensor, label: Tensor, generator: torch.Generator) -> PromptTensors:

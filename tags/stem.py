@@ -34,7 +34,8 @@ def interpolation_matrix() -> Tensor:
 class VolumetricStem(nn.Module):
     """Crop (B, 1, X, Y, Z) → tokens (B, X/4, Y/4, Z/4, C), positions added.
 
-    SAM's image rows lie along x and its columns along y; z is the depth.
+    SAM's image rows lie along the first axis and its columns along the second (`model.as_pictures` turns a crop so);
+    the third is the depth.
 
     Args:
         embed_dim: C.

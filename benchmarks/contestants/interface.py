@@ -99,6 +99,8 @@ class TrainingRecipe:
         warm_up: share of the budget over which the learning rate rises linearly first.
         weight_decay, gradient_clip: AdamW and the norm to which gradients are clipped.
         foreground: share of crops centred on a voxel of the target.
+        deep: share of those that are centred deep inside a lesion, where a user clicks first; every lesion of a case
+            is as likely as any other.
         mixed_precision: bf16 autocast where the device gains by it, fp16 with a scaled loss on a GPU without bf16.
         accumulate: batches whose gradients are added up for one step.
         ema_decay: of an exponential moving average of the weights, which is then validated and kept instead of them;
@@ -115,6 +117,7 @@ class TrainingRecipe:
     weight_decay: float = 0.0
     gradient_clip: float = 1.0
     foreground: float = 0.5
+    deep: float = 0.0
     mixed_precision: bool = True
     accumulate: int = 1
     ema_decay: float = 0.0
@@ -131,6 +134,12 @@ class Trainable(Segmenter):
     """
 
     module: torch.nn.Module
+
+    def plan(self, cases: Sequence[Case], target: Target) -> None:
+        """Decide what follows from the training cases, such as the spacing; called once, before `recipe`.
+
+        The decision has to be part of the checkpoint. By default there is none to make.
+        """
 
     @abstractmethod
     def recipe(self, target: Target) -> TrainingRecipe:

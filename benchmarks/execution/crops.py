@@ -21,6 +21,7 @@ from benchmarks.data.dataset import Case
 if TYPE_CHECKING:
     import torch
 
+DEEP = 0.8  # of the depth of a lesion's deepest voxel
 AHEAD = 2  # steps whose crops are ready before they are needed
 
 T = TypeVar("T")
@@ -63,9 +64,12 @@ class CropSource:
         self.target, self.recipe, self.seed, self.worker = target, recipe, seed, worker
         cache = cache or default_cache()
         self._cases: list[tuple[CachedVolume, CachedMask]] = []
+        self._deep: list[list[np.ndarray]] = []
         for case in cases:
             volume = cache.prepared(case, recipe.preprocessing)
-            self._cases.append((volume, volume.label_mask(target)))
+            mask = volume.label_mask(target)
+            self._cases.append((volume, mask))
+            self._deep.append(deep_places(mask, volume.spacing) if recipe.deep else [])
             prepared()
 
     def step(self, step: int) -> list[Batch]:
@@ -87,9 +91,13 @@ class CropSource:
     def crop(self, step: int, place: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (float32) and label (bool) of one crop, augmented as the recipe says; see `Augmentation`."""
         random = generator(self.seed, "crop", step, 0, place)
-        volume, mask = self._cases[random.integers(len(self._cases))]
+        number = random.integers(len(self._cases))
+        volume, mask = self._cases[number]
         patch, shape, foreground = self.recipe.patch, np.array(volume.shape), mask.foreground
         if len(foreground) and random.random() < self.recipe.foreground:
+            if self.recipe.deep and random.random() < self.recipe.deep:
+                lesions = self._deep[number]
+                foreground = lesions[random.integers(len(lesions))]
             centre = foreground[random.integers(len(foreground))].astype(float)
         else:
             half = np.array(patch) / 2
@@ -103,6 +111,23 @@ class CropSource:
         scale = 1 + random.uniform(-how.intensity_scale, how.intensity_scale)
         shift = random.uniform(-how.intensity_shift, how.intensity_shift)
         return np.ascontiguousarray(image * scale + shift, np.float32), np.ascontiguousarray(label)
+
+
+def deep_places(mask: CachedMask, spacing: Sequence[float]) -> list[np.ndarray]:
+    """Of every lesion (26-connected component) of a mask the voxels (N, 3) at least 0.8 as deep as its deepest.
+
+    Depth is the distance in mm to the nearest voxel outside the lesion.
+    """
+    from scipy import ndimage
+
+    labelled, _ = ndimage.label(mask.box, np.ones((3, 3, 3), bool))
+    places = []
+    for number, box in enumerate(ndimage.find_objects(labelled), start=1):
+        lesion = np.pad(labelled[box] == number, 1)
+        depth = ndimage.distance_transform_edt(lesion, spacing)[1:-1, 1:-1, 1:-1]
+        corner = [side.start for side in box]
+        places.append(np.argwhere(depth >= DEEP * depth.max()) + corner + mask.origin)
+    return places
 
 
 def pinned(batch: Batch) -> Batch:

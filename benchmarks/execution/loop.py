@@ -67,6 +67,8 @@ class TrainingLoop:
         if not isinstance(segmenter, Trainable):
             raise TypeError(f"method '{job.method}' announces training by the bench and is no Trainable")
         self.segmenter = segmenter
+        if job.cases:
+            segmenter.plan(job.cases, job.target)
         self.recipe = segmenter.recipe(job.target)
         self.network = LossNetwork(segmenter, world_size)
         self.optimisation = Optimisation(

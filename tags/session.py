@@ -1,0 +1,231 @@
+"""TAGS on one volume: the views follow the prompts, and the rounds of a dialogue are replayed or remembered."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from benchmarks.contestants import Session, Target
+from benchmarks.data.boxes import bounding_box
+from benchmarks.data.preprocessing import Prepared, prepare
+from benchmarks.data.volume import BoolArray, FloatArray, Volume
+from benchmarks.prompting.prompts import Click, Prompts
+from tags.canvas import Canvas
+from tags.grid_prompts import GridPrompts
+from tags.model import Encoding
+from tags.targets import anatomy_of, bounds_of
+from tags.views import Answer, View, across, sampled
+
+if TYPE_CHECKING:
+    from tags.segmenter import TagsSegmenter
+
+WIDER = 1.5  # each view that follows a touched face has so many times the field of view
+NARROWER = 1 / 2.25  # and each that follows a lesion too small to be seen well
+LEAST_ACROSS = 4  # voxels that a lesion has to measure in a view
+REMEMBERED = 4  # answers of earlier rounds kept
+
+
+class TagsSession(Session):
+    """One volume on the model's grid, with the encodings of the views seen so far.
+
+    A mask follows from the prompts alone, not from what was asked before: the rounds of a dialogue are the clicks in
+    their order, each round sees the answer of the one before, and a session that does not remember that answer works
+    it out anew.
+    """
+
+    def __init__(self, segmenter: TagsSegmenter, volume: Volume, target: Target) -> None:
+        self.segmenter, self.volume, self.target = segmenter, volume, target
+        self.recipe = segmenter.preprocessing(target)
+        self.prepared: Prepared = prepare(volume, self.recipe)
+        self.side = segmenter.config.patch
+        self.fill = float(self.prepared.array.min())
+        self.finest = min(min(volume.spacing) / max(self.prepared.spacing), 1.0)
+        self._encodings: OrderedDict[View, Encoding] = OrderedDict()
+        self._answers: OrderedDict[Prompts, Answer] = OrderedDict()
+
+    def segment(self, prompts: Prompts) -> BoolArray:
+        """The mask on the volume's own grid."""
+        with torch.inference_mode(), self.segmenter.autocast():
+            self.segmenter.module.eval()
+            prompted = GridPrompts(prompts, self.prepared)
+            if not prompted.first_views(self.side, self.finest):
+                return self.prepared.to_native_mask(self._searched(prompted), self.segmenter.settings.threshold)
+            if prompts.mask is not None:
+                return self._edited(prompts.mask, prompted)
+            return self._on_volume(self._answer(prompts))
+
+    def _on_volume(self, answer: Answer) -> BoolArray:
+        mask = np.zeros(self.volume.shape, np.bool_)
+        box, probability, looked = answer.on_volume(self.prepared)
+        np.greater(probability, self.segmenter.settings.threshold, out=mask[box])
+        mask[box] &= looked
+        return mask
+
+    # A dialogue
+
+    def _answer(self, prompts: Prompts) -> Answer:
+        """The answer to a box and clicks, in rounds: the box, then click by click from the first positive one on."""
+        answer: Answer | None = None
+        for round_prompts in _rounds(prompts):
+            known = self._answers.get(round_prompts)
+            answer = known or self._follow(GridPrompts(round_prompts, self.prepared), answer)
+            self._answers[round_prompts] = answer
+            self._answers.move_to_end(round_prompts)
+            while len(self._answers) > REMEMBERED:
+                self._answers.popitem(last=False)
+        if answer is None:
+            raise RuntimeError("prompts that ask for no view came here")
+        return answer
+
+    def _edited(self, given: BoolArray, prompted: GridPrompts) -> BoolArray:
+        """A mask of the user's with the network's changes: where it agrees or did not look, not a voxel moves."""
+        before = _Given(self, given)
+        answer = self._follow(prompted, before)
+        shown = Answer(tuple((view, before.seen_from(view)) for view, _ in answer.parts))
+        box, probability, looked = answer.on_volume(self.prepared)
+        _, as_seen, _ = shown.on_volume(self.prepared)
+        now = probability > self.segmenter.settings.threshold
+        changed = looked & (now != (as_seen > 0.5))
+        mask = given.copy()
+        mask[box] = np.where(changed, now, mask[box])
+        return mask
+
+    # Views
+
+    def _follow(self, prompted: GridPrompts, before: Answer | _Given | None) -> Answer:
+        """Look where the prompts ask to, as wide and as near as the lesion wants it."""
+        parts: list[tuple[View, FloatArray]] = []
+        for view in prompted.first_views(self.side, self.finest):
+            parts += self._zoomed(view, prompted, before)
+        if len(parts) > 1:  # every view once more, told what all of them saw
+            together = Answer(tuple(parts))
+            parts = [(view, self._probability(view, prompted, together)) for view, _ in parts]
+        return Answer(tuple(parts))
+
+    def _zoomed(
+        self, view: View, prompted: GridPrompts, before: Answer | _Given | None
+    ) -> list[tuple[View, FloatArray]]:
+        """The first view, and wider ones about its centre while the lesion touches a face; or, where only a click
+        says where to look, a nearer one instead, while the lesion is hardly seen."""
+        nearest = self.finest if prompted.box is None and not isinstance(before, _Given) else view.step
+        probability = self._probability(view, prompted, before)
+        lesion = self._lesion(probability, prompted, view)
+        while across(lesion) < LEAST_ACROSS and view.step > nearest:
+            view = replace(view, step=max(view.step * NARROWER, nearest))
+            probability = self._probability(view, prompted, before)
+            lesion = self._lesion(probability, prompted, view)
+        parts = [(view, probability)]
+        widest = max(self.segmenter.settings.widest, view.step) + 1e-6
+        while view.touches(lesion, self.prepared.shape) and view.step * WIDER <= widest:
+            view = view.widened(WIDER)
+            probability = self._probability(view, prompted, before)
+            lesion = self._lesion(probability, prompted, view)
+            parts.append((view, probability))
+        return parts
+
+    def _lesion(self, probability: FloatArray, prompted: GridPrompts, view: View) -> BoolArray:
+        return prompted.prompted_part(probability > self.segmenter.settings.threshold, view)
+
+    def _searched(self, prompted: GridPrompts) -> FloatArray:
+        """Probabilities on the model's grid from overlapping windows over the body; nobody said where to look."""
+        weights = np.exp(-0.5 * (np.linspace(-1, 1, self.side) / 0.5) ** 2).astype(np.float32)
+        canvas = Canvas(self.prepared.shape, weights[:, None, None] * weights[:, None] * weights)
+        for x, y, z in self._windows():
+            half = (self.side - 1) / 2
+            view = View((x + half, y + half, z + half), 1.0, self.side)
+            canvas.add(self._probability(view, prompted, None, keep=False), (x, y, z))
+        return canvas.mean()
+
+    def _windows(self) -> list[tuple[int, int, int]]:
+        """Origins of overlapping windows over the body (everything brighter than the darkest value)."""
+        body = bounding_box(self.prepared.array > self.fill + 1e-3)
+        if body is None:
+            return []
+        stride = max(1, round(self.side * (1 - self.segmenter.settings.overlap)))
+        axes = []
+        for low, high in zip(*body, strict=True):
+            number = max(1, -(-(high - low - self.side) // stride) + 1)
+            start = (low + high - (number - 1) * stride - self.side) // 2
+            axes.append([start + i * stride for i in range(number)])
+        return [(x, y, z) for x in axes[0] for y in axes[1] for z in axes[2]]
+
+    def _probability(
+        self, view: View, prompted: GridPrompts, before: Answer | _Given | None, keep: bool = True
+    ) -> FloatArray:
+        """What the network says in a view, told the prompts in it and the answer before."""
+        encoding = self._encode(view, keep)
+        previous = None if before is None else before.seen_from(view)
+        tensors = prompted.in_view(view, self.segmenter.device, previous)
+        logits, _ = self.segmenter.module.decode(encoding, tensors)
+        probability: FloatArray = logits[0, 0].float().sigmoid().cpu().numpy()
+        return probability
+
+    def _encode(self, view: View, keep: bool) -> Encoding:
+        if view in self._encodings:
+            self._encodings.move_to_end(view)
+            return self._encodings[view]
+        device = self.segmenter.device
+        image = torch.from_numpy(self._cut(view)).to(device)[None, None]
+        encoding = self.segmenter.module.encode(image, [anatomy_of(self.target)], bounds_of([self.target]).to(device))
+        if keep:
+            self._encodings[view] = encoding
+            while len(self._encodings) > self.segmenter.settings.cached_views:
+                self._encodings.popitem(last=False)
+        return encoding
+
+    def _cut(self, view: View) -> FloatArray:
+        """What a view sees; one finer than the model's grid looks at the volume itself."""
+        if view.step >= 1:
+            return view.cut(self.prepared, self.fill)
+        array, axes = self._native(self.volume.array, view)
+        if self.recipe.window is not None:
+            array = array.clip(*self.recipe.window)
+        inside = [(a > -0.5) & (a < n - 0.5) for a, n in zip(axes, self.prepared.shape, strict=True)]
+        x, y, z = inside
+        seen = (array - self.recipe.mean) / self.recipe.std
+        return np.where(x[:, None, None] & y[:, None] & z, seen, self.fill).astype(np.float32)
+
+    def _native(self, array: FloatArray | BoolArray, view: View) -> tuple[FloatArray, list[np.ndarray]]:
+        """Linear samples of an array on the volume's own grid in the voxels of a view, and their coordinates."""
+        axes = [view.start[axis] + view.step * np.arange(view.side) for axis in range(3)]
+        places = [
+            (axis + 0.5) * (n / m) - 0.5
+            for axis, n, m in zip(axes, self.prepared.native_shape, self.prepared.shape, strict=True)
+        ]
+        box = []
+        for place, n in zip(places, array.shape, strict=True):
+            low, high = int(np.floor(place[0])), int(np.ceil(place[-1])) + 1
+            start = min(max(low, 0), n - 1)
+            box.append(slice(start, max(min(high, n), start + 1)))
+        part = array[box[0], box[1], box[2]].astype(np.float32)
+        return sampled(part, [place - side.start for place, side in zip(places, box, strict=True)]), axes
+
+
+class _Given:
+    """A mask of the user's as an answer of the round before."""
+
+    def __init__(self, session: TagsSession, mask: BoolArray) -> None:
+        self.session, self.mask = session, mask
+        prepared = session.prepared
+        on_grid = prepared.label(mask).astype(np.float32) if mask.any() else np.zeros(prepared.shape, np.float32)
+        self.prepared = replace(prepared, array=on_grid)
+
+    def seen_from(self, view: View) -> FloatArray:
+        """The mask in the voxels of a view."""
+        if view.step >= 1:
+            return view.cut(self.prepared, 0.0)
+        sampled_mask, _ = self.session._native(self.mask, view)
+        return sampled_mask
+
+
+def _rounds(prompts: Prompts) -> list[Prompts]:
+    """The prompts after each round: the box, if there is one, then every click from the first positive one on."""
+    clicks: tuple[Click, ...] = prompts.clicks
+    first = 0
+    if prompts.box is None:
+        first = next(number for number, click in enumerate(clicks, start=1) if click.positive)
+    return [replace(prompts, clicks=clicks[:number]) for number in range(first, len(clicks) + 1)]

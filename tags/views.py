@@ -1,0 +1,157 @@
+"""Views: cubes of the volume that the network looks at, of any field of view, and what it answered in them.
+
+Coordinates are voxels of the model's grid (the volume resampled to the plan's spacing); voxel centres are whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.data.boxes import bounding_box
+from benchmarks.data.preprocessing import Prepared, crop
+from benchmarks.data.volume import BoolArray, FloatArray
+from tags.augment import seen
+
+Point = tuple[float, float, float]
+TOUCHING_SHARE = 0.01  # of a face of the view that a mask must cover to reach beyond it
+IMPORTANCE = 0.5  # standard deviation of a view's weight about its centre, in halves of its side
+
+
+@dataclass(frozen=True)
+class View:
+    """A cube of `side`³ voxels, each `step` voxels of the model's grid large.
+
+    Attributes:
+        centre: its geometric centre, between two voxels of the grid where `side` is even and `step` is 1.
+    """
+
+    centre: Point
+    step: float
+    side: int
+
+    @classmethod
+    def about(cls, point: Sequence[float], step: float, side: int) -> View:
+        """The view whose voxel `side // 2` is the voxel nearest to a point, for a step of 1; the same cube's centre
+        for any other step."""
+        x, y, z = (float(np.rint(c)) - side // 2 + (side - 1) / 2 for c in point)
+        return cls((x, y, z), step, side)
+
+    def widened(self, factor: float) -> View:
+        """The same centre at `factor` times the field of view."""
+        return replace(self, step=self.step * factor)
+
+    @property
+    def start(self) -> NDArray[np.float64]:
+        """Where its first voxel lies."""
+        return np.array(self.centre) - (self.side - 1) / 2 * self.step
+
+    def local(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Coordinates (N, 3) of the model's grid → of the view's own voxels."""
+        return np.asarray((points - self.start) / self.step)
+
+    def holds(self, point: NDArray[np.float64], share: float = 1.0) -> bool:
+        """Whether a point lies in the inner cube of that share of the side."""
+        return bool(np.abs(point - np.array(self.centre)).max() < share * self.side * self.step / 2)
+
+    def cut(self, prepared: Prepared, fill: float) -> FloatArray:
+        """What it sees of a volume on the model's grid, averaged where it is coarser; `fill` beyond the volume."""
+        half = int(np.ceil(self.side * self.step / 2)) + 1
+        middle = [int(np.floor(c)) + 1 for c in self.centre]
+        if self.step == 1:
+            patch, _ = crop(prepared.array, middle, (self.side,) * 3, fill)
+            return patch
+        patch, _ = crop(prepared.array, middle, (2 * half,) * 3, fill)
+        source = torch.from_numpy(np.ascontiguousarray(patch, np.float32))[None, None]
+        cut: FloatArray = seen(source, self.side, torch.full((3,), self.step))[0, 0].numpy()
+        return cut
+
+    def touches(self, mask: BoolArray, shape: Sequence[int]) -> bool:
+        """Whether a mask in it reaches one of its faces, of those that lie inside a volume of that shape."""
+        for axis in range(3):
+            for end, face in ((0, self.start[axis]), (-1, self.start[axis] + (self.side - 1) * self.step)):
+                outside = face <= 0 if end == 0 else face >= shape[axis] - 1
+                if not outside and mask.take(end, axis=axis).mean() >= TOUCHING_SHARE:
+                    return True
+        return False
+
+
+def sampled(array: FloatArray, positions: Sequence[NDArray[np.float64]]) -> FloatArray:
+    """Linear samples of a 3D array at the crossings of positions along each axis; beyond it its edge goes on."""
+    for axis, places in enumerate(positions):
+        places = places.clip(0, array.shape[axis] - 1)
+        low = np.minimum(places.astype(np.intp), max(array.shape[axis] - 2, 0))
+        high = np.minimum(low + 1, array.shape[axis] - 1)
+        weight = (places - low).astype(np.float32).reshape([-1 if a == axis else 1 for a in range(3)])
+        lower = array.take(low, axis=axis)
+        upper = array.take(high, axis=axis)
+        upper -= lower
+        upper *= weight
+        upper += lower
+        array = upper
+    return array
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Probabilities in one or several views; where views overlap, their weighted mean.
+
+    Attributes:
+        parts: views, and probabilities (side, side, side) in each.
+    """
+
+    parts: tuple[tuple[View, FloatArray], ...]
+
+    def seen_from(self, view: View) -> FloatArray:
+        """The answer in the voxels of a view; 0 where no view looked."""
+        axes = [view.start[axis] + view.step * np.arange(view.side) for axis in range(3)]
+        total, weight = self._blended(axes)
+        return np.divide(total, weight, out=total, where=weight > 0)
+
+    def on_volume(self, prepared: Prepared) -> tuple[tuple[slice, slice, slice], FloatArray, BoolArray]:
+        """The answer on the volume's own grid: the box that any view reaches, the mean in it, and where one looked."""
+        grid = [
+            (np.arange(n) + 0.5) * (m / n) - 0.5 for n, m in zip(prepared.native_shape, prepared.shape, strict=True)
+        ]
+        low, high = np.full(3, np.inf), np.full(3, -np.inf)
+        for view, _ in self.parts:
+            low = np.minimum(low, view.start - view.step / 2)
+            high = np.maximum(high, view.start + (view.side - 0.5) * view.step)
+        box = [
+            slice(*np.searchsorted(axis, (a, b), side="left").tolist())
+            for axis, a, b in zip(grid, low, high, strict=True)
+        ]
+        total, weight = self._blended([axis[inside] for axis, inside in zip(grid, box, strict=True)])
+        looked = weight > 0
+        np.divide(total, weight, out=total, where=looked)
+        return (box[0], box[1], box[2]), total, looked
+
+    def _blended(self, axes: Sequence[NDArray[np.float64]]) -> tuple[FloatArray, FloatArray]:
+        """Sum of the weighted parts and sum of the weights, at the crossings of coordinates along each axis."""
+        shape = [len(axis) for axis in axes]
+        total, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+        for view, values in self.parts:
+            places = [(axis - start) / view.step for axis, start in zip(axes, view.start, strict=True)]
+            ends = [np.searchsorted(p, (-0.5, view.side - 0.5)).tolist() for p in places]
+            inside = tuple(slice(low, high) for low, high in ends)
+            places = [p[s] for p, s in zip(places, inside, strict=True)]
+            if any(len(p) == 0 for p in places):
+                continue
+            half = view.side / 2
+            x, y, z = (
+                np.exp(-0.5 * ((p - (view.side - 1) / 2) / half / IMPORTANCE) ** 2).astype(np.float32) for p in places
+            )
+            importance = x[:, None, None] * y[:, None] * z
+            total[inside] += sampled(values, places) * importance
+            weight[inside] += importance
+        return total, weight
+
+
+def across(mask: BoolArray) -> int:
+    """Voxels of the longest side of the box round a mask; 0 for an empty one."""
+    box = bounding_box(mask)
+    return 0 if box is None else max(high - low for low, high in zip(*box, strict=True))
