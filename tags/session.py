@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 WIDER = 1.5  # each view that follows a touched face has so many times the field of view
 NARROWER = 1 / 2.25  # and each that follows a lesion too small to be seen well
-LEAST_ACROSS = 4  # voxels that a lesion has to measure in a view
+LEAST_ACROSS = 5  # voxels, of the box round it, that a lesion has to measure in a view
 REMEMBERED = 4  # answers of earlier rounds kept
 
 

@@ -9,7 +9,7 @@ import torch
 
 from tags.config import TagsConfig, sized
 from tags.losses import dice_loss, segmentation_loss
-from tags.model import TAGS
+from tags.model import TAGS, as_pictures
 from tags.prompt_encoder import PromptTensors
 
 KIDNEY = [("kidney", "tumor")]
@@ -35,7 +35,7 @@ def test_closed_gates_leave_the_sam_stream_bit_for_bit(build, noise, bounds):
     model, image = build(), noise(1, 1, 32, 32, 32)
     with torch.no_grad():
         guided = model.encode(image, KIDNEY, bounds)
-        tokens = model.stem(image)
+        tokens = model.stem(as_pictures(image))
         for plain, used in zip(model.encoder(tokens), model.encoder(tokens, lambda _, x: x), strict=True):
             assert torch.equal(plain, used)
         semantic, guidance = model.semantic, model.semantic.guidance(model.see(image, bounds), (8, 8, 8))
@@ -92,6 +92,45 @@ def test_pictures_are_upright(build, bounds):
     assert picture[:8, :8].mean() > 1
     assert picture[8:, :].max() < 0
     assert picture[:, 8:].max() < 0
+
+
+def test_sam_sees_the_picture_that_clip_sees(build, noise, bounds, monkeypatch):
+    """Rows from front to back, columns from the patient's right to left; its features come back in (x, y, z)."""
+    model = build(semantic=False, anatomy=False)
+    image = torch.full((1, 1, 32, 32, 32), -2.0)
+    image[:, :, 24:, 24:, :] = 2.0
+    shown, real = [], model.stem.embed
+    monkeypatch.setattr(model.stem, "embed", lambda x: shown.append(x) or real(x))
+    model.encode(image, KIDNEY, bounds)
+    assert shown[0][0, 0, :8, :8].min() == 2
+    assert shown[0][0, 0, 8:].max() == shown[0][0, 0, :, 8:].max() == -2
+    assert torch.equal(as_pictures(as_pictures(image)), image)
+
+
+def test_sam_features_lie_where_the_crop_has_them(build, noise, bounds):
+    model, image = build(semantic=False, anatomy=False), noise(1, 1, 32, 32, 32) * 0.2
+    for corner in itertools.product((False, True), repeat=3):
+        changed = image.clone()
+        changed[:, :, *(slice(24, None) if high else slice(8) for high in corner)] += 3
+        with torch.no_grad():
+            features = [model.encode(one, KIDNEY, bounds).feature for one in (changed, image)]
+        difference = (features[0] - features[1]).abs().sum(dim=1)[0]
+        quarters = torch.nn.functional.avg_pool3d(difference[None, None], 2)[0, 0]
+        most = torch.unravel_index(quarters.argmax(), quarters.shape)
+        assert [int(place) > 1 for place in most] == list(corner)
+
+
+def test_guidance_of_flipped_views_is_the_flipped_guidance(build, noise, bounds):
+    """CLIP looks at the upright crop, the rest at the flipped one; what CLIP saw must lie where the flipped crop is."""
+    from tags.augment import flipped, flipped_features
+
+    model, image = build(), noise(1, 1, 32, 32, 32)
+    seen = model.see(image, bounds)
+    for axes in ([0], [1], [2], [0, 2]):
+        straight = model.semantic.guidance(seen, (8, 8, 8)).permute(0, 4, 1, 2, 3)
+        turned = model.semantic.guidance(flipped_features(seen, [axes]), (8, 8, 8)).permute(0, 4, 1, 2, 3)
+        assert torch.allclose(flipped(straight, [axes]), turned, atol=1e-5)
+        assert not torch.allclose(straight, turned, atol=1e-3)
 
 
 def test_only_what_is_declared_trains(build, noise, bounds):

@@ -13,8 +13,8 @@ from tags.sampling import (
     jittered_box,
     near,
     random_voxels,
+    rough_mask,
     sample_prompts,
-    zoomed,
 )
 
 
@@ -123,6 +123,37 @@ def test_sampled_clicks_lie_where_their_sign_says():
     assert nothing >= 2
 
 
+def test_the_first_click_is_the_centre_that_a_view_is_about():
+    """A ball off the crop's centre that still holds it, and one that does not."""
+    label = torch.cat((ball(9, (20, 18, 16)), ball(4, (8, 8, 8))))
+    prompts = sample_prompts(label, torch.Generator().manual_seed(0), Sampling(none=0, single=1, central=1, mask=0))
+    assert prompts.points[0, 0].tolist() == [16, 16, 16]
+    assert (prompts.points[1, 0] - 8).abs().max() <= 1, "one of the deepest voxels"
+
+
+def test_previous_masks_are_given_as_often_as_asked_and_alone_in_half_of_the_crops():
+    generator, given, alone = torch.Generator().manual_seed(0), 0, 0
+    for _ in range(200):
+        prompts = sample_prompts(torch.cat((ball(), torch.zeros_like(ball()))), generator, Sampling(none=0, mask=0.5))
+        assert not prompts.has_mask[1], "there is no target in the second crop"
+        given += int(prompts.has_mask[0])
+        alone += int(prompts.has_mask[0] and not prompts.has_box[0] and (prompts.labels[0] == ABSENT).all())
+        assert (prompts.mask is None) == (not prompts.has_mask.any())
+    assert 70 < given < 130
+    assert 0.3 < alone / given < 0.7
+
+
+def test_half_of_the_rough_masks_are_perfect_and_the_others_near():
+    mask, generator, perfect, overlaps = ball(8)[0, 0] > 0, torch.Generator().manual_seed(0), 0, []
+    for _ in range(60):
+        rough = rough_mask(mask, generator) > 0.5
+        perfect += int(torch.equal(rough, mask))
+        overlaps.append(float(2 * (rough & mask).sum() / (rough.sum() + mask.sum())))
+    assert 20 <= perfect <= 40
+    assert min(overlaps) > 0.6
+    assert min(overlaps) < 0.97
+
+
 def test_sampling_follows_its_generator_alone():
     torch.manual_seed(1)
     first = sample_prompts(ball(), torch.Generator().manual_seed(5), Sampling())
@@ -167,20 +198,3 @@ def test_correction_clicks_the_larger_error():
     assert label[1, 0][tuple(prompts.points[1, 0].long())] == 0
     assert prompts.has_mask.all()
     assert torch.equal(prompts.mask, logits.sigmoid())
-
-
-def test_zoom_keeps_the_centre_and_scales_the_target():
-    label = ball(6, (16, 16, 16), 33)
-    for factor, radius in ((0.6, 10.0), (1.0, 6.0), (1.5, 4.0)):
-        image, found = zoomed(label * 2, label, 33, (factor, factor), torch.Generator().manual_seed(0))
-        centre = found[0, 0].nonzero().float().mean(dim=0)
-        assert (centre - 16).abs().max() < 0.3
-        assert found.sum().item() == pytest.approx(4 / 3 * 3.14159 * radius**3, rel=0.15)
-        assert image[0, 0, 16, 16, 16] == pytest.approx(2)
-
-
-def test_zoom_keeps_the_axes_apart():
-    label = torch.zeros(1, 1, 40, 40, 40)
-    label[0, 0, 10:30, 16:24, 18:22] = 1
-    _, same = zoomed(label, label, 40, (1.0, 1.0), torch.Generator().manual_seed(0))
-    assert torch.equal(same, label)

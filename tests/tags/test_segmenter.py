@@ -6,14 +6,16 @@ import json
 import subprocess
 import sys
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Batch, Target
+from benchmarks.data.dataset import Case
 from benchmarks.data.volume import Volume
-from benchmarks.prompting.prompts import Box, Click, PromptKind, Prompts
+from benchmarks.prompting.prompts import Click, PromptKind, Prompts
 from tags.method import tags_tiny, tags_vit_b
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)
@@ -34,19 +36,6 @@ def segmenter():
     return tags_tiny.build()
 
 
-class Marked:
-    """Stands in for the network: says where it looks by painting what it is told to."""
-
-    def __init__(self, session, paint):
-        self.seen = []
-        self.session, self.paint = session, paint
-        session._crop_probability = self.probability
-
-    def probability(self, origin, asked, inherited, keep):
-        self.seen.append(origin)
-        return self.paint(origin).astype(np.float32)
-
-
 def test_announced_methods_import_no_torch():
     code = (
         "import sys, tags.method as m; assert 'torch' not in sys.modules and 'open_clip' not in sys.modules; "
@@ -65,109 +54,6 @@ def test_defaults_are_plain_and_the_search_space_names_them():
 
 def test_announced_and_real_prompts_are_the_same(segmenter):
     assert segmenter.prompts == tags_tiny.prompts
-
-
-@pytest.mark.parametrize("shape", [(40, 45, 50), (10, 9, 7), (70, 20, 33), (1, 1, 1)])
-def test_masks_lie_on_the_volumes_own_grid(segmenter, shape):
-    session = segmenter.open(volume_of(shape, (2.0, 3.0, 1.7)), TARGET)
-    for position in ((0, 0, 0), tuple(n - 1 for n in shape), tuple(n // 2 for n in shape)):
-        mask = session.segment(click(*position))
-        assert mask.shape == shape
-        assert mask.dtype == bool
-    probabilities = session._predict(click(0, 0, 0))
-    assert probabilities.shape == session.prepared.shape
-    assert (probabilities >= 0).all()
-    assert (probabilities <= 1).all()
-
-
-def test_the_first_crop_is_centred_on_the_click_on_the_models_grid(segmenter):
-    session = segmenter.open(volume_of((60, 60, 60), (5.0, 2.5, 1.25)), TARGET)
-    marked = Marked(session, lambda origin: np.zeros((32, 32, 32)))
-    session.segment(click(20, 30, 40))
-    # 5 mm → 2.5 mm: voxel 20 is centred at 40.5; 1.25 → 2.5: voxel 40 at 19.75
-    assert marked.seen == [(40 - 16, 30 - 16, 20 - 16)]
-
-
-def test_a_mask_that_touches_the_crops_face_calls_its_neighbours(segmenter):
-    """A bar of 100 voxels along x is found whole from one click in its middle, and the growth stops there."""
-    session = tags_tiny.build({"max_grown": 26}).open(volume_of((140, 40, 40)), TARGET)
-    bar = np.zeros((200, 100, 100), bool)  # in voxels of the volume, shifted by 30
-    bar[50:150, 45:55, 45:55] = True
-
-    def paint(origin):
-        x, y, z = (o + 30 for o in origin)
-        return bar[x : x + 32, y : y + 32, z : z + 32]
-
-    marked = Marked(session, paint)
-    mask = session.segment(click(70, 20, 20))
-    expected = bar[30:170, 30:70, 30:70]
-    assert np.array_equal(mask, expected)
-    assert len(marked.seen) == len(set(marked.seen))
-    assert all(0 < x <= 110 for x, _, _ in marked.seen), "nothing far beyond the bar was looked at"
-
-
-def test_growth_is_capped(segmenter):
-    small = tags_tiny.build({"max_grown": 4})
-    session = small.open(volume_of((200, 200, 200)), TARGET)
-    marked = Marked(session, lambda origin: np.ones((32, 32, 32)))
-    session.segment(click(100, 100, 100))
-    assert len(marked.seen) == 5
-
-
-def test_without_prompts_every_voxel_of_the_body_is_looked_at(segmenter):
-    volume = volume_of((80, 70, 60))
-    volume.array[:10] = volume.array[:, :, 50:] = -1000.0  # air
-    session = segmenter.open(volume, TARGET)
-    marked = Marked(session, lambda origin: np.full((32, 32, 32), 0.9))
-    mask = session.segment(Prompts())
-    assert mask[10:, :, :50].all()
-    assert len(marked.seen) == len(set(marked.seen))
-    assert segmenter.open(Volume(np.zeros((9, 9, 9), np.float32), np.eye(4)), TARGET).segment(Prompts()).sum() == 0
-
-
-def test_overlapping_crops_are_blended_not_overwritten(segmenter):
-    session = segmenter.open(volume_of((48, 32, 32)), TARGET)
-    Marked(session, lambda origin: np.full((32, 32, 32), 0.2 if origin[0] <= 4 else 0.8))
-    values = session._predict(Prompts())[:, 16, 16]
-    assert values[0] == pytest.approx(0.2)
-    assert values[-1] == pytest.approx(0.8)
-    assert (np.diff(values) >= -1e-6).all()
-    assert ((values > 0.3) & (values < 0.7)).any()
-
-
-def test_a_second_click_reuses_the_encoding_and_forgets_nothing(segmenter, monkeypatch):
-    session = segmenter.open(volume_of((60, 60, 60)), TARGET)
-    calls = []
-    real = segmenter.module.encode
-    monkeypatch.setattr(segmenter.module, "encode", lambda *a, **k: calls.append(1) or real(*a, **k))
-    one = Prompts(clicks=(Click((30, 30, 30)),))
-    two = Prompts(clicks=(*one.clicks, Click((33, 31, 29), positive=False)))
-    first = session._predict(one)
-    encoded = len(calls)
-    second = session._predict(two)
-    extra = len(calls) - encoded
-    assert extra == 0 or encoded > 1, "the crop at the first click is encoded once"
-    assert not np.allclose(first, second)
-    fresh = segmenter.open(volume_of((60, 60, 60)), TARGET)
-    assert np.allclose(fresh._predict(two), second, atol=1e-6), "a session gives what a fresh one gives"
-
-
-def test_a_box_is_covered_and_a_mask_prompt_is_used(segmenter):
-    session = segmenter.open(volume_of((100, 40, 40)), TARGET)
-    marked = Marked(session, lambda origin: np.zeros((32, 32, 32)))
-    session.segment(Prompts(box=Box((10, 10, 10), (90, 30, 30))))
-    starts = sorted(x for x, _, _ in marked.seen)
-    assert starts[0] <= 10
-    assert starts[-1] + 32 >= 90
-    session = segmenter.open(volume_of((40, 40, 40)), TARGET)
-    mask = np.zeros((40, 40, 40), bool)
-    mask[15:25, 15:25, 15:25] = True
-    boxed = session._predict(Prompts(box=Box((15, 15, 15), (25, 25, 25))))
-    masked = session._predict(Prompts(mask=mask))
-    clicked = session._predict(Prompts(clicks=(Click((20, 20, 20)),)))
-    both = session._predict(Prompts(clicks=(Click((20, 20, 20)),), mask=mask))
-    assert not np.allclose(boxed, masked, atol=1e-4)
-    assert not np.allclose(clicked, both, atol=1e-4)
 
 
 def test_a_text_prompt_is_refused_not_ignored(segmenter):
@@ -196,11 +82,59 @@ def test_checkpoint_round_trip_and_its_size(tmp_path):
     torch.manual_seed(2)
     fresh = tags_tiny.build()
     volume = volume_of((40, 40, 40))
-    before = fresh.open(volume, TARGET)._predict(click(20, 20, 20))
+
+    def mask(segmenter):
+        return segmenter.open(volume, TARGET).segment(click(20, 20, 20))
+
+    before = mask(fresh)
     fresh.load(tmp_path)
-    expected = trained.open(volume, TARGET)._predict(click(20, 20, 20))
-    assert np.array_equal(fresh.open(volume, TARGET)._predict(click(20, 20, 20)), expected)
-    assert not np.allclose(before, expected)
+    assert np.array_equal(mask(fresh), mask(trained))
+    assert not np.array_equal(before, mask(trained))
+
+
+def case_of(folder, side):
+    """A case of 1 mm voxels with a cube of `side` voxels as tumour."""
+    label = np.zeros((100, 100, 60), np.int16)
+    label[10 : 10 + side, 20 : 20 + side, 5 : 5 + side] = 1
+    affine = np.eye(4)
+    nib.Nifti1Image(np.zeros(label.shape, np.float32), affine).to_filename(folder / "image.nii.gz")
+    nib.Nifti1Image(label, affine).to_filename(folder / "label.nii.gz")
+    return Case("d", "c", folder / "image.nii.gz", folder / "label.nii.gz")
+
+
+def test_the_training_lesions_decide_the_spacing_and_the_checkpoint_keeps_it(tmp_path):
+    """A cube of 48 mm in three quarters of 32 voxels: 2 mm."""
+    planned = tags_tiny.build()
+    assert planned.recipe(TARGET).preprocessing.spacing == (4.0, 4.0, 4.0), "128 mm in 32 voxels"
+    planned.plan([case_of(tmp_path, 48)], TARGET)
+    assert planned.recipe(TARGET).preprocessing.spacing == (2.0, 2.0, 2.0)
+    (tmp_path / "kept").mkdir()
+    planned.save(tmp_path / "kept")
+    fresh = tags_tiny.build()
+    fresh.load(tmp_path / "kept")
+    assert fresh.decided == planned.decided
+    assert fresh.preprocessing(TARGET).spacing == (2.0, 2.0, 2.0)
+    by_hand = tags_tiny.build({"spacing": 3.0})
+    by_hand.plan([case_of(tmp_path, 48)], TARGET)
+    by_hand.load(tmp_path / "kept")
+    assert by_hand.preprocessing(TARGET).spacing == (3.0, 3.0, 3.0)
+    content = json.loads((tmp_path / "kept" / "tags.json").read_text())
+    del content["plan"]
+    (tmp_path / "kept" / "tags.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="no readable plan"):
+        fresh.load(tmp_path / "kept")
+
+
+def test_clip_looks_before_the_flips(monkeypatch):
+    segmenter = tags_tiny.build({"zoom": [1.0, 1.0], "stretch": 0, "tilt": 0, "flips": [1.0, 1.0, 0.0]})
+    image = torch.randn(2, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    module, looked = segmenter.module, {}
+    see, encode = module.see, module.encode
+    monkeypatch.setattr(module, "see", lambda x, bounds: looked.setdefault("clip", x) is None or see(x, bounds))
+    monkeypatch.setattr(module, "encode", lambda x, *rest: looked.setdefault("sam", x) is None or encode(x, *rest))
+    segmenter.loss(batch_of(image, torch.zeros_like(image)))
+    assert torch.allclose(looked["clip"], image, atol=1e-5)
+    assert torch.equal(looked["sam"], looked["clip"].flip(2, 3))
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
@@ -287,13 +221,15 @@ def learn(segmenter, steps):
 def test_a_few_steps_beat_every_mask_that_ignores_the_image():
     """Unseen blobs, one click: better than a ball of the best single radius round the click."""
     torch.manual_seed(0)
-    segmenter = tags_tiny.build({"prompt_dropout": 0.0, "single_click": 1.0})
+    segmenter = tags_tiny.build(
+        {"prompt_dropout": 0.0, "single_click": 1.0, "zoom": [1.0, 1.0], "corrections": 0, "mask_share": 0.0}
+    )
     learn(segmenter, 40)
     images, labels, places = blobs(8, seed=2)
     found, balls = [], []
     axes = np.stack(np.meshgrid(*(np.arange(32),) * 3, indexing="ij"))
     for image, label, place in zip(images, labels, places, strict=True):
-        volume = Volume(image[0] * TARGET.std + TARGET.mean, np.diag([2.5, 2.5, 2.5, 1.0]))
+        volume = Volume(image[0] * TARGET.std + TARGET.mean, np.diag([4.0, 4.0, 4.0, 1.0]))
         position = tuple(round(p) for p in place)
         found.append(dice(segmenter.open(volume, TARGET).segment(click(*position)), label[0] > 0.5))
         distance = ((axes - np.array(position)[:, None, None, None]) ** 2).sum(0)
@@ -310,6 +246,7 @@ import resource, numpy as np, torch
 torch.set_num_threads(1)
 from benchmarks.prompting.prompts import Click, Prompts
 from benchmarks.contestants import Target
+from benchmarks.data.dataset import Case
 from benchmarks.data.volume import Volume
 from tags.method import tags_tiny
 
@@ -317,7 +254,7 @@ def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 target = Target("t", "kidney", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)
-segmenter = tags_tiny.build({"spacing": 1.0, "max_grown": 60})
+segmenter = tags_tiny.build({"spacing": 1.0})
 warm = Volume(np.zeros((40, 40, 40), np.float32), np.eye(4))
 segmenter.open(warm, target).segment(Prompts(clicks=(Click((9, 9, 9)),)))
 array = np.random.default_rng(0).standard_normal((256, 256, 700), np.float32)

@@ -1,0 +1,250 @@
+"""A session: views that follow lesions of every size, prompts of every kind, rounds, and what is remembered."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.contestants import Target
+from benchmarks.data.volume import Volume
+from benchmarks.prompting.prompts import Box, Click, Prompts
+from tags.method import tags_tiny
+
+TARGET = Target("kidney-tumor", "kidney", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)
+
+
+def volume_of(shape, spacing=(4.0, 4.0, 4.0), seed=0):
+    array = np.random.default_rng(seed).normal(50, 20, shape).astype(np.float32)
+    return Volume(array, np.diag([*spacing, 1.0]))
+
+
+def click(*position, positive=True):
+    return Prompts(clicks=(Click(position, positive),))
+
+
+def dice(a, b):
+    return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
+
+
+def ball(shape, spacing, diameter, centre=None):
+    centre = [n // 2 for n in shape] if centre is None else centre
+    axes = [(np.arange(n) - c) * s for n, c, s in zip(shape, centre, spacing, strict=True)]
+    x, y, z = np.meshgrid(*axes, indexing="ij")
+    return x**2 + y**2 + z**2 <= (diameter / 2) ** 2
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    torch.manual_seed(0)
+    return tags_tiny.build()
+
+
+class Perfect:
+    """Stands in for the network: in every view it answers what is there, and keeps what it was told."""
+
+    def __init__(self, session, truth):
+        self.session, self.truth = session, truth
+        self.views, self.told = [], []
+        session._probability = self.probability
+
+    def probability(self, view, prompted, before, keep=True):
+        self.views.append(view)
+        self.told.append(None if before is None else before.seen_from(view))
+        axes = [view.start[a] + view.step * np.arange(view.side) for a in range(3)]
+        sizes = zip(self.session.prepared.native_shape, self.session.prepared.shape, strict=True)
+        native = [(axis + 0.5) * (n / m) - 0.5 for axis, (n, m) in zip(axes, sizes, strict=True)]
+        where = [np.rint(p).astype(int) for p in native]
+        inside = [(w >= 0) & (w < n) for w, n in zip(where, self.truth.shape, strict=True)]
+        x, y, z = (w.clip(0, n - 1) for w, n in zip(where, self.truth.shape, strict=True))
+        seen = self.truth[np.ix_(x, y, z)]
+        return (seen & inside[0][:, None, None] & inside[1][:, None] & inside[2]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("diameter", "spacing", "shape", "least"),
+    [
+        (2.0, (0.4, 0.4, 0.4), (60, 60, 60), 0.9),
+        (6.0, (0.7, 0.7, 1.0), (90, 90, 60), 0.9),
+        (26.0, (0.8, 0.8, 2.5), (150, 150, 50), 0.85),
+        (60.0, (1.0, 1.0, 3.0), (130, 130, 45), 0.9),
+        (120.0, (2.0, 2.0, 3.0), (90, 90, 60), 0.95),
+        (200.0, (2.0, 2.0, 2.0), (130, 130, 130), 0.97),
+    ],
+)
+def test_one_click_finds_a_lesion_of_any_size(segmenter, diameter, spacing, shape, least):
+    """From a first view of 128 mm in voxels of 4 mm, up and down as the lesion wants it."""
+    truth = ball(shape, spacing, diameter)
+    session = segmenter.open(volume_of(shape, spacing), TARGET)
+    perfect = Perfect(session, truth)
+    mask = session.segment(click(*(n // 2 for n in shape)))
+    assert dice(mask, truth) > least
+    steps = {round(view.step, 2) for view in perfect.views}
+    assert (max(steps) > 1) == (diameter > 110), "wider only where the lesion reaches a face"
+    assert (min(steps) < 1) == (diameter < 12), "nearer only where it measures less than four voxels"
+
+
+def test_views_grow_about_one_centre_to_the_widest_and_see_what_all_saw(segmenter):
+    shape = (140, 140, 140)
+    session = segmenter.open(volume_of(shape), TARGET)
+    perfect = Perfect(session, np.ones(shape, bool))
+    session.segment(click(70, 70, 70))
+    assert [round(v.step, 2) for v in perfect.views] == [1.0, 1.5, 2.25, 1.0, 1.5, 2.25]
+    assert len({view.centre for view in perfect.views}) == 1
+    assert all(told is None for told in perfect.told[:3])
+    assert all(told.min() == 1 for told in perfect.told[3:]), "each is told the answer of all"
+
+
+def test_the_first_view_is_about_the_click_on_the_models_grid(segmenter):
+    session = segmenter.open(volume_of((60, 60, 60), (8.0, 4.0, 2.0)), TARGET)
+    perfect = Perfect(session, np.zeros((60, 60, 60), bool))
+    session.segment(click(20, 30, 40))
+    # 8 mm → 4 mm: voxel 20 is centred at 40.5; 2 → 4: voxel 40 at 19.75
+    assert perfect.views[0].start.tolist() == [40 - 16, 30 - 16, 20 - 16]
+
+
+@pytest.mark.parametrize("sides", [(40, 20, 10), (70, 30, 12), (130, 60, 60)])
+def test_a_box_fills_three_quarters_of_the_view(segmenter, sides):
+    shape = (140, 80, 80)
+    low = (2, 5, 6)
+    high = tuple(a + n for a, n in zip(low, sides, strict=True))
+    truth = np.zeros(shape, bool)
+    truth[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = True
+    session = segmenter.open(volume_of(shape, (1.0, 1.0, 1.0)), TARGET)
+    perfect = Perfect(session, truth)
+    mask = session.segment(Prompts(box=Box(low, high)))
+    assert len(perfect.views) == 1
+    assert perfect.views[0].step == pytest.approx(max(sides) / (0.75 * 32 * 4))
+    assert dice(mask, truth) > 0.8
+
+
+def test_a_given_box_reaches_the_network_where_it_lies(segmenter):
+    session = segmenter.open(volume_of((64, 64, 64), (4.0, 4.0, 4.0)), TARGET)
+    from tags.grid_prompts import GridPrompts
+    from tags.views import View
+
+    prompted = GridPrompts(Prompts(box=Box((20, 24, 28), (30, 33, 36))), session.prepared)
+    view = View.about((26, 28, 32), 1.0, 32)
+    tensors = prompted.in_view(view, torch.device("cpu"))
+    assert (tensors.box[0] + torch.tensor(view.start)).tolist() == [[20, 24, 28], [29, 32, 35]]
+    assert tensors.has_box.tolist() == [True]
+
+
+def test_the_rounds_are_the_clicks_and_each_is_told_the_one_before(segmenter):
+    shape = (64, 64, 64)
+    truth = ball(shape, (4.0, 4.0, 4.0), 60)
+    prompts = Prompts(clicks=(Click((32, 32, 32)), Click((36, 32, 32)), Click((50, 32, 32), positive=False)))
+    session = segmenter.open(volume_of(shape), TARGET)
+    perfect = Perfect(session, truth)
+    session.segment(prompts)
+    assert len(perfect.views) == 3
+    assert perfect.told[0] is None
+    for told, view in zip(perfect.told[1:], perfect.views[1:], strict=True):
+        assert np.array_equal(told > 0.5, perfect.probability(view, None, None) > 0.5)
+
+
+def test_a_session_gives_what_a_fresh_one_gives_and_encodes_a_view_once(segmenter, monkeypatch):
+    calls = []
+    real = segmenter.module.encode
+    monkeypatch.setattr(segmenter.module, "encode", lambda *a, **k: calls.append(1) or real(*a, **k))
+    clicks = (Click((30, 30, 30)), Click((33, 31, 29), False), Click((28, 30, 32)), Click((12, 50, 50)))
+    old = segmenter.open(volume_of((60, 60, 60)), TARGET)
+    masks = [old.segment(Prompts(clicks=clicks[:number])) for number in (1, 2, 3, 4)]
+    views = len(old._encodings)
+    assert len(calls) == views, "no view was encoded twice"
+    fresh = segmenter.open(volume_of((60, 60, 60)), TARGET)
+    assert np.array_equal(fresh.segment(Prompts(clicks=clicks)), masks[3])
+    assert np.array_equal(old.segment(Prompts(clicks=clicks[:2])), masks[1]), "a click taken back"
+    assert not np.array_equal(masks[0], masks[1])
+
+
+def test_a_given_mask_changes_only_where_the_network_disagrees(segmenter):
+    """A perfect mask comes back voxel by voxel, although the network saw it in voxels of 4 mm; an error is mended."""
+    shape, spacing = (120, 110, 50), (1.0, 1.0, 3.0)
+    truth = ball(shape, spacing, 60)
+    session = segmenter.open(volume_of(shape, spacing), TARGET)
+    session._probability = lambda view, prompted, before, keep=True: before.seen_from(view)
+    assert np.array_equal(session.segment(Prompts(mask=truth)), truth)
+    Perfect(session, truth)
+    bitten = truth.copy()
+    bitten[60:] = False
+    far = np.zeros(shape, bool)
+    far[:3, :3, :3] = True  # beyond the view: nobody looked there
+    mended = session.segment(Prompts(mask=bitten | far, clicks=(Click((60, 55, 25)),)))
+    assert dice(mended & ~far, truth) > 0.95
+    assert (mended & far).sum() == far.sum()
+
+
+def test_a_given_mask_and_a_click_meet_in_one_round(segmenter):
+    shape = (64, 64, 64)
+    truth = ball(shape, (4.0, 4.0, 4.0), 60)
+    session = segmenter.open(volume_of(shape), TARGET)
+    perfect = Perfect(session, truth)
+    session.segment(Prompts(mask=truth, clicks=(Click((32, 32, 32)), Click((36, 32, 32)))))
+    assert len(perfect.views) == 1
+    assert np.array_equal(perfect.told[0] > 0.5, perfect.probability(perfect.views[0], None, None) > 0.5)
+
+
+@pytest.mark.parametrize("shape", [(40, 45, 50), (10, 9, 7), (70, 20, 33), (1, 1, 1)])
+def test_masks_lie_on_the_volumes_own_grid(segmenter, shape):
+    session = segmenter.open(volume_of(shape, (2.0, 3.0, 1.7)), TARGET)
+    for position in ((0, 0, 0), tuple(n - 1 for n in shape), tuple(n // 2 for n in shape)):
+        mask = session.segment(click(*position))
+        assert mask.shape == shape
+        assert mask.dtype == bool
+    assert session.segment(Prompts(box=Box((0, 0, 0), shape))).shape == shape
+    assert session.segment(Prompts(mask=np.zeros(shape, bool))).shape == shape
+    assert session.segment(click(0, 0, 0, positive=False)).shape == shape
+
+
+def test_without_prompts_every_voxel_of_the_body_is_looked_at(segmenter):
+    volume = volume_of((80, 70, 60))
+    volume.array[:10] = volume.array[:, :, 50:] = -1000.0  # air
+    session = segmenter.open(volume, TARGET)
+    perfect = Perfect(session, np.ones(volume.shape, bool))
+    mask = session.segment(Prompts())
+    assert mask[10:, :, :50].all()
+    assert len(perfect.views) == len(set(perfect.views))
+    assert segmenter.open(Volume(np.zeros((9, 9, 9), np.float32), np.eye(4)), TARGET).segment(Prompts()).sum() == 0
+
+
+def test_overlapping_windows_are_blended_not_overwritten(segmenter):
+    from tags.grid_prompts import GridPrompts
+
+    session = segmenter.open(volume_of((48, 32, 32)), TARGET)
+    session._probability = lambda view, *rest, **more: np.full(
+        (32, 32, 32), 0.2 if view.start[0] <= 4 else 0.8, np.float32
+    )
+    values = session._searched(GridPrompts(Prompts(), session.prepared))[:, 16, 16]
+    assert values[0] == pytest.approx(0.2)
+    assert values[-1] == pytest.approx(0.8)
+    assert (np.diff(values) >= -1e-6).all()
+    assert ((values > 0.3) & (values < 0.7)).any()
+
+
+def test_every_kind_of_prompt_changes_the_answer_of_the_network(segmenter):
+    session = segmenter.open(volume_of((40, 40, 40)), TARGET)
+    from tags.grid_prompts import GridPrompts
+    from tags.views import View
+
+    view = View.about((20, 20, 20), 1.0, 32)
+    previous = np.zeros((32, 32, 32), np.float32)
+    previous[10:20, 10:20, 10:20] = 1
+
+    class Before:
+        def seen_from(self, view):
+            return previous
+
+    def answer(prompts, before=None):
+        with torch.inference_mode():
+            return session._probability(view, GridPrompts(prompts, session.prepared), before)
+
+    answers = [
+        answer(Prompts()),
+        answer(click(20, 20, 20)),
+        answer(click(20, 20, 20, positive=False)),
+        answer(Prompts(box=Box((15, 15, 15), (25, 25, 25)))),
+        answer(Prompts(), Before()),
+    ]
+    for number, one in enumerate(answers):
+        assert all(not np.allclose(one, other, atol=1e-4) for other in answers[:number])
