@@ -67,22 +67,29 @@ def seen(volume: Tensor, side: int, factors: Tensor, turn: Tensor | None = None)
     Before it is sampled, linearly, the source is averaged over cubes of as many voxels as one of the view holds, so
     that a wide view does not alias. Beyond the source its edge goes on.
     """
-    width = max(1, round(float(factors.max())))
-    if width > 1:
-        volume = F.avg_pool3d(volume, width, stride=1)  # the centre stays where it is
-    extent = torch.tensor(volume.shape[2:])
     matrix = torch.diag(factors * side / 2)
     if turn is not None:
         matrix = turn @ matrix
+    width = max(1, round(float(factors.max())))
+    volume = _middle(volume, [int(reach) + width + 1 for reach in matrix.abs().sum(dim=1)])
+    if width > 1:
+        volume = F.avg_pool3d(volume, width, stride=1)  # the centre stays where it is
+    extent = torch.tensor(volume.shape[2:])
     matrix = (matrix / (extent / 2)[:, None]).flip(0, 1)  # grid_sample wants (z, y, x)
     theta = F.pad(matrix, (0, 1))[None].to(volume)
     grid = F.affine_grid(theta, [1, 1, side, side, side], align_corners=False)
     return F.grid_sample(volume, grid, padding_mode="border", align_corners=False)
 
 
-def draw_flips(batch: int, chances: Sequence[float], generator: torch.Generator) -> list[list[int]]:
-    """For every crop the axes (0, 1, 2) that are turned round."""
-    drawn = (torch.rand(batch, 3, generator=generator) < torch.tensor(list(chances))).tolist()
+def _middle(volume: Tensor, reach: Sequence[int]) -> Tensor:
+    """What lies within `reach` voxels of the centre of (1, C, X, Y, Z) along each axis: the rest is not looked at."""
+    cut = [max(0, n // 2 - r) for n, r in zip(volume.shape[2:], reach, strict=True)]
+    return volume[:, :, *(slice(c, n - c) for c, n in zip(cut, volume.shape[2:], strict=True))]
+
+
+def draw_flips(chances: Sequence[Sequence[float]], generator: torch.Generator) -> list[list[int]]:
+    """For every crop the axes (0, 1, 2) that are turned round, each by its own chance."""
+    drawn = (torch.rand(len(chances), 3, generator=generator) < torch.tensor(chances)).tolist()
     return [[axis for axis in range(3) if row[axis]] for row in drawn]
 
 

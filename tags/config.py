@@ -166,7 +166,8 @@ class Settings:
         zoom: range of the field of view of a training crop, as a multiple of the first view's.
         stretch: by how much each axis of a training crop may depart from its zoom, as a share.
         tilt: largest angle in degrees by which a training crop is turned about each axis.
-        flips: chance that each axis (x, y, z) of a training crop is turned round; CLIP looks before that.
+        flips: chance that each axis (x, y, z) of a training crop is turned round, after CLIP has looked; None
+            for left and right alone, and that only where the anatomy allows it, see `targets.flips_of`.
         dice_weight: Dice's share in the loss, the rest is cross-entropy.
         coarse_weight: weight of the same loss on the decoder's coarse logits.
         threshold: probability above which a voxel is tumour.
@@ -198,7 +199,7 @@ class Settings:
     zoom: tuple[float, float] = (0.7, 2.4)
     stretch: float = 0.1
     tilt: float = 10.0
-    flips: tuple[float, float, float] = (0.5, 0.0, 0.0)
+    flips: tuple[float, float, float] | None = None
     dice_weight: float = 0.5
     coarse_weight: float = 0.0
     threshold: float = 0.5

@@ -11,6 +11,7 @@ from benchmarks.data.fingerprint import Fingerprint
 
 SHARE_OF_VIEW = 0.75  # of the first view's side that a lesion of median length fills
 VOXELS_ACROSS = 4.0  # that no lesion is to fall short of
+WIDEST = 2.25  # largest field of view that training shows, as a multiple of the first view's
 SMALL, LARGE = 5, 95  # percentiles: which lesions are the small ones, and which the large ones
 UNPLANNED_VIEW_MM = 128.0  # side of the first view of a model that has seen no training case
 
@@ -49,8 +50,8 @@ def fixed(spacing: float) -> Plan:
     return Plan(spacing, "set by hand")
 
 
-def plan_for(found: Fingerprint, patch: int, widest: float) -> Plan:
-    """Choose the spacing for crops of `patch` voxels whose field of view may grow to `widest` times.
+def plan_for(found: Fingerprint, patch: int) -> Plan:
+    """Choose the spacing for crops of `patch` voxels.
 
     1. The median lesion fills three quarters of the view, but no finer than the scans are (the geometric mean of
        their spacing, median over the cases).
@@ -71,7 +72,7 @@ def plan_for(found: Fingerprint, patch: int, widest: float) -> Plan:
     limit = max(small / VOXELS_ACROSS, finest)
     if spacing > limit:
         spacing, reason = limit, "four voxels across a small lesion"
-    reach = large / (widest * patch)
+    reach = large / (WIDEST * patch)
     if spacing < reach:
         spacing, reason = reach, "a large lesion fits into the widest view"
     return Plan(round(spacing, 3), reason, len(found.extents), round(median, 1), round(small, 1), round(large, 1))

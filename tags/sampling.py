@@ -163,7 +163,7 @@ def rough_mask(mask: Tensor, generator: torch.Generator) -> Tensor:
     smooth = exact[None, None]
     for _ in range(2):
         smooth = F.avg_pool3d(smooth, 5, stride=1, padding=2)
-    strength = 0.5 * random_number(generator)
+    strength = 0.3 * random_number(generator)
     knots = torch.randn(1, 1, *(max(2, n // 6) for n in mask.shape), generator=generator).to(mask.device)
     noise = F.interpolate(knots, tuple(mask.shape), mode="trilinear", align_corners=False)
     return (smooth + strength * noise > 0.5)[0, 0].float()

@@ -26,7 +26,7 @@ from tags.model import TAGS
 from tags.plan import Plan, fixed, plan_for, unplanned
 from tags.sampling import Sampling, correct, sample_prompts
 from tags.session import TagsSession
-from tags.targets import anatomy_of, bounds_of
+from tags.targets import anatomy_of, bounds_of, flips_of
 from tags.weights import (
     RANDOM,
     WeightsError,
@@ -86,7 +86,7 @@ class TagsSegmenter(Trainable):
     def plan(self, cases: Sequence[Case], target: Target) -> None:
         """Let the lesions of the training cases decide the spacing, unless it is set by hand."""
         if self.settings.spacing is None:
-            self.decided = plan_for(fingerprint(cases, target), self.config.patch, self.settings.widest)
+            self.decided = plan_for(fingerprint(cases, target), self.config.patch)
 
     def recipe(self, target: Target) -> TrainingRecipe:
         """Crops at the plan's spacing, with room for the widest view. Flips are `loss`'s: CLIP looks before them."""
@@ -127,7 +127,7 @@ class TagsSegmenter(Trainable):
         image, label = random_views(batch.image, batch.label, self.config.patch, s.zoom, random, s.stretch, s.tilt)
         bounds = bounds_of(batch.targets).to(image.device)
         seen = self.module.see(image, bounds)
-        flips = draw_flips(len(image), s.flips, random)
+        flips = draw_flips([s.flips or flips_of(t) for t in batch.targets], random)
         image, label = flipped(image, flips), flipped(label, flips)
         seen = None if seen is None else flipped_features(seen, flips)
         prompts = sample_prompts(label, random, how)

@@ -69,7 +69,7 @@ def test_a_tilted_bar_keeps_its_volume_and_leaves_its_axis():
 
 
 def test_flips_follow_their_chances_and_turn_each_crop_by_its_own():
-    drawn = draw_flips(400, (0.0, 1.0, 0.5), torch.Generator().manual_seed(0))
+    drawn = draw_flips([(0.0, 1.0, 0.5)] * 400, torch.Generator().manual_seed(0))
     assert all(0 not in axes and 1 in axes for axes in drawn)
     assert 140 < sum(2 in axes for axes in drawn) < 260
     maps = torch.randn(2, 3, 4, 5, 6)

@@ -31,7 +31,7 @@ def found(extents, spacings=((1.0, 1.0, 1.0),)):
     ],
 )
 def test_the_rule_that_decides(extents, spacings, expected, reason):
-    plan = plan_for(found(extents, spacings), 32, 2.25)
+    plan = plan_for(found(extents, spacings), 32)
     assert reason in plan.reason
     if expected is None:
         expected = float(np.percentile([96, 96, 6], 5)) / 4
@@ -40,6 +40,6 @@ def test_the_rule_that_decides(extents, spacings, expected, reason):
 
 
 def test_without_lesions_there_is_a_view_of_128_mm_and_a_plan_is_plain():
-    assert plan_for(found([]), 64, 2.25) == unplanned(64) == Plan(2.0, unplanned(64).reason)
-    plan = plan_for(found([[50, 40, 30]]), 32, 2.25)
+    assert plan_for(found([]), 64) == unplanned(64) == Plan(2.0, unplanned(64).reason)
+    plan = plan_for(found([[50, 40, 30]]), 32)
     assert Plan(**json.loads(json.dumps(plan.to_mapping()))) == plan

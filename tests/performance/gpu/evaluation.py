@@ -16,7 +16,7 @@ from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.prompting.prompts import Click, Prompts
 from benchmarks.prompting.protocol import Protocol
 from tags.prompt_encoder import PromptTensors
-from tags.segmenter import anatomy_of, bounds_of
+from tags.targets import anatomy_of, bounds_of
 from tests.performance.gpu.measuring import counted_tflop, peak_gib, release
 from tests.performance.gpu.report import RANDOM_WEIGHTS, SEED, Report, Row
 
@@ -55,7 +55,7 @@ def _session(report: Report) -> None:
     x, y, z = (int(c) for c in voxels[len(voxels) // 2])
     middle, nearby = (x, y, z), (x + 1, y, z)
     settings = report.segmenter.settings
-    report.segmenter.settings = replace(settings, max_grown=0)  # random weights would grow anywhere
+    report.segmenter.settings = replace(settings, widest=1.0)  # random weights would want wider views anywhere
     try:
         release(report.device)
         first = Prompts(clicks=(Click(middle),))
@@ -104,7 +104,7 @@ def _evaluate(report: Report, number: int) -> float:
     evaluation = Evaluation((report.target,), (protocol,), SEED, (2.0,), DEFAULT_POLICY.policy_id, None, {})
     reference = [ray.put(evaluation)]
     cpus, gpus = max(1, min(4, (os.cpu_count() or 2) // 2)), 1 / number if report.on_gpu else 0.0
-    log, config = report.folder / "actors.log", {**RANDOM_WEIGHTS, "max_grown": 0}
+    log, config = report.folder / "actors.log", {**RANDOM_WEIGHTS, "widest": 1.0}
     loading = Loading(log, f"tags-{report.size}", config, cpus=cpus, gpus=gpus)
     actors = [actor_class().options(num_cpus=cpus, num_gpus=gpus).remote(loading) for _ in range(number)]
     cases = [report.training_cases[i % len(report.training_cases)] for i in range(4 if report.quick else 16)]

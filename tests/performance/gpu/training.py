@@ -14,7 +14,7 @@ from benchmarks.contestants import Batch
 from benchmarks.execution.crops import Ahead, CropSource
 from benchmarks.execution.loop import LossNetwork, TrainingLoop
 from tags.prompt_encoder import PromptTensors
-from tags.segmenter import anatomy_of, bounds_of
+from tags.targets import anatomy_of, bounds_of
 from tests.performance.gpu.measuring import counted_tflop, peak_gib, release, synchronise
 from tests.performance.gpu.report import SEED, Report, Row
 
