@@ -7,11 +7,12 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from benchmarks.contestants import TrainingRecipe
+from benchmarks.contestants import NO_AUGMENTATION, TrainingRecipe
 from benchmarks.data.cache import Cache
 from benchmarks.data.dataset import Case
 from benchmarks.data.preprocessing import Preprocessing
@@ -140,3 +141,35 @@ def test_waiting_is_measured() -> None:
         assert second.wait(10)
         ahead.take()
         assert ahead.seconds_waited - waited < 0.2
+
+
+def test_deep_centres_lie_deep_in_every_lesion_alike(tmp_path: Path) -> None:
+    """A large and a small cube, joined to nothing: half of the deep centres belong to each, in its middle."""
+    label = np.zeros((40, 30, 30), np.int16)
+    label[2:22, 5:25, 5:25] = 1
+    label[30:35, 10:15, 10:15] = 1
+    image = np.arange(label.size, dtype=np.float32).reshape(label.shape)
+    for name, array in (("image", image), ("label", label)):
+        nib.Nifti1Image(array, np.diag([1.0, 1.0, 2.0, 1.0])).to_filename(tmp_path / f"{name}.nii.gz")
+    case = Case("d", "c", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
+    plain = replace(RECIPE, patch=(1, 1, 1), batch_size=200, foreground=1.0, augmentation=NO_AUGMENTATION)
+    plain = replace(plain, preprocessing=Preprocessing(None, None))
+
+    def centres(deep: float) -> np.ndarray:
+        source = CropSource([case], TARGET, replace(plain, deep=deep), 1, cache=Cache(tmp_path / "cache"))
+        values = torch.stack(images(source, 0)).flatten().numpy().astype(int)
+        return np.stack(np.unravel_index(values, label.shape), axis=1)
+
+    deep = centres(1.0)
+    small = deep[:, 0] >= 30
+    assert 70 <= small.sum() <= 130, "every lesion is as likely, however small"
+    assert (deep[small] == [32, 12, 12]).all(axis=1).mean() > 0.1
+    assert np.abs(deep[small] - [32, 12, 12]).max() <= 1
+    reach = np.abs(deep[~small] - [11.5, 14.5, 14.5]).max(axis=0)
+    assert reach[:2].max() <= 2.5, "0.8 of a depth of 10 mm"
+    assert 2.5 < reach[2] <= 6.5, "voxels are twice as high as wide: depth is in mm"
+    anywhere = centres(0.0)
+    assert (anywhere[:, 0] >= 30).mean() < 0.05
+    assert np.abs(anywhere - [11.5, 14.5, 14.5]).max() > 8
+    mixed = centres(0.5)
+    assert 0.1 < (mixed[:, 0] >= 30).mean() < 0.4
