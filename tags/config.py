@@ -195,7 +195,7 @@ class Settings:
     single_click: float = 0.5
     central_click: float = 0.8
     box_share: float = 0.3
-    mask_share: float = 0.1
+    mask_share: float = 0.15
     zoom: tuple[float, float] = (0.7, 2.4)
     stretch: float = 0.1
     tilt: float = 10.0

@@ -147,12 +147,14 @@ class PromptEncoder(nn.Module):
         return 2 * len(self.scales) + DENSE_EXTRA
 
     def dense_prior(self) -> Tensor:
-        """(K,): what each dense map says about the logits before any training; the clicks' middle scale speaks."""
+        """(K,): what each dense map says about the logits before any training: the clicks at their middle scale, and
+        that a previous mask was right."""
         prior = torch.zeros(self.dense_channels)
         middle = len(self.scales) // 2
         prior[middle] = PRIOR
         prior[len(self.scales) + middle] = -PRIOR
         prior[2 * len(self.scales) + 1] = PRIOR / 4  # likeness to the clicked tissue
+        prior[-1] = PRIOR
         return prior
 
     def forward(self, prompts: PromptTensors, feature: Tensor, image: Tensor) -> EncodedPrompts:
