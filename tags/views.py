@@ -114,9 +114,8 @@ class Answer:
 
     def on_volume(self, prepared: Prepared) -> tuple[tuple[slice, slice, slice], FloatArray, BoolArray]:
         """The answer on the volume's own grid: the box that any view reaches, the mean in it, and where one looked."""
-        grid = [
-            (np.arange(n) + 0.5) * (m / n) - 0.5 for n, m in zip(prepared.native_shape, prepared.shape, strict=True)
-        ]
+        sizes = zip(prepared.native_shape, prepared.shape, strict=True)
+        grid = [np.asarray((np.arange(native) + 0.5) * (own / native) - 0.5) for native, own in sizes]
         low, high = np.full(3, np.inf), np.full(3, -np.inf)
         for view, _ in self.parts:
             low = np.minimum(low, view.start - view.step / 2)
@@ -135,7 +134,9 @@ class Answer:
         shape = [len(axis) for axis in axes]
         total, weight = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
         for view, values in self.parts:
-            places = [(axis - start) / view.step for axis, start in zip(axes, view.start, strict=True)]
+            places = [
+                np.asarray((axis - start) / view.step, np.float64) for axis, start in zip(axes, view.start, strict=True)
+            ]
             ends = [np.searchsorted(p, (-0.5, view.side - 0.5)).tolist() for p in places]
             inside = tuple(slice(low, high) for low, high in ends)
             places = [p[s] for p, s in zip(places, inside, strict=True)]
