@@ -25,6 +25,8 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "multi-prompt fusion": {"fusion": "none"},
     "the fusion's gates": {"fusion": "concat"},
     "the prompt pyramid": {"pyramid": False},
+    "wider views": {"widest": 1.0},
+    "the moving average": {"ema": 0.0},
 }
 PAPER = "Li, Peng, Zhang, Durak, Bagci: 3D Tumor-Adaptive Guidance for SAM. arXiv 2505.17096"
 NOTES = (
@@ -48,6 +50,7 @@ def _method(
         files=files_of(size, str(config["clip"]), str(config["clip_weights"])),
         search_space=SEARCH_SPACE,
         ablations=ABLATIONS,
+        version="2",
         card=Card(
             title=f"TAGS ({size})",
             paper=PAPER,
