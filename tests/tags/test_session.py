@@ -248,3 +248,18 @@ def test_every_kind_of_prompt_changes_the_answer_of_the_network(segmenter):
     ]
     for number, one in enumerate(answers):
         assert all(not np.allclose(one, other, atol=1e-4) for other in answers[:number])
+
+
+def test_an_untrained_network_keeps_a_given_mask(segmenter):
+    """The prior of the previous mask speaks before any training; without it the mask would be lost."""
+    shape = (64, 64, 64)
+    truth = ball(shape, (4.0, 4.0, 4.0), 60)
+    session = segmenter.open(volume_of(shape), TARGET)
+    assert dice(session.segment(Prompts(mask=truth)), truth) > 0.9
+    with torch.no_grad():
+        weight = segmenter.module.decoder.prior.weight
+        kept = weight[0, -1].clone()
+        weight[0, -1] = 0
+        lost = session.segment(Prompts(mask=truth))
+        weight[0, -1] = kept
+    assert dice(lost, truth) < 0.5
