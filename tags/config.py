@@ -227,7 +227,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "foreground": 0.9,
         "tilt": 20.0,
         "flips": (0.5, 0.5, 0.5),
-        "overlap": 0.25,
     },
 }
 

@@ -141,16 +141,18 @@ class TagsSession(Session):
         return canvas.mean()
 
     def _windows(self) -> list[tuple[int, int, int]]:
-        """Origins of overlapping windows over the body (everything brighter than the darkest value)."""
+        """Origins of overlapping windows from end to end of the body (everything brighter than the darkest value)."""
         body = bounding_box(self.prepared.array > self.fill + 1e-3)
         if body is None:
             return []
         stride = max(1, round(self.side * (1 - self.segmenter.settings.overlap)))
         axes = []
         for low, high in zip(*body, strict=True):
-            number = max(1, -(-(high - low - self.side) // stride) + 1)
-            start = (low + high - (number - 1) * stride - self.side) // 2
-            axes.append([start + i * stride for i in range(number)])
+            last = high - self.side
+            if last <= low:
+                axes.append([(low + last) // 2])
+            else:
+                axes.append(np.rint(np.linspace(low, last, -(-(last - low) // stride) + 1)).astype(int).tolist())
         return [(x, y, z) for x in axes[0] for y in axes[1] for z in axes[2]]
 
     def _probability(

@@ -205,6 +205,10 @@ def test_without_prompts_every_voxel_of_the_body_is_looked_at(segmenter):
     mask = session.segment(Prompts())
     assert mask[10:, :, :50].all()
     assert len(perfect.views) == len(set(perfect.views))
+    starts = np.array([view.start for view in perfect.views])
+    assert starts.min(axis=0).tolist() == [10, 0, 0], "the windows begin and end with the body"
+    assert starts.max(axis=0).tolist() == [80 - 32, 70 - 32, 50 - 32]
+    assert all(np.diff(np.unique(starts[:, axis])).max() <= 16 for axis in range(3))
     assert segmenter.open(Volume(np.zeros((9, 9, 9), np.float32), np.eye(4)), TARGET).segment(Prompts()).sum() == 0
 
 
