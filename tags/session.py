@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from benchmarks.contestants import Session, Target
 from benchmarks.data.boxes import bounding_box
-from benchmarks.data.preprocessing import Prepared, prepare
+from benchmarks.data.preprocessing import Prepared, Preprocessing, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import Click, Prompts
 from tags.canvas import Canvas
+from tags.config import Settings, TagsConfig
 from tags.grid_prompts import GridPrompts
-from tags.model import Encoding
+from tags.model import TAGS, Encoding
 from tags.targets import anatomy_of, bounds_of
 from tags.views import Answer, View, across, sampled
-
-if TYPE_CHECKING:
-    from tags.segmenter import TagsSegmenter
 
 WIDER = 1.5  # each view that follows a touched face has so many times the field of view
 NARROWER = 1 / 2.25  # and each that follows a lesion too small to be seen well
 LEAST_ACROSS = 5  # voxels, of the box round it, that a lesion has to measure in a view
 REMEMBERED = 4  # answers of earlier rounds kept
+
+
+class Trained(Protocol):
+    """What a session needs of a segmenter: the network on its device, and how it is used."""
+
+    module: TAGS
+    config: TagsConfig
+    settings: Settings
+    device: torch.device
+
+    def preprocessing(self, target: Target) -> Preprocessing: ...
+
+    def autocast(self) -> AbstractContextManager[Any]: ...
 
 
 class TagsSession(Session):
@@ -37,7 +49,7 @@ class TagsSession(Session):
     it out anew.
     """
 
-    def __init__(self, segmenter: TagsSegmenter, volume: Volume, target: Target) -> None:
+    def __init__(self, segmenter: Trained, volume: Volume, target: Target) -> None:
         self.segmenter, self.volume, self.target = segmenter, volume, target
         self.recipe = segmenter.preprocessing(target)
         self.prepared: Prepared = prepare(volume, self.recipe)
