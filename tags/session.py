@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from scipy import special
 
 from benchmarks.contestants import Session, Target
 from benchmarks.data.boxes import bounding_box
@@ -26,6 +28,7 @@ WIDER = 1.5  # each view that follows a touched face has so many times the field
 NARROWER = 1 / 2.25  # and each that follows a lesion too small to be seen well
 LEAST_ACROSS = 5  # voxels, of the box round it, that a lesion has to measure in a view
 REMEMBERED = 4  # answers of earlier rounds kept
+SOFTNESS = 4.0  # slope of the border of the ellipsoid that a box is taken for, per radius
 
 
 class Trained(Protocol):
@@ -39,6 +42,12 @@ class Trained(Protocol):
     def preprocessing(self, target: Target) -> Preprocessing: ...
 
     def autocast(self) -> AbstractContextManager[Any]: ...
+
+
+class Before(Protocol):
+    """The answer of the round before, or what stands for one."""
+
+    def seen_from(self, view: View) -> FloatArray: ...
 
 
 class TagsSession(Session):
@@ -83,8 +92,9 @@ class TagsSession(Session):
         """The answer to a box and clicks, in rounds: the box, then click by click from the first positive one on."""
         answer: Answer | None = None
         for round_prompts in _rounds(prompts):
-            known = self._answers.get(round_prompts)
-            answer = known or self._follow(GridPrompts(round_prompts, self.prepared), answer)
+            prompted = GridPrompts(round_prompts, self.prepared)
+            before = _Inscribed(prompted.box) if answer is None and prompted.box is not None else answer
+            answer = self._answers.get(round_prompts) or self._follow(prompted, before)
             self._answers[round_prompts] = answer
             self._answers.move_to_end(round_prompts)
             while len(self._answers) > REMEMBERED:
@@ -108,7 +118,7 @@ class TagsSession(Session):
 
     # Views
 
-    def _follow(self, prompted: GridPrompts, before: Answer | _Given | None) -> Answer:
+    def _follow(self, prompted: GridPrompts, before: Before | None) -> Answer:
         """Look where the prompts ask to, as wide and as near as the lesion wants it."""
         parts: list[tuple[View, FloatArray]] = []
         for view in prompted.first_views(self.side, self.finest):
@@ -118,9 +128,7 @@ class TagsSession(Session):
             parts = [(view, self._probability(view, prompted, together)) for view, _ in parts]
         return Answer(tuple(parts))
 
-    def _zoomed(
-        self, view: View, prompted: GridPrompts, before: Answer | _Given | None
-    ) -> list[tuple[View, FloatArray]]:
+    def _zoomed(self, view: View, prompted: GridPrompts, before: Before | None) -> list[tuple[View, FloatArray]]:
         """The first view, and wider ones about its centre while the lesion touches a face; or, where only a click
         says where to look, a nearer one instead, while the lesion is hardly seen."""
         nearest = self.finest if prompted.box is None and not isinstance(before, _Given) else view.step
@@ -167,9 +175,7 @@ class TagsSession(Session):
                 axes.append(np.rint(np.linspace(low, last, -(-(last - low) // stride) + 1)).astype(int).tolist())
         return [(x, y, z) for x in axes[0] for y in axes[1] for z in axes[2]]
 
-    def _probability(
-        self, view: View, prompted: GridPrompts, before: Answer | _Given | None, keep: bool = True
-    ) -> FloatArray:
+    def _probability(self, view: View, prompted: GridPrompts, before: Before | None, keep: bool = True) -> FloatArray:
         """What the network says in a view, told the prompts in it and the answer before."""
         encoding = self._encode(view, keep)
         previous = None if before is None else before.seen_from(view)
@@ -203,7 +209,7 @@ class TagsSession(Session):
         seen = (array - self.recipe.mean) / self.recipe.std
         return np.where(x[:, None, None] & y[:, None] & z, seen, self.fill).astype(np.float32)
 
-    def _native(self, array: FloatArray | BoolArray, view: View) -> tuple[FloatArray, list[np.ndarray]]:
+    def _native(self, array: FloatArray | BoolArray, view: View) -> tuple[FloatArray, list[NDArray[np.float64]]]:
         """Linear samples of an array on the volume's own grid in the voxels of a view, and their coordinates."""
         axes = [view.start[axis] + view.step * np.arange(view.side) for axis in range(3)]
         places = [
@@ -217,6 +223,23 @@ class TagsSession(Session):
             box.append(slice(start, max(min(high, n), start + 1)))
         part = array[box[0], box[1], box[2]].astype(np.float32)
         return sampled(part, [place - side.start for place, side in zip(places, box, strict=True)]), axes
+
+
+class _Inscribed:
+    """What a box says as an answer of the round before: the ellipsoid that it holds, with a soft border."""
+
+    def __init__(self, box: NDArray[np.float64]) -> None:
+        low, high = box
+        self.centre, self.radii = (low + high) / 2, (high - low) / 2
+
+    def seen_from(self, view: View) -> FloatArray:
+        """Its probability in the voxels of a view: a half on the ellipsoid, near 1 in its middle."""
+        x, y, z = (
+            ((view.start[axis] + view.step * np.arange(view.side) - self.centre[axis]) / self.radii[axis]) ** 2
+            for axis in range(3)
+        )
+        distance = np.sqrt(x[:, None, None] + y[:, None] + z)  # 1 on the ellipsoid
+        return np.asarray(special.expit(SOFTNESS * (1 - distance)), np.float32)
 
 
 class _Given:

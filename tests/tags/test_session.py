@@ -116,6 +116,8 @@ def test_a_box_fills_three_quarters_of_the_view(segmenter, sides):
     assert len(perfect.views) == 1
     assert perfect.views[0].step == pytest.approx(max(sides) / (0.75 * 32 * 4))
     assert dice(mask, truth) > 0.8
+    voxels = np.prod([n / 4 / perfect.views[0].step for n in sides])
+    assert (perfect.told[0] > 0.5).sum() == pytest.approx(np.pi / 6 * voxels, rel=0.1), "the ellipsoid in the box"
 
 
 def test_a_given_box_reaches_the_network_where_it_lies(segmenter):
