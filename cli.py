@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks.commands import data, doctor, leaderboard, lists, predict, prompts, run, score, sync, weights
+from benchmarks.commands import data, doctor, leaderboard, lists, predict, prompts, run, score, sync, weights, zoo
 from benchmarks.commands.declare import new_group
 from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, one_line
 
@@ -20,7 +20,7 @@ app = new_group(
 )
 for module in (run, leaderboard, score, predict, sync, lists):
     app.add_typer(module.app)
-for name, module in (("data", data), ("weights", weights), ("prompts", prompts)):
+for name, module in (("data", data), ("weights", weights), ("prompts", prompts), ("zoo", zoo)):
     app.add_typer(module.app, name=name, rich_help_panel="Set-up")
 app.add_typer(doctor.app)
 

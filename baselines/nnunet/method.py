@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.contestants import Card, Method, PromptKind
+from benchmarks.contestants import Card, Method, PromptKind, ZooTraining
 
 CONFIG: dict[str, Any] = {
     "plans": "auto",  # "default": nnU-Net's own; "small": shrunk for a CPU demonstration; "auto": small on CPU
@@ -41,4 +41,31 @@ nnunet_organ = replace(
     name="nnunet-organ",
     summary="nnU-Net v2 (package nnunetv2), trained on organ and tumour labels; automatic",
     factory="baselines.nnunet.segmenter:build_with_organ",
+)
+
+SMALL_CARD = replace(
+    CARD,
+    title="nnU-Net v2, small plans",
+    weights_licence="Apache-2.0: those of the zoo come with this project",
+    parameters="0.16 M",
+    notes=f"{CARD.notes} The plans are shrunk for a CPU: says nothing about nnU-Net.",
+)
+SMALL = {**CONFIG, "plans": "small"}
+
+nnunet_small = replace(
+    nnunet,
+    name="nnunet-small",
+    summary="nnU-Net v2 with plans shrunk for a CPU, trained on the tumour label alone; automatic",
+    config=SMALL,
+    card=SMALL_CARD,
+    zoo=ZooTraining("baselines", 400, joint=False),
+)
+
+nnunet_organ_small = replace(
+    nnunet_organ,
+    name="nnunet-organ-small",
+    summary="nnU-Net v2 with plans shrunk for a CPU, trained on organ and tumour labels; automatic",
+    config=SMALL,
+    card=SMALL_CARD,
+    zoo=ZooTraining("baselines", 400, joint=False),
 )

@@ -15,6 +15,7 @@ import shutil
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -152,12 +153,19 @@ def describe(trainer: BudgetTrainer) -> dict[str, Any]:
         "iterations": len(trainer.losses),
         "epochs": round(len(trainer.losses) / trainer.num_iterations_per_epoch, 2),
         "final_loss": sum(recent) / len(recent),
+        "loss_curve": loss_curve(trainer.losses),
         "patch_size": [int(size) for size in config.patch_size],
         "spacing": [float(step) for step in config.spacing],
         "batch_size": int(config.batch_size),
         "features_per_stage": [int(n) for n in config.network_arch_init_kwargs["features_per_stage"]],
         "parameters": sum(p.numel() for p in trainer.network.parameters()),
     }
+
+
+def loss_curve(losses: list[float], points: int = 20) -> list[dict[str, float]]:
+    """The mean loss of equal parts of the training, each at its last step."""
+    edges = sorted({round(part * len(losses) / points) for part in range(points + 1)})
+    return [{"step": high, "loss": round(sum(losses[low:high]) / (high - low), 4)} for low, high in pairwise(edges)]
 
 
 def end_with_parent() -> None:

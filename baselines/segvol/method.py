@@ -54,5 +54,6 @@ segvol_tiny = TinySize(
     paper="arXiv 2311.13385",
     page="segvol",
     parameters="1.0 M, of which 0.8 M frozen random text features",
+    zoo_steps=1200,
     config={"orientation": "ras", "train": "all", "learning_rate": 2e-3},
 ).of(segvol)

@@ -80,6 +80,7 @@ universal_tiny = TinySize(
     paper="arXiv 2301.00785",
     page="universal",
     parameters="0.3 M",
+    zoo_steps=1500,
     config={"postprocess": "none", "spacing": 4.0, "learning_rate": 2e-3},
     what="the Universal Model's U-Net and heads",
     note="random class embeddings in place of CLIP's",

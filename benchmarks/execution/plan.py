@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
@@ -35,6 +36,7 @@ from benchmarks.prompting.prompts import SIMULATED
 from benchmarks.prompting.protocol import PROTOCOL_VERSION
 from benchmarks.results.records import SCHEMA_VERSION, RecordStore
 from benchmarks.weights.official_files import settings_from_files
+from benchmarks.weights.zoo import ZooWeights, zoo_weights
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Unit:
         digest: of everything that decides the numbers; equal for two entries that differ in their label only.
         cases_digest: of the content of the evaluated files.
         prompts_digest: of what the first prompts follow from: equal where every protocol gives equal prompts.
+        zoo: the weights that come with the method, where they are evaluated or trained from.
     """
 
     suite: str
@@ -104,6 +107,7 @@ class Unit:
     case_timeout_seconds: float
     cpus: int
     gpus: float
+    zoo: ZooWeights | None = None
 
     @property
     def title(self) -> str:
@@ -117,6 +121,11 @@ class Unit:
     @property
     def trained_by_the_bench(self) -> bool:
         return self.job is not None and self.method.training == "bench" and not self.job.untrained
+
+    @property
+    def learns_of_nothing(self) -> bool:
+        """Whether its weights were random before a training, here or for the zoo."""
+        return self.zoo is not None if self.job is None else not self.job.untrained
 
     @property
     def rows_per_case(self) -> int:
@@ -152,6 +161,7 @@ class Unit:
             "modality": self.dataset.modality,
             "intensities": said_of(self.dataset.modality),
             "untrained": self.job.untrained if self.job else False,
+            "zoo": self.zoo.digest if self.zoo else "",
             "seed": self.evaluation.seed,
             "tolerances_mm": list(self.evaluation.tolerances_mm),
             "empty_policy": self.evaluation.empty_policy,
@@ -227,10 +237,12 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
         evaluated = _Evaluated(dataset, entry.fold, files, banks, prompts)
         for target in dataset.targets:
             for member in suite.methods:
+                if member.datasets and dataset.name not in member.datasets:
+                    continue
                 unit = _unit(suite, member, evaluated, target, folders)
                 units.append(unit)
-                if suite.untrained and unit.trained_by_the_bench:
-                    twin = member.model_copy(update={"untrained": True})
+                if suite.untrained and unit.method.training == "bench" and unit.learns_of_nothing:
+                    twin = member.model_copy(update={"untrained": True, "zoo": False})
                     units.append(_unit(suite, twin, evaluated, target, folders))
     keys = [unit.key for unit in units]
     for unit in units:
@@ -280,12 +292,13 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
     entry = entry.model_copy(update={"config": {**entry.config, **official}})
     config |= official
     cases = tuple(dataset.split_cases(suite.part, fold))
+    zoo = _zoo_weights(entry, method, dataset, cases)
     protocols = applicable(suite.protocols, method.prompts)
     budget = suite.budget.budget()
     job = None
     if config.get("checkpoint") and not user_path(str(config["checkpoint"])).is_file():
         raise UserError(f"method '{entry.title}': no checkpoint file at {config['checkpoint']}")
-    if method.training != "none" and (entry.fine_tune or not config.get("checkpoint")):
+    if method.training != "none" and (entry.fine_tune or not (config.get("checkpoint") or zoo)):
         training = tuple(dataset.split_cases("train", fold))
         _refuse_seen_cases(dataset, fold, training, cases, suite.part)
         seed = derive_seed(suite.seed, "repeat", entry.repeat) if entry.repeat else suite.seed
@@ -294,6 +307,7 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
             workers=1 if entry.untrained else suite.workers,
             untrained=entry.untrained,
             timeout_minutes=suite.train_timeout_minutes,
+            start=zoo.folder if zoo else None,
         )  # fmt: skip
     if entry.untrained and (job is None or method.training != "bench"):
         raise UserError(f"method '{entry.title}': `untrained` is for methods that the bench trains, and this is none")
@@ -301,6 +315,7 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
     # or another policy then scores the masks of the old one.
     prediction = digest(
         {
+            **({"zoo": zoo.digest} if zoo else {}),
             "protocol_version": PROTOCOL_VERSION,
             "method": method.name,
             "method_version": method.version,
@@ -364,7 +379,29 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
         case_timeout_seconds=60 * suite.case_timeout_minutes,
         cpus=budget.cpus,
         gpus=budget.gpus,
+        zoo=zoo,
     )
+
+
+def _zoo_weights(entry: MethodEntry, method: Method, dataset: Dataset, cases: Iterable[Case]) -> ZooWeights | None:
+    """The weights of the zoo that an entry asks for; they are of use on phantoms only.
+
+    Raises:
+        UserError: one of the cases was used to train them, or the entry changes a setting that they depend on.
+    """
+    weights = zoo_weights(method, dataset.name) if entry.zoo and dataset.synthetic else None
+    if weights is None:
+        return None
+    if not entry.fine_tune:
+        changed = method.training_config(entry.config)
+        for key, value in weights.card["config"].items():
+            if json.loads(json.dumps(changed.get(key))) != value:
+                raise UserError(
+                    f"method '{entry.title}': the weights of the zoo were trained with {key} = {value}, not "
+                    f"{changed.get(key)}; leave `zoo` out to train it"
+                )
+    weights.refuse_seen(cases, entry.title)
+    return weights
 
 
 def _refuse_seen_cases(

@@ -51,6 +51,9 @@ class MethodEntry(_Strict):
     `checkpoint` in its configuration is evaluated as released; `fine_tune` trains it on the training split first.
     `repeat` n > 0 trains from other random numbers (initial weights, crops, prompts) than the suite's seed gives.
     `untrained` evaluates the weights that a training by the bench begins with.
+    `zoo` evaluates the weights that come with the method, on phantoms of the data sets for which it brings some, or
+    with `fine_tune` trains from them; elsewhere the method is trained from nothing.
+    `datasets` names those of the suite that it is run on, where that is not all of them.
     """
 
     name: str
@@ -59,6 +62,8 @@ class MethodEntry(_Strict):
     fine_tune: bool = False
     repeat: int = Field(default=0, ge=0)
     untrained: bool = False
+    zoo: bool = False
+    datasets: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
@@ -179,6 +184,15 @@ class Suite(_Strict):
             raise UserError(f"unknown empty_policy '{value}'; {nearest_name(value, POLICIES)}")
         return value
 
+    @model_validator(mode="after")
+    def _methods_name_its_datasets(self) -> Self:
+        known = [entry.name for entry in self.datasets]
+        for entry in self.methods:
+            for name in entry.datasets:
+                if name not in known:
+                    raise UserError(f"method '{entry.title}': not a dataset of the suite; {nearest_name(name, known)}")
+        return self
+
     def with_methods(self, names: Sequence[str]) -> Suite:
         """Only these methods; a name that the suite does not list joins with its default configuration, a YAML file
         as the entry that it holds."""
@@ -266,15 +280,21 @@ class Suite(_Strict):
         return self.model_copy(update={"name": f"data-{entry.name}", "title": str(own.source), "datasets": (entry,)})
 
     def with_budget(self, changes: BudgetChanges) -> Suite:
-        """Another training budget. Raises UserError for a value that no budget can have."""
+        """Another training budget; minutes or steps mean that what learns is trained, whatever the zoo has of it.
+
+        Raises:
+            UserError: a value that no budget can have.
+        """
         changed = {key: value for key, value in asdict(changes).items() if value is not None}
         workers = changed.pop("workers", self.workers)
         if workers < 1:
             raise UserError(f"budget: 'workers' must be 1 or more, not {workers}")
+        limits = {"minutes", "steps"} & changed.keys()
+        suite = self.from_scratch() if limits else self
         budget = self.budget.model_dump() | changed
         if changes.steps is not None and changes.minutes is None:
             budget["minutes"] = None  # a budget in steps replaces one in minutes
-        return self.model_copy(update={"budget": BudgetEntry(**budget), "workers": workers})
+        return suite.model_copy(update={"budget": BudgetEntry(**budget), "workers": workers})
 
     def with_seed(self, seed: int) -> Suite:
         """Other phantoms, splits, prompts and trainings."""
@@ -283,6 +303,12 @@ class Suite(_Strict):
     def with_untrained(self) -> Suite:
         """Every method that the bench trains is shown untrained as well."""
         return self.model_copy(update={"untrained": True})
+
+    def from_scratch(self) -> Suite:
+        """No weights of the zoo: what learns is trained here. What is fine-tuned from the zoo falls away."""
+        kept = [entry for entry in self.methods if not (entry.zoo and entry.fine_tune)] or list(self.methods)
+        entries = tuple(entry.model_copy(update={"zoo": False}) for entry in kept)
+        return self.model_copy(update={"methods": entries})
 
     def fine_tuned(self) -> Suite:
         """Every method trained, those with official weights from these."""
