@@ -6,7 +6,7 @@ from baselines.announcement import TinySize, network_settings, official_file
 from benchmarks.contestants import Card, Method, PromptKind
 
 _PROMPTS = frozenset({PromptKind.TEXT, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
-_CONFIG = network_settings("decoder", 1e-4, zoom_in=True, orientation="file")
+_CONFIG = network_settings("decoder", 1e-4, zoom_in=True, orientation="file", window=None)
 _SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-2]}
 
 # Size and SHA-256: Git LFS pointer in commit f015217 of huggingface.co/BAAI/SegVol. Later versions of that
@@ -28,7 +28,7 @@ segvol = Method(
     factory="baselines.segvol.segmenter:SegVolSegmenter",
     prompts=_PROMPTS,
     training="bench",
-    version="2",
+    version="3",
     needs_checkpoint=True,
     files=(_FILE,),
     config=_CONFIG,
@@ -55,5 +55,5 @@ segvol_tiny = TinySize(
     page="segvol",
     parameters="1.0 M, of which 0.8 M frozen random text features",
     zoo_steps=1200,
-    config={"orientation": "ras", "train": "all", "learning_rate": 2e-3},
+    config={"orientation": "ras", "train": "all", "learning_rate": 2e-3, "window": [-100.0, 250.0]},
 ).of(segvol)

@@ -207,14 +207,19 @@ def _put(checkpoint: Path, place: Path) -> None:
             torch.save(_halved(torch.load(source, map_location="cpu", weights_only=True)), target)
         else:
             target.write_text(json.dumps(json.loads(source.read_text("utf-8")), sort_keys=True) + "\n", "utf-8")
+        target.chmod(0o644)  # a package is read by anybody
 
 
-def _halved(content: Any) -> Any:
-    """The same with every floating-point tensor in 16 bits."""
+def _halved(content: Any, known: dict[int, Any] | None = None) -> Any:
+    """The same with every floating-point tensor in 16 bits; tensors that were one stay one."""
     import torch
 
+    known = {} if known is None else known
     if isinstance(content, torch.Tensor):
-        return content.to(torch.float16).contiguous() if content.is_floating_point() else content.contiguous()
+        if content.data_ptr() not in known:
+            kind = torch.float16 if content.is_floating_point() else content.dtype
+            known[content.data_ptr()] = content.to(kind).contiguous()
+        return known[content.data_ptr()].view(content.shape)
     if isinstance(content, dict):
-        return {key: _halved(value) for key, value in content.items()}
+        return {key: _halved(value, known) for key, value in content.items()}
     return content
