@@ -54,6 +54,6 @@ segvol_tiny = TinySize(
     paper="arXiv 2311.13385",
     page="segvol",
     parameters="1.0 M, of which 0.8 M frozen random text features",
-    zoo_steps=1200,
+    zoo_steps=2000,
     config={"orientation": "ras", "train": "all", "learning_rate": 2e-3, "window": [-100.0, 250.0]},
 ).of(segvol)
