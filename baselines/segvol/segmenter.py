@@ -48,6 +48,7 @@ MIXTURES = (("text",), ("clicks",), ("box",), ("text", "clicks"), ("text", "box"
 """Prompts of a training step. The last is what a window of zoom-in gets: the user's clicks, and the box that zoom-out
 predicted."""
 BOX_JITTER = 1  # voxels by which a side of a drawn box may be off
+MISSED = -10.0  # logit where zoom-out is not believed
 NO_BOX = (-1.0,) * 6  # what upstream embeds where a window holds no predicted voxel
 
 Place = tuple[int, int, int]
@@ -59,6 +60,8 @@ class SegVolSegmenter(NetworkSegmenter):
 
     Settings (keys of `config`) beside those of every `NetworkSegmenter`:
         zoom_in: whether the zoom-out prediction is refined in windows.
+        zoom_to_clicks: whether zoom-in looks around the positive clicks where zoom-out has found none of them; upstream
+            keeps to what zoom-out found.
         orientation: "file" keeps the flips of the scan's own storage, as upstream does; "ras" undoes them. Weights
             trained by the bench know "ras" only, whatever is set here.
         train: "all", or "decoder" (the image encoder stays as it is). The text tower is always frozen.
@@ -144,7 +147,12 @@ class SegVolSegmenter(NetworkSegmenter):
             preprocessing = Preprocessing(spacing=None, window=self.hu, mean=low, std=high - low)
             augmentation = Augmentation(intensity_shift=0.0)  # beyond the body there is 0
         return self.training_recipe(
-            preprocessing, patch, batch_size=4, weight_decay=0.01, foreground=0.9, augmentation=augmentation
+            preprocessing,
+            patch,
+            batch_size=4 if self.config["size"] == "official" else 2,
+            weight_decay=0.01,
+            foreground=0.9,
+            augmentation=augmentation,
         )
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -193,7 +201,8 @@ class SegVolSegmenter(NetworkSegmenter):
         seen = draw_voxel(inside if inside.any() else torch.ones_like(inside), generator)
         centre = []
         for at, length, extent in zip(seen, size, image.shape, strict=True):
-            at += int(torch.randint(length // 2, (1,), generator=generator)) - length // 4
+            room = length // 2 if self.config["size"] == "official" else length // 4
+            at += int(torch.randint(room, (1,), generator=generator)) - room // 2
             centre.append(min(max(at, length // 2), extent - (length + 1) // 2) if extent >= length else extent // 2)
         return torch.from_numpy(crop(image, centre, size)[0]), torch.from_numpy(crop(label, centre, size)[0])
 
@@ -264,10 +273,23 @@ class SegVolSession(Session):
         text = None if prompts.text is None else self.segmenter.text_token(prompts.text)
         logits = self._zoom_out(points, box, text)
         if self.segmenter.config["zoom_in"]:
-            region = self._region(logits > 0)
+            seen = logits > 0
+            clicked = self._missed_clicks(seen, points)
+            if clicked is not None:
+                logits[:], seen = MISSED, clicked
+            region = self._region(seen)
             if region is not None:
                 self._zoom_in(logits, region, points, box, text)
         return logits
+
+    def _missed_clicks(self, seen: BoolArray, points: Points) -> BoolArray | None:
+        """The positive clicks as a mask, where zoom-out found none of them and the settings mind that."""
+        positive = np.array([place for place, sign in points if sign], int).reshape(-1, 3)
+        if not self.segmenter.config["zoom_to_clicks"] or not len(positive) or seen[tuple(positive.T)].any():
+            return None
+        clicked = np.zeros_like(seen)
+        clicked[tuple(positive.T)] = True
+        return clicked
 
     def _box(self, prompts: Prompts) -> tuple[Place, Place] | None:
         """The user's box in the crop, both corners inclusive."""
@@ -329,7 +351,7 @@ class SegVolSession(Session):
             window_box: tuple[float, ...] | None = None
             if box is not None and len(origins) == 1:
                 window_box = self._clipped(box, origin)
-            elif box is not None or points:
+            elif (box is not None or points) and predicted.any():
                 window_box = self._predicted_box(predicted, origin)
             part = self.segmenter.logits(self._tokens(origin), inside, window_box, text).float().cpu().numpy()
             d, h, w = (slice(o - s, o - s + n) for o, s, n in zip(origin, start, self.window, strict=True))

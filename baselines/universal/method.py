@@ -81,7 +81,7 @@ universal_tiny = TinySize(
     page="universal",
     parameters="0.3 M",
     zoo_steps=1000,
-    config={"postprocess": "none", "spacing": 4.0, "learning_rate": 2e-3},
+    config={"postprocess": "none", "spacing": 3.5, "learning_rate": 5e-3},
     what="the Universal Model's U-Net and heads",
     note="random class embeddings in place of CLIP's",
 ).of(universal_unet)
