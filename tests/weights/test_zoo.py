@@ -132,7 +132,5 @@ def test_no_case_is_evaluated_that_the_weights_were_trained_on(own: Method, tmp_
         image.write_bytes(content)
         cases.append(Case("kits21", content.decode(), image, image))
     weights.refuse_seen(cases[:1], "mine")
-    with pytest.raises(
-        UserError, match="case 'kits21/seen' is among those that its weights of the zoo were"
-    ):
+    with pytest.raises(UserError, match="case 'kits21/seen' is among those that its weights of the zoo were"):
         weights.refuse_seen(cases, "mine")
