@@ -1,4 +1,4 @@
-"""The numbers in README are those of the default run: README against docs/first_table.json, and that against a new run."""
+"""README shows the numbers of the default run: README against docs/first_table.json, and that against a new run."""
 
 from __future__ import annotations
 
