@@ -58,7 +58,7 @@ nnunet_small = replace(
     summary="nnU-Net v2 with plans shrunk for a CPU, trained on the tumour label alone; automatic",
     config=SMALL,
     card=SMALL_CARD,
-    zoo=ZooTraining("baselines", 400, joint=False),
+    zoo=ZooTraining("baselines", 300, joint=False),
 )
 
 nnunet_organ_small = replace(
@@ -67,5 +67,5 @@ nnunet_organ_small = replace(
     summary="nnU-Net v2 with plans shrunk for a CPU, trained on organ and tumour labels; automatic",
     config=SMALL,
     card=SMALL_CARD,
-    zoo=ZooTraining("baselines", 400, joint=False),
+    zoo=ZooTraining("baselines", 300, joint=False),
 )
