@@ -240,6 +240,8 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
                 if member.datasets and dataset.name not in member.datasets:
                     continue
                 unit = _unit(suite, member, evaluated, target, folders)
+                if suite.untrained and member.untrained and unit.key in {known.key for known in units}:
+                    continue  # as a twin already
                 units.append(unit)
                 if suite.untrained and unit.method.training == "bench" and unit.learns_of_nothing:
                     twin = member.model_copy(update={"untrained": True, "zoo": False})

@@ -175,7 +175,9 @@ def test_a_method_may_be_run_on_some_of_the_data_sets(dataset: Dataset, tmp_path
 
 
 def test_untrained_twins_stand_beside_the_zoo(dataset: Dataset, tmp_path: Path) -> None:
-    units = units_of(parse_suite(SUITE, "test").with_untrained(), dataset, tmp_path)
+    """One that the suite lists as well is not there twice."""
+    text = SUITE.replace("  - ball", "  - ball\n  - {name: sam-med3d-tiny, untrained: true}")
+    units = units_of(parse_suite(text, "test").with_untrained(), dataset, tmp_path)
     twin = units["sam-med3d-tiny (untrained)"]
     assert twin.zoo is None
     assert twin.job is not None
