@@ -72,7 +72,7 @@ class TinySize:
                 title=f"{self.system.removeprefix('the ')}, tiny",
                 paper=f"the architecture of {self.paper} at a small size",
                 code_licence="Apache-2.0",
-                weights_licence="none released; trained by the bench on the suite's training split",
+                weights_licence="Apache-2.0: those of the zoo, trained on phantoms, come with this project",
                 parameters=self.parameters,
                 training_data={"*": "unseen"},
                 notes=f"{note} Says nothing about {self.system}. See docs/methods/{self.page}.md.",
