@@ -66,10 +66,10 @@ class TrainingLoop:
         segmenter = find_method(job.method).build(job.config, device)
         if not isinstance(segmenter, Trainable):
             raise TypeError(f"method '{job.method}' announces training by the bench and is no Trainable")
-        if job.start is not None:
-            segmenter.load(job.start / "checkpoint")
         self.segmenter = segmenter
-        if job.cases:
+        if job.start is not None:  # with the plan that these weights were trained by
+            segmenter.load(job.start / "checkpoint")
+        elif job.cases:
             segmenter.plan(job.cases, job.target)
         self.recipe = segmenter.recipe(job.target)
         self.network = LossNetwork(segmenter, world_size)
