@@ -182,6 +182,7 @@ def train_zoo(
     Raises:
         UserError: an unknown name, or a method that brings no weights.
     """
+    from benchmarks.execution.plan import Folders
     from benchmarks.execution.zoo import ZooOrder, train
 
     return train(order or ZooOrder(), Folders(writable_folder(out)), progress or Progress())
