@@ -76,8 +76,10 @@ class SegVolSegmenter(NetworkSegmenter):
 
     def __init__(self, config: Mapping[str, Any], device: str) -> None:
         self._texts: dict[str, Tensor] = {}
-        low, high = config["window"] or (None, None)
-        self.hu: Window | None = None if low is None else (float(low), float(high))
+        self.hu: Window | None = None
+        if config["window"] is not None:
+            low, high = config["window"]
+            self.hu = float(low), float(high)
         super().__init__(config, device)
 
     def read_official(self) -> SegVol:
@@ -166,7 +168,7 @@ class SegVolSegmenter(NetworkSegmenter):
         images, labels = [], []
         for crops in zip(batch.image, batch.label, strict=True):
             air = NEARLY_AIR if self.hu is None else 0.0
-            body = within_scan(*(one[0] for one in crops), air)
+            body = within_scan(crops[0][0], crops[1][0], air)
             scan, mask = (part.cpu().numpy().transpose(2, 1, 0) for part in body)
             image, label = self._view(normalised(scan) if self.hu is None else scan, mask, batch.generator)
             images.append(image)

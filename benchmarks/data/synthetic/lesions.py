@@ -55,8 +55,8 @@ def place_growths(
     count = 1 + int(random.choice(len(kind.lesions), p=kind.lesions))
     low, high = kind.diameter
     diameters = [float(np.exp(random.uniform(math.log(low), math.log(high))))]
-    further = FURTHER_DIAMETERS
-    diameters += [float(np.exp(random.uniform(*map(math.log, further)))) for _ in range(count - 1)]
+    least, most = map(math.log, FURTHER_DIAMETERS)
+    diameters += [float(np.exp(random.uniform(least, most))) for _ in range(count - 1)]
     lesions = [(diameter, True) for diameter in diameters]
     cysts = [(float(random.uniform(8, 22)), False)] if random.random() < kind.cyst else []
     growths: list[Growth] = []
