@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint types docs bench slow clean
+.PHONY: run test lint types docs bench slow first-table clean
 
 run: $(STAMP)
 	$(BIN)/tags-bench run --all-datasets
@@ -33,6 +33,9 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $(STAMP)
+
+first-table: $(STAMP)
+	$(BIN)/python docs/first_table.py
 
 clean:
 	rm -rf $(VENV) tags-bench-out

@@ -23,6 +23,7 @@ from benchmarks.commands import (
     show,
     sync,
     weights,
+    zoo,
 )
 from benchmarks.commands.declare import new_group
 from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, one_line
@@ -36,7 +37,7 @@ app = new_group(
 )
 for module in (run, rehearse, leaderboard, report, compare, show, score, predict, mlflow, sync, lists):
     app.add_typer(module.app)
-for name, module in (("data", data), ("weights", weights), ("prompts", prompts)):
+for name, module in (("data", data), ("weights", weights), ("prompts", prompts), ("zoo", zoo)):
     app.add_typer(module.app, name=name, rich_help_panel="Set-up")
 app.add_typer(doctor.app)
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from benchmarks.contestants import Card, Method, WeightFile
+from benchmarks.contestants import Card, Method, WeightFile, ZooTraining
 
 CHECK = "baselines.checkpoints:official_file_problem"
 
@@ -41,6 +41,7 @@ class TinySize:
         parameters: how many.
         config: what differs from the official settings, beside the size.
         what: is taken of the system, by default its classes.
+        zoo_steps: of the training of the weights that come with it.
         note: what else differs, for the card.
     """
 
@@ -50,6 +51,7 @@ class TinySize:
     page: str
     parameters: str
     config: Mapping[str, Any]
+    zoo_steps: int
     what: str = ""
     note: str = ""
 
@@ -61,7 +63,8 @@ class TinySize:
             official,
             name=self.name,
             summary=f"{what} at a small size, trained from scratch by the bench",
-            version="2",
+            version="3",
+            zoo=ZooTraining("baselines", self.zoo_steps),
             needs_checkpoint=False,
             files=(),
             config={**official.config, "size": "tiny", **self.config},
@@ -69,7 +72,7 @@ class TinySize:
                 title=f"{self.system.removeprefix('the ')}, tiny",
                 paper=f"the architecture of {self.paper} at a small size",
                 code_licence="Apache-2.0",
-                weights_licence="none released; trained by the bench on the suite's training split",
+                weights_licence="Apache-2.0: those of the zoo, trained on phantoms, come with this project",
                 parameters=self.parameters,
                 training_data={"*": "unseen"},
                 notes=f"{note} Says nothing about {self.system}. See docs/methods/{self.page}.md.",

@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.common.output import DEFAULT_OUT
+from benchmarks.common.output import DEFAULT_OUT, writable_folder
 from benchmarks.common.output_lock import only_writer
 from benchmarks.common.paths import user_path
 from benchmarks.execution import suite as suites
@@ -47,6 +47,9 @@ from benchmarks.prompting.given import GivenPrompts
 from benchmarks.results.audit import Trail, trails_of
 from benchmarks.results.records import RecordStore
 from benchmarks.results.run_pairs import RunPairs, Side, compared
+
+if TYPE_CHECKING:
+    from benchmarks.execution.zoo import ZooOrder
 
 
 def load_suite(
@@ -186,8 +189,30 @@ def train(
         UserError: as for `run`; none of the methods is trained.
     """
     progress = progress or Progress()
-    work = planned(_suite(suite).fine_tuned(), out, progress)
+    work = planned(_suite(suite).from_scratch().fine_tuned(), out, progress)
     return trained(work, tracking_uri, address, fresh, progress)
+
+
+@only_writer("zoo train")
+def train_zoo(
+    order: ZooOrder | None = None, *, out: str | Path = DEFAULT_OUT, progress: Progress | None = None
+) -> list[dict[str, Any]]:
+    """Train the small weights that come with the methods, on phantoms, and put them into their packages.
+
+    Args:
+        order: which methods, on what, for how long; by default all that bring weights, as they announce it.
+        out: folder of phantoms, trainings and logs; an interrupted call goes on from there.
+
+    Returns:
+        A row for each set of weights.
+
+    Raises:
+        UserError: an unknown name, or a method that brings no weights.
+    """
+    from benchmarks.execution.plan import Folders
+    from benchmarks.execution.zoo import ZooOrder, train
+
+    return train(order or ZooOrder(), Folders(writable_folder(out)), progress or Progress())
 
 
 @only_writer("tune")
@@ -214,7 +239,7 @@ def tune(
         Interrupted: Ctrl-C; the same call goes on.
     """
     progress = progress or Progress()
-    work = planned(_suite(suite), out, progress)
+    work = planned(_suite(suite).from_scratch(), out, progress)
     if len(work.units) != 1 or work.units[0].job is None:
         raise UserError("a sweep takes exactly one method that is trained, and one dataset")
     return tuned(work, Points(trials, concurrent), tracking_uri, address, progress)

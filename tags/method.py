@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from benchmarks.contestants import Card, Method, PromptKind, Seen
+from benchmarks.contestants import Card, Method, PromptKind, Seen, ZooTraining
 from tags.config import defaults
 from tags.official import files_of
 from tags.search_space import search_space
@@ -69,6 +70,7 @@ tags_tiny = _method(
     "The small SAM-like backbone is trained from scratch and the CLIP towers are random and frozen: "
     "this size shows that the parts work together, not what pre-training brings.",
 )
+tags_tiny = replace(tags_tiny, zoo=ZooTraining("tags", 500, joint=False))
 tags_vit_b = _method(
     "vit-b", "TAGS on SAM ViT-B and CLIP ViT-B/16", "262 M, of which 24 M trained", TOWERS, PHOTOGRAPHS, ""
 )

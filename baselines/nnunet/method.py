@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from benchmarks.contestants import Card, Method, PromptKind
+from benchmarks.contestants import Card, Method, PromptKind, ZooTraining
 
 CONFIG: dict[str, Any] = {
     "plans": "default",  # nnU-Net's own; "resenc-m", "resenc-l", "resenc-xl": its residual presets; "small": for a CPU
@@ -54,6 +54,7 @@ SMALL = {**CONFIG, "plans": "small"}
 SMALL_CARD = replace(
     CARD,
     title="nnU-Net v2, small plans",
+    weights_licence="Apache-2.0: those of the zoo come with this project",
     parameters="0.16 M",
     notes="Plans shrunk for a CPU, for phantoms and tests: says nothing about nnU-Net. See docs/methods/nnunet.md.",
 )
@@ -64,6 +65,7 @@ nnunet_small = replace(
     summary="nnU-Net v2 with plans shrunk for a CPU, trained on the tumour label alone; automatic",
     config=SMALL,
     card=SMALL_CARD,
+    zoo=ZooTraining("baselines", 300, joint=False),
 )
 
 nnunet_organ_small = replace(
@@ -72,4 +74,5 @@ nnunet_organ_small = replace(
     summary="nnU-Net v2 with plans shrunk for a CPU, trained on organ and tumour labels; automatic",
     config=SMALL,
     card=SMALL_CARD,
+    zoo=ZooTraining("baselines", 300, joint=False),
 )

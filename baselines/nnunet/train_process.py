@@ -17,6 +17,7 @@ import socket
 import sys
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -225,6 +226,7 @@ def describe(trainer: BudgetTrainer) -> dict[str, Any]:
         "iterations": len(trainer.losses),
         "epochs": round(len(trainer.losses) / trainer.num_iterations_per_epoch, 2),
         "final_loss": sum(recent) / len(recent),
+        "loss_curve": loss_curve(trainer.losses),
         "patch_size": [int(size) for size in config.patch_size],
         "spacing": [float(step) for step in config.spacing],
         "batch_size": int(config.batch_size),
@@ -255,6 +257,12 @@ def what_was_run(job: dict[str, Any]) -> dict[str, Any]:
         "augmentation_processes": int(os.environ["nnUNet_n_proc_DA"]),  # noqa: SIM112 - nnU-Net's own spelling
         "optimiser": "AdamW" if job["plans"] == "small" else "SGD",
     }
+
+
+def loss_curve(losses: list[float], points: int = 20) -> list[dict[str, float]]:
+    """The mean loss of equal parts of the training, each at its last step."""
+    edges = sorted({round(part * len(losses) / points) for part in range(points + 1)})
+    return [{"step": high, "loss": round(sum(losses[low:high]) / (high - low), 4)} for low, high in pairwise(edges)]
 
 
 def end_with_parent() -> None:

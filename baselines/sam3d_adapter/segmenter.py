@@ -22,6 +22,7 @@ from torch import Tensor
 
 from baselines.network_segmenter import NetworkSegmenter
 from baselines.sam.prompting import check_prompts
+from baselines.sam.training import mask_losses
 from baselines.sam3d_adapter.encoder import SIZES
 from baselines.sam3d_adapter.network import SYSTEM, Sam3dAdapter, load_official_file
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
@@ -106,15 +107,21 @@ class Sam3dAdapterSegmenter(NetworkSegmenter):
         )
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Half Dice of the tumour, half cross-entropy; prompts as in the paper: tumour voxels and stray voxels.
+        """The paper's loss, half Dice and half cross-entropy, at the official size; prompts: tumour and stray voxels.
 
-        The latter teach that a click is a hint and no truth: clicks carry no sign.
+        The latter teach that a click is a hint and no truth: clicks carry no sign. Other sizes start from nothing, and
+        from there the paper's loss leads to empty masks for hundreds of steps: Dice over a few voxels has hardly a
+        gradient, and cross-entropy is content with background. They take the other wrappers' loss, which gives the few
+        voxels of a tumour more say.
         """
         hits, stray = int(self.config["tumour_points"]), int(self.config["stray_points"])
         image = batch.image.transpose(2, 4)  # (x, y, z) → (z, y, x)
         label = batch.label.transpose(2, 4)
         points = torch.stack([draw_points(one[0].cpu() > 0.5, hits, stray, batch.generator) for one in label])
         logits = self.module(image, points.to(image.device)).float()
+        if self.config["size"] != "official":
+            mask_loss = mask_losses(logits[:, 1:] - logits[:, :1], label).mean()
+            return mask_loss, {"mask": float(mask_loss.detach())}
         entropy = F.cross_entropy(logits, label[:, 0].long())
         probability, truth = logits.softmax(1)[:, 1].flatten(1), label[:, 0].flatten(1)
         dice = (2 * (probability * truth).sum(1) + 1) / (probability.sum(1) + truth.sum(1) + 1)

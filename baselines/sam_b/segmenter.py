@@ -3,11 +3,16 @@
 Preprocessing follows the public predictor: grey levels 0…255 in three equal channels, the longest side resized to
 the network's with antialiasing, SAM's pixel statistics, zeros below and to the right. A point is scaled with its
 slice. Low-resolution masks go up to the network's size, lose the padding, and are resized to the slice.
+
+How long the sides become and where a point goes is the `segment_anything` package's own `ResizeLongestSide`. Its
+resizing of tensors takes the wrong two axes for the size, so that step is ours; so is the reading of files, which its
+registry does by unpickling.
 """
 
 from __future__ import annotations
 
 import torch.nn.functional as F
+from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from baselines.sam.encoder import EncoderSize, resize
@@ -70,8 +75,8 @@ class SamB(SliceSegmenter):
         return F.pad((grey.round() - mean) / std, (0, self.image - columns, 0, self.image - rows))
 
     def to_pixels(self, places: Tensor, plane: Plane) -> Tensor:
-        rows, columns = self._content(plane)
-        return places * places.new_tensor([columns / plane[0], rows / plane[1]])
+        moved: Tensor = ResizeLongestSide(self.image).apply_coords_torch(places, (plane[1], plane[0]))
+        return moved
 
     def to_slices(self, masks: Tensor, plane: Plane) -> Tensor:
         rows, columns = self._content(plane)
@@ -87,5 +92,5 @@ class SamB(SliceSegmenter):
 
     def _content(self, plane: Plane) -> tuple[int, int]:
         """Rows and columns that a slice fills after resizing its longest side."""
-        scale = self.image / max(plane)
-        return max(1, int(plane[1] * scale + 0.5)), max(1, int(plane[0] * scale + 0.5))
+        rows, columns = ResizeLongestSide.get_preprocess_shape(plane[1], plane[0], self.image)
+        return max(1, rows), max(1, columns)

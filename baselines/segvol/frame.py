@@ -15,11 +15,17 @@ from benchmarks.data.volume import FloatArray, Volume
 PERCENTILES = (0.05, 99.95)  # of the foreground
 
 
-def normalised(array: FloatArray) -> FloatArray:
-    """Clip to percentiles of the foreground (voxels above the mean), then bring to [0, 1].
+Window = tuple[float, float]  # HU
 
-    Upstream also standardises in between, which the last step undoes.
+
+def normalised(array: FloatArray, window: Window | None = None) -> FloatArray:
+    """Clip to a window of HU, or to percentiles of the foreground (voxels above the mean), then bring to [0, 1].
+
+    Upstream takes percentiles. It also standardises in between, which the last step undoes.
     """
+    if window is not None:
+        low, high = window
+        return ((np.clip(array, low, high) - low) / (high - low)).astype(np.float32)
     foreground = array[array > array.mean()]
     if foreground.size == 0:  # a constant volume
         return np.zeros_like(array, dtype=np.float32)
@@ -73,10 +79,12 @@ def file_flips(volume: Volume) -> tuple[bool, bool, bool]:
     return flips[0], flips[1], flips[2]
 
 
-def prepared(volume: Volume, flips: tuple[bool, bool, bool], window: Shape) -> tuple[FloatArray, Frame]:
-    """The network's array and the way back: normalised, turned, padded to a window, cut to its non-zero box."""
-    values = np.flip(normalised(volume.array), [i for i in range(3) if flips[i]]).transpose(2, 1, 0)
-    short = [max(0, length - extent) for length, extent in zip(window, values.shape, strict=True)]
+def prepared(
+    volume: Volume, flips: tuple[bool, bool, bool], least: Shape, window: Window | None = None
+) -> tuple[FloatArray, Frame]:
+    """The network's array and the way back: normalised, turned, padded to `least`, cut to its non-zero box."""
+    values = np.flip(normalised(volume.array, window), [i for i in range(3) if flips[i]]).transpose(2, 1, 0)
+    short = [max(0, length - extent) for length, extent in zip(least, values.shape, strict=True)]
     padded = np.pad(values, [(n // 2, n - n // 2) for n in short])
     box = bounding_box(padded)
     low, high = box if box is not None else ((0, 0, 0), padded.shape)

@@ -6,7 +6,7 @@ from baselines.announcement import TinySize, network_settings, official_file
 from benchmarks.contestants import Card, Method, PromptKind
 
 _PROMPTS = frozenset({PromptKind.TEXT, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
-_CONFIG = network_settings("decoder", 1e-4, zoom_in=True, orientation="file")
+_CONFIG = network_settings("decoder", 1e-4, zoom_in=True, zoom_to_clicks=False, orientation="file", window=None)
 _SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-2]}
 
 # Size and SHA-256: Git LFS pointer in commit f015217 of huggingface.co/BAAI/SegVol. Later versions of that
@@ -29,11 +29,11 @@ segvol = Method(
     factory="baselines.segvol.segmenter:SegVolSegmenter",
     prompts=_PROMPTS,
     training="bench",
-    version="2",
+    version="3",
     needs_checkpoint=True,
     files=(_FILE,),
     config=_CONFIG,
-    inference_settings=("precision", "zoom_in", "orientation"),
+    inference_settings=("precision", "zoom_in", "zoom_to_clicks", "orientation"),
     search_space=_SEARCH_SPACE,
     card=Card(
         title="SegVol",
@@ -57,5 +57,12 @@ segvol_tiny = TinySize(
     paper="arXiv 2311.13385",
     page="segvol",
     parameters="1.0 M, of which 0.8 M frozen random text features",
-    config={"orientation": "ras", "train": "all", "learning_rate": 2e-3},
+    zoo_steps=2000,
+    config={
+        "orientation": "ras",
+        "train": "all",
+        "learning_rate": 2e-3,
+        "window": [-100.0, 250.0],
+        "zoom_to_clicks": True,
+    },
 ).of(segvol)

@@ -55,7 +55,7 @@ class Size:
 SIZES = {
     "official": Size(),
     "tiny": Size(
-        image=(16, 48, 48), patch=(4, 6, 6), width=48, depth=2, heads=2,
+        image=(16, 48, 48), patch=(4, 4, 4), width=48, depth=2, heads=2,
         text_width=16, text_depth=1, text_heads=2, decoder_heads=2, decoder_hidden=96, iou_hidden=24,
         aligned=True,
     ),

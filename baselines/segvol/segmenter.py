@@ -26,10 +26,10 @@ from baselines.network_segmenter import NetworkSegmenter
 from baselines.sam.initialisation import initialise
 from baselines.sam.prompting import check_prompts
 from baselines.sam.training import draw_voxel, mask_losses
-from baselines.segvol.frame import file_flips, normalised, prepared
+from baselines.segvol.frame import Window, file_flips, normalised, prepared
 from baselines.segvol.network import SIZES, TEMPLATE, SegVol, batch_of_ids, load_official_file, token_ids
 from benchmarks.common.errors import UserError
-from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
+from benchmarks.contestants import Augmentation, Batch, Session, Target, TrainingRecipe
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.preprocessing import Preprocessing, Shape, crop
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
@@ -44,6 +44,11 @@ SPANS = {"official": 2, "tiny": 3}  # windows along each axis of a training crop
 OVERLAP = 0.5
 MAX_TOKENS = 77
 CACHED_WINDOWS = 64  # embeddings of zoom-in windows that a session keeps
+MIXTURES = (("text",), ("clicks",), ("box",), ("text", "clicks"), ("text", "box"), ("clicks", "box"))
+"""Prompts of a training step. The last is what a window of zoom-in gets: the user's clicks, and the box that zoom-out
+predicted."""
+BOX_JITTER = 1  # voxels by which a side of a drawn box may be off
+MISSED = -10.0  # logit where zoom-out is not believed
 NO_BOX = (-1.0,) * 6  # what upstream embeds where a window holds no predicted voxel
 
 Place = tuple[int, int, int]
@@ -55,9 +60,14 @@ class SegVolSegmenter(NetworkSegmenter):
 
     Settings (keys of `config`) beside those of every `NetworkSegmenter`:
         zoom_in: whether the zoom-out prediction is refined in windows.
+        zoom_to_clicks: whether zoom-in looks around the positive clicks where zoom-out has found none of them; upstream
+            keeps to what zoom-out found.
         orientation: "file" keeps the flips of the scan's own storage, as upstream does; "ras" undoes them. Weights
             trained by the bench know "ras" only, whatever is set here.
         train: "all", or "decoder" (the image encoder stays as it is). The text tower is always frozen.
+        window: HU that become 0 and 1; None for percentiles of each scan, as the released weights know them. Between
+            air and bone, which percentiles span, a lesion differs from its organ by a fiftieth: too little for a small
+            network to begin with.
     """
 
     module: SegVol
@@ -66,6 +76,10 @@ class SegVolSegmenter(NetworkSegmenter):
 
     def __init__(self, config: Mapping[str, Any], device: str) -> None:
         self._texts: dict[str, Tensor] = {}
+        self.hu: Window | None = None
+        if config["window"] is not None:
+            low, high = config["window"]
+            self.hu = float(low), float(high)
         super().__init__(config, device)
 
     def read_official(self) -> SegVol:
@@ -121,15 +135,26 @@ class SegVolSegmenter(NetworkSegmenter):
         return self.module.enlarge(self.module.decode(tokens, given, corners, text)[0])[0, 0]
 
     def recipe(self, target: Target) -> TrainingRecipe:
-        """HU on the scan's own grid, in crops much larger than a window: both passes are trained from them."""
+        """The scan's own grid, in crops much larger than a window: both passes are trained from them.
+
+        HU above air, which each crop's own percentiles then bring to [0, 1]; or [0, 1] already, by the window.
+        """
         depth, height, width = self.module.size.image
         span = SPANS[self.config["size"]]
+        patch = (width * span, height * span, depth * span)
+        if self.hu is None:
+            preprocessing, augmentation = Preprocessing(spacing=None, window=None, mean=AIR), Augmentation()
+        else:
+            low, high = self.hu
+            preprocessing = Preprocessing(spacing=None, window=self.hu, mean=low, std=high - low)
+            augmentation = Augmentation(intensity_shift=0.0)  # beyond the body there is 0
         return self.training_recipe(
-            Preprocessing(spacing=None, window=None, mean=AIR),  # so that beyond the scan there is air
-            patch=(width * span, height * span, depth * span),
-            batch_size=4,
+            preprocessing,
+            patch,
+            batch_size=4 if self.config["size"] == "official" else 2,
             weight_decay=0.01,
             foreground=0.9,
+            augmentation=augmentation,
         )
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
@@ -142,8 +167,10 @@ class SegVolSegmenter(NetworkSegmenter):
         texts = self.module.encode_text(batch_of_ids([TEMPLATE.format(name) for name in names]).to(batch.image.device))
         images, labels = [], []
         for crops in zip(batch.image, batch.label, strict=True):
-            scan, mask = (part.cpu().numpy().transpose(2, 1, 0) for part in within_scan(*(one[0] for one in crops)))
-            image, label = self._view(normalised(scan), mask, batch.generator)
+            air = NEARLY_AIR if self.hu is None else 0.0
+            body = within_scan(crops[0][0], crops[1][0], air)
+            scan, mask = (part.cpu().numpy().transpose(2, 1, 0) for part in body)
+            image, label = self._view(normalised(scan) if self.hu is None else scan, mask, batch.generator)
             images.append(image)
             labels.append(label)
         truth = torch.stack(labels)[:, None].to(batch.image.device)
@@ -176,14 +203,15 @@ class SegVolSegmenter(NetworkSegmenter):
         seen = draw_voxel(inside if inside.any() else torch.ones_like(inside), generator)
         centre = []
         for at, length, extent in zip(seen, size, image.shape, strict=True):
-            at += int(torch.randint(length // 2, (1,), generator=generator)) - length // 4
+            room = length // 2 if self.config["size"] == "official" else length // 4
+            at += int(torch.randint(room, (1,), generator=generator)) - room // 2
             centre.append(min(max(at, length // 2), extent - (length + 1) // 2) if extent >= length else extent // 2)
         return torch.from_numpy(crop(image, centre, size)[0]), torch.from_numpy(crop(label, centre, size)[0])
 
 
-def within_scan(image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
-    """The part of a crop (X, Y, Z) that is not mere air, most of which lies beyond the scan."""
-    body = bounding_box((image > NEARLY_AIR).cpu().numpy())
+def within_scan(image: Tensor, label: Tensor, air: float = NEARLY_AIR) -> tuple[Tensor, Tensor]:
+    """The part of a crop (X, Y, Z) that is brighter than `air`, most of which lies beyond the scan."""
+    body = bounding_box((image > air).cpu().numpy())
     if body is None:
         return image, label
     part = tuple(slice(low, high) for low, high in zip(*body, strict=True))
@@ -193,14 +221,14 @@ def within_scan(image: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
 def draw_prompts(
     inside: Tensor, texts: Tensor, generator: torch.Generator
 ) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None, Tensor | None]:
-    """Points, boxes and texts for labels (B, D, H, W): one of text, clicks, box, text + clicks, text + box for all.
+    """Points, boxes and texts for labels (B, D, H, W), of one of the kinds of `MIXTURES` for all.
 
     Labels without a target get the text alone.
     """
     if not inside.flatten(1).any(1).all():
         return None, None, texts
-    kind = int(torch.randint(5, (1,), generator=generator))
-    with_text, clicks, box = kind in (0, 3, 4), kind in (1, 3), kind in (2, 4)
+    kind = MIXTURES[int(torch.randint(len(MIXTURES), (1,), generator=generator))]
+    with_text, clicks, box = "text" in kind, "clicks" in kind, "box" in kind
     points = corners = None
     if clicks:
         count = 1 + int(torch.randint(3, (1,), generator=generator))
@@ -212,9 +240,16 @@ def draw_prompts(
         signs = [1.0] * count + [0.0] * negative
         points = torch.tensor(places, dtype=torch.float32), torch.tensor([signs] * len(inside))
     if box:
-        found = [one.nonzero() for one in inside]
-        corners = torch.stack([torch.cat([voxels.amin(0), voxels.amax(0)]) for voxels in found]).float()
+        corners = torch.stack([_drawn_box(one, generator) for one in inside])
     return points, corners, texts if with_text else None
+
+
+def _drawn_box(inside: Tensor, generator: torch.Generator) -> Tensor:
+    """The corners (6) of the box of a mask, each off by up to `BOX_JITTER`: at inference most boxes are predicted."""
+    voxels, last = inside.nonzero(), torch.tensor(inside.shape) - 1
+    off = torch.randint(-BOX_JITTER, BOX_JITTER + 1, (2, 3), generator=generator)
+    low, high = (voxels.amin(0) + off[0]).clamp(min=0), torch.minimum(voxels.amax(0) + off[1], last)
+    return torch.cat([torch.minimum(low, high), torch.maximum(low, high)]).float()
 
 
 class SegVolSession(Session):
@@ -224,7 +259,7 @@ class SegVolSession(Session):
         self.segmenter = segmenter
         self.window: Shape = segmenter.module.size.image
         flips = file_flips(volume) if segmenter.orientation == "file" else (False, False, False)
-        self.array, self.frame = prepared(volume, flips, self.window)
+        self.array, self.frame = prepared(volume, flips, self.window, segmenter.hu)
         small = F.interpolate(torch.from_numpy(self.array)[None, None], size=self.window, mode="nearest-exact")
         self._zoomed_out = segmenter.encode(small)
         self._windows: dict[Place, Tensor] = {}
@@ -240,10 +275,23 @@ class SegVolSession(Session):
         text = None if prompts.text is None else self.segmenter.text_token(prompts.text)
         logits = self._zoom_out(points, box, text)
         if self.segmenter.config["zoom_in"]:
-            region = self._region(logits > 0)
+            seen = logits > 0
+            clicked = self._missed_clicks(seen, points)
+            if clicked is not None:
+                logits[:], seen = MISSED, clicked
+            region = self._region(seen)
             if region is not None:
                 self._zoom_in(logits, region, points, box, text)
         return logits
+
+    def _missed_clicks(self, seen: BoolArray, points: Points) -> BoolArray | None:
+        """The positive clicks as a mask, where zoom-out found none of them and the settings mind that."""
+        positive = np.array([place for place, sign in points if sign], int).reshape(-1, 3)
+        if not self.segmenter.config["zoom_to_clicks"] or not len(positive) or seen[tuple(positive.T)].any():
+            return None
+        clicked = np.zeros_like(seen)
+        clicked[tuple(positive.T)] = True
+        return clicked
 
     def _box(self, prompts: Prompts) -> tuple[Place, Place] | None:
         """The user's box in the crop, both corners inclusive."""
@@ -305,7 +353,7 @@ class SegVolSession(Session):
             window_box: tuple[float, ...] | None = None
             if box is not None and len(origins) == 1:
                 window_box = self._clipped(box, origin)
-            elif box is not None or points:
+            elif (box is not None or points) and predicted.any():
                 window_box = self._predicted_box(predicted, origin)
             part = self.segmenter.logits(self._tokens(origin), inside, window_box, text).float().cpu().numpy()
             d, h, w = (slice(o - s, o - s + n) for o, s, n in zip(origin, start, self.window, strict=True))

@@ -81,7 +81,8 @@ universal_tiny = TinySize(
     paper="arXiv 2301.00785",
     page="universal",
     parameters="0.3 M",
-    config={"postprocess": "none", "spacing": 4.0, "learning_rate": 2e-3},
+    zoo_steps=700,
+    config={"postprocess": "none", "spacing": 3.5, "learning_rate": 5e-3},
     what="the Universal Model's U-Net and heads",
     note="random class embeddings in place of CLIP's",
 ).of(universal_unet)

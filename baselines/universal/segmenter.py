@@ -35,8 +35,8 @@ FILE_NAMES = {
 }
 SOURCE = "released by the authors of the CLIP-Driven Universal Model"
 WINDOW_HU = (-175.0, 250.0)
-OVERLAP = 0.5
-WINDOWS = {"official": 96, "tiny": 24}  # voxels per axis
+WINDOWS = {"official": 96, "tiny": 32}  # voxels per axis
+OVERLAPS = {"official": 0.5, "tiny": 0.25}  # of neighbouring windows
 WINDOWS_AT_ONCE = {False: 1, True: 4}  # on the CPU and on a GPU; no window sees another
 
 
@@ -97,7 +97,7 @@ class UniversalSegmenter(NetworkSegmenter):
             self.window,
             WINDOWS_AT_ONCE[self.device.type == "cuda"],
             predict,
-            overlap=OVERLAP,
+            overlap=OVERLAPS[self.config["size"]],
             mode="gaussian",
             sw_device=self.device,
             device=torch.device("cpu"),

@@ -43,7 +43,9 @@ def list_suites(printing: PrintOptions) -> None:
             "data": row["data"],
             "methods": len(row["methods"]),
             "protocols": len(row["protocols"]),
-            "minutes": row["budget"].get("minutes", ""),
+            "training": ", ".join(
+                f"{row['budget'][unit]:g} {unit}" for unit in ("minutes", "steps") if unit in row["budget"]
+            ),
         }
         for row in rows
     ]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.content import sha256_of
+from benchmarks.common.content import sha256_of, sha256_of_all
 from benchmarks.common.weight_file import locate
 
 
@@ -26,6 +26,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     raise TypeError(f"{type(value).__name__} has no place in an identity")
+
+
+def digest_of_folder(folder: Path) -> str:
+    """Of every byte and the relative path of every file in a folder, wherever it lies."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return digest(dict(zip([path.relative_to(folder).as_posix() for path in files], sha256_of_all(files), strict=True)))
 
 
 def fingerprint_config(config: Mapping[str, Any], files: Iterable[str] = ("checkpoint",)) -> dict[str, Any]:

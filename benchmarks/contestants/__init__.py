@@ -13,7 +13,7 @@ from benchmarks.common.checkpoint import load_weights, save_weights
 from benchmarks.common.errors import UserError
 from benchmarks.common.plugins import BrokenPlugin
 from benchmarks.common.weight_file import WeightFile
-from benchmarks.contestants.description import Card, Method, Seen
+from benchmarks.contestants.description import Card, Method, Seen, ZooTraining
 from benchmarks.contestants.environment import Environment
 from benchmarks.contestants.installed import ENTRY_POINT_GROUP, broken_methods, method, methods
 from benchmarks.contestants.interface import (
@@ -62,6 +62,7 @@ __all__ = [
     "UserError",
     "Volume",
     "WeightFile",
+    "ZooTraining",
     "broken_methods",
     "crop",
     "load_weights",

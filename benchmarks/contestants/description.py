@@ -36,6 +36,21 @@ class Card:
 
 
 @dataclass(frozen=True)
+class ZooTraining:
+    """How the weights that come with a method are made by `tags-bench zoo train`, and where they lie.
+
+    Attributes:
+        package: whose folder `zoo` holds them; it need not be imported.
+        steps: optimiser steps of a training.
+        joint: one training on all data sets, their crops in turn; else one for each.
+    """
+
+    package: str
+    steps: int
+    joint: bool = True
+
+
+@dataclass(frozen=True)
 class Method:
     """A named contestant: code + configuration.
 
@@ -59,6 +74,7 @@ class Method:
         files: the official files that it uses, for `tags-bench weights` and for a run.
         environment: where its processes run, if not in the bench's own Python environment.
         version: raised when the method's results would change; part of every record's identity.
+        zoo: how the small weights are made that come with it, if any do.
     """
 
     name: str
@@ -76,6 +92,7 @@ class Method:
     files: tuple[WeightFile, ...] = ()
     environment: Environment | None = None
     version: str = "1"
+    zoo: ZooTraining | None = None
 
     def __post_init__(self) -> None:
         """Mistakes of whoever wrote the method."""

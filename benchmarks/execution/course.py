@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -185,7 +186,7 @@ class Course:
     # The units' way -------------------------------------------------------------------------------------------------
 
     def _way(self, number: int, unit: Unit) -> Way:
-        checkpoint = checkpoint_folder(self.folders.checkpoints, unit.job) if unit.job else None
+        checkpoint = checkpoint_of(unit, self.folders)
         need = need_of(unit)
         apart = [str(unit.environment)] if unit.environment is not None else []
         name = digest([unit.method.name, unit.entry.config, str(checkpoint), need.cpus, need.gpus, *apart])
@@ -430,6 +431,13 @@ class Course:
             self.observer.advanced(way.unit, int(way.trained))
             return
         self.observer.advanced(way.unit, len(way.unit.cases) - len(way.missing) - len(way.without))
+
+
+def checkpoint_of(unit: Unit, folders: Folders) -> Path | None:
+    """The folder with the weights of a unit: of its training, or of the zoo."""
+    if unit.job is not None:
+        return checkpoint_folder(folders.checkpoints, unit.job)
+    return unit.zoo.folder if unit.zoo else None
 
 
 def _rows(store: RecordStore, unit: Unit) -> pd.DataFrame:

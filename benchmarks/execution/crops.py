@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 import numpy as np
 
+from benchmarks.common.errors import UserError
 from benchmarks.common.seeds import derive_seed, generator
 from benchmarks.contestants import Batch, Target, TrainingRecipe
 from benchmarks.data.cache import Cache, CachedMask, CachedVolume, default_cache
@@ -81,12 +82,17 @@ class CropSource:
 
         size = self.recipe.batch_size
         first = (turn * self.worker.world_size + self.worker.rank) * size
-        crops = [self.crop(step, first + place) for place in range(size)]
+        sources = [self.source_of(step, first + place) for place in range(size)]
+        crops = [source.crop(step, first + place) for place, source in enumerate(sources)]
         prompts = torch.Generator(device="cpu")
         prompts.manual_seed(derive_seed(self.seed, "prompts", step, self.worker.rank, *([turn] if turn else [])))
         image = torch.from_numpy(np.stack([image for image, _ in crops])[:, None])
         label = torch.from_numpy(np.stack([label for _, label in crops])[:, None]).to(torch.float32)
-        return Batch(image, label, [self.target] * size, prompts, 0.0)
+        return Batch(image, label, [source.target for source in sources], prompts, 0.0)
+
+    def source_of(self, step: int, place: int) -> CropSource:
+        """Where a crop comes from."""
+        return self
 
     def crop(self, step: int, place: int) -> tuple[np.ndarray, np.ndarray]:
         """Image (float32) and label (bool) of one crop, augmented as the recipe says; see `Augmentation`."""
@@ -111,6 +117,26 @@ class CropSource:
         scale = 1 + random.uniform(-how.intensity_scale, how.intensity_scale)
         shift = random.uniform(-how.intensity_shift, how.intensity_shift)
         return np.ascontiguousarray(image * scale + shift, np.float32), np.ascontiguousarray(label)
+
+
+class JointCrops(CropSource):
+    """The crops of several targets, each in its turn: place after place of the joined batch, step after step.
+
+    Raises:
+        UserError: the targets ask for crops of different sizes, which no batch can hold.
+    """
+
+    def __init__(self, sources: Sequence[CropSource]) -> None:
+        first = sources[0]
+        self.sources, self.target, self.recipe = sources, first.target, first.recipe
+        self.seed, self.worker = first.seed, first.worker
+        for one in sources:
+            if (one.recipe.patch, one.recipe.batch_size) != (self.recipe.patch, self.recipe.batch_size):
+                raise UserError(f"targets '{first.target.name}' and '{one.target.name}' ask for other crops")
+
+    def source_of(self, step: int, place: int) -> CropSource:
+        joined = self.recipe.batch_size * self.recipe.accumulate * self.worker.world_size
+        return self.sources[(step * joined + place) % len(self.sources)]
 
 
 def deep_places(mask: CachedMask, spacing: Sequence[float]) -> list[np.ndarray]:

@@ -89,9 +89,12 @@ class MethodEntry(Strict):
     `config` overrides single settings and `label` names the variant in the tables. A method with an official
     `checkpoint` in its configuration is evaluated as released; `fine_tune` trains it on the training split first.
     `repeat` n > 0 trains from other random numbers (initial weights, crops, prompts) than the suite's seed gives.
-    `untrained` evaluates the weights that a training by the bench begins with. `budget` replaces the suite's minutes
-    and steps, for a method's published schedule; `repeats` the suite's number of trainings. `environment` is where its
-    processes run, in place of what the method says of itself.
+    `untrained` evaluates the weights that a training by the bench begins with.
+    `zoo` evaluates the weights that come with the method, on phantoms of the data sets for which it brings some, or
+    with `fine_tune` trains from them; elsewhere the method is trained from nothing.
+    `datasets` names those of the suite that it is run on, where that is not all of them.
+    `budget` replaces the suite's minutes and steps, for a method's published schedule; `repeats` the suite's number of
+    trainings. `environment` is where its processes run, in place of what the method says of itself.
 
     With `kind: masks` it is no installed method: masks made elsewhere are scored, from one `folder` (or one for each
     dataset, by name); `value` says which value of the files means the target, where they hold more than one.
@@ -107,6 +110,8 @@ class MethodEntry(Strict):
     fine_tune: bool = False
     repeat: int = Field(default=0, ge=0)
     untrained: bool = False
+    zoo: bool = False
+    datasets: tuple[str, ...] = ()
     budget: MethodBudget | None = None
     repeats: int | None = Field(default=None, ge=1)
 

@@ -24,7 +24,7 @@ from benchmarks.contestants import Batch, Trainable
 from benchmarks.contestants import method as find_method
 from benchmarks.data.cache import default_cache
 from benchmarks.data.dataset import Case
-from benchmarks.execution.crops import Ahead, CropSource, WorkerPlace, on_device, pinned
+from benchmarks.execution.crops import Ahead, CropSource, JointCrops, WorkerPlace, on_device, pinned
 from benchmarks.execution.optimisation import Optimisation, half_precision
 from benchmarks.execution.state import digest_of, load_state, save_state, tensors_in
 from benchmarks.execution.training_job import TrainingJob
@@ -68,7 +68,9 @@ class TrainingLoop:
         if not isinstance(segmenter, Trainable):
             raise TypeError(f"method '{job.method}' announces training by the bench and is no Trainable")
         self.segmenter = segmenter
-        if job.cases:
+        if job.start is not None:  # with the plan that these weights were trained by
+            segmenter.load(job.start / "checkpoint")
+        elif job.cases:
             segmenter.plan(job.cases, job.target)
         self.recipe = segmenter.recipe(job.target)
         if self.recipe.compile:  # in place: names and values of the weights stay
@@ -104,11 +106,7 @@ class TrainingLoop:
             if self.is_first:
                 self._finish()
             return
-        source = CropSource(
-            self.job.cases, self.job.target, self.recipe, self.job.seed,
-            worker=WorkerPlace(self.group.rank, self.group.world_size), cache=self.cache,
-            prepared=lambda: self._beat("preparing"),
-        )  # fmt: skip
+        source = self._crops()
         self._resume()
         self.segmenter.module.train()
         pin = pinned if self.device.startswith("cuda") else lambda batch: batch
@@ -134,6 +132,18 @@ class TrainingLoop:
         self._require_equal("the trained weights")
         if self.is_first:
             self._finish()
+
+    def _crops(self) -> CropSource:
+        """The crops of the job's target, or of all its targets in turn."""
+        place = WorkerPlace(self.group.rank, self.group.world_size)
+        sources = [
+            CropSource(
+                cases, target, self.segmenter.recipe(target), self.job.seed,
+                worker=place, cache=self.cache, prepared=lambda: self._beat("preparing"),
+            )
+            for target, cases in self.job.parts
+        ]  # fmt: skip
+        return sources[0] if len(sources) == 1 else JointCrops(sources)
 
     def _progress(self) -> float:
         """Share of the budget that is spent, the same number on every worker."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -31,6 +32,7 @@ from benchmarks.prompting.prompts import SIMULATED
 from benchmarks.prompting.protocol import PROTOCOL_VERSION, Protocol
 from benchmarks.results.records import SCHEMA_VERSION, RecordStore
 from benchmarks.weights.official_files import settings_from_files
+from benchmarks.weights.zoo import ZooWeights, zoo_weights
 
 __all__ = ["Folders", "Unit", "members", "method_of", "plan", "resolve_dataset", "without_repeats"]
 
@@ -45,6 +47,7 @@ class Unit:
         digest: of everything that decides the numbers; equal for two entries that differ in their label only.
         cases_digest: of the content of the evaluated files.
         prompts_digest: of what the first prompts follow from: equal where every protocol gives equal prompts.
+        zoo: the weights that come with the method, where they are evaluated or trained from.
     """
 
     suite: str
@@ -66,6 +69,7 @@ class Unit:
     cpus: int
     gpus: float
     rehearsal: bool = False
+    zoo: ZooWeights | None = None
 
     @property
     def environment(self) -> Environment | None:
@@ -84,6 +88,11 @@ class Unit:
     @property
     def trained_by_the_bench(self) -> bool:
         return self.job is not None and self.method.training == "bench" and not self.job.untrained
+
+    @property
+    def learns_of_nothing(self) -> bool:
+        """Whether its weights were random before a training, here or for the zoo."""
+        return self.zoo is not None if self.job is None else not self.job.untrained
 
     @property
     def rows_per_case(self) -> int:
@@ -124,6 +133,7 @@ class Unit:
             "modality": self.dataset.modality,
             "intensities": said_of(self.dataset.modality),
             "untrained": self.job.untrained if self.job else False,
+            "zoo": self.zoo.digest if self.zoo else "",
             "seed": self.evaluation.seed,
             "tolerances_mm": list(self.evaluation.tolerances_mm),
             "empty_policy": self.evaluation.empty_policy,
@@ -186,13 +196,17 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
         evaluated = _Evaluated(dataset, fold, files, banks, prompts)
         for target in dataset.targets:
             for member in members(suite):
+                if member.datasets and dataset.name not in member.datasets:
+                    continue
                 if member.kind == "masks":
                     units += _masks_unit(suite, member, evaluated, target, folders)
                     continue
                 unit = _unit(suite, member, evaluated, target, folders)
+                if suite.untrained and member.untrained and unit.key in {known.key for known in units}:
+                    continue  # as a twin already
                 units.append(unit)
-                if suite.untrained and unit.trained_by_the_bench and not member.repeat:
-                    twin = member.model_copy(update={"untrained": True})
+                if suite.untrained and unit.method.training == "bench" and unit.learns_of_nothing and not member.repeat:
+                    twin = member.model_copy(update={"untrained": True, "zoo": False})
                     units.append(_unit(suite, twin, evaluated, target, folders))
     _refuse_unused_masks(suite, units)
     keys = [unit.key for unit in units]
@@ -251,12 +265,13 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
     entry = entry.model_copy(update={"config": {**entry.config, **official}})
     config |= official
     cases = tuple(dataset.split_cases(suite.part, fold))
+    zoo = _zoo_weights(entry, method, dataset, cases)
     protocols = applicable(suite.protocols, method.prompts)
     budget = suite.budget.budget(entry.budget)
     job = None
     if config.get("checkpoint") and not user_path(str(config["checkpoint"])).is_file():
         raise UserError(f"method '{entry.title}': no checkpoint file at {config['checkpoint']}")
-    if method.training != "none" and (entry.fine_tune or not config.get("checkpoint")):
+    if method.training != "none" and (entry.fine_tune or not (config.get("checkpoint") or zoo)):
         training = tuple(dataset.learning_cases("train", fold))
         if dataset.external is None:  # otherwise ids mean nothing; contents were compared when the pair was made
             _refuse_seen_cases(dataset, fold, training, cases, suite.part)
@@ -275,6 +290,7 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
             untrained=entry.untrained,
             timeout_minutes=suite.train_timeout_minutes,
             environment=entry.environment or method.environment,
+            start=zoo.folder if zoo else None,
         )  # fmt: skip
     if entry.untrained and (job is None or method.training != "bench"):
         raise UserError(f"method '{entry.title}': `untrained` is for methods that the bench trains, and this is none")
@@ -290,11 +306,13 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
         "prompts": [banks[protocol.name].digest for protocol in protocols],
         "seed": suite.seed,
     }
+    if zoo is not None:
+        decides["zoo"] = zoo.digest
     environment = entry.environment or method.environment
     if environment is not None and environment.identity:
         decides["environment"] = environment.identity
     skipped = tuple(p.name for p in suite.protocols if p not in protocols)
-    made = _Made(method, entry, digest(decides), protocols, job, skipped)
+    made = _Made(method, entry, digest(decides), protocols, job, skipped, zoo=zoo)
     return _assembled(suite, made, evaluated, target, folders)
 
 
@@ -323,6 +341,7 @@ class _Made:
     job: TrainingJob | None = None
     skipped: tuple[str, ...] = ()
     given: GivenMasks | None = None
+    zoo: ZooWeights | None = None
 
 
 def _assembled(suite: Suite, made: _Made, evaluated: _Evaluated, target: Target, folders: Folders) -> Unit:
@@ -387,7 +406,29 @@ def _assembled(suite: Suite, made: _Made, evaluated: _Evaluated, target: Target,
         cpus=1 if made.given else budget.cpus,
         gpus=0.0 if made.given else budget.gpus,
         rehearsal=suite.rehearsal,
+        zoo=made.zoo,
     )
+
+
+def _zoo_weights(entry: MethodEntry, method: Method, dataset: Dataset, cases: Iterable[Case]) -> ZooWeights | None:
+    """The weights of the zoo that an entry asks for; they are of use on phantoms only.
+
+    Raises:
+        UserError: one of the cases was used to train them, or the entry changes a setting that they depend on.
+    """
+    weights = zoo_weights(method, dataset.name) if entry.zoo and dataset.synthetic else None
+    if weights is None:
+        return None
+    if not entry.fine_tune:
+        changed = method.training_config(entry.config)
+        for key, value in weights.card["config"].items():
+            if json.loads(json.dumps(changed.get(key))) != value:
+                raise UserError(
+                    f"method '{entry.title}': the weights of the zoo were trained with {key} = {value}, not "
+                    f"{changed.get(key)}; leave `zoo` out to train it"
+                )
+    weights.refuse_seen(cases, entry.title)
+    return weights
 
 
 def _refuse_seen_cases(

@@ -24,6 +24,7 @@ from benchmarks.execution.training import finished, load_segmenter
 from benchmarks.prompting.given import GivenPrompts
 from benchmarks.prompting.prompts import PromptKind, Prompts
 from benchmarks.weights.official_files import settings_from_files
+from benchmarks.weights.zoo import zoo_weights
 
 Loaded = TypeVar("Loaded")
 
@@ -87,9 +88,19 @@ def of_run(unit: Mapping[str, Any], checkpoints: Path, device: str = "cpu") -> C
         if not found:
             raise UserError(f"{checkpoints}: no checkpoint {unit['checkpoint']} of '{unit['method']}'; run it again")
         folder = found[0].parent
+    elif unit.get("zoo"):
+        folder = _folder_of_zoo(chosen, unit)
     where = folder or f"method '{unit['method']}'"
     segmenter = _loaded(where, lambda: load_segmenter(chosen, dict(unit["config"]), device, folder))
     return Contestant(chosen, segmenter, _target(unit["target"]), unit)
+
+
+def _folder_of_zoo(chosen: Method, unit: Mapping[str, Any]) -> Path:
+    """The weights that come with a method, if they are still those of the run."""
+    weights = zoo_weights(chosen, str(unit["dataset"]))
+    if weights is None or weights.digest != unit["zoo"]:
+        raise UserError(f"the weights of '{unit['method']}' in the zoo are not those of the run; run it again")
+    return weights.folder
 
 
 def of_checkpoint(name: str, place: Path, device: str = "cpu") -> Contestant:

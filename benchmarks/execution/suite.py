@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from benchmarks.common.errors import UserError, nearest_name, shorten
 from benchmarks.common.paths import user_path
@@ -120,6 +120,15 @@ class Suite(Strict):
         if value not in POLICIES:
             raise UserError(f"unknown empty_policy '{value}'; {nearest_name(value, POLICIES)}")
         return value
+
+    @model_validator(mode="after")
+    def _methods_name_its_datasets(self) -> Self:
+        known = [entry.name for entry in self.datasets]
+        for entry in self.methods:
+            for name in entry.datasets:
+                if name not in known:
+                    raise UserError(f"method '{entry.title}': not a dataset of the suite; {nearest_name(name, known)}")
+        return self
 
     def with_methods(self, names: Sequence[str]) -> Suite:
         """Only these methods; a name that the suite does not list joins with its default configuration, a YAML file
@@ -254,18 +263,24 @@ class Suite(Strict):
         return self.model_copy(update={"name": f"data-{entry.name}", "title": str(own.source), "datasets": (entry,)})
 
     def with_budget(self, changes: BudgetChanges) -> Suite:
-        """Another training budget. Raises UserError for a value that no budget can have."""
+        """Another training budget; minutes or steps mean that what learns is trained, whatever the zoo has of it.
+
+        Raises:
+            UserError: a value that no budget can have.
+        """
         changed = {key: value for key, value in asdict(changes).items() if value is not None}
         workers = changed.pop("workers", self.workers)
         if workers < 1:
             raise UserError(f"budget: 'workers' must be 1 or more, not {workers}")
+        limits = {"minutes", "steps"} & changed.keys()
+        suite = self.from_scratch() if limits else self
         budget = self.budget.model_dump() | changed
         if changes.steps is not None and changes.minutes is None:
             budget["minutes"] = None  # a budget in steps replaces one in minutes
         update: dict[str, Any] = {"budget": BudgetEntry(**budget), "workers": workers}
         if changes.steps is not None or changes.minutes is not None:  # for every method
-            update["methods"] = tuple(entry.model_copy(update={"budget": None}) for entry in self.methods)
-        return self.model_copy(update=update)
+            update["methods"] = tuple(entry.model_copy(update={"budget": None}) for entry in suite.methods)
+        return suite.model_copy(update=update)
 
     def with_seed(self, seed: int) -> Suite:
         """Other phantoms, splits, prompts and trainings."""
@@ -274,6 +289,12 @@ class Suite(Strict):
     def with_untrained(self) -> Suite:
         """Every method that the bench trains is shown untrained as well."""
         return self.model_copy(update={"untrained": True})
+
+    def from_scratch(self) -> Suite:
+        """No weights of the zoo: what learns is trained here. What is fine-tuned from the zoo falls away."""
+        kept = [entry for entry in self.methods if not (entry.zoo and entry.fine_tune)] or list(self.methods)
+        entries = tuple(entry.model_copy(update={"zoo": False}) for entry in kept)
+        return self.model_copy(update={"methods": entries})
 
     def fine_tuned(self) -> Suite:
         """Every method trained, those with official weights from these."""

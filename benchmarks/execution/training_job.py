@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.files import safe_name
-from benchmarks.common.identity import digest, fingerprint_config
+from benchmarks.common.identity import digest, digest_of_folder, fingerprint_config
 from benchmarks.contestants import Budget, Environment, Target
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import Case, fingerprint_cases
@@ -30,6 +30,8 @@ class TrainingJob:
         keep_best: the checkpoint is that of the best validation instead of the last step.
         untrained: keep the weights to begin with; the budget is not touched.
         environment: where its processes run, if not in the bench's own environment.
+        further: more targets, each with its training cases, on which the same weights are trained in turn.
+        start: folder of a finished training whose weights this one begins with.
         timeout_minutes: without a sign of life for so long the training is ended; see `TrainingWatch`.
     """
 
@@ -46,6 +48,13 @@ class TrainingJob:
     untrained: bool = False
     timeout_minutes: float = TIMEOUT_MINUTES
     environment: Environment | None = None
+    further: tuple[tuple[Target, tuple[Case, ...]], ...] = ()
+    start: Path | None = None
+
+    @property
+    def parts(self) -> tuple[tuple[Target, tuple[Case, ...]], ...]:
+        """Every target with its training cases."""
+        return ((self.target, self.cases), *self.further)
 
     def digest(self) -> str:
         """The identity of the checkpoint that comes of this job.
@@ -78,12 +87,16 @@ class TrainingJob:
             identity["keep_best"] = [list(self.validate_at), fingerprint_cases(self.validation)]
         if self.untrained:
             identity["untrained"] = True
+        if self.further:
+            identity["further"] = [[asdict(target), fingerprint_cases(cases)] for target, cases in self.further]
+        if self.start is not None:
+            identity["start"] = digest_of_folder(self.start / "checkpoint")
         return digest(identity)
 
 
 def checkpoint_folder(root: Path, job: TrainingJob) -> Path:
     """Where the checkpoint of a job belongs."""
-    dataset = job.cases[0].dataset if job.cases else "none"
+    dataset = "-".join(dict.fromkeys(case.dataset for _, cases in job.parts for case in cases[:1])) or "none"
     return root / f"{safe_name(f'{job.method}-{dataset}')}-{job.digest()}"
 
 

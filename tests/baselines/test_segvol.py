@@ -12,9 +12,10 @@ import torch
 from baselines.segvol.frame import file_flips, normalised, prepared
 from baselines.segvol.method import segvol, segvol_tiny
 from baselines.segvol.network import SIZES, SegVol, load_official_file
-from baselines.segvol.segmenter import NO_BOX, SegVolSegmenter, SegVolSession, window_origins
+from baselines.segvol.segmenter import NO_BOX, SegVolSegmenter, SegVolSession, draw_prompts, window_origins
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Batch, Target
+from benchmarks.data.preprocessing import prepare
 from benchmarks.data.volume import Volume
 from benchmarks.prompting.prompts import Box, Click, Prompts
 
@@ -34,6 +35,13 @@ def scan(shape: tuple[int, int, int], axes: str = "RAS") -> tuple[Volume, np.nda
     return Volume(array, affine, nib.orientations.axcodes2ornt(tuple(axes))), block
 
 
+def upstream_like() -> SegVolSegmenter:
+    """The small network, fed and driven as the official one."""
+    segmenter = segvol_tiny.build({"window": None, "zoom_to_clicks": False})
+    assert isinstance(segmenter, SegVolSegmenter)
+    return segmenter
+
+
 def dice(a: np.ndarray, b: np.ndarray) -> float:
     return 2 * np.count_nonzero(a & b) / (np.count_nonzero(a) + np.count_nonzero(b))
 
@@ -41,7 +49,7 @@ def dice(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.fixture
 def perfect(monkeypatch: pytest.MonkeyPatch) -> SegVolSegmenter:
     """A network that sees the block by its brightness, wherever its window lies."""
-    segmenter = segvol_tiny.build({"orientation": "file"})
+    segmenter = segvol_tiny.build({"orientation": "file", "window": None})
     assert isinstance(segmenter, SegVolSegmenter)
     monkeypatch.setattr(segmenter, "encode", lambda images: images)
     monkeypatch.setattr(segmenter, "logits", lambda tokens, points, box, text: (tokens[0, 0] - 0.9) * 10)
@@ -112,7 +120,7 @@ def calls_of(segmenter: SegVolSegmenter, monkeypatch: pytest.MonkeyPatch) -> lis
 
 
 def test_a_click_is_at_its_own_voxel_in_both_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter = segvol_tiny.build()
+    segmenter = upstream_like()
     assert isinstance(segmenter, SegVolSegmenter)
     calls = calls_of(segmenter, monkeypatch)
     volume, block = scan((150, 130, 70))
@@ -135,7 +143,7 @@ def test_a_click_is_at_its_own_voxel_in_both_passes(monkeypatch: pytest.MonkeyPa
 
 
 def test_the_users_box_in_a_single_window_and_the_predicted_one_in_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter = segvol_tiny.build()
+    segmenter = upstream_like()
     assert isinstance(segmenter, SegVolSegmenter)
     calls = calls_of(segmenter, monkeypatch)
     volume, block = scan((64, 64, 16))
@@ -153,8 +161,68 @@ def test_the_users_box_in_a_single_window_and_the_predicted_one_in_several(monke
     assert all(box == NO_BOX or max(np.array(box[3:]) - np.array(box[:3])) > 2 for box in boxes)
 
 
+@pytest.mark.parametrize("zoom_to_clicks", [False, True])
+def test_where_zoom_out_misses_the_click_the_window_around_it_decides(
+    monkeypatch: pytest.MonkeyPatch, zoom_to_clicks: bool
+) -> None:
+    """Zoom-out sees a corner far from the click only; a window sees the block under it."""
+    segmenter = segvol_tiny.build({"window": None, "zoom_to_clicks": zoom_to_clicks})
+    assert isinstance(segmenter, SegVolSegmenter)
+    volume, block = scan((150, 130, 70))
+    seen: list[tuple] = []
+
+    def logits(tokens: torch.Tensor, points: list, box: tuple | None, text: object) -> torch.Tensor:
+        seen.append((points, box))
+        if len(seen) > 1:
+            return (tokens[0, 0] - 0.9) * 10
+        wrong = torch.full(segmenter.module.size.image, -1.0)
+        wrong[-3:, -3:, -3:] = 1.0
+        return wrong
+
+    monkeypatch.setattr(segmenter, "encode", lambda images: images)
+    monkeypatch.setattr(segmenter, "logits", logits)
+    inside = [int(n) for n in np.argwhere(block).mean(0)]
+    found = segmenter.open(volume, TARGET).segment(Prompts(clicks=(Click((inside[0], inside[1], inside[2])),)))
+    assert found[block].any() == zoom_to_clicks
+    if zoom_to_clicks:
+        (points, box), *others = seen[1:]
+        assert not others
+        assert len(points) == 1
+        assert box is None  # zoom-out predicted none that is believed
+        assert not (found & ~block).any()
+
+
+def test_a_window_of_hu_is_what_training_and_inference_see() -> None:
+    segmenter = segvol_tiny.build({"window": [-100.0, 300.0]})
+    assert isinstance(segmenter, SegVolSegmenter)
+    volume, _ = scan((64, 64, 16))
+    values = np.unique(segmenter.open(volume, TARGET).array)
+    assert (values.min(), values.max()) == (pytest.approx(0.25, abs=1e-3), pytest.approx(0.75))  # 0 and 200 HU
+    recipe = segmenter.recipe(TARGET)
+    trained = prepare(volume, recipe.preprocessing).array
+    assert (trained.min(), trained.max()) == (0.0, pytest.approx(0.75))
+    assert recipe.augmentation.intensity_shift == 0.0
+
+
+def test_drawn_boxes_hold_their_mask_but_for_a_voxel() -> None:
+    inside = torch.zeros(1, 16, 48, 48, dtype=torch.bool)
+    inside[0, 4:9, 20:31, 40:48] = True
+    texts = torch.zeros(1, 4)
+    mixtures, corners = set(), set()
+    for seed in range(120):
+        points, box, text = draw_prompts(inside, texts, torch.Generator().manual_seed(seed))
+        mixtures.add((points is not None, box is not None, text is not None))
+        if box is not None:
+            assert (box - torch.tensor([[4.0, 20, 40, 8, 30, 47]])).abs().max() <= 1
+            assert box[0, 5] <= 47
+            corners.add(tuple(box[0].tolist()))
+    # text, clicks, box, and each two of them; never all three
+    assert mixtures == {(0, 0, 1), (1, 0, 0), (0, 1, 0), (1, 0, 1), (0, 1, 1), (1, 1, 0)}
+    assert len(corners) > 10
+
+
 def test_text_alone_has_neither_points_nor_box(monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter = segvol_tiny.build()
+    segmenter = upstream_like()
     assert isinstance(segmenter, SegVolSegmenter)
     calls = calls_of(segmenter, monkeypatch)
     segmenter.open(scan((100, 90, 40))[0], TARGET).segment(TEXT)
@@ -173,7 +241,7 @@ def test_text_alone_has_neither_points_nor_box(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_bad_prompts(prompts: Prompts, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        segvol_tiny.build().open(scan((40, 37, 9))[0], TARGET).segment(prompts)
+        upstream_like().open(scan((40, 37, 9))[0], TARGET).segment(prompts)
 
 
 def official_state() -> dict[str, torch.Tensor]:
@@ -221,7 +289,7 @@ def batch(seed: int) -> Batch:
 
 
 def test_loss_depends_on_the_batchs_generator_only() -> None:
-    segmenter = segvol_tiny.build()
+    segmenter = upstream_like()
     assert isinstance(segmenter, SegVolSegmenter)
     losses = []
     for noise in (1, 2):
@@ -232,7 +300,7 @@ def test_loss_depends_on_the_batchs_generator_only() -> None:
 
 def test_training_learns_and_the_text_tower_stays(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    segmenter = segvol_tiny.build()
+    segmenter = upstream_like()
     assert isinstance(segmenter, SegVolSegmenter)
     tower = segmenter.module.text_encoder.clip_text_model
     before = [p.clone() for p in tower.parameters()]
@@ -248,7 +316,7 @@ def test_training_learns_and_the_text_tower_stays(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, tower.parameters(), strict=True))
 
     segmenter.save(tmp_path)
-    other = segvol_tiny.build({"seed": 5})
+    other = segvol_tiny.build({"seed": 5, "window": None, "zoom_to_clicks": False})
     assert isinstance(other, SegVolSegmenter)
     other.load(tmp_path)
     volume, _ = scan((70, 60, 20))

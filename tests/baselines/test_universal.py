@@ -83,7 +83,7 @@ def test_a_perfect_network_gives_the_mask_back(
     bound = dice(resize(resize(mask.astype(np.float32), grid), shape) > 0.5, mask)  # what resampling alone leaves
     assert dice(found, mask) >= bound - 1e-3
     assert dice(found, mask) > 0.97
-    assert set(seen) == {(1, 1, 24, 24, 24)}
+    assert set(seen) == {(1, 1, 32, 32, 32)}
 
 
 def test_nothing_above_the_window_is_an_empty_mask() -> None:

@@ -49,7 +49,7 @@ COMMANDS = [
     ),
     *(f"data {verb}" for verb in ("synth", "fetch", "add", "list", "verify", "stats", "splits", "remove")),
     *("data import-dicom", "weights list", "weights fetch", "weights verify"),
-    *("prompts show", "prompts export", "prompts import"),
+    *("prompts show", "prompts export", "prompts import", "zoo list", "zoo train"),
 ]
 
 

@@ -2,7 +2,8 @@
 
 They exist to exercise the whole road and to rank methods roughly; they are not anatomy. A slim body (about 20 cm
 wide) holds skin, fat, muscle wall, ribs, spine, vessels, bowel, stomach, spleen, liver, kidneys and pancreas. The organ
-of interest carries irregular lesions 10 to 40 HU apart from it, and sometimes a benign cyst that is not the target.
+of interest carries irregular lesions 12 to 38 HU apart from it (small ones at least 22), and sometimes a benign cyst
+that is not the target.
 Everything follows from the seed. These are descriptions only; `scan.py` draws, `writing.py` writes.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-GENERATOR_VERSION = "1"
+GENERATOR_VERSION = "2"
 
 
 @dataclass(frozen=True)

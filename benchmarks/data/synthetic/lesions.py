@@ -12,6 +12,19 @@ from benchmarks.data.boxes import bounding_box
 from benchmarks.data.synthetic.abdomen import Kind
 from benchmarks.data.synthetic.canvas import FINE_SLICES, Box, Canvas, Floats, Point, waves
 
+FURTHER_DIAMETERS = (6.0, 18.0)  # mm, of the lesions beside the largest
+LEAST_CONTRAST, MOST_CONTRAST = 12.0, 38.0  # HU between a lesion and its organ
+PLAIN_DIAMETER = 20.0  # mm; a smaller lesion is only marked by an annotator if it stands out more
+EXTRA_CONTRAST = 10.0  # HU, at most, by which a small one does
+
+
+def least_contrast(diameter: float) -> float:
+    """The faintest that a lesion of this diameter (mm) is, in HU: a small faint one is seen by nobody, nor annotated.
+
+    Noise of 9 to 14 HU hides a lesion of 12 HU unless it covers some hundred voxels.
+    """
+    return LEAST_CONTRAST + min(max(PLAIN_DIAMETER - diameter, 0.0), EXTRA_CONTRAST)
+
 
 @dataclass
 class Growth:
@@ -42,7 +55,8 @@ def place_growths(
     count = 1 + int(random.choice(len(kind.lesions), p=kind.lesions))
     low, high = kind.diameter
     diameters = [float(np.exp(random.uniform(math.log(low), math.log(high))))]
-    diameters += [float(np.exp(random.uniform(math.log(4), math.log(18)))) for _ in range(count - 1)]
+    least, most = map(math.log, FURTHER_DIAMETERS)
+    diameters += [float(np.exp(random.uniform(least, most))) for _ in range(count - 1)]
     lesions = [(diameter, True) for diameter in diameters]
     cysts = [(float(random.uniform(8, 22)), False)] if random.random() < kind.cyst else []
     growths: list[Growth] = []
@@ -62,7 +76,7 @@ def _growth(
     centre: Point, size: float, lesion: bool, sign: int, organ_hu: float, random: np.random.Generator
 ) -> Growth:
     if lesion:
-        contrast = sign * float(random.uniform(12, 38))
+        contrast = sign * float(random.uniform(least_contrast(size), MOST_CONTRAST))
         margin, irregularity = float(random.uniform(2, 5)), float(random.uniform(0.12, 0.28))
         return Growth(centre, size, organ_hu + contrast, contrast, True, margin, irregularity)
     hu = float(random.choice([random.uniform(5, 20), random.uniform(35, 65)]))  # clear, or with old blood
