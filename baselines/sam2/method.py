@@ -9,7 +9,8 @@ _PROMPTS = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BO
 
 # The package is a copy of the authors' code by somebody else; the version is pinned because its Python files and the
 # configurations of SAM 2.1 were compared with commit 2b90b9f of github.com/facebookresearch/sam2: they are the same.
-_ENVIRONMENT = Environment(pip=("sam2==1.1.0",))
+# It is built from source; isolated, pip would fetch another torch for that, where the bench's own does.
+_ENVIRONMENT = Environment(pip=("--no-build-isolation", "sam2==1.1.0"))
 
 # Address: the table in the README of github.com/facebookresearch/sam2. No checksum is published there.
 _SAM2_FILE = official_file(

@@ -22,8 +22,8 @@ class Environment:
     """Where a method's processes run: exactly one of these is given. The bench builds the first two itself.
 
     Attributes:
-        pip: requirements, such as ("nninteractive>=2.6,<3",): an environment laid over the bench's own, so that only
-            what differs is installed. Where the bench's own meets them all, none is built.
+        pip: requirements, such as ("nninteractive>=2.6,<3",), options of pip among them: an environment laid over the
+            bench's own, so that only what differs is installed. Where the bench's own meets them all, none is built.
         uv: the same with `uv`, which also installs again what the requirements depend on.
         python: an interpreter that is there, such as "/opt/venvs/medsam2/bin/python".
         conda: the name or the folder of a conda environment that is there.
@@ -85,6 +85,8 @@ def _met(requirement: str) -> bool:
     """Whether a requirement is met here. One that names a file or an address never is: its content is not known."""
     from packaging.requirements import InvalidRequirement, Requirement
 
+    if requirement.startswith("-"):
+        return True  # how to install, not what
     try:
         wanted = Requirement(requirement)
     except InvalidRequirement:
