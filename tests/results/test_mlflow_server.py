@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -48,10 +48,12 @@ def serving(store: str, folder: Path) -> Iterator[str]:
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
-        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        wait_for(lambda: server.poll() is not None or socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        assert server.poll() is None, (folder / "server.log").read_text(encoding="utf-8")
         yield f"http://127.0.0.1:{port}"
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):  # it ended by itself, and the test has said so
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait()
 
 
@@ -102,7 +104,7 @@ def postgres() -> Iterator[str]:
         control = [*user, str(programs / "pg_ctl"), "-D", str(data), "-w"]
         subprocess.run([*control, "-o", options, "-l", f"{name}/log", "start"], **quiet)
         try:
-            yield f"postgresql://bench@127.0.0.1:{port}/postgres"
+            yield f"postgresql+psycopg2://bench@127.0.0.1:{port}/postgres"
         finally:
             subprocess.run([*control, "-m", "immediate", "stop"], **quiet)
 
