@@ -36,6 +36,7 @@ COMMANDS = [
         "tune",
         "ablate",
         "leaderboard",
+        "report",
         "compare",
         "show",
         "mlflow",

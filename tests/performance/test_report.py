@@ -106,7 +106,7 @@ def test_300_cases_of_8_methods_fit_into_a_page(tmp_path: Path) -> None:
         opened = time.perf_counter() - started
         started = time.perf_counter()
         tab.goto(f"file://{file}#list-1/case-7")
-        tab.wait_for_function("viewer.picture !== null")
+        tab.wait_for_selector("#viewer canvas.main:visible")
         print(f"seconds: to open the page {opened:.1f}, a case {time.perf_counter() - started:.2f}")
         assert opened < 20
         browser.close()

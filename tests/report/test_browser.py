@@ -91,7 +91,7 @@ def test_a_row_leads_to_its_cases_worst_first(opened: Opened) -> None:
     opened.go("#list-0")
     methods = opened.page.locator("#list-0 table.board tbody th").all_inner_texts()
     opened.page.locator("#list-0 table.board a").first.click()
-    opened.page.wait_for_function("document.querySelector('#case-table th[aria-sort=ascending]') !== null")
+    opened.page.wait_for_selector("#case-table th[aria-sort=ascending]")
     heading = opened.page.locator("#case-table th[aria-sort=ascending]").inner_text().strip()
     assert methods[0].startswith(heading.split("\n")[0])
     dices = [float(text) for text in opened.column(5)]
@@ -125,7 +125,6 @@ def test_a_case_opens_and_every_key_does_what_it_says(opened: Opened) -> None:
     opened.go(f"#list-{iterative}")
     opened.page.locator(f"{CASES} a").first.click()
     opened.page.wait_for_selector("#viewer canvas.main:visible")
-    opened.page.wait_for_function("viewer.picture !== null")
     first = opened.page.locator("#viewer h2").inner_text()
     for key in ("r", "r", "w", "v", "d", "d", "ArrowLeft", "ArrowUp"):
         assert opened.changes(key), key
@@ -135,9 +134,9 @@ def test_a_case_opens_and_every_key_does_what_it_says(opened: Opened) -> None:
     opened.page.keyboard.press(str(order))
     assert not drawn.is_checked()
     opened.page.keyboard.press("n")
-    opened.page.wait_for_function(f"document.querySelector('#viewer h2').textContent !== {first!r}")
+    opened.page.wait_for_selector(f"#viewer h2:not(:text-is('{first}'))")
     opened.page.keyboard.press("p")
-    opened.page.wait_for_function(f"document.querySelector('#viewer h2').textContent === {first!r}")
+    opened.page.wait_for_selector(f"#viewer h2:text-is('{first}')")
     assert "always crashes" in opened.page.locator("#viewer .side").inner_text()
     opened.page.keyboard.press("Escape")
     opened.page.wait_for_selector("#viewer", state="hidden")
@@ -148,7 +147,7 @@ def test_a_case_opens_and_every_key_does_what_it_says(opened: Opened) -> None:
 def test_the_viewer_draws_the_masks_that_it_was_given(opened: Opened) -> None:
     """The bits that the page unpacks against those of Python, and the slice that it shows first."""
     opened.go("#list-0/case-0")
-    opened.page.wait_for_function("viewer.picture !== null")
+    opened.page.wait_for_selector("#viewer canvas.main:visible")
     found = opened.page.evaluate(
         """() => {
           const { picture } = viewer, count = bits => {

@@ -23,11 +23,14 @@ Corner = tuple[int, int, int]
 QUALITIES = (80, 65, 50, 35, 20)
 """Of the WebP mosaic; the first that fits the bytes of a case is taken."""
 
-BYTES_PER_VOXEL = 0.22
+BYTES_PER_VOXEL = 0.15
 """Of a CT crop at a middling quality, masks included; decides how far a crop is reduced."""
 
 SMALLEST_BYTES, LARGEST_BYTES = 20_000, 400_000
 """Of one case: below, nothing can be made out any more; above, the eye gains nothing."""
+
+SHARE_OF_MASKS = 0.8
+"""Of the bytes of a case, at most; many methods after many prompts take more than the scan."""
 
 WIDER = 0.75
 """So many window widths are kept on each side of the window of the target, for the other windows of the viewer."""
@@ -125,10 +128,7 @@ def encoded(picture: CasePicture, size: int) -> dict[str, Any]:
         mosaic of axial slices as data URL, `columns` beside each other, or None); masks (base64 of deflated bits: the
         reference, then a layer each, every mask as its difference from the one before); layers; notes.
     """
-    factors = reduction(picture.reference.shape, picture.spacing, size)
-    masks = [_reduced_mask(one, factors) for one in (picture.reference, *(layer.mask for layer in picture.layers))]
-    packed = packed_masks(masks)
-    shape = masks[0].shape
+    factors, shape, packed = _fitting_masks(picture, size)
     result: dict[str, Any] = {
         "shape": list(shape),
         "spacing": [round(mm * factor, 4) for mm, factor in zip(picture.spacing, factors, strict=True)],
@@ -149,12 +149,26 @@ def encoded(picture: CasePicture, size: int) -> dict[str, Any]:
     return result
 
 
+def _fitting_masks(picture: CasePicture, size: int) -> tuple[Corner, tuple[int, ...], str]:
+    """Reduction, shape of the grid, and masks as text, reduced until these leave room for the scan."""
+    room, whole = size, (picture.reference, *(layer.mask for layer in picture.layers))
+    while True:
+        factors = reduction(picture.reference.shape, picture.spacing, room)
+        masks = [_reduced_mask(one, factors) for one in whole]
+        packed = packed_masks(masks)
+        if len(packed) <= SHARE_OF_MASKS * size or masks[0].size == 1:
+            return factors, masks[0].shape, packed
+        room = int(0.7 * min(room, BYTES_PER_VOXEL * masks[0].size))
+
+
 def reduction(shape: Sequence[int], spacing: Sequence[float], size: int) -> Corner:
-    """By how much each axis is reduced: the finest first, until the crop fits into so many bytes."""
+    """By how much each axis is reduced: the finest first, alike ones together, until it fits into so many bytes."""
     factors = [1, 1, 1]
-    while math.prod(math.ceil(n / f) for n, f in zip(shape, factors, strict=True)) * BYTES_PER_VOXEL > size:
-        steps = [mm * factor if n > factor else math.inf for mm, factor, n in zip(spacing, factors, shape, strict=True)]
-        factors[int(np.argmin(steps))] += 1
+    while (voxels := math.prod(math.ceil(n / f) for n, f in zip(shape, factors, strict=True))) > 1:
+        if voxels * BYTES_PER_VOXEL <= size:
+            break
+        steps = [mm * f if n > f else math.inf for mm, f, n in zip(spacing, factors, shape, strict=True)]
+        factors = [f + (step <= 1.01 * min(steps)) for f, step in zip(factors, steps, strict=True)]
     return _corner(factors)
 
 
