@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from benchmarks.contestants import method as find_method
 from benchmarks.data.cache import default_cache
 from benchmarks.data.dataset import Case
 from benchmarks.execution.crops import Ahead, CropSource, JointCrops, WorkerPlace, on_device, pinned
+from benchmarks.execution.loss_network import LossNetwork
 from benchmarks.execution.optimisation import Optimisation, half_precision
 from benchmarks.execution.state import digest_of, load_state, save_state, tensors_in
 from benchmarks.execution.training_job import TrainingJob
@@ -361,44 +362,6 @@ class TrainingLoop:
     def _beat(self, stage: str, facts: Mapping[str, float] | None = None, now: bool = False) -> None:
         if self.is_first:
             (self.heart.beat_now if now else self.heart.beat)(stage, **(facts or {}))
-
-
-class LossNetwork:
-    """The loss of a method as a callable whose gradients are averaged over the workers."""
-
-    def __init__(self, segmenter: Trainable, world_size: int) -> None:
-        self._parallel: torch.nn.parallel.DistributedDataParallel | None = None
-        self._loss = segmenter.loss
-        if world_size == 1:
-            return
-
-        class LossModule(torch.nn.Module):
-            """Gives DistributedDataParallel a forward that is the method's loss."""
-
-            def __init__(self) -> None:
-                super().__init__()
-                self.module = segmenter.module
-
-            def forward(self, batch: Batch) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
-                return segmenter.loss(batch)
-
-        on_gpu = next(segmenter.module.parameters()).is_cuda
-        # Prompt dropout leaves parameters without a gradient in some steps.
-        self._parallel = torch.nn.parallel.DistributedDataParallel(
-            LossModule(),
-            device_ids=[torch.cuda.current_device()] if on_gpu else None,
-            find_unused_parameters=True,
-        )
-
-    def __call__(self, batch: Batch) -> tuple[torch.Tensor, Mapping[str, float | torch.Tensor]]:
-        if self._parallel is None:
-            return self._loss(batch)
-        loss, parts = self._parallel(batch)
-        return loss, parts
-
-    def gradients_shared(self, last: bool) -> AbstractContextManager[Any]:
-        """The context of one batch of a step: workers add up their gradients once, with the last one."""
-        return nullcontext() if last or self._parallel is None else self._parallel.no_sync()
 
 
 class _Clock:
