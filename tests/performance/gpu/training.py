@@ -12,7 +12,8 @@ import torch
 
 from benchmarks.contestants import Batch
 from benchmarks.execution.crops import Ahead, CropSource
-from benchmarks.execution.loop import LossNetwork, TrainingLoop
+from benchmarks.execution.loop import TrainingLoop
+from benchmarks.execution.loss_network import LossNetwork
 from tags.prompt_encoder import PromptTensors
 from tags.targets import anatomy_of, bounds_of
 from tests.performance.gpu.measuring import counted_tflop, peak_gib, release, synchronise
