@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 
 import yaml
 
-from benchmarks.common.addresses import sqlite_address
 from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, one_line
 from benchmarks.common.files import atomically, in_turn, read_json
 from benchmarks.common.identity import digest
@@ -39,7 +37,6 @@ logger = logging.getLogger("tags_bench")
 RUNGS = (0.25, 0.5, 0.75, 1.0)
 RETRIES = 3  # of a trial whose process or node the machine has ended
 STATE_EVERY_SECONDS = "5"  # Tune's own; what is younger is suggested again
-STUDY = "sweep"
 
 
 @dataclass(frozen=True)
@@ -142,6 +139,7 @@ def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurre
     from ray import tune
 
     from benchmarks.execution.sweep_callback import Tell, told
+    from benchmarks.execution.sweep_search import search
 
     storage, name, trainable = sweep.folder / "tune", sweep.folder.name, _trainable(sweep)
     with told(name, log):
@@ -153,14 +151,14 @@ def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurre
             _check_ended(sweep, log)
         missing = trials - len(log.entries)
         if missing > 0:
-            search = _search(sweep, space, trials, first=not log.entries)
+            optuna_search = search(space, sweep.folder / "optuna.db", sweep.job.seed, trials, first=not log.entries)
             log.begin_experiment(f"{len(log.experiments):03d}")
             tuner = tune.Tuner(
                 trainable,
                 tune_config=tune.TuneConfig(
                     metric=METRIC,
                     mode="max",
-                    search_alg=search,
+                    search_alg=optuna_search,
                     scheduler=_asha(),
                     num_samples=missing,
                     max_concurrent_trials=concurrent,
@@ -192,7 +190,7 @@ def _fit(tuner: Any, experiment: Path, trainable: Any) -> None:
             tuner.fit()
             return
         except Exception as error:  # whatever Tune and Ray can raise
-            reason = one_line(error)[:300]
+            reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
             logger.warning("Ray Tune has given up (%s)", reason)
             if attempt == RETRIES:
                 kept = f"what the sweep has found is kept in {experiment.parents[1]}, and the same command goes on"
@@ -223,30 +221,6 @@ def _restored(experiment: Path, trainable: Any) -> Any:
             f"the sweep in {experiment} cannot be taken up ({one_line(error)[:200]}); remove "
             f"{experiment.parents[1]} to begin anew"
         ) from error
-
-
-def _search(sweep: Sweep, space: SweepSpace, trials: int, first: bool) -> Any:
-    """Optuna's TPE over a study on disk; it learns from the trials of earlier calls."""
-    import optuna
-    from ray.tune.search.optuna import OptunaSearch
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
-        sampler = optuna.samplers.TPESampler(
-            seed=sweep.job.seed % 2**32,
-            n_startup_trials=max(3, min(10, trials // 3)),
-            constant_liar=True,  # trials at the same time keep away from each other
-        )
-    sweep.folder.mkdir(parents=True, exist_ok=True)
-    return OptunaSearch(
-        space=space,
-        metric=METRIC,
-        mode="max",
-        points_to_evaluate=[space.first_point()] if first else None,
-        sampler=sampler,
-        study_name=STUDY,
-        storage=optuna.storages.RDBStorage(sqlite_address(sweep.folder / "optuna.db")),
-    )
 
 
 def _asha() -> Any:

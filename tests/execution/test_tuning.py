@@ -325,3 +325,23 @@ def test_a_sweep_goes_on_where_tune_itself_gives_up(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(tuning, "_restored", lambda *arguments: Tuner(killed))
     with pytest.raises(MachineFault, match=r"given up 4 times: .*low on memory; what the sweep has found is kept in "):
         tuning._fit(Tuner(killed), tmp_path / "tune" / "000", None)
+
+
+def test_a_study_that_is_ahead_of_tunes_state_bears_the_same_trial_again(tmp_path: Path) -> None:
+    """The driver was killed after Optuna knew that a trial is over, and before Tune had kept it."""
+    from benchmarks.execution.sweep_search import search
+
+    space = SweepSpace.of(method_with(rate=0.01, share=0.2, layers=2, form="a"), {})
+    result = {"validation_dice": 0.5, "training_iteration": 1}
+    one = search(space, tmp_path / "optuna.db", 1, 8, first=True)
+    assert one.suggest("t0") == space.first_setting()
+    one.save(str(tmp_path / "state"))  # Tune's state, with the trial at work
+    one.on_trial_result("t0", result)
+    one.on_trial_complete("t0", result)
+    again = search(space, tmp_path / "optuna.db", 1, 8, first=False)
+    again.restore(str(tmp_path / "state"))
+    again.on_trial_result("t0", {**result, "training_iteration": 2})
+    again.on_trial_complete("t0", result)
+    study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path / 'optuna.db'}")
+    assert [(trial.state.name, trial.value) for trial in study.trials] == [("COMPLETE", 0.5)]
+    assert again.suggest("t1") != space.first_setting()  # and the sweep goes on
