@@ -16,7 +16,7 @@ from benchmarks.data.dataset import Case, Dataset
 from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.execution.crops import CropSource, JointCrops, WorkerPlace
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
-from benchmarks.execution.predict import load_unit
+from benchmarks.execution.predict import of_run
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.suite import BudgetChanges, Suite, load_suite, parse_suite
 from benchmarks.execution.zoo import ZooOrder, train
@@ -122,7 +122,7 @@ def test_the_zoo_is_evaluated_trained_from_and_left_alone(dataset: Dataset, tmp_
     assert trained.job.start is None
     assert trained.zoo is None
     assert len({unit.digest for unit in units.values()}) == 4
-    segmenter, _ = load_unit(taken.description(), tmp_path / "none")
+    segmenter = of_run(taken.description(), tmp_path / "none").segmenter
     assert segmenter.trained_here  # type: ignore[attr-defined]
 
 
