@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -88,8 +89,10 @@ class Tracked:
         if job is None or job.untrained or training is None or job.digest() in self._told:
             return
         self._told.add(job.digest())
-        self._sink.log_training(unit.description(), training)
-        self._sink.log_model(unit.description(), checkpoint_folder(self._folders.checkpoints, job))
+        folder = checkpoint_folder(self._folders.checkpoints, job)
+        figures = {**training, "checkpoint": os.path.relpath(folder, self._folders.out)}
+        self._sink.log_training(unit.description(), figures)
+        self._sink.log_model(unit.description(), folder)
 
 
 def training_facts(training: dict[str, Any]) -> dict[str, Any]:

@@ -78,8 +78,7 @@ def test_train_leaves_a_checkpoint_and_a_run(local_ray: None, call: Any, suite: 
     from mlflow.artifacts import load_dict
 
     logged = load_dict(f"{run.info.artifact_uri}/training.json")
-    assert logged == kept
-    assert folder.name.endswith(f"-{run.data.params['checkpoint']}")
+    assert Path("out", logged["checkpoint"]).resolve() == folder  # from the output folder on, which may be moved
 
     before = (folder / "training.json").stat().st_mtime_ns
     assert call(*words).code == 0  # finished: read, not trained again
