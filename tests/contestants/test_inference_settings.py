@@ -51,7 +51,7 @@ def test_every_kind_of_method_names_what_it_has() -> None:
         "sam-b": {"precision", "batch_size", "least_quality", "reach"},
         "sam-med2d-tiny": {"precision", "batch_size", "least_quality", "reach"},
         "sam-med3d": {"precision"},
-        "segvol": {"precision", "zoom_in", "orientation"},
+        "segvol": {"precision", "zoom_in", "zoom_to_clicks", "orientation"},
         "3dsam-adapter": {"precision", "orientation"},
         "universal-unet": {"precision", "postprocess"},
     }
