@@ -61,7 +61,8 @@ def test_a_scan_is_segmented_with_prompts_by_hand(call, tmp_path: Path) -> None:
     folder = store.unit_folder("own", "scans", "region-growing", "u")
     told = {"unit": "u", "method": "mock-threshold", "method_name": "mock-threshold", "dataset": "scans", "fold": 0,
             "target": asdict(target), "config": method("mock-threshold").configured(), "checkpoint": "",
-            "synthetic": False, "contamination": "unseen", "protocols": [], "skipped_protocols": [], "cases": []}  # fmt: skip
+            "synthetic": False, "contamination": "unseen", "protocols": [], "skipped_protocols": [],
+            "cases": []}  # fmt: skip
     store.begin_unit(folder, told)
     store.set_current("own", [folder])
     scan = str(root / "imagesTr" / "case_0.nii.gz")
