@@ -415,3 +415,20 @@ def test_a_real_server_that_goes_away_and_comes_back(tmp_path: Path, empty_store
         rows, units = records_from_mlflow(address, "suite")
         assert [unit["method"] for unit in units] == ["ball"]
         assert_frame_equal(rows, rows_of(description_of("ball")))
+
+
+def test_two_calls_in_one_process_send_nothing_twice(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first call does not wait for a slow server to the end; its thread still sends when the next call does."""
+    real, waiting = sender_module.MlflowWriter.send, threading.Event()
+
+    def slow(self: Any, message: Any) -> None:
+        waiting.set()
+        time.sleep(0.3)
+        real(self, message)
+
+    monkeypatch.setattr(sender_module.MlflowWriter, "send", slow)
+    assert a_run(out, patience=0.01) > 0
+    assert waiting.wait(30)
+    assert sync(out, patience=60.0)[1] == 0
+    wait_until(lambda: not any(thread.name == "mlflow-sender" for thread in threading.enumerate()))
+    assert len(runs_of(out)) == RUNS

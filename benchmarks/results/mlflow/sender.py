@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ PATIENCE_SECONDS = 10.0
 LONGEST_PAUSE_SECONDS = 60.0
 DATABASES = ("postgresql", "mysql", "mssql")
 """Addresses of stores that have no folder of their own for artifacts."""
+
+_SENDING: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
+"""One sender at a time for each outbox of this process."""
 
 
 class Sender:
@@ -66,7 +70,12 @@ class Sender:
                 self._news.wait()
 
     def _delivered(self, path: Path) -> bool:
-        """Send one message; once more over a new connection if what the old one remembers may be what is wrong."""
+        """Send one message, unless the thread of an earlier call, which a slow server still holds, has sent it."""
+        with _SENDING[self._outbox.folder]:
+            return not path.is_file() or self._sent_now(path)
+
+    def _sent_now(self, path: Path) -> bool:
+        """Send it; once more over a new connection if what the old one remembers may be what is wrong."""
         for _ in range(2):
             remembered = self._writer is not None
             try:
