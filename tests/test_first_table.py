@@ -82,7 +82,7 @@ def test_a_cell_of_the_table_comes_out_again(stored: dict[str, Any], tmp_path: P
         affine[:3, 3] = files.origin
         write_nifti(phantom.image, affine, files.image)
         write_nifti(phantom.label, affine, files.label)
-    found = load_dataset(dataset, tmp_path, seed=suite.seed)
+    found = load_dataset(dataset, tmp_path, splits="patient", seed=suite.seed)
     weights = zoo_weights(method(name), dataset)
     assert weights is not None
     segmenter = load_segmenter(method(name), {}, "cpu", weights.folder)
