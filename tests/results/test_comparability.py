@@ -60,7 +60,7 @@ def test_two_runs_with_other_seeds_are_two_lists_and_nothing_is_compared() -> No
         ["region-growing", "other seed: 7 instead of 2026; other cases"],
     ]
     page = page_of(rows, units)
-    assert len(page.sheets) == 2
+    assert [sheet.title.startswith("costs") for sheet in page.sheets] == [False, False, True]
     assert "other seed: 7 instead of 2026" in page.sheets[1].title
     assert any(note.startswith("other …: made under other conditions") for note in page.notes)
     tables = lb.details(rows, units, only=["comparisons", "rankings", "sizes"])
@@ -187,7 +187,8 @@ def test_missing_cases_are_counted_and_marked() -> None:
     board = lb.leaderboard_of(rows, units).set_index("method")
     assert board["missing"].to_dict() == {"a": 0, "b": 1}
     shown = printed(show_all, rows, units)
-    lines = {line.split()[0]: line.split()[-1] for line in shown.splitlines() if line.startswith(("a ", "b "))}
+    lists = shown[: shown.index("costs, ")]
+    lines = {line.split()[0]: line.split()[-1] for line in lists.splitlines() if line.startswith(("a ", "b "))}
     assert lines == {"a": "8/8", "b": "7/8‡"}
     assert "‡ not finished" in shown
     assert "‡" not in printed(show_all, rows_of(units), units)

@@ -114,7 +114,7 @@ def test_an_untrained_method_stands_beside_itself_and_is_no_rival_of_the_budget(
     assert board["method"].tolist() == ["net", "net (untrained)", "other", "lone (untrained)"]
     assert board["untrained"].tolist() == [False, True, False, True]
     assert (board["differs"] == "").all()
-    (sheet,) = page_of(rows, units).sheets
+    sheet, _costs = page_of(rows, units).sheets
     assert sheet.styles == ("", "dim", "", "dim")
     assert "(untrained): the method with the weights" in printed(show_leaderboard, board)
     assert "(untrained)" not in printed(show_leaderboard, lb.leaderboard_of(*by_hand({"a": [0.5]})))

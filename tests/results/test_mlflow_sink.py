@@ -338,7 +338,7 @@ def test_a_sweep_and_a_training_arrive_once(out: Path) -> None:
     ]
     for _ in range(2):
         sink = MlflowSink(out)
-        sink.log_sweep(description_of("net"), trials)
+        sink.log_sweep(description_of("net"), trials, "one")
         figures = {"seconds_total": 2.0, "loss": 0.5, "config": {"rate": 1}, "curve": CURVE}
         sink.log_training(description_of("net") | {"checkpoint": "abc"}, figures)
         assert sink.close() == 0
