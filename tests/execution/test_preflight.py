@@ -82,7 +82,11 @@ def test_the_observer_sees_every_host_before_the_unfit_are_left_out(monkeypatch:
     hosts = [Host("a", out=True), Host("b", out=False, problems=("no --out",))]
     monkeypatch.setattr(room, "look_at_hosts", lambda *arguments: hosts)
     machines: Any = SimpleNamespace(nodes={"a": "1", "b": "2"})
-    unit: Any = SimpleNamespace(cases=[SimpleNamespace(image=Path("scan"))], method=SimpleNamespace(name="m"))
+    unit: Any = SimpleNamespace(
+        cases=[SimpleNamespace(image=Path("scan"))],
+        method=SimpleNamespace(name="m"),
+        evaluation=SimpleNamespace(given=None),
+    )
     folders: Any = SimpleNamespace(out=Path("out"))
     watch = Watch()
     assert room.unfit_nodes([unit], folders, machines, watch) == {"b": "no --out"}

@@ -37,7 +37,8 @@ def test_the_default_suite_finds_its_weights(name: str, dataset: str) -> None:
     assert weights is not None
     assert weights.card["method"] == name
     assert weights.card["phantoms"]["seed"] != load_suite("phantom").seed
-    assert weights.card["config"] == json.loads(json.dumps(method(name).training_config()))
+    now = json.loads(json.dumps(method(name).training_config()))
+    assert weights.card["config"].items() <= now.items()  # a setting that came later has its default in the weights
     assert f"--steps {weights.card['steps']}" in weights.card["command"]
     assert f"--seed {weights.card['phantoms']['seed']}" in weights.card["command"]
 
