@@ -56,7 +56,7 @@ def test_the_three_lines_of_the_readme(
     files = sorted(Path("tags-bench-out/records").rglob("[!.]*.parquet"))
     on_disk = pd.concat([pd.read_parquet(file) for file in files])
     assert len(files) == 2  # one for each method
-    assert len(on_disk) == result.computed == result.cases == 16
+    assert len(on_disk) == result.computed == result.cases == 48
     keys = ["method", "case", "protocol", "step"]
     columns = [*keys, "dice", "hd95_mm", "status"]
     pd.testing.assert_frame_equal(
