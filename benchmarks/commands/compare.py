@@ -7,7 +7,7 @@ from typing import Annotated
 from typer import Argument, Option
 
 from benchmarks.commands.declare import OUTPUT, TABLES, command, new_group
-from benchmarks.commands.options import LAST_RUN, FinishedOptions, PrintOptions
+from benchmarks.commands.options import LAST_RUN, FinishedOptions, MarginOption, PrintOptions
 from benchmarks.commands.printing import console, print_json
 
 app = new_group()
@@ -22,10 +22,7 @@ def compare(
     metric: Annotated[
         str, Option("--metric", metavar="NAME", help="What is compared.", rich_help_panel=TABLES)
     ] = "dice",
-    margin: Annotated[
-        float | None,
-        Option("--margin", metavar="X", help="Smaller differences do not matter.", rich_help_panel=TABLES),
-    ] = None,
+    margin: MarginOption = None,
     markdown: Annotated[bool, Option("--markdown", help="Print as Markdown.", rich_help_panel=OUTPUT)] = False,
     printing: PrintOptions,
 ) -> None:

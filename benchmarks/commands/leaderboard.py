@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from benchmarks.commands.declare import DATA, OUTPUT, TABLES, command, new_group
-from benchmarks.commands.options import LAST_RUN, FinishedOptions, PrintOptions
+from benchmarks.commands.options import LAST_RUN, FinishedOptions, MarginOption, PrintOptions
 from benchmarks.commands.printing import console, print_json
 
 if TYPE_CHECKING:
@@ -63,10 +63,7 @@ class TableOptions:
     metric: Annotated[
         str, Option("--metric", metavar="NAME", help="What the details compare.", rich_help_panel=TABLES)
     ] = "dice"
-    margin: Annotated[
-        float | None,
-        Option("--margin", metavar="X", help="Smaller differences do not matter.", rich_help_panel=TABLES),
-    ] = None
+    margin: MarginOption = None
 
 
 @dataclass(frozen=True)

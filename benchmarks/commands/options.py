@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 from benchmarks.commands import completion
-from benchmarks.commands.declare import BUDGET, CLUSTER, DATA, METHODS, OUTPUT
+from benchmarks.commands.declare import BUDGET, CLUSTER, DATA, METHODS, OUTPUT, TABLES
 from benchmarks.common.output import DEFAULT_OUT
 from benchmarks.execution.embedded import embedded_suites
 
@@ -46,6 +46,9 @@ GpusOption = Annotated[
 AddressOption = Annotated[
     str | None,
     Option("--address", metavar="HOST", help="Ray cluster to join; default: this machine.", rich_help_panel=CLUSTER),
+]
+MarginOption = Annotated[
+    float | None, Option("--margin", metavar="X", help="Smaller differences do not matter.", rich_help_panel=TABLES)
 ]
 OutOption = Annotated[Path, Option("--out", metavar="DIR", help="Where everything is written.", rich_help_panel=OUTPUT)]
 UriOption = Annotated[

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Argument, Option
 
 from benchmarks.commands.declare import DATA, OUTPUT, TABLES, command, new_group
-from benchmarks.commands.options import LAST_RUN, FinishedOptions, PrintOptions
+from benchmarks.commands.options import LAST_RUN, FinishedOptions, MarginOption, PrintOptions
 from benchmarks.commands.printing import print_json
 
 if TYPE_CHECKING:
@@ -34,10 +34,7 @@ class ReportOptions:
     metric: Annotated[
         str, Option("--metric", metavar="NAME", help="What the tests and subgroups compare.", rich_help_panel=TABLES)
     ] = "dice"
-    margin: Annotated[
-        float | None,
-        Option("--margin", metavar="X", help="Smaller differences do not matter.", rich_help_panel=TABLES),
-    ] = None
+    margin: MarginOption = None
 
     def choice(self) -> ReportChoice:
         from benchmarks.execution.outcomes import ReportChoice

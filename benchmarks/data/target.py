@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -27,3 +29,13 @@ class Target:
     window: tuple[float, float] = (-160.0, 240.0)
     mean: float = 40.0
     std: float = 80.0
+
+    def as_plain(self) -> dict[str, Any]:
+        """The fields as JSON has them: lists for tuples, so that what is written and what is read again are equal."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_plain(cls, fields: Mapping[str, Any]) -> Self:
+        """The target that `as_plain`, or a `unit.json`, describes."""
+        values: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in fields.items()}
+        return cls(**values)

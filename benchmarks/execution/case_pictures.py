@@ -227,8 +227,7 @@ def _case(unit: Mapping[str, Any], key: CaseKey, files: CaseFiles) -> Case:
 
 def _target_of(unit: Mapping[str, Any]) -> Target:
     known = {name: unit["target"][name] for name in Target.__dataclass_fields__ if name in unit["target"]}
-    fields: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
-    return Target(**fields)
+    return Target.from_plain(known)
 
 
 def _answers(rows: pd.DataFrame, folder: Path) -> list[_Answer]:

@@ -92,7 +92,7 @@ def of_run(unit: Mapping[str, Any], checkpoints: Path, device: str = "cpu") -> C
         folder = _folder_of_zoo(chosen, unit)
     where = folder or f"method '{unit['method']}'"
     segmenter = _loaded(where, lambda: load_segmenter(chosen, dict(unit["config"]), device, folder))
-    return Contestant(chosen, segmenter, _target(unit["target"]), unit)
+    return Contestant(chosen, segmenter, Target.from_plain(unit["target"]), unit)
 
 
 def _folder_of_zoo(chosen: Method, unit: Mapping[str, Any]) -> Path:
@@ -122,7 +122,7 @@ def of_checkpoint(name: str, place: Path, device: str = "cpu") -> Contestant:
     target = figures.get("segments") or _known_target(str(figures.get("dataset")), str(figures.get("target")), place)
     segmenter = _loaded(place, lambda: load_segmenter(chosen, dict(figures["config"]), device, place))
     unit = {"method": name, "dataset": figures.get("dataset", ""), "synthetic": False, "target": target}
-    return Contestant(chosen, segmenter, _target(target), unit)
+    return Contestant(chosen, segmenter, Target.from_plain(target), unit)
 
 
 def _known_target(dataset: str, name: str, place: Path) -> dict[str, Any]:
@@ -168,11 +168,6 @@ def _no_unit(name: str) -> dict[str, Any]:
 def _plain_target() -> Target:
     """Something with the soft-tissue window; a caller may put words to it."""
     return Target("lesion", "", "lesion", (1,))
-
-
-def _target(fields: Mapping[str, Any]) -> Target:
-    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
-    return Target(**values)
 
 
 def _loaded(where: object, build: Callable[[], Loaded]) -> Loaded:

@@ -82,7 +82,7 @@ def _run_job(job: TrainingJob, folder: Path, log: Path | None, cache: Path | Non
         "config": method.training_config(job.config),
         "dataset": job.cases[0].dataset,
         "target": job.target.name,
-        "segments": _as_json_has_it(asdict(job.target)),
+        "segments": job.target.as_plain(),
         "cases": len(job.cases),
         "budget": asdict(job.budget),
         "seed": job.seed,
@@ -93,11 +93,6 @@ def _run_job(job: TrainingJob, folder: Path, log: Path | None, cache: Path | Non
     write_json(work / "training.json", figures)
     _take_place(work, folder)
     return figures
-
-
-def _as_json_has_it(fields: dict[str, Any]) -> dict[str, Any]:
-    """So that the figures of a training are the same now and when they are read again."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
 
 
 def _take_place(work: Path, folder: Path) -> None:
