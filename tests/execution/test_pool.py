@@ -225,12 +225,12 @@ def test_training_is_cached_and_changes_the_weights(local_ray: None, dataset: Da
 
 def test_a_sweep_comes_back_best_first(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:
 
-    from benchmarks.execution.tuning import tune_method
+    from benchmarks.execution.tuning import Sweep, tune_method
 
     unit = units_of(parse_suite(SUITE.replace("[mock-noop]", "[mock-network]"), "test"), dataset, tmp_path)[0]
     assert unit.job is not None
     job = replace(unit.job, validation=tuple(dataset.split_cases("validation")))
-    trials = tune_method(job, trials=3, concurrent=2, folder=tmp_path / "sweep")
+    trials = tune_method(Sweep(job, tmp_path / "sweep", tmp_path / "checkpoints"), trials=3, concurrent=2)
     assert len(trials) == 3
     order = [(one.rungs, one.validation_dice) for one in trials]
     assert order == sorted(order, reverse=True)

@@ -273,6 +273,7 @@ class MlflowWriter:
             parent = self.runs.create(experiment, name, tags)
         else:
             parent = str(found.info.run_id)
+        self.runs.changed(parent)  # an earlier message of the same sender has made some
         for trial in trials:
             self._trial(experiment, parent, trial, message)
         self._best_so_far(parent, trials, milliseconds(message.written_at))
