@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from benchmarks.common.errors import UserError
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.preprocessing import Prepared
 from benchmarks.data.volume import BoolArray, FloatArray
@@ -23,8 +22,6 @@ class GridPrompts:
     """The user's prompts on the model's grid."""
 
     def __init__(self, prompts: Prompts, prepared: Prepared) -> None:
-        if prompts.text is not None:
-            raise UserError("TAGS takes its anatomy from the target and does not read a text prompt")
         self.points = prepared.to_prepared([c.position for c in prompts.clicks])
         self.positive = np.array([c.positive for c in prompts.clicks], bool)
         self.box: NDArray[np.float64] | None = None

@@ -10,7 +10,7 @@ from tags.config import defaults
 from tags.official import files_of
 from tags.search_space import search_space
 
-PROMPTS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX, PromptKind.MASK})
+PROMPTS = frozenset(PromptKind)
 INFERENCE_SETTINGS = ("threshold", "overlap", "widest", "cached_views")
 ABLATIONS: dict[str, dict[str, Any]] = {
     "adapters": {"adapters": False},
@@ -38,6 +38,7 @@ def _method(
         summary=summary,
         factory="tags.segmenter:TagsSegmenter",
         prompts=PROMPTS,
+        reads_words=True,
         training="bench",
         config=config,
         inference_settings=INFERENCE_SETTINGS,

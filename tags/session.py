@@ -21,7 +21,7 @@ from tags.canvas import Canvas
 from tags.config import Settings, TagsConfig
 from tags.grid_prompts import GridPrompts
 from tags.model import TAGS, Encoding
-from tags.targets import anatomy_of, bounds_of
+from tags.targets import anatomy_of, anatomy_of_text, bounds_of
 from tags.views import Answer, View, across, sampled
 
 WIDER = 1.5  # each view that follows a touched face has so many times the field of view
@@ -65,6 +65,7 @@ class TagsSession(Session):
         self.side = segmenter.config.patch
         self.fill = float(self.prepared.array.min())
         self.finest = min(min(volume.spacing) / max(self.prepared.spacing), 1.0)
+        self.anatomy = anatomy_of(target)
         self._encodings: OrderedDict[View, Encoding] = OrderedDict()
         self._answers: OrderedDict[Prompts, Answer] = OrderedDict()
 
@@ -72,12 +73,20 @@ class TagsSession(Session):
         """The mask on the volume's own grid."""
         with torch.inference_mode(), self.segmenter.autocast():
             self.segmenter.module.eval()
+            self._read(prompts.text)
             prompted = GridPrompts(prompts, self.prepared)
             if not prompted.first_views(self.side, self.finest):
                 return self.prepared.to_native_mask(self._searched(prompted), self.segmenter.settings.threshold)
             if prompts.mask is not None:
                 return self._edited(prompts.mask, prompted)
             return self._on_volume(self._answer(prompts))
+
+    def _read(self, text: str | None) -> None:
+        """Take the anatomy from the words of the prompts, or from the target where they have none."""
+        anatomy = anatomy_of(self.target) if text is None else anatomy_of_text(text, self.target)
+        if anatomy != self.anatomy:
+            self._encodings.clear()
+        self.anatomy = anatomy
 
     def _on_volume(self, answer: Answer) -> BoolArray:
         mask = np.zeros(self.volume.shape, np.bool_)
@@ -190,7 +199,7 @@ class TagsSession(Session):
             return self._encodings[view]
         device = self.segmenter.device
         image = torch.from_numpy(self._cut(view)).to(device)[None, None]
-        encoding = self.segmenter.module.encode(image, [anatomy_of(self.target)], bounds_of([self.target]).to(device))
+        encoding = self.segmenter.module.encode(image, [self.anatomy], bounds_of([self.target]).to(device))
         if keep:
             self._encodings[view] = encoding
             while len(self._encodings) > self.segmenter.settings.cached_views:

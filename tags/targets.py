@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contestants import Target
-from tags.anatomy import Anatomy
+from tags.anatomy import ORGAN_DESCRIPTIONS, Anatomy
 
 ONE_SIDED = frozenset(
     ("liver", "pancreas", "colon", "stomach", "spleen", "heart", "aorta", "gallbladder", "duodenum", "esophagus")
@@ -18,6 +18,15 @@ ONE_SIDED = frozenset(
 def anatomy_of(target: Target) -> Anatomy:
     """Organ and lesion in words."""
     return target.organ, target.lesion
+
+
+def anatomy_of_text(text: str, target: Target) -> Anatomy:
+    """Organ and lesion of a text prompt: those of the target if it says no more, else by the organs that are known."""
+    said = " ".join(text.lower().split())
+    if said == target.text.lower():
+        return anatomy_of(target)
+    organ = next((name for name in ORGAN_DESCRIPTIONS if said == name or said.startswith(f"{name} ")), "")
+    return organ, said.removeprefix(organ).strip()
 
 
 def bounds_of(targets: Iterable[Target]) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from baselines.announcement import TinySize, network_settings, official_file
 from benchmarks.contestants import Card, Method, PromptKind, Seen, WeightFile
 
-_PROMPTS = frozenset({PromptKind.NONE})
+_PROMPTS = frozenset({PromptKind.NONE, PromptKind.TEXT})
 _CONFIG = network_settings("all", 1e-4, backbone="swinunetr", postprocess="official", spacing=1.5)
 _SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-2]}
 _PAPER = "Liu et al., CLIP-Driven Universal Model, arXiv 2301.00785 (ICCV 2023)"
@@ -48,6 +48,7 @@ universal_swin = Method(
     summary="CLIP-driven Universal Model with Swin UNETR, automatic; needs the official file",
     factory="baselines.universal.segmenter:UniversalSegmenter",
     prompts=_PROMPTS,
+    reads_words=True,
     training="bench",
     version="2",
     needs_checkpoint=True,

@@ -22,6 +22,7 @@ from baselines.sam.prompting import check_prompts
 from baselines.sam.training import mask_losses
 from baselines.universal.classes import Wanted, wanted
 from baselines.universal.network import SIZES, SYSTEMS, UniversalModel, load_official_file
+from benchmarks.common.errors import UserError
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.preprocessing import Prepared, Preprocessing, prepare
@@ -81,7 +82,7 @@ class UniversalSegmenter(NetworkSegmenter):
 
     def open(self, volume: Volume, target: Target) -> UniversalSession:
         """Segments at once: nothing depends on a prompt. Raises UserError for a target that is no class."""
-        return UniversalSession(self, volume, wanted(target))
+        return UniversalSession(self, volume, target)
 
     @torch.inference_mode()
     def logits(self, array: FloatArray, classes: Sequence[int]) -> Tensor:
@@ -126,13 +127,16 @@ class UniversalSegmenter(NetworkSegmenter):
 class UniversalSession(Session):
     """The probabilities of one target in one volume, on the network's grid."""
 
-    def __init__(self, segmenter: UniversalSegmenter, volume: Volume, asked: Wanted) -> None:
+    def __init__(self, segmenter: UniversalSegmenter, volume: Volume, target: Target) -> None:
         self.segmenter = segmenter
+        self.text = target.text
         self.prepared: Prepared = prepare(volume, segmenter.preprocessing)
-        self._result = self._probabilities(asked)
+        self._result = self._probabilities(wanted(target))
 
     def segment(self, prompts: Prompts) -> BoolArray:
         check_prompts(prompts, self.segmenter.prompts, self.prepared.native_shape, SYSTEM)
+        if prompts.text is not None and prompts.text.strip().lower() != self.text.lower():
+            raise UserError(f"{SYSTEM} has a class for '{self.text}', not for '{prompts.text}'; name another target")
         return self.prepared.to_native_mask(self._result)
 
     def _probabilities(self, asked: Wanted) -> FloatArray:

@@ -69,6 +69,7 @@ class Method:
             exists only beside these values.
         ablations: part → the settings that switch it off, for `tags-bench ablate`.
         floor: a reference floor, not a contestant.
+        reads_words: reads organ and lesion in words from the target, also where a protocol gives no text.
         needs_checkpoint: works only with the official file named by `checkpoint` in its configuration; where that is
             empty, a run takes the file of the weights folder.
         files: the official files that it uses, for `tags-bench weights` and for a run.
@@ -88,6 +89,7 @@ class Method:
     ablations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     card: Card = field(default_factory=lambda: Card(title=""))
     floor: bool = False
+    reads_words: bool = False
     needs_checkpoint: bool = False
     files: tuple[WeightFile, ...] = ()
     environment: Environment | None = None

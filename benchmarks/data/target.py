@@ -30,6 +30,11 @@ class Target:
     mean: float = 40.0
     std: float = 80.0
 
+    @property
+    def text(self) -> str:
+        """Organ and lesion in plain words, such as "kidney tumor"; the name if there are none."""
+        return f"{self.organ} {self.lesion}".strip() or self.name
+
     def as_plain(self) -> dict[str, Any]:
         """The fields as JSON has them: lists for tuples, so that what is written and what is read again are equal."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}

@@ -30,6 +30,7 @@ from benchmarks.metrics import DEFAULT_RULE, METRICS_VERSION
 from benchmarks.prompting.bank import PromptBank
 from benchmarks.prompting.prompts import SIMULATED
 from benchmarks.prompting.protocol import PROTOCOL_VERSION, Protocol
+from benchmarks.results.comparability import ITS_TRAINING, WORDS
 from benchmarks.results.records import SCHEMA_VERSION, RecordStore
 from benchmarks.weights.official_files import settings_from_files
 from benchmarks.weights.zoo import ZooWeights, zoo_weights
@@ -140,6 +141,7 @@ class Unit:
             "metrics_version": METRICS_VERSION,
             "lesion_rule": DEFAULT_RULE.name,
             "contamination": self._contamination(),
+            "knows": self._knows(),
             "predictions": self._below_out(self.evaluation.predictions),
             "log": self._below_out(self.log),
         }
@@ -167,6 +169,12 @@ class Unit:
         if self.dataset.split_source:
             found["split_source"] = self.dataset.split_source
         return found
+
+    def _knows(self) -> list[str]:
+        """What the method knows of the target before any prompt: see `benchmarks.results.comparability`."""
+        trained_here = self.job is not None and not self.job.untrained
+        of_one_target = self.zoo is not None and len(self.zoo.card["datasets"]) == 1
+        return [WORDS] * self.method.reads_words + [ITS_TRAINING] * (trained_here or of_one_target)
 
     def _contamination(self) -> str:
         """What the released weights have seen of the dataset, by the method's card; nobody has seen the phantoms."""

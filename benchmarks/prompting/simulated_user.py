@@ -69,7 +69,7 @@ class SimulatedUser:
                 protocol never raises it: what a method paints where there is nothing must be counted.
         """
         self._round, self._late_rounds = 1, 0
-        text = target_text(target) if self.protocol.text or self.protocol.first_kind == "text" else None
+        text = target.text if self.protocol.text or self.protocol.first_kind == "text" else None
         if not self.protocol.looks_at_label:
             return Prompts(text=text)
         box = box_around(label_mask)
@@ -195,11 +195,6 @@ class SimulatedUser:
             moved[interior_maximum(label, spacing)] = True
         rough[slices(window.low, window.high)] = moved
         return rough
-
-
-def target_text(target: Target) -> str:
-    """The target in plain words, such as "kidney tumor"; its name if it has none."""
-    return f"{target.organ} {target.lesion}".strip() or target.name
 
 
 def _error_click(

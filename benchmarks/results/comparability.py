@@ -32,6 +32,11 @@ RULES = {
 FILES = {"dataset_version": "dataset version", "cases": "cases", "prompts": "prompts", "protocol": "protocol"}
 """What must be the same within a data set."""
 
+WORDS, ITS_TRAINING = "words", "its training"
+"""Where a method knows from what is to be segmented, beside the prompts: it reads organ and lesion in words from the
+target, or its weights were trained on this target alone. Words are an advantage at a prompt only to weights that serve
+several targets; of those that serve one, the training has said more."""
+
 Unit = Mapping[str, Any]
 Place = tuple[str, str, str, str]  # dataset, target, protocol, method
 Conditions = dict[str, Hashable]
@@ -84,7 +89,8 @@ def _turn(mine: Conditions, same: list[Conditions]) -> int:
 
 def _compatible(one: Conditions, other: Conditions) -> bool:
     budgets = {one["budget"], other["budget"]} - {()}
-    return len(budgets) < 2 and _only(one, (*RULES, *FILES)) == _only(other, (*RULES, *FILES))
+    alike = (*RULES, *FILES, "words")
+    return len(budgets) < 2 and _only(one, alike) == _only(other, alike)
 
 
 def _described(rows: pd.DataFrame, units: Iterable[Unit]) -> list[Unit]:
@@ -125,7 +131,15 @@ def _of_unit(unit: Unit, protocol: Mapping[str, Any], name: str, complete: Mappi
         "prompts": prompts,
         "protocol": json.dumps(protocol, sort_keys=True),
         "budget": tuple(sorted({**budget, "workers": unit.get("workers", 1)}.items())) if budget else (),
+        "words": _reads_unequal_words(unit, protocol),
     }
+
+
+def _reads_unequal_words(unit: Unit, protocol: Mapping[str, Any]) -> bool:
+    """Whether the method reads words that others at the same prompt are not given."""
+    knows = unit.get("knows") or ()
+    prompted = Protocol.from_mapping(protocol).track not in ("automatic", "text")
+    return prompted and not protocol.get("text") and WORDS in knows and ITS_TRAINING not in knows
 
 
 def _name(protocol: Mapping[str, Any], unit: Unit) -> str:
@@ -172,6 +186,8 @@ def _text(mine: Conditions, rules: Mapping[str, Hashable], files: Mapping[str, H
     parts += [f"other {title}" for title in other_files]
     if mine["budget"] and mine["budget"] != budget:
         parts.append(f"other training budget: {_budget_said(mine['budget'], budget)}")
+    if mine["words"]:
+        parts.append("reads the target's words, which this protocol gives to nobody else")
     return "; ".join(parts)
 
 

@@ -113,6 +113,7 @@ class Description(BaseModel):
     created_at: str = ""
     protocol_names: list[str] = []
     prompt_banks: dict[str, str] = {}
+    knows: list[str] = []
     budget: dict[str, Any] = {}
     config: dict[str, Any] = {}
     checkpoint: str = ""

@@ -100,6 +100,34 @@ def test_whatever_differs_is_said(change: dict[str, Any], text: str) -> None:
     assert text_of(units, "c") == text
 
 
+@pytest.mark.parametrize(
+    ("protocol", "knows", "apart"),
+    [
+        (CLICK, ["words"], True),
+        (CLICK, ["words", "its training"], False),  # trained on this target alone: words say no more
+        (CLICK, ["its training"], False),
+        (CLICK, [], False),
+        (Protocol("centre-click", text=True), ["words"], False),  # everybody is given them
+        (Protocol("none"), ["words"], False),  # without a prompt words or a training must say what is wanted
+        (Protocol("text"), ["words"], False),
+    ],
+)
+def test_words_that_others_are_not_given_make_a_list_of_their_own(
+    protocol: Protocol, knows: list[str], apart: bool
+) -> None:
+    asked = {"protocols": [protocol.to_mapping()]}
+    units = [described("a", **asked), described("b", **asked), described("reader", **asked, knows=knows)]
+    expected = "reads the target's words, which this protocol gives to nobody else" if apart else ""
+    assert [text_of(units, name) for name in ("a", "b", "reader")] == ["", "", expected]
+
+
+def test_the_costs_say_what_a_method_knows() -> None:
+    units = [described("a"), described("b", knows=["words", "its training"])]
+    costs = page_of(rows_of(units), units).sheets[-1]
+    assert costs.headings[1] == "knows"
+    assert {row[0]: row[1] for row in costs.rows} == {"a": "–", "b": "w t"}
+
+
 def test_what_most_methods_share_is_the_reference_wherever_it_stands() -> None:
     units = [described("a", seed=7), described("b"), described("c")]
     assert [text_of(units, name) for name in "abc"] == ["other seed: 7 instead of 2026", "", ""]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from benchmarks.contestants import Target
 from benchmarks.data.volume import Volume
 from benchmarks.prompting.prompts import Box, Click, Prompts
 from tags.method import tags_tiny
+from tags.targets import anatomy_of_text
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)
 
@@ -59,6 +62,45 @@ class Perfect:
         x, y, z = (w.clip(0, n - 1) for w, n in zip(where, self.truth.shape, strict=True))
         seen = self.truth[np.ix_(x, y, z)]
         return (seen & inside[0][:, None, None] & inside[1][:, None] & inside[2]).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("text", "anatomy"),
+    [
+        ("kidney tumor", ("kidney", "tumor")),
+        ("Kidney  Tumor", ("kidney", "tumor")),
+        ("liver metastasis", ("liver", "metastasis")),
+        ("soft tissue sarcoma", ("soft tissue", "sarcoma")),
+        ("liverwort", ("", "liverwort")),  # no organ
+        ("bright spot", ("", "bright spot")),
+    ],
+)
+def test_words_become_organ_and_lesion(text, anatomy):
+    assert anatomy_of_text(text, TARGET) == anatomy
+
+
+def test_a_text_prompt_takes_the_place_of_the_targets_words(segmenter):
+    """The words of the target change nothing; others are encoded anew, and again when the text is gone."""
+    volume = volume_of((24, 24, 24))
+    session = segmenter.open(volume, TARGET)
+    heard = []
+    encode = segmenter.module.encode
+    segmenter.module.encode = lambda image, anatomies, *rest: (
+        heard.append(anatomies[0]) or encode(image, anatomies, *rest)
+    )
+    try:
+        plain = session.segment(click(12, 12, 12))
+        with_words = session.segment(replace(click(12, 12, 12), text="kidney tumor"))
+        number = len(heard)
+        session.segment(replace(click(12, 12, 12), text="liver cyst"))
+        session.segment(click(12, 12, 12))
+        fresh = segmenter.open(volume, TARGET).segment(click(12, 12, 12))
+    finally:
+        segmenter.module.encode = encode
+    assert np.array_equal(plain, with_words)
+    assert np.array_equal(plain, fresh)
+    assert set(heard[:number]) == {("kidney", "tumor")}
+    assert ("liver", "cyst") in heard
 
 
 @pytest.mark.parametrize(

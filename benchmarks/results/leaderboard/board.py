@@ -110,6 +110,7 @@ def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     named = list(zip(board["unit"], board["method"], strict=True))
     for column, default in (("floor", False), ("untrained", False), ("contamination", "unknown"), ("checkpoint", "")):
         board[column] = [known.get(unit, {}).get(column, default) for unit in named]
+    board["knows"] = [", ".join(known.get(unit, {}).get("knows", ())) for unit in named]
     for column, fact in TRAINING_FACTS.items():
         board[column] = [_fact(known.get(unit, {}), fact) for unit in named]
     board.loc[board["synthetic"], "contamination"] = "unseen"

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.metrics import Metric, metrics_among
-from benchmarks.results.comparability import DIFFERS
+from benchmarks.results.comparability import DIFFERS, ITS_TRAINING, WORDS
 from benchmarks.results.leaderboard import LIST
 from benchmarks.results.leaderboard.board import TRAINING_FACTS
 from benchmarks.results.leaderboard.overall import OVER
@@ -32,6 +32,9 @@ from benchmarks.results.tables.sheet import (
 
 MARKS = {"trained-on": "*", "superset": "+", "unseen": "", "unknown": "?"}
 """The sign beside a row for what the released weights have seen of the dataset."""
+
+KNOWS = {WORDS: "w", ITS_TRAINING: "t"}
+"""The letter of what a method knows of the target beside the prompts."""
 
 OVERALL_LEGEND = (
     "all datasets: mean of the datasets' means, each weighing the same; interval and tests over patients within "
@@ -154,13 +157,14 @@ def board_sheets(board: pd.DataFrame) -> list[Sheet]:
 def costs_sheets(board: pd.DataFrame) -> list[Sheet]:
     """What each method cost, over all lists: one sheet, or none where nobody was trained and no memory is known."""
     rows = board.assign(**{name: math.nan for name in ("peak_memory_mb", *TRAINING_FACTS) if name not in board})
-    headings = ("method", "train min", "parameters", "memory GB", "s open", "s prompt")
+    headings = ("method", "knows", "train min", "parameters", "memory GB", "s open", "s prompt")
     cells = []
     for method, group in rows.groupby("method", sort=False):
         trained = group.drop_duplicates(["dataset", "target"])["train_minutes"]
         cells.append(
             (
                 method_text({"method": method, "floor": group["floor"].iloc[0]}),
+                _knows(group),
                 seconds_text(trained.mean()),
                 count_text(group["parameters"].max()),
                 number_text(group["peak_memory_mb"].max() / 1000.0, 1),
@@ -169,7 +173,13 @@ def costs_sheets(board: pd.DataFrame) -> list[Sheet]:
             )
         )
     title = f"costs, over all lists{' · SYNTHETIC' * bool(board['synthetic'].any())}"
-    return [Sheet(title, headings, tuple(cells), headings[1:])]
+    return [Sheet(title, headings, tuple(cells), headings[2:])]
+
+
+def _knows(rows: pd.DataFrame) -> str:
+    """The letters of what a method knows of the target before any prompt, over all lists."""
+    found = {one for text in rows.get("knows", ()) for one in text.split(", ")}
+    return " ".join(letter for name, letter in KNOWS.items() if name in found) or "–"
 
 
 def main_metrics(board: pd.DataFrame) -> list[Metric]:
@@ -186,7 +196,8 @@ def legend(board: pd.DataFrame) -> list[str]:
         "Dice: mean over cases at the last prompt, 95 % interval over patients; a failed case counts as 0 (done: "
         "cases that did not fail). F1: lesion-wise. s open, s prompt: seconds to take in a scan, and per prompt.",
         "costs: minutes of one training (mean over data sets), parameters of its network, largest memory of the "
-        "process that predicts (of the GPU where it has one).",
+        "process that predicts (of the GPU where it has one). knows, beside the prompts: w the target in words, t a "
+        "training on this target alone.",
     ]
     if board["untrained"].any():
         lines.append(UNTRAINED_LEGEND)
