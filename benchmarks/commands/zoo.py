@@ -77,7 +77,7 @@ def train(*, work: ZooOptions, out: OutOption = DEFAULT_OUT, printing: PrintOpti
 
     Examples:
 
-    * `tags-bench zoo train` — all of them, about an hour on one processor
+    * `tags-bench zoo train` — all of them, some hours on one processor
     * `tags-bench zoo train --methods tags-tiny --steps 200 --zoo /tmp/zoo` — a short trial beside the package
     """
     from benchmarks import api

@@ -11,7 +11,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,7 @@ from typing import Any
 from benchmarks.common.content import sha256_of_all
 from benchmarks.common.environment import revision
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.common.files import write_json
+from benchmarks.common.files import read_json, write_json
 from benchmarks.common.identity import digest_of_folder
 from benchmarks.contestants import Budget, Method, methods
 from benchmarks.contestants import method as find_method
@@ -29,11 +32,13 @@ from benchmarks.data.phantom import synthesise
 from benchmarks.execution.plan import Folders
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
+from benchmarks.execution.training_watch import CURVE, work_folder
 from benchmarks.weights.zoo import CARD, CHECKPOINT, JOINT, MARK, zoo_folder
 
 SEED = 71  # of phantoms and trainings; the suites have others
 CASES = 48  # phantoms of each data set
 DATASETS = ("kits21", "msd-pancreas", "lits17")
+LINE_EVERY_SECONDS = 60.0
 KEPT = (".json", ".safetensors", ".pth")  # of a checkpoint; logs stay behind
 
 
@@ -96,8 +101,11 @@ def train(order: ZooOrder, folders: Folders, progress: Progress) -> list[dict[st
     rows = []
     for method in chosen:
         for part, members in _parts(method, datasets):
-            with progress.step(f"training {method.name} ({part}), {order.steps_of(method)} steps"):
-                rows.append(as_row(_train(order, method, part, members, folders)))
+            what = f"{method.name} ({part})"
+            job = _job(order, method, members)
+            curve = work_folder(checkpoint_folder(folders.checkpoints, job)) / CURVE
+            with progress.step(f"training {what}, {order.steps_of(method)} steps"), _followed(what, curve, progress):
+                rows.append(as_row(_train(job, order, part, members, folders)))
     return rows
 
 
@@ -127,11 +135,45 @@ def _parts(method: Method, datasets: Sequence[Dataset]) -> list[tuple[str, list[
     return [(dataset.name, [dataset]) for dataset in datasets]
 
 
-def _train(order: ZooOrder, method: Method, part: str, datasets: Sequence[Dataset], folders: Folders) -> dict[str, Any]:
+@contextmanager
+def _followed(what: str, curve: Path, progress: Progress) -> Iterator[None]:
+    """Say every minute how far the training is, and in the end how long it took."""
+    began, over = time.monotonic(), threading.Event()
+
+    def follow() -> None:
+        while not over.wait(LINE_EVERY_SECONDS):
+            progress.line(f"{what}: {_how_far(curve)}{(time.monotonic() - began) / 60:.0f} min")
+
+    thread = threading.Thread(target=follow, name="zoo-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+        progress.line(f"{what}: trained, {(time.monotonic() - began) / 60:.1f} min")
+    finally:
+        over.set()
+        thread.join()
+
+
+def _how_far(curve: Path) -> str:
+    """Share of the budget and loss at the last point of the curve, if there is one."""
+    try:
+        last = read_json(curve)[-1]
+        return f"{last['progress']:.0%}, loss {last['loss']:.3g}, "
+    except (UserError, LookupError, TypeError):  # none yet, or a method with a loop of its own
+        return ""
+
+
+def _job(order: ZooOrder, method: Method, datasets: Sequence[Dataset]) -> TrainingJob:
     targets = [(dataset.targets[0], tuple(dataset.cases.values())) for dataset in datasets]
     budget = Budget(steps=order.steps_of(method), cpus=order.cpus, gpus=order.gpus)
     (target, cases), *further = targets
-    job = TrainingJob(method.name, {}, target, cases, budget, order.seed, further=tuple(further))
+    return TrainingJob(method.name, {}, target, cases, budget, order.seed, further=tuple(further))
+
+
+def _train(
+    job: TrainingJob, order: ZooOrder, part: str, datasets: Sequence[Dataset], folders: Folders
+) -> dict[str, Any]:
+    method = find_method(job.method)
     kept = checkpoint_folder(folders.checkpoints, job)
     figures = run_job(job, kept, log=folders.logs / "zoo" / f"{method.name}-{part}.log", cache=folders.cache)
     place = order.place(method) / part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from benchmarks.contestants import TrainingRecipe
 from benchmarks.data.cache import Cache
 from benchmarks.data.dataset import Case, Dataset
 from benchmarks.data.preprocessing import Preprocessing
+from benchmarks.execution import zoo
 from benchmarks.execution.crops import CropSource, JointCrops, WorkerPlace
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
 from benchmarks.execution.predict import of_run
@@ -187,9 +189,15 @@ def test_untrained_twins_stand_beside_the_zoo(dataset: Dataset, tmp_path: Path) 
 # Making the weights
 
 
-def test_the_zoo_is_trained_once_and_written_with_its_card(tmp_path: Path) -> None:
+def test_the_zoo_is_trained_once_and_written_with_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order = ZooOrder(("sam-med3d-tiny",), ("kits21", "lits17"), steps=2, seed=3, cases=3, zoo=tmp_path / "zoo")
-    (row,) = train(order, Folders(tmp_path), Progress())
+    monkeypatch.setattr(zoo, "LINE_EVERY_SECONDS", 0.01)
+    lines: list[str] = []
+    progress = Progress()
+    progress.line = lines.append  # type: ignore[method-assign]
+    (row,) = train(order, Folders(tmp_path), progress)
+    assert any(re.fullmatch(r"sam-med3d-tiny \(joint\): (\d+%, loss [\d.]+, )?0 min", line) for line in lines)
+    assert re.fullmatch(r"sam-med3d-tiny \(joint\): trained, \d+\.\d min", lines[-1])
     folder = tmp_path / "zoo" / "sam-med3d-tiny" / "joint"
     card = json.loads((folder / "card.json").read_text())
     assert (card["steps"], card["datasets"], row["digest"]) == (2, ["kits21", "lits17"], card["digest"])
