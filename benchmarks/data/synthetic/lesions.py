@@ -13,17 +13,19 @@ from benchmarks.data.synthetic.abdomen import Kind
 from benchmarks.data.synthetic.canvas import FINE_SLICES, Box, Canvas, Floats, Point, waves
 
 FURTHER_DIAMETERS = (6.0, 18.0)  # mm, of the lesions beside the largest
-LEAST_CONTRAST, MOST_CONTRAST = 12.0, 38.0  # HU between a lesion and its organ
+BRIGHTER_AT_MOST = 45.0  # HU: a lesion takes up less contrast medium than its organ more often than more
 PLAIN_DIAMETER = 20.0  # mm; a smaller lesion is only marked by an annotator if it stands out more
 EXTRA_CONTRAST = 10.0  # HU, at most, by which a small one does
 
 
-def least_contrast(diameter: float) -> float:
-    """The faintest that a lesion of this diameter (mm) is, in HU: a small faint one is seen by nobody, nor annotated.
+def contrasts(kind: Kind, diameter: float, sign: int) -> tuple[float, float]:
+    """Range of the difference in HU between a lesion of this diameter (mm) and its organ, without its sign.
 
-    Noise of 9 to 14 HU hides a lesion of 12 HU unless it covers some hundred voxels.
+    A small faint one is seen by nobody, nor annotated: noise of 9 to 14 HU hides it.
     """
-    return LEAST_CONTRAST + min(max(PLAIN_DIAMETER - diameter, 0.0), EXTRA_CONTRAST)
+    faintest, strongest = kind.contrast
+    faintest += min(max(PLAIN_DIAMETER - diameter, 0.0), EXTRA_CONTRAST)
+    return faintest, min(strongest, BRIGHTER_AT_MOST) if sign > 0 else strongest
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ def _growth(
     kind: Kind, centre: Point, size: float, lesion: bool, sign: int, organ_hu: float, random: np.random.Generator
 ) -> Growth:
     if lesion:
-        contrast = sign * float(random.uniform(least_contrast(size), MOST_CONTRAST))
+        contrast = sign * float(random.uniform(*contrasts(kind, size, sign)))
         margin, irregularity = float(random.uniform(2, 5)), float(random.uniform(0.12, 0.28))
         axes = _axes(float(random.uniform(*kind.elongation)), random)
         return Growth(centre, size, organ_hu + contrast, contrast, True, margin, irregularity, axes)
