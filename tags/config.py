@@ -226,6 +226,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "warm_up": 0.05,
         "foreground": 0.9,
         "tilt": 20.0,
+        "prompt_dropout": 0.2,
         "flips": (0.5, 0.5, 0.5),
     },
 }

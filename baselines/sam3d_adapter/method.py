@@ -60,7 +60,7 @@ sam3d_adapter_tiny = TinySize(
     paper="arXiv 2306.13465",
     page="3dsam-adapter",
     parameters="0.3 M",
-    zoo_steps=1000,
+    zoo_steps=2400,
     config={
         "spacing": 2.25,
         "orientation": "ras",

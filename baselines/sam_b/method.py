@@ -38,6 +38,6 @@ sam_b_tiny = TinySize(
     paper="arXiv 2304.02643",
     page="sam-b",
     parameters="0.3 M",
-    zoo_steps=1200,
+    zoo_steps=3000,
     config={"train": "all", "learning_rate": 1.5e-3, "batch_size": 8, "least_quality": 0.0, "reach": 0.5},
 ).of(sam_b)

@@ -55,6 +55,6 @@ sam_med2d_tiny = TinySize(
     paper="arXiv 2308.16184",
     page="sam-med2d",
     parameters="0.5 M",
-    zoo_steps=1200,
+    zoo_steps=3000,
     config={"train": "all", "learning_rate": 1.5e-3, "least_quality": 0.0, "reach": 0.5},
 ).of(sam_med2d)

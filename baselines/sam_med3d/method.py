@@ -55,6 +55,6 @@ sam_med3d_tiny = TinySize(
     paper="arXiv 2310.15161",
     page="sam-med3d",
     parameters="0.3 M",
-    zoo_steps=1400,
+    zoo_steps=3000,
     config={"spacing": 2.25, "train": "all", "learning_rate": 2e-3},
 ).of(sam_med3d)

@@ -57,7 +57,7 @@ segvol_tiny = TinySize(
     paper="arXiv 2311.13385",
     page="segvol",
     parameters="1.0 M, of which 0.8 M frozen random text features",
-    zoo_steps=2000,
+    zoo_steps=4000,
     config={
         "orientation": "ras",
         "train": "all",

@@ -36,7 +36,7 @@ from benchmarks.execution.training_watch import CURVE, work_folder
 from benchmarks.weights.zoo import CARD, CHECKPOINT, JOINT, MARK, zoo_folder
 
 SEED = 71  # of phantoms and trainings; the suites have others
-CASES = 48  # phantoms of each data set
+CASES = 96  # phantoms of each data set
 DATASETS = ("kits21", "msd-pancreas", "lits17")
 LINE_EVERY_SECONDS = 60.0
 KEPT = (".json", ".safetensors", ".pth")  # of a checkpoint; logs stay behind

@@ -107,7 +107,9 @@ def _place(
 ABDOMEN = Abdomen(
     dataset="kits21",
     organ="kidney",
-    kind=Kind("KiTS21", (120, 150), (210, 290), (10, 45), 0.3, (0.75, 0.2, 0.05), False, 0.5, CYST),
+    kind=Kind(
+        "KiTS21", (120, 150), (210, 290), (10, 45), 0.3, (0.75, 0.2, 0.05), False, 0.5, CYST, (25, 80), (1.0, 1.05)
+    ),
     place=_place,
 )
 

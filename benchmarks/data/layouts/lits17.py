@@ -89,7 +89,9 @@ def _place(
 ABDOMEN = Abdomen(
     dataset="lits17",
     organ="liver",
-    kind=Kind("LiTS17", (95, 120), (130, 180), (10, 60), 0.2, (0.35, 0.25, 0.2, 0.2), True, 0.4, 1),
+    kind=Kind(
+        "LiTS17", (95, 120), (130, 180), (10, 60), 0.2, (0.35, 0.25, 0.2, 0.2), True, 0.4, 1, (20, 55), (1.2, 1.7)
+    ),
     place=_place,
 )
 

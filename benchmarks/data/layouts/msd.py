@@ -226,7 +226,7 @@ def _describe(folder: Path, case_ids: list[str]) -> None:
 ABDOMEN = Abdomen(
     dataset="msd-pancreas",
     organ="pancreas",
-    kind=Kind("MSD Task07", (90, 115), (130, 170), (10, 36), 0.1, (0.85, 0.15), True, 0.3, 1),
+    kind=Kind("MSD Task07", (90, 115), (130, 170), (10, 36), 0.1, (0.85, 0.15), True, 0.3, 1, (20, 50), (1.3, 2.0)),
     place=_place,
     describe=_describe,
 )

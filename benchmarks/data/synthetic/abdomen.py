@@ -2,8 +2,10 @@
 
 They exist to exercise the whole road and to rank methods roughly; they are not anatomy. A slim body (about 20 cm
 wide) holds skin, fat, muscle wall, ribs, spine, vessels, bowel, stomach, spleen, liver, kidneys and pancreas. The organ
-of interest carries irregular lesions 12 to 38 HU apart from it (small ones at least 22), and sometimes a benign cyst
-that is not the target.
+of interest carries irregular lesions 20 to 80 HU apart from it, as tumours are after contrast medium, and sometimes a
+benign cyst that is not the target. The lesions' shapes depart from a ball about as those of real ones do: the best
+ball around the inmost point has a Dice of 0.80 in the kidney, 0.71 in the liver and 0.63 in the pancreas (lesions of 9,
+3 and 3 patients).
 Everything follows from the seed. These are descriptions only; `scan.py` draws, `writing.py` writes.
 """
 
@@ -13,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-GENERATOR_VERSION = "2"
+GENERATOR_VERSION = "3"
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,8 @@ class Kind:
         lesions: probabilities of one, two, three … lesions.
         within: lesions stop at the organ's surface (a kidney's may bulge out).
         cyst: probability of a benign look-alike, and its label value.
+        contrast: range of the HU between a lesion and its organ, as in the venous phase.
+        elongation: range of a lesion's longest axis over the diameter of its volume; the shortest is the inverse.
     """
 
     title: str
@@ -39,6 +43,8 @@ class Kind:
     within: bool
     cyst: float
     cyst_label: int
+    contrast: tuple[float, float]
+    elongation: tuple[float, float]
 
 
 @dataclass(frozen=True)

@@ -13,22 +13,32 @@ from benchmarks.data.synthetic.abdomen import Kind
 from benchmarks.data.synthetic.canvas import FINE_SLICES, Box, Canvas, Floats, Point, waves
 
 FURTHER_DIAMETERS = (6.0, 18.0)  # mm, of the lesions beside the largest
-LEAST_CONTRAST, MOST_CONTRAST = 12.0, 38.0  # HU between a lesion and its organ
+BRIGHTER_AT_MOST = 45.0  # HU: a lesion takes up less contrast medium than its organ more often than more
 PLAIN_DIAMETER = 20.0  # mm; a smaller lesion is only marked by an annotator if it stands out more
 EXTRA_CONTRAST = 10.0  # HU, at most, by which a small one does
 
 
-def least_contrast(diameter: float) -> float:
-    """The faintest that a lesion of this diameter (mm) is, in HU: a small faint one is seen by nobody, nor annotated.
+def contrasts(kind: Kind, diameter: float, sign: int) -> tuple[float, float]:
+    """Range of the difference in HU between a lesion of this diameter (mm) and its organ, without its sign.
 
-    Noise of 9 to 14 HU hides a lesion of 12 HU unless it covers some hundred voxels.
+    A small faint one is seen by nobody, nor annotated: noise of 9 to 14 HU hides it.
     """
-    return LEAST_CONTRAST + min(max(PLAIN_DIAMETER - diameter, 0.0), EXTRA_CONTRAST)
+    faintest, strongest = kind.contrast
+    faintest += min(max(PLAIN_DIAMETER - diameter, 0.0), EXTRA_CONTRAST)
+    return faintest, min(strongest, BRIGHTER_AT_MOST) if sign > 0 else strongest
+
+
+@dataclass(frozen=True)
+class Axes:
+    """Of an ellipsoid: orthonormal directions as rows, and lengths whose product is 1."""
+
+    directions: Floats
+    lengths: tuple[float, float, float]
 
 
 @dataclass
 class Growth:
-    """A lesion or a cyst: where, how large, how bright; its coverage once painted."""
+    """A lesion or a cyst: where, how large, how bright, how long; its coverage once painted."""
 
     centre: Point
     diameter: float
@@ -37,6 +47,7 @@ class Growth:
     lesion: bool
     margin: float
     irregularity: float
+    axes: Axes
     box: Box | None = None
     coverage: Floats = field(default_factory=lambda: np.empty(0, np.float32))
 
@@ -67,27 +78,38 @@ def place_growths(
             voxel = candidates[enough][int(random.integers(int(enough.sum())))]
             x, y, z = (float(axis[i]) for axis, i in zip(canvas.axes, voxel, strict=True))
             if all(math.dist((x, y, z), other.centre) > 0.65 * (size + other.diameter) for other in growths):
-                growths.append(_growth((x, y, z), size, lesion, sign, organ_hu, random))
+                growths.append(_growth(kind, (x, y, z), size, lesion, sign, organ_hu, random))
                 break
     return growths
 
 
 def _growth(
-    centre: Point, size: float, lesion: bool, sign: int, organ_hu: float, random: np.random.Generator
+    kind: Kind, centre: Point, size: float, lesion: bool, sign: int, organ_hu: float, random: np.random.Generator
 ) -> Growth:
     if lesion:
-        contrast = sign * float(random.uniform(least_contrast(size), MOST_CONTRAST))
+        contrast = sign * float(random.uniform(*contrasts(kind, size, sign)))
         margin, irregularity = float(random.uniform(2, 5)), float(random.uniform(0.12, 0.28))
-        return Growth(centre, size, organ_hu + contrast, contrast, True, margin, irregularity)
+        axes = _axes(float(random.uniform(*kind.elongation)), random)
+        return Growth(centre, size, organ_hu + contrast, contrast, True, margin, irregularity, axes)
     hu = float(random.choice([random.uniform(5, 20), random.uniform(35, 65)]))  # clear, or with old blood
-    return Growth(centre, size, hu, hu - organ_hu, False, 0.0, 0.03)
+    return Growth(centre, size, hu, hu - organ_hu, False, 0.0, 0.03, _axes(1.0, random))
+
+
+def _axes(elongation: float, random: np.random.Generator) -> Axes:
+    """Longest, middle and shortest axis in random directions."""
+    directions, _ = np.linalg.qr(random.normal(size=(3, 3)))
+    return Axes(directions.astype(np.float32), (elongation, 1.0, 1 / elongation))
 
 
 def paint_growth(canvas: Canvas, growth: Growth, bounds: Floats, random: np.random.Generator) -> None:
-    """A ball whose radius varies smoothly with the direction; soft margin for lesions, sharp for cysts."""
+    """An ellipsoid whose radius varies smoothly with the direction; soft margin for lesions, sharp for cysts."""
     radius = growth.diameter / 2
-    box = canvas.box(growth.centre, radius * 1.7 + 6)
-    offsets = [axis - np.float32(c) for axis, c in zip(canvas.grid(box), growth.centre, strict=True)]
+    box = canvas.box(growth.centre, radius * 1.7 * growth.axes.lengths[0] + 6)
+    x, y, z = (axis - np.float32(c) for axis, c in zip(canvas.grid(box), growth.centre, strict=True))
+    offsets = [
+        (x * across[0] + y * across[1] + z * across[2]) / np.float32(length)
+        for across, length in zip(growth.axes.directions, growth.axes.lengths, strict=True)
+    ]
     distance = np.sqrt(offsets[0] ** 2 + offsets[1] ** 2 + offsets[2] ** 2) + np.float32(1e-3)
     direction = tuple(offset / distance for offset in offsets)
     surface = np.exp(growth.irregularity * waves(direction, 2.2, random, 10))
