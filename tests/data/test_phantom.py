@@ -124,8 +124,9 @@ def test_tissues_have_realistic_hu(name, loaded):
 
 
 @pytest.mark.parametrize("name", ABDOMENS)
-def test_contrast_of_lesions_is_10_to_40_hu(name, loaded, truth):
+def test_contrast_of_lesions_is_that_of_the_description(name, loaded, truth):
     """Core of the lesion against healthy organ, on the volume read back; small ones blur into the organ."""
+    faintest, strongest = ABDOMENS[name].kind.contrast
     measured = []
     for case_id, case in loaded[name].cases.items():
         volume, label = case.load()
@@ -137,11 +138,33 @@ def test_contrast_of_lesions_is_10_to_40_hu(name, loaded, truth):
                 continue
             contrast = abs(volume.array[core].mean() - np.median(volume.array[healthy]))
             measured.append(contrast)
-            assert 5 < contrast < 45, (case_id, contrast)
+            assert faintest - 12 < contrast < strongest + 10, (case_id, contrast)
     assert len(measured) >= 5
-    assert 10 < np.mean(measured) < 40
+    assert faintest < np.mean(measured) < strongest
     for case in truth[name].values():
-        assert all(10 <= abs(g["contrast_hu"]) <= 40 for g in case["growths"] if g["what"] == "lesion")
+        assert all(faintest <= abs(g["contrast_hu"]) <= strongest for g in case["growths"] if g["what"] == "lesion")
+        assert all(g["contrast_hu"] <= 45 for g in case["growths"])
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"), [("kits21", 0.72, 0.86), ("lits17", 0.65, 0.8), ("msd-pancreas", 0.58, 0.74)]
+)
+def test_shapes_depart_from_a_ball_as_those_of_patients_do(name, low, high):
+    """The best ball around the inmost point of the largest lesion: 0.80, 0.71 and 0.63 in patients' lesions."""
+    best = []
+    for index in range(10):
+        phantom = draw(ABDOMENS[name], 2026, index)
+        lesions, count = ndimage.label(np.pad(phantom.label == 2, 12))
+        largest = lesions == 1 + int(np.argmax(ndimage.sum(lesions > 0, lesions, range(1, count + 1))))
+        inside = ndimage.distance_transform_edt(largest, sampling=phantom.spacing)
+        centre = np.unravel_index(inside.argmax(), inside.shape)
+        axes = [(np.arange(n) - c) * s for n, c, s in zip(inside.shape, centre, phantom.spacing, strict=True)]
+        x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
+        distances = np.sqrt(x**2 + y**2 + z**2)
+        radius = (3 * largest.sum() * np.prod(phantom.spacing) / (4 * np.pi)) ** (1 / 3)
+        balls = [distances <= radius * share for share in np.linspace(0.7, 1.4, 15)]
+        best.append(max(2 * (ball & largest).sum() / (ball.sum() + largest.sum()) for ball in balls))
+    assert low < np.mean(best) < high
 
 
 def test_sizes_numbers_and_look_alikes(truth, loaded):
@@ -149,11 +172,13 @@ def test_sizes_numbers_and_look_alikes(truth, loaded):
     diameters = [growth["diameter_mm"] for growth in growths if growth["what"] == "lesion"]
     assert 4 <= min(diameters) < 8
     assert 40 < max(diameters) <= 60
+    numbers: list[int] = []
     for name in ABDOMENS:
         lesions = [sum(g["what"] == "lesion" for g in t["growths"]) for t in truth[name].values()]
         cysts = [sum(g["what"] == "cyst" for g in t["growths"]) for t in truth[name].values()]
         assert min(lesions) == 1
-        assert max(lesions) > 1
+        assert max(lesions) <= len(ABDOMENS[name].kind.lesions)
+        numbers.append(max(lesions))
         assert 0 < sum(cysts) < CASES
         values = set()
         for case_id, case in loaded[name].cases.items():
@@ -161,6 +186,7 @@ def test_sizes_numbers_and_look_alikes(truth, loaded):
             values |= set(np.unique(label))
             assert (label == 2).any(), case_id
         assert values == ({0, 1, 2, 3} if name == "kits21" else {0, 1, 2})
+    assert max(numbers) > 1
 
 
 @pytest.mark.parametrize("name", ABDOMENS)
