@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from tags.anatomy import Anatomy, AnatomyPrompts
@@ -13,6 +14,7 @@ from tags.fusion import MultiPromptFusion
 from tags.image_encoder import ImageEncoder
 from tags.mask_decoder import MaskDecoder
 from tags.prompt_encoder import PromptEncoder, PromptTensors
+from tags.recompute import recomputed
 from tags.semantic import ClipVision, SemanticGuidance, VisualFeatures, build_clip
 from tags.stem import VolumetricStem
 
@@ -157,7 +159,15 @@ class TAGS(nn.Module):
         )
 
     def decode(self, encoding: Encoding, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
-        """The prompt-dependent half: logits (B, 1, X, Y, Z), and coarse ones at half the resolution."""
+        """The prompt-dependent half: logits (B, 1, X, Y, Z), and coarse ones at half the resolution.
+
+        A training step decodes several times. With `checkpointing` none of them keeps its activations.
+        """
+        if self.config.checkpointing and torch.is_grad_enabled():
+            return recomputed(self._decode, encoding, prompts)
+        return self._decode(encoding, prompts)
+
+    def _decode(self, encoding: Encoding, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
         feature = encoding.feature
         encoded = self.prompts(prompts, feature, encoding.image)
         if encoded.mask is not None:
