@@ -37,6 +37,17 @@ class Encoding:
     anatomy: Tensor | None
     clip: Tensor | None
 
+    def crop(self, index: int) -> Encoding:
+        """That of one crop of the batch."""
+        one = slice(index, index + 1)
+        return Encoding(
+            image=self.image[one],
+            static=(self.static[0][one], self.static[1][one]),
+            feature=self.feature[one],
+            anatomy=None if self.anatomy is None else self.anatomy[one],
+            clip=None if self.clip is None else self.clip[one],
+        )
+
 
 def as_pictures(volume: Tensor) -> Tensor:
     """(B, C, X, Y, Z) → (B, C, rows, columns, Z) and back: it undoes itself.
@@ -161,11 +172,16 @@ class TAGS(nn.Module):
     def decode(self, encoding: Encoding, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
         """The prompt-dependent half: logits (B, 1, X, Y, Z), and coarse ones at half the resolution.
 
-        A training step decodes several times. With `checkpointing` none of them keeps its activations.
+        A training step decodes several times. With `checkpointing` none of them keeps its activations, and on a CPU,
+        where larger batches gain nothing, crop after crop is decoded.
         """
-        if self.config.checkpointing and torch.is_grad_enabled():
+        if not (self.config.checkpointing and torch.is_grad_enabled()):
+            return self._decode(encoding, prompts)
+        number = len(encoding.image)
+        if number == 1 or encoding.image.is_cuda:
             return recomputed(self._decode, encoding, prompts)
-        return self._decode(encoding, prompts)
+        parts = [recomputed(self._decode, encoding.crop(i), prompts.crop(i)) for i in range(number)]
+        return torch.cat([logits for logits, _ in parts]), torch.cat([coarse for _, coarse in parts])
 
     def _decode(self, encoding: Encoding, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
         feature = encoding.feature
