@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import torch
@@ -19,7 +20,8 @@ T = TypeVar("T")
 
 def recomputed(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """The function's result, of which the backward pass keeps the arguments alone. Nothing in it may be random."""
-    return checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)  # type: ignore[no-any-return]
+    result: T = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    return result
 
 
 def recomputed_block(block: Block, x: Tensor) -> Tensor:
@@ -77,7 +79,7 @@ def _behind_adapter(
     windows, out = layout.cut(x), layout.cut(gradient)
     found = torch.empty_like(windows)
     for part, mask in parts:
-        found[part] = _one(lambda w, m=mask: block.within(w, m), windows[part], out[part], trained, sums)
+        found[part] = _one(partial(block.within, mask=mask), windows[part], out[part], trained, sums)
     return layout.join(found, len(x))
 
 
