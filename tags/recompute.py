@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,17 +14,16 @@ from torch.utils.checkpoint import checkpoint
 if TYPE_CHECKING:
     from tags.image_encoder import Block
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
-def recomputed(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+def recomputed(function: Callable[..., T], *args: Any) -> T:
     """The function's result, of which the backward pass keeps the arguments alone. Nothing in it may be random."""
-    result: T = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+    result: T = checkpoint(function, *args, use_reentrant=False, preserve_rng_state=False)
     return result
 
 
-def recomputed_block(block: Block, x: Tensor) -> Tensor:
+def recomputed_block(block: nn.Module, x: Tensor) -> Tensor:
     """`block(x)` of which the backward pass keeps x alone, and computes again a few windows at a time."""
     result: Tensor = _Recomputed.apply(block, x, *_trained(block))
     return result
