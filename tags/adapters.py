@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tags.linear import linear
+
 
 class SpatialAdapter(nn.Module):
     """Down-projection, depth-wise 3D convolution, up-projection, added to the input (B, X, Y, Z, C).
@@ -28,10 +30,10 @@ class SpatialAdapter(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = F.gelu(self.down(x)).permute(0, 4, 1, 2, 3)
+        hidden = linear(self.down, x, gelu=True).permute(0, 4, 1, 2, 3)
         if hidden.is_cuda:
             # Channels last, as the tokens come, cuDNN takes 247 ms on an H100 for both directions of a block's
             # convolution (2 × 384 × 32³, bf16); torch's own kernel takes 3 ms, this copy included.
             hidden = hidden.contiguous()
         hidden = F.gelu(self.conv(hidden)).permute(0, 2, 3, 4, 1)
-        return x + self.up(hidden)
+        return linear(self.up, hidden) + x

@@ -9,17 +9,19 @@ score matrix and no mask is materialised, and flash kernels apply.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from tags.adapters import SpatialAdapter
 from tags.config import TagsConfig
+from tags.linear import linear
+from tags.recompute import recomputed, recomputed_block
 
 MASKED = -1e4  # exp() of it, over √d too, is zero in every float type in use, and bf16 holds it
 CHUNK_TOKENS = {"cpu": 2048, "cuda": 65_536}  # handled at once without gradients: bounds memory, costs no speed
@@ -87,6 +89,55 @@ def window_order(
         return order, back.roll(shift, dims=(0, 1, 2)).flatten()
 
 
+@dataclass(frozen=True)
+class Windows:
+    """How a grid of `size` tokens falls into windows, shifted or not; short axes are padded, see `axis_mask`."""
+
+    size: tuple[int, ...]
+    window: tuple[int, ...]
+    shift: tuple[int, ...]
+
+    @property
+    def padded(self) -> tuple[int, ...]:
+        """The grid filled up to whole windows."""
+        return tuple(-(-n // w) * w for n, w in zip(self.size, self.window, strict=True))
+
+    @property
+    def several(self) -> bool:
+        return self.padded != self.window
+
+    def _order(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        return window_order(self.padded, self.window, self.shift, device)
+
+    def cut(self, x: Tensor) -> Tensor:
+        """(B, X, Y, Z, C) → (B · windows, x, y, z, C); a copy where there are several windows."""
+        if self.padded != self.size:
+            (px, py, pz), (x_, y_, z_) = self.padded, self.size
+            x = F.pad(x, (0, 0, 0, pz - z_, 0, py - y_, 0, px - x_))
+        channels = x.shape[-1]
+        if self.several:
+            order, back = self._order(x.device)
+            x = Reordered.apply(x.flatten(1, 3), order, back)
+        return x.reshape(-1, *self.window, channels)
+
+    def join(self, windows: Tensor, batch: int) -> Tensor:
+        """What `cut` cut, put together."""
+        x, channels = windows, windows.shape[-1]
+        if self.several:
+            order, back = self._order(x.device)
+            x = Reordered.apply(x.view(batch, -1, channels), back, order)
+        x = x.view(batch, *self.padded, channels)
+        if self.padded != self.size:
+            x = x[:, : self.size[0], : self.size[1], : self.size[2]]
+        return x
+
+    def mask(self, batch: int, device: torch.device) -> Tensor | None:
+        """(B · windows, tokens, x + y + z), see `window_mask`; None where every token sees its whole window."""
+        if self.padded == self.size and not any(self.shift):
+            return None
+        return window_mask(self.size, self.window, self.shift, device).repeat(batch, 1, 1)
+
+
 class WindowAttention(nn.Module):
     """Multi-head attention in cubic windows with decomposed relative positions.
 
@@ -107,38 +158,25 @@ class WindowAttention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.zeros(table, dim // heads))
         self.rel_pos_d = nn.Parameter(torch.zeros(table, dim // heads))
 
+    def layout(self, size: Sequence[int]) -> Windows:
+        """How this attention cuts a grid of tokens."""
+        window = tuple(min(self.window, n) for n in size)
+        shift = tuple(w // 2 if self.shift and n > w else 0 for n, w in zip(size, window, strict=True))
+        return Windows(tuple(size), window, shift)
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, X, Y, Z, C) → the same shape."""
         if torch.is_autocast_enabled(x.device.type):  # as `qkv` would, before the copies that make the windows
             x = x.to(torch.get_autocast_dtype(x.device.type))
-        batch, *size, channels = x.shape
-        window = [min(self.window, n) for n in size]
-        shift = [w // 2 if self.shift and n > w else 0 for n, w in zip(size, window, strict=True)]
-        count = [-(-n // w) for n, w in zip(size, window, strict=True)]
-        padding = [c * w - n for c, w, n in zip(count, window, size, strict=True)]
-        if any(padding):
-            x = F.pad(x, (0, 0, 0, padding[2], 0, padding[1], 0, padding[0]))
-        several = max(count) > 1
-        padded = [c * w for c, w in zip(count, window, strict=True)]
-        if several:
-            order, back = window_order(tuple(padded), tuple(window), tuple(shift), x.device)
-            x = Reordered.apply(x.flatten(1, 3), order, back)
-        x = x.reshape(-1, *window, channels)
+        layout = self.layout(x.shape[1:4])
+        windows, mask = layout.cut(x), layout.mask(len(x), x.device)
+        return layout.join(self.within(windows, mask), len(x))
 
-        table = self._table(window)
-        mask = None
-        if any(padding) or any(shift):
-            mask = window_mask(tuple(size), tuple(window), tuple(shift), x.device).repeat(batch, 1, 1)
-        x = self._attend_in_chunks(x, table, mask, in_place=several)  # several windows: x is a copy by now
+    def within(self, windows: Tensor, mask: Tensor | None) -> Tensor:
+        """Attention in each window (windows, X, Y, Z, C) by itself; the mask is `Windows.mask`."""
+        return self._attend(windows, self._table(windows.shape[1:4]), mask)
 
-        if several:
-            x = Reordered.apply(x.view(batch, -1, channels), back, order)
-        x = x.view(batch, *padded, channels)
-        if any(padding):
-            x = x[:, : size[0], : size[1], : size[2]]
-        return x
-
-    def _table(self, window: list[int]) -> Tensor:
+    def _table(self, window: Sequence[int]) -> Tensor:
         """(tokens, x + y + z, d): for every place in a window, the rows that its query is multiplied with."""
         x, y, z = window
         rows_x = relative_table(self.rel_pos_h, x)[:, None, None].expand(-1, y, z, -1, -1)
@@ -146,21 +184,11 @@ class WindowAttention(nn.Module):
         rows_z = relative_table(self.rel_pos_d, z)[None, None, :].expand(x, y, -1, -1, -1)
         return torch.cat((rows_x, rows_y, rows_z), dim=3).flatten(0, 2)
 
-    def _attend_in_chunks(self, x: Tensor, table: Tensor, mask: Tensor | None, in_place: bool) -> Tensor:
-        chunk = max(1, chunk_tokens(x) // (x.shape[1] * x.shape[2] * x.shape[3]))
-        if torch.is_grad_enabled() or x.shape[0] <= chunk:
-            return self._attend(x, table, mask)
-        out = x if in_place else torch.empty_like(x)
-        for start in range(0, x.shape[0], chunk):
-            part = slice(start, start + chunk)
-            out[part] = self._attend(x[part], table, None if mask is None else mask[part])
-        return out
-
     def _attend(self, x: Tensor, table: Tensor, mask: Tensor | None) -> Tensor:
         """x (windows, X, Y, Z, C), table (tokens, x + y + z, d), mask (windows, tokens, x + y + z)."""
         number, *window, channels = x.shape
         depth = channels // self.heads
-        q, k, v = self.qkv(x).view(number, -1, 3, self.heads, depth).permute(2, 0, 3, 1, 4)
+        q, k, v = linear(self.qkv, x).view(number, -1, 3, self.heads, depth).permute(2, 0, 3, 1, 4)
         scale = depth**-0.5
         bias = torch.einsum("nalc,lkc->nalk", q, (table / scale).to(q.dtype))  # `scale` takes it back below
         if mask is not None:
@@ -172,7 +200,7 @@ class WindowAttention(nn.Module):
         k = torch.cat((k, coordinates.expand(number, self.heads, -1, -1)), dim=-1)
         v = F.pad(v, (0, width + spare - depth))
         out = F.scaled_dot_product_attention(q, k, v, scale=scale)[..., :depth]
-        return self.proj(out.transpose(1, 2).reshape(number, *window, channels))
+        return linear(self.proj, out.transpose(1, 2).reshape(number, *window, channels))
 
 
 @lru_cache(maxsize=64)
@@ -222,7 +250,7 @@ class MLP(nn.Module):
             return self.lin2(F.gelu(self.lin1(x)))
         out, chunk = torch.empty_like(x, memory_format=torch.contiguous_format), chunk_tokens(x)
         for part, place in zip(x.flatten(0, -2).split(chunk), out.flatten(0, -2).split(chunk), strict=True):
-            place.copy_(self.lin2(F.gelu(self.lin1(part))))
+            place.copy_(linear(self.lin2, linear(self.lin1, part, gelu=True)))
         return out
 
 
@@ -249,8 +277,38 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.adapter is not None:
             x = self.adapter(x)
+        if torch.is_grad_enabled():
+            return self.after_adapter(x)
+        layout, parts = self.parts(x)
+        if len(parts) == 1:
+            return self.after_adapter(x)
+        windows = layout.cut(x)
+        out = windows if layout.several else torch.empty_like(windows)  # several windows: a copy by now
+        for part, mask in parts:
+            done = self.within(windows[part], mask)
+            if done.dtype != out.dtype:  # of the first part, under autocast
+                out = torch.empty_like(windows, dtype=done.dtype)
+            out[part] = done
+        return layout.join(out, len(x))
+
+    def after_adapter(self, x: Tensor) -> Tensor:
+        """Attention and feed-forward on the whole grid (B, X, Y, Z, C)."""
         x = self.attn(self.norm1(x)).add_(x)  # in place, in the fresh tensor: a copy less at the peak
         return self.mlp(self.norm2(x)).add_(x)
+
+    def within(self, windows: Tensor, mask: Tensor | None) -> Tensor:
+        """The same on some windows: after the adapter no token sees beyond its own."""
+        x = self.attn.within(self.norm1(windows), mask).add_(windows)
+        return self.mlp(self.norm2(x)).add_(x)
+
+    def parts(self, x: Tensor) -> tuple[Windows, list[tuple[slice, Tensor | None]]]:
+        """The windows of a grid, and how many of them, with their mask, are handled at once."""
+        layout = self.attn.layout(x.shape[1:4])
+        number = len(x) * math.prod(layout.padded) // math.prod(layout.window)
+        several = max(1, chunk_tokens(x) // math.prod(layout.window))
+        mask = layout.mask(len(x), x.device) if number > several else None
+        cut = [slice(start, start + several) for start in range(0, number, several)]
+        return layout, [(part, None if mask is None else mask[part]) for part in cut]
 
 
 class ChannelNorm(nn.Module):
@@ -288,8 +346,8 @@ def _block(config: TagsConfig, index: int) -> Block:
 class ImageEncoder(nn.Module):
     """Tokens (B, X, Y, Z, C) → one feature (B, dim, X, Y, Z) per tap, from shallow to deep.
 
-    Windows are shifted in every second block, beginning with the first. `checkpointing` recomputes blocks in the
-    backward pass to save memory.
+    Windows are shifted in every second block, beginning with the first. `checkpointing` recomputes blocks,
+    guidance and necks in the backward pass to save memory.
     """
 
     def __init__(self, config: TagsConfig) -> None:
@@ -300,15 +358,13 @@ class ImageEncoder(nn.Module):
 
     def forward(self, x: Tensor, guide: Callable[[int, Tensor], Tensor] | None = None) -> list[Tensor]:
         """`guide(tap, tokens)` may change the tokens after the blocks of each tap (semantic guidance)."""
-        features = []
+        features, again = [], self.checkpointing and torch.is_grad_enabled()
         for index, block in enumerate(self.blocks):
-            if self.checkpointing and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            x = recomputed_block(block, x) if again else block(x)
             if index + 1 in self.taps:
                 tap = self.taps.index(index + 1)
                 if guide is not None:
-                    x = guide(tap, x)
-                features.append(self.necks[tap](x.permute(0, 4, 1, 2, 3)))
+                    x = recomputed(guide, tap, x) if again else guide(tap, x)
+                neck, tokens = self.necks[tap], x.permute(0, 4, 1, 2, 3)
+                features.append(recomputed(neck, tokens) if again else neck(tokens))
         return features

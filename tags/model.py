@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from tags.anatomy import Anatomy, AnatomyPrompts
@@ -13,6 +14,7 @@ from tags.fusion import MultiPromptFusion
 from tags.image_encoder import ImageEncoder
 from tags.mask_decoder import MaskDecoder
 from tags.prompt_encoder import PromptEncoder, PromptTensors
+from tags.recompute import recomputed
 from tags.semantic import ClipVision, SemanticGuidance, VisualFeatures, build_clip
 from tags.stem import VolumetricStem
 
@@ -34,6 +36,17 @@ class Encoding:
     feature: Tensor
     anatomy: Tensor | None
     clip: Tensor | None
+
+    def crop(self, index: int) -> Encoding:
+        """That of one crop of the batch."""
+        one = slice(index, index + 1)
+        return Encoding(
+            image=self.image[one],
+            static=(self.static[0][one], self.static[1][one]),
+            feature=self.feature[one],
+            anatomy=None if self.anatomy is None else self.anatomy[one],
+            clip=None if self.clip is None else self.clip[one],
+        )
 
 
 def as_pictures(volume: Tensor) -> Tensor:
@@ -157,7 +170,20 @@ class TAGS(nn.Module):
         )
 
     def decode(self, encoding: Encoding, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
-        """The prompt-dependent half: logits (B, 1, X, Y, Z), and coarse ones at half the resolution."""
+        """The prompt-dependent half: logits (B, 1, X, Y, Z), and coarse ones at half the resolution.
+
+        A training step decodes several times. With `checkpointing` none of them keeps its activations, and on a CPU,
+        where larger batches gain nothing, crop after crop is decoded.
+        """
+        if not (self.config.checkpointing and torch.is_grad_enabled()):
+            return self._decode(encoding, prompts)
+        number = len(encoding.image)
+        if number == 1 or encoding.image.is_cuda:
+            return recomputed(self._decode, encoding, prompts)
+        parts = [recomputed(self._decode, encoding.crop(i), prompts.crop(i)) for i in range(number)]
+        return torch.cat([logits for logits, _ in parts]), torch.cat([coarse for _, coarse in parts])
+
+    def _decode(self, encoding: Encoding, prompts: PromptTensors) -> tuple[Tensor, Tensor]:
         feature = encoding.feature
         encoded = self.prompts(prompts, feature, encoding.image)
         if encoded.mask is not None:

@@ -53,6 +53,14 @@ class PromptTensors:
             self, points=torch.cat((self.points, points), dim=1), labels=torch.cat((self.labels, labels), dim=1)
         )
 
+    def crop(self, index: int) -> PromptTensors:
+        """Those of one crop of the batch."""
+        one = slice(index, index + 1)
+        mask = None if self.mask is None else self.mask[one]
+        return PromptTensors(
+            self.points[one], self.labels[one], self.box[one], self.has_box[one], mask, self.has_mask[one]
+        )
+
 
 @dataclass
 class EncodedPrompts:

@@ -17,6 +17,7 @@ from tags.image_encoder import (
     axis_mask,
     window_order,
 )
+from tags.recompute import recomputed_block
 
 
 def randomised(module):
@@ -93,14 +94,60 @@ def test_one_gather_is_a_roll_and_a_partition(noise):
     assert torch.equal(ours, theirs)
 
 
-def test_chunks_and_training_mode_give_the_same(noise, monkeypatch):
+def block_of(size, shift=True):
+    """A block of random weights, some of them frozen as SAM's are, and tokens for it."""
+    from tags.adapters import SpatialAdapter
+
     torch.manual_seed(2)
-    attention = randomised(WindowAttention(dim=8, heads=2, window=2, shift=True, table=3))
-    x = noise(2, 4, 4, 4, 8)
-    whole = attention(x).detach()
-    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 24)
+    block = randomised(Block(8, 2, 2.0, 2, shift, 3, SpatialAdapter(8)))
+    for name, parameter in block.named_parameters():
+        parameter.requires_grad_("adapter" in name or "norm" in name or name.endswith("rel_pos_d"))
+    return block, torch.randn(2, *size, 8)
+
+
+# Shifted windows three by three, padded ones, one window for each of two crops, a short axis.
+SIZES = {(4, 4, 4): 24, (4, 3, 5): 24, (2, 2, 2): 8, (2, 1, 2): 4}
+
+
+@pytest.mark.parametrize(("size", "tokens"), SIZES.items())
+def test_windows_by_turns_give_what_all_at_once_give(monkeypatch, size, tokens):
+    block, x = block_of(size)
+    whole = block(x).detach()
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", tokens)
+    assert len(block.parts(x)[1]) > 1
+    kept = x.clone()
     with torch.no_grad():
-        assert torch.allclose(attention(x), whole, atol=1e-5)
+        assert torch.allclose(block(x), whole, atol=1e-5)
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize(("size", "tokens"), [*SIZES.items(), ((4, 3, 5), 10**6)])
+def test_a_recomputed_block_has_the_gradients_of_the_block(noise, monkeypatch, size, tokens):
+    block, x = block_of(size)
+    weight = noise(*x.shape, seed=3)
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", tokens)
+
+    def gradients(function):
+        tokens = x.clone().requires_grad_()
+        trained = {name: p for name, p in block.named_parameters() if p.requires_grad}
+        found = torch.autograd.grad((function(tokens) * weight).sum(), [tokens, *trained.values()])
+        return dict(zip(["x", *trained], found, strict=True))
+
+    plain, again = gradients(block), gradients(lambda x: recomputed_block(block, x))
+    assert plain.keys() >= {"x", "adapter.down.weight", "norm1.weight", "norm2.bias", "attn.rel_pos_d"}
+    for name, gradient in plain.items():
+        assert gradient.any() or name == "attn.rel_pos_d", name
+        assert torch.allclose(again[name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max())), name
+
+
+def test_a_recomputed_block_keeps_its_input_alone(monkeypatch):
+    block, x = block_of((4, 4, 4))
+    kept = []
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 24)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
+        recomputed_block(block, x.requires_grad_()).sum()
+    trained = sum(p.numel() for p in block.parameters() if p.requires_grad)
+    assert sum(kept) == x.numel() + trained
 
 
 @pytest.mark.parametrize(("window", "sam_window", "grid"), [(7, 7, 14), (8, 0, 8)])

@@ -16,6 +16,8 @@ from benchmarks.contestants import Batch, Target
 from benchmarks.data.dataset import Case
 from benchmarks.data.volume import Volume
 from benchmarks.prompting.prompts import Click, PromptKind, Prompts
+from tags import segmenter as segmenter_module
+from tags.image_encoder import CHUNK_TOKENS
 from tags.method import tags_tiny, tags_vit_b
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)
@@ -135,6 +137,42 @@ def test_clip_looks_before_the_flips(monkeypatch):
     segmenter.loss(batch_of(image, torch.zeros_like(image)))
     assert torch.allclose(looked["clip"], image, atol=1e-5)
     assert torch.equal(looked["sam"], looked["clip"].flip(2, 3))
+
+
+def test_crops_are_mirrored_only_where_the_anatomy_allows_it(monkeypatch):
+    """By default left and right alone, crop by crop, and not for an organ on one side of the body."""
+    assert tags_vit_b.config["flips"] is None
+    segmenter = tags_tiny.build({"flips": None})
+    drawn, real = [], segmenter_module.draw_flips
+    monkeypatch.setattr(segmenter_module, "draw_flips", lambda chances, g: drawn.append(chances) or real(chances, g))
+    image = torch.zeros(2, 1, 78, 78, 78)
+    liver = Target("liver-tumor", "Liver", "tumor", (1,))
+    segmenter.loss(Batch(image, image, [TARGET, liver], torch.Generator().manual_seed(0), 0.0))
+    assert drawn == [[(0.5, 0.0, 0.0), (0.0, 0.0, 0.0)]]
+
+
+def test_a_step_with_checkpointing_has_the_gradients_of_one_without(monkeypatch):
+    """Correction rounds, guidance and windows a few at a time included."""
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", 128)
+    plain, again = (tags_tiny.build({"checkpointing": on, "corrections": 2}) for on in (False, True))
+    again.module.load_state_dict(plain.module.state_dict())
+    image = torch.randn(2, 1, 78, 78, 78, generator=torch.Generator().manual_seed(0))
+    label = torch.zeros_like(image)
+    label[..., 30:50, 25:45, 35:55] = 1
+    for seed in (1, 2):
+        losses = []
+        for one in (plain, again):
+            one.module.zero_grad()
+            losses.append(one.loss(Batch(image, label, [TARGET] * 2, torch.Generator().manual_seed(seed), 0.0))[0])
+            losses[-1].backward()
+        assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-5)
+        theirs = dict(again.module.named_parameters())
+        for name, parameter in plain.module.named_parameters():
+            if parameter.grad is None:
+                assert theirs[name].grad is None, name
+                continue
+            scale = float(parameter.grad.abs().max())
+            assert torch.allclose(theirs[name].grad, parameter.grad, atol=1e-3 * scale + 1e-7), name
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
