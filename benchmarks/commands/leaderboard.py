@@ -167,7 +167,7 @@ def _print_page(page: Page, form: FormatOptions) -> dict[str, Path]:
     if form.svg is not None:
         form.svg.write_text(render(page, "svg"), encoding="utf-8")
         return {"leaderboard.svg": form.svg}
-    elif form.markdown or form.latex:
+    if form.markdown or form.latex:
         print(render(page, "markdown" if form.markdown else "latex"))
     else:
         print_page(page, console(stderr=False))

@@ -97,7 +97,9 @@ class Outbox:
         at = float(stored["at"])
         file = path.with_suffix(BROUGHT)
         times = stored.get("times", {})
-        return Message(stored["kind"], stored["key"], stored["content"], rows, at, times, file if file.is_file() else None)
+        return Message(
+            stored["kind"], stored["key"], stored["content"], rows, at, times, file if file.is_file() else None
+        )
 
     def sent(self, path: Path, message: Message) -> None:
         """Drop a message, unless another has taken its place meanwhile."""
