@@ -1,4 +1,4 @@
-"""What README shows of the default run: the table in it, and docs/first_table.json. docs/pictures.py makes the pictures.
+"""What README shows of the default run: the table in it, and docs/first_table.json (pictures: pictures.py).
 
     make run && make first-table
 

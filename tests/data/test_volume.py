@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.common.errors import UserError
-from benchmarks.data.volume import file_doubts, read_grid, read_label, read_volume, same_grid, voxel_size, write_mask
+from benchmarks.data.file_doubts import file_doubts
+from benchmarks.data.volume import read_grid, read_label, read_volume, same_grid, voxel_size, write_mask
 
 signed_permutations = st.tuples(st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([-1, 1])] * 3))
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
