@@ -48,13 +48,8 @@ logger = logging.getLogger(__name__)
 FLOAT16_TOLERANCE_HU = 0.25
 FOREGROUND_SAMPLES = 10_000  # voxels of a mask kept to draw crops from
 STALE_SECONDS = 24 * 3600.0  # what a killed writer left behind is removed after a day
-CODE = (
-    "cache.py",
-    "cache_entries.py",
-    "image_files.py",
-    "preprocessing.py",
-    "volume.py",
-)  # an entry made by other code is another entry
+CODE = ("cache.py", "cache_entries.py", "image_files.py", "preprocessing.py", "volume.py")
+"""The code that makes an entry; made by other code it is another one."""
 SLAB = 16  # planes of a crop between two releases of mapped pages
 
 FOLDER_VARIABLE = "TAGS_BENCH_CACHE"

@@ -66,10 +66,6 @@ class Unit:
         return "|".join((self.dataset.name, str(self.fold), self.target.name, self.entry.title))
 
     @property
-    def trained_by_the_bench(self) -> bool:
-        return self.job is not None and self.method.training == "bench" and not self.job.untrained
-
-    @property
     def learns_of_nothing(self) -> bool:
         """Whether its weights were random before a training, here or for the zoo."""
         return self.zoo is not None if self.job is None else not self.job.untrained
