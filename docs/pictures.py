@@ -11,17 +11,20 @@ into the documentation. `docs/images/scheduler.svg` shows no run and is none of 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import io
 import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +124,7 @@ def typical_link(page: Page) -> str:
 
 def shoot_terminal(browser: Browser, words: list[str], images: Path) -> None:
     """What a command prints into a terminal of 80 columns: its first lines, up to the end of a table."""
-    start = [sys.executable, "-c", "import sys; sys.argv[0] = 'tags-bench'; from cli import app; app()"]
-    colours = {"COLUMNS": str(COLUMNS), "FORCE_COLOR": "1", "TERM": "xterm-256color"}
-    done = subprocess.run(
-        [*start, *words], capture_output=True, text=True, env={**os.environ, **colours}, check=True, cwd=Path.cwd()
-    )
-    lines = done.stdout.rstrip().splitlines()
+    lines = printed(words).rstrip().splitlines()
     if len(lines) > LINES:
         ends = [number for number, line in enumerate(lines[:LINES]) if not Text.from_ansi(line).plain.strip()]
         lines = lines[: (ends or [LINES])[-1]]
@@ -137,6 +135,27 @@ def shoot_terminal(browser: Browser, words: list[str], images: Path) -> None:
     with a_page(browser, (900, 600), "light") as page:
         page.set_content(f"<body style='margin:0;background:white'>{html}</body>")
         saved(page.locator("pre").screenshot(), images / "terminal-80.png")
+
+
+def printed(words: list[str]) -> str:
+    """The output of a command in a terminal of 80 columns, with its colours."""
+    start = [sys.executable, "-c", "import sys; sys.argv[0] = 'tags-bench'; from cli import app; app()"]
+    ours, theirs = os.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))
+    environment = {key: value for key, value in os.environ.items() if key not in ("COLUMNS", "LINES")}
+    command = subprocess.Popen(
+        [*start, *words], stdin=theirs, stdout=theirs, stderr=theirs, env={**environment, "TERM": "xterm-256color"}
+    )
+    os.close(theirs)
+    parts = []
+    with suppress(OSError):  # which Linux raises at the end of a terminal
+        while part := os.read(ours, 1 << 16):
+            parts.append(part)
+    os.close(ours)
+    text = b"".join(parts).decode("utf-8").replace("\r\n", "\n")
+    if command.wait():
+        raise SystemExit(f"tags-bench {' '.join(words)}: exit code {command.returncode}\n{text}")
+    return text
 
 
 # MLflow
