@@ -268,6 +268,7 @@ def draw_cases(results: Results, out: Path, picture: Path) -> None:
     suite = benchmarks.load_suite(results.suite)
     names = {str(name) for name in results.rows["dataset"].unique()}
     entries = [entry for entry in suite.datasets if entry.name in names]
+    drawn: dict[str, str] = {}
     figure, panels = plt.subplots(1, len(entries), figsize=(4 * len(entries), 4.3), squeeze=False)
     for axes, entry in zip(panels[0], entries, strict=True):
         dataset = load_dataset(entry.name, out / "data" / "phantom" / folder_name(entry.name, suite.seed, entry.cases))
@@ -282,12 +283,13 @@ def draw_cases(results: Results, out: Path, picture: Path) -> None:
         for method, colour in OUTLINES.items():
             masks = out / "predictions" / results.suite / entry.name
             for file in masks.glob(f"{method}-{'?' * 16}/{case.case_id}/{target.name}.{WITH_CLICKS}.1.nii.gz"):
+                drawn[method] = colour
                 mask = read_label(file, like=volume)[..., z] > 0
                 if mask.any():
                     axes.contour(mask.T, levels=[0.5], colors=[colour], linewidths=1.4)
         axes.set_title(f"{entry.name} (phantom)", fontsize=10)
         axes.axis("off")
-    handles = [plt.Line2D([], [], color=colour, label=name) for name, colour in OUTLINES.items()]
+    handles = [plt.Line2D([], [], color=colour, label=name) for name, colour in drawn.items()]
     handles.append(plt.Rectangle((0, 0), 1, 1, color="#69f0ae", alpha=0.6, label="label"))
     figure.legend(handles=handles, loc="lower center", ncol=len(handles), frameon=False, fontsize=9)
     figure.subplots_adjust(left=0.01, right=0.99, top=0.93, bottom=0.09, wspace=0.03)

@@ -94,6 +94,17 @@ def read_label(path: Path, like: Volume | None = None) -> NDArray[np.int16]:
     Raises:
         UserError: unreadable, not whole numbers of 16 bits, or another shape or affine than `like`.
     """
+    return _copied(_label_values(path, like), np.int16)
+
+
+def read_mask(path: Path, like: Volume | None = None) -> BoolArray:
+    """Where a label map is above 0; as `read_label`, without a copy of the values."""
+    mask: BoolArray = _label_values(path, like) > 0
+    return mask
+
+
+def _label_values(path: Path, like: Volume | None) -> NDArray[Any]:
+    """The values of a label map as they are stored, checked, in RAS+."""
     stored, slope, inter, affine, _ = read_stored(path)
     if like is not None:
         if stored.shape != like.shape:
@@ -105,7 +116,7 @@ def read_label(path: Path, like: Volume | None = None) -> NDArray[np.int16]:
     low, high = int(stored.min()), int(stored.max())
     if low < -(2**15) or high >= 2**15:
         raise UserError(f"{path}: label values from {low} to {high} do not fit 16 bits; is this a label map?")
-    return _copied(stored, np.int16)
+    return stored
 
 
 def values_in(label: NDArray[np.int16]) -> list[int]:
