@@ -44,7 +44,7 @@ function spreadChart(list, number) {
     }));
   }
   return plot({
-    height: 46 + 30 * list.methods.length, marginLeft: leftOf(list.methods), x: dice, y: methodAxis(list.methods), marks,
+    height: 56 + 30 * list.methods.length, marginLeft: leftOf(list.methods), marginBottom: 40, x: dice, y: methodAxis(list.methods), marks,
   });
 }
 
