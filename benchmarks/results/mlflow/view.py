@@ -50,8 +50,7 @@ def _view(columns: list[str], kind: str, order: str) -> dict[str, Any]:
     facets = {"searchFilter": f"tags.`{KIND_TAG}` = '{kind}'"}
     if order:
         facets |= {"orderByKey": order, "orderByAsc": False}  # type: ignore[dict-item]
-    widths = {column: 130 if len(column) > 23 else 105 for column in columns if column.startswith("metrics")}
-    widths[_column("attributes", "Run Name")] = 320  # method, data set and protocol, whole
+    widths = {column: 110 for column in columns if column.startswith("metrics")}
     return {"selectedColumns": columns, "columnOrder": columns, "columnWidths": widths, **facets}
 
 
