@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: run test lint types docs bench slow first-table clean
+.PHONY: run test lint types docs bench slow first-table pictures clean
 
 run: $(STAMP)
 	$(BIN)/tags-bench run --all-datasets
@@ -36,6 +36,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 first-table: $(STAMP)
 	$(BIN)/python docs/first_table.py
+
+pictures: $(STAMP)
+	$(BIN)/python docs/pictures.py
 
 clean:
 	rm -rf $(VENV) tags-bench-out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,11 +115,11 @@ def leaderboard(source: SourceOptions, tables: TableOptions, form: FormatOptions
     if printing.as_json:
         _print_json(results, tables)
     elif form.figures is not None:
-        _draw_all(results, tables, form.figures)
+        _attach(results, source, _draw_all(results, tables, form.figures))
     elif form.figure is not None:
-        _draw(results, tables, form.figure)
+        _attach(results, source, _draw(results, tables, form.figure))
     else:
-        _print_page(_page(results, tables), form)
+        _attach(results, source, _print_page(_page(results, tables), form))
 
 
 def _details(results: Results, tables: TableOptions) -> Mapping[str, pd.DataFrame]:
@@ -149,30 +150,46 @@ def _page(results: Results, tables: TableOptions) -> Page:
     return page
 
 
-def _print_page(page: Page, form: FormatOptions) -> None:
+def _attach(results: Results, source: SourceOptions, files: Mapping[str, Path]) -> None:
+    """Files of a run in --out are artifacts of its MLflow run as well."""
+    if not files or source.records is not None or source.tracking_uri is not None:
+        return
+    from benchmarks.common.paths import user_path
+    from benchmarks.results.mlflow import attach
+
+    if place := attach(user_path(source.run.out), results.units, files):
+        print(place, file=sys.stderr)
+
+
+def _print_page(page: Page, form: FormatOptions) -> dict[str, Path]:
     from benchmarks.results.tables import print_page, render
 
     if form.svg is not None:
         form.svg.write_text(render(page, "svg"), encoding="utf-8")
-    elif form.markdown or form.latex:
+        return {"leaderboard.svg": form.svg}
+    if form.markdown or form.latex:
         print(render(page, "markdown" if form.markdown else "latex"))
     else:
         print_page(page, console(stderr=False))
+    return {}
 
 
-def _draw(results: Results, tables: TableOptions, path: Path) -> None:
+def _draw(results: Results, tables: TableOptions, path: Path) -> dict[str, Path]:
     from benchmarks.results.figures import curves_figure
     from benchmarks.results.tables import SYNTHETIC_BANNER
 
     curves = results.details(tables.metric, tables.margin, ("robustness", "rounds"))
     print(curves_figure(curves, path, tables.metric, SYNTHETIC_BANNER if results.synthetic else ""))
+    return {f"figures/curves{path.suffix}": path}
 
 
-def _draw_all(results: Results, tables: TableOptions, folder: Path) -> None:
+def _draw_all(results: Results, tables: TableOptions, folder: Path) -> dict[str, Path]:
     from benchmarks.results.figures import all_figures
     from benchmarks.results.tables import SYNTHETIC_BANNER
 
     curves = results.details(tables.metric, tables.margin, ("robustness", "rounds"))
     note = SYNTHETIC_BANNER if results.synthetic else ""
-    for path in all_figures(results.rows, results.leaderboard, curves, folder, tables.metric, note):
+    paths = all_figures(results.rows, results.leaderboard, curves, folder, tables.metric, note)
+    for path in paths:
         print(path)
+    return {f"figures/{path.name}": path for path in paths}

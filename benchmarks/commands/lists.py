@@ -71,8 +71,24 @@ def list_methods(printing: PrintOptions) -> None:
         }
         for method in installed().values()
     ]
-    print_rows("methods", rows, printing.as_json)
+    if printing.as_json:
+        print_json(rows)
+    else:
+        print_rows("methods", [_shown(row) for row in rows])
     print_broken(broken_methods())
+
+
+def _shown(row: dict[str, Any]) -> dict[str, str]:
+    """A method in five columns; `--json` says which environment it has, and names code and weights apart."""
+    licences = row["code"] if row["weights"] in (row["code"], "none") else f"{row['code']}; weights: {row['weights']}"
+    summary = row["summary"] + ("; runs in an environment of its own" if row["environment"] else "")
+    return {
+        "name": row["name"],
+        "summary": summary,
+        "prompts": row["prompts"],
+        "training": row["training"],
+        "licences": licences,
+    }
 
 
 @command(app, "datasets", panel=PANEL)

@@ -34,20 +34,25 @@ def print_rows(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool = Fa
 
 
 def show_rows(title: str, rows: Sequence[Mapping[str, Any]], printer: Console) -> None:
-    """Like mappings as a table on a console, whose columns the first one gives."""
+    """Like mappings as a table on a console; the first one gives the columns, of which empty ones are left out."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    headings = [str(column).replace("_", " ") for column in (rows[0] if rows else ())]
+    columns = [column for column in (rows[0] if rows else ()) if any(str(row[column]) for row in rows)]
+    headings = [str(column).replace("_", " ") for column in columns]
     least = [max(map(len, heading.split()), default=0) for heading in headings]
-    needed = sum(least) + 3 * len(least) + 1
+    names = max((len(str(row[columns[0]])) for row in rows), default=0)
+    if least and names <= printer.width // 3:  # what a row is called stays whole
+        least[0] = max(least[0], names)
+    needed = sum(least) + 2 * len(least)
     if not printer.is_terminal:
         printer.width = max(printer.width, needed)
-    table = Table(title=title, title_justify="left", title_style="bold")
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading, width in zip(headings, least, strict=True):  # a heading breaks between words, if there is room
         table.add_column(heading, overflow="fold", min_width=width if needed <= printer.width else None)
     for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))
+        table.add_row(*(Text(str(row[column])) for column in columns))
     printer.print(table)
 
 

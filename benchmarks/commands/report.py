@@ -73,7 +73,8 @@ def report(
     if printing.as_json:
         print_json(
             {"path": str(result.path), "megabytes": result.megabytes, "pictures": result.pictures,
-             "scans": result.scans, "without_picture": result.without_picture}
+             "scans": result.scans, "without_picture": result.without_picture,
+             "mlflow": result.mlflow}
         )  # fmt: skip
     else:
         print(result)

@@ -349,6 +349,7 @@ def _next_steps(result: RunResult, out: Path) -> dict[str, str]:
     name = "" if result.suite == "phantom" else f" --suite {result.suite}"
     return {
         "ranks, tests, subgroups": f"tags-bench leaderboard --details{place}{name}",
+        "every case, in one page": f"tags-bench report{place}{name}",
         "browse the runs": f"tags-bench mlflow{place}{name}",
         "try your own scans": f"tags-bench run --data DIR --target LABEL --organ NAME --lesion NAME{place}",
         "search hyper-parameters": f"tags-bench tune --methods tags-tiny{place}",

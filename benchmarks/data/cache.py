@@ -13,13 +13,11 @@ be written (a full or read-only disk) is computed and used uncached, with one wa
 
 from __future__ import annotations
 
-import json
 import logging
 import mmap
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cache as once
@@ -32,12 +30,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from benchmarks.common.content import sha256_of
 from benchmarks.common.errors import UserError
-from benchmarks.common.files import write_json
 from benchmarks.common.home import data_home
 from benchmarks.common.identity import digest
 from benchmarks.common.paths import user_path
 from benchmarks.common.seeds import generator
 from benchmarks.data.boxes import bounding_box
+from benchmarks.data.cache_entries import SIDE_CAR, age_of, move_entry, open_entry, remove_entry, write_entry
 from benchmarks.data.dataset import Case, target_mask
 from benchmarks.data.intensities import CT, INTENSITIES_VERSION
 from benchmarks.data.layouts.layout import check_case_headers
@@ -50,8 +48,8 @@ logger = logging.getLogger(__name__)
 FLOAT16_TOLERANCE_HU = 0.25
 FOREGROUND_SAMPLES = 10_000  # voxels of a mask kept to draw crops from
 STALE_SECONDS = 24 * 3600.0  # what a killed writer left behind is removed after a day
-CODE = ("cache.py", "preprocessing.py", "volume.py")  # an entry made by other code is another entry
-SIDE_CAR = "entry.json"
+CODE = ("cache.py", "cache_entries.py", "image_files.py", "preprocessing.py", "volume.py")
+"""The code that makes an entry; made by other code it is another one."""
 SLAB = 16  # planes of a crop between two releases of mapped pages
 
 FOLDER_VARIABLE = "TAGS_BENCH_CACHE"
@@ -178,19 +176,19 @@ class Cache:
     def clear(self) -> None:
         """Remove every entry."""
         for folder, _, _ in self._entries():
-            _remove(folder)
+            remove_entry(folder)
 
     def _get(
         self, key: str, make: Callable[[], tuple[dict[str, NDArray[Any]], dict[str, Any]]]
     ) -> tuple[dict[str, NDArray[Any]], dict[str, Any], bool]:
         """Arrays, facts, and whether they lie on disk; made and stored if they are not there."""
         folder = self.root / key
-        found = _open_entry(folder)
+        found = open_entry(folder)
         if found is not None:
             return *found, True
         arrays, facts = make()
         if self._store(folder, arrays, facts):
-            found = _open_entry(folder)
+            found = open_entry(folder)
             if found is not None:  # else evicted by another process, at once
                 return *found, True
         return arrays, facts, False
@@ -206,8 +204,8 @@ class Cache:
             self.root.mkdir(parents=True, exist_ok=True)
             self._make_room(needed)
             partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=self.root))
-            _write_entry(partial, arrays, facts)
-            _move(partial, folder)
+            write_entry(partial, arrays, facts)
+            move_entry(partial, folder)
         except OSError as error:
             self._warn(str(error.strerror or error))
             return False
@@ -224,7 +222,7 @@ class Cache:
     def _make_room(self, needed: int) -> None:
         """Remove the least recently used entries until `needed` more bytes fit, and what killed writers left."""
         for left in self.root.glob(".*-*"):
-            if _age(left) > STALE_SECONDS:
+            if age_of(left) > STALE_SECONDS:
                 shutil.rmtree(left, ignore_errors=True)
         if self.limit_bytes is None:
             return
@@ -233,7 +231,7 @@ class Cache:
         for folder, size, _ in entries:
             if total + needed <= self.limit_bytes:
                 return
-            _remove(folder)
+            remove_entry(folder)
             total -= size
 
     def _entries(self) -> list[tuple[Path, int, float]]:
@@ -329,92 +327,12 @@ def _prepare_mask(volume: CachedVolume, target: Target) -> tuple[dict[str, NDArr
     return {"box": box, "foreground": (foreground + low).astype(np.int32)}, facts
 
 
-def _write_entry(folder: Path, arrays: Mapping[str, NDArray[Any]], facts: Mapping[str, Any]) -> None:
-    sizes = {}
-    for name, array in arrays.items():
-        path = folder / f"{name}.npy"
-        with path.open("wb") as file:  # not through a memory map: on a full disk that kills the process
-            np.save(file, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        sizes[name] = path.stat().st_size
-    write_json(folder / SIDE_CAR, {**facts, "files": sizes})
-
-
-def _open_entry(folder: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]] | None:
-    """The arrays as memory maps, and the facts; None if there is no (whole) entry. Marks it as used."""
-    facts = _read_json(folder / SIDE_CAR)
-    if facts is None:
-        return None
-    arrays = {}
-    try:
-        for name, size in facts["files"].items():
-            path = folder / f"{name}.npy"
-            if path.stat().st_size != size:
-                raise ValueError(f"{path}: another size than when it was written")
-            empty = size <= 128  # only a header; there is nothing to map
-            arrays[name] = np.asarray(np.load(path, mmap_mode=None if empty else "r", allow_pickle=False))
-    except FileNotFoundError:  # evicted between the two reads
-        return None
-    except Exception as error:  # a broken header of an array fails in as many ways as there is Python in it
-        logger.warning("%s: damaged (%s); made again", folder, error)
-        _remove(folder)
-        return None
-    _touch(folder / SIDE_CAR)
-    return arrays, facts
-
-
 def _mapping(array: NDArray[Any]) -> mmap.mmap | None:
     """The memory map behind an array; None if it lies in memory."""
     base: Any = array
     while isinstance(base, np.ndarray):
         base = base.base
     return base if isinstance(base, mmap.mmap) else None
-
-
-def _touch(path: Path) -> None:
-    try:
-        os.utime(path)
-    except OSError:  # evicted, or a cache that this user may only read: its order of eviction is its owner's
-        return
-
-
-def _move(partial: Path, folder: Path) -> None:
-    """Rename; an equal entry that another writer put there in the meantime stays."""
-    partial.chmod(0o755)  # mkdtemp makes it private
-    try:
-        os.rename(partial, folder)
-    except OSError:
-        if _open_entry(folder) is not None:
-            return
-        _remove(folder)  # damaged
-        os.rename(partial, folder)
-
-
-def _remove(folder: Path) -> None:
-    """Take an entry out of sight first, so that nobody sees half of it."""
-    aside = folder.with_name(f".old-{folder.name}-{os.getpid()}-{time.monotonic_ns()}")
-    try:
-        os.rename(folder, aside)
-    except OSError:  # another process was first, or the cache is another user's
-        return
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _age(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object; None if it is missing, unreadable or damaged, which all mean that it is made again."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
 
 
 @once

@@ -20,9 +20,10 @@ from scipy import ndimage
 from benchmarks.common.errors import UserError
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.dataset import Case, Dataset, Split, target_mask
+from benchmarks.data.file_doubts import file_doubts
 from benchmarks.data.intensities import CT, DARKEST_EXPECTED_HU
 from benchmarks.data.target import Target
-from benchmarks.data.volume import BoolArray, FloatArray, file_doubts, read_label, read_volume, values_in
+from benchmarks.data.volume import BoolArray, FloatArray, read_label, read_volume, values_in
 
 Severity = Literal["error", "warning"]
 

@@ -7,37 +7,24 @@ to RAS+ are kept, so that a mask is written back on the very grid of the file it
 
 from __future__ import annotations
 
-import gzip
 import itertools
-import math
-import os
-import re
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import atomically
+from benchmarks.data.image_files import ITK_SUFFIXES, check_complete, open_itk, open_nifti, read_stored
 
 FloatArray = NDArray[np.float32]
 BoolArray = NDArray[np.bool_]
 IntArray = NDArray[np.integer]
 
 AFFINE_TOLERANCE_MM = 1e-2
-MAX_VOXELS = 2**32  # five times the largest whole-body CT
-ITK_READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}  # read through SimpleITK
-ITK_SUFFIXES = tuple(ITK_READERS)
-MAX_TAIL = 1 << 20  # bytes after the voxels; some writers pad
-MIN_ANGLE = 0.1  # sine of the least angle between axes; a gantry tilts by 30 degrees, a scan of one plane is no scan
-# A header must not make us read some other file of the machine
-DETACHED = re.compile(rb"^\s*(data ?file\s*:|ElementDataFile\s*=(?!\s*LOCAL\b))", re.IGNORECASE | re.MULTILINE)
-DEFLATE_LIMIT = 1032  # no gzip stream expands more than this
 
 
 @dataclass(frozen=True)
@@ -85,7 +72,7 @@ def read_volume(path: Path) -> Volume:
     Raises:
         UserError: the file is missing, unreadable, truncated, not 3D, or has no finite intensity.
     """
-    stored, slope, inter, affine, orientation = _read_canonical(path)
+    stored, slope, inter, affine, orientation = read_stored(path)
     with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes inf, and is replaced below
         values = _copied(stored, np.float32)
         if slope != 1:
@@ -107,7 +94,18 @@ def read_label(path: Path, like: Volume | None = None) -> NDArray[np.int16]:
     Raises:
         UserError: unreadable, not whole numbers of 16 bits, or another shape or affine than `like`.
     """
-    stored, slope, inter, affine, _ = _read_canonical(path)
+    return _copied(_label_values(path, like), np.int16)
+
+
+def read_mask(path: Path, like: Volume | None = None) -> BoolArray:
+    """Where a label map is above 0; as `read_label`, without a copy of the values."""
+    mask: BoolArray = _label_values(path, like) > 0
+    return mask
+
+
+def _label_values(path: Path, like: Volume | None) -> NDArray[Any]:
+    """The values of a label map as they are stored, checked, in RAS+."""
+    stored, slope, inter, affine, _ = read_stored(path)
     if like is not None:
         if stored.shape != like.shape:
             raise UserError(f"{path}: label shape {stored.shape} differs from the image's {like.shape}")
@@ -118,7 +116,7 @@ def read_label(path: Path, like: Volume | None = None) -> NDArray[np.int16]:
     low, high = int(stored.min()), int(stored.max())
     if low < -(2**15) or high >= 2**15:
         raise UserError(f"{path}: label values from {low} to {high} do not fit 16 bits; is this a label map?")
-    return _copied(stored, np.int16)
+    return stored
 
 
 def values_in(label: NDArray[np.int16]) -> list[int]:
@@ -137,10 +135,10 @@ def read_grid(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
         UserError: the file is missing, unreadable, truncated, or not 3D.
     """
     if path.name.lower().endswith(ITK_SUFFIXES):
-        shape, file_affine, orientation = _open_itk(path)
+        shape, file_affine, orientation = open_itk(path)
     else:
-        image, orientation = _open(path)
-        _check_complete(image, path)
+        image, orientation = open_nifti(path)
+        check_complete(image, path)
         shape, file_affine = image.shape[:3], image.affine
     affine = file_affine @ nib.orientations.inv_ornt_aff(orientation, shape)
     order = np.argsort(orientation[:, 0])
@@ -150,7 +148,7 @@ def read_grid(path: Path) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
 
 def read_orientation(path: Path) -> NDArray[np.float64]:
     """nibabel's orientation transform (3 × 2) of a file's axes to RAS+, as `Volume.orientation`; reads the header."""
-    return _open_itk(path)[2] if path.name.lower().endswith(ITK_SUFFIXES) else _open(path)[1]
+    return open_itk(path)[2] if path.name.lower().endswith(ITK_SUFFIXES) else open_nifti(path)[1]
 
 
 def same_grid(a: NDArray[np.float64], b: NDArray[np.float64], shape: tuple[int, int, int]) -> bool:
@@ -184,226 +182,12 @@ def write_nifti(
         nib.save(image, partial)
 
 
-def _read_canonical(
-    path: Path,
-) -> tuple[NDArray[Any], float, float, NDArray[np.float64], NDArray[np.float64]]:
-    """Stored values in RAS+, slope and intercept still to be applied, affine, orientation of the file."""
-    if path.name.lower().endswith(ITK_SUFFIXES):
-        return _read_itk(path)
-    image, orientation = _open(path)
-    proxy = image.dataobj
-    try:
-        stored = np.asanyarray(proxy.get_unscaled())
-    except (OSError, EOFError, ValueError, MemoryError, zlib.error) as error:
-        raise UserError(f"{path}: unreadable or truncated ({_one_line(error)})") from error
-    shape = image.shape[:3]
-    stored = nib.orientations.apply_orientation(stored.reshape(shape), orientation)
-    affine = image.affine @ nib.orientations.inv_ornt_aff(orientation, shape)
-    return stored, float(proxy.slope), float(proxy.inter), affine.astype(np.float64), orientation
-
-
-def _open(path: Path) -> tuple[Any, NDArray[np.float64]]:
-    """The image with its header checked and its voxels unread, and the orientation of its axes."""
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    try:
-        image = nib.load(path)
-        shape = image.shape
-        dtype = image.get_data_dtype()
-    except Exception as error:  # nibabel raises many kinds for broken headers
-        raise UserError(f"{path}: not a readable NIfTI file ({_one_line(error)})") from error
-    if not isinstance(image, nib.Nifti1Pair):
-        raise UserError(f"{path}: not a NIfTI file ({type(image).__name__})")
-    if len(shape) < 3 or any(n != 1 for n in shape[3:]):  # MSD writes some volumes with a trailing singleton
-        raise UserError(f"{path}: a 3D volume is needed, this one has shape {shape}")
-    if min(shape) < 1:
-        raise UserError(f"{path}: the volume is empty (shape {shape})")
-    if dtype.kind not in "iuf":
-        raise UserError(f"{path}: voxels of type {dtype} are not intensities or labels")
-    _check_size(path, image)
-    if image.header["sform_code"] == 0:
-        _check_voxel_size(path, image)
-    return image, _orientation(image.affine, path)
-
-
-def _check_voxel_size(path: Path, image: Any) -> None:
-    """Without an affine in the header its voxel sizes count; nibabel would take 1 mm for a missing one."""
-    holder = image.file_map.get("header", image.file_map["image"])
-    with ImageOpener(holder.filename) as file:
-        sizes = image.header.from_fileobj(file, check=False)["pixdim"][1:4]
-    if not np.isfinite(sizes).all() or (sizes == 0).any():
-        words = " × ".join(f"{size:g}" for size in sizes)
-        raise UserError(f"{path}: its header gives no size of the voxels ({words} mm)")
-
-
-def file_doubts(path: Path) -> list[str]:
-    """What is odd about a file that can be read, in a line each.
-
-    A compressed file is read to its end: its checksum stands there, and no reader of the voxels gets so far.
-
-    Raises:
-        UserError: the checksum is wrong, or as `read_grid`.
-    """
-    if path.name.lower().endswith(ITK_SUFFIXES):
-        return _lost_grid_doubts(_open_itk(path)[1])
-    image, _ = _open(path)
-    return _affine_doubts(image) + _stream_doubts(image, path)
-
-
-def _lost_grid_doubts(affine: NDArray[np.float64]) -> list[str]:
-    """What a program writes that does not know the grid: no scanner's first voxel lies at 0, 0, 0 exactly."""
-    if np.array_equal(np.abs(affine), np.eye(4)):
-        return [
-            "the affine is the identity (spacing 1 × 1 × 1 mm, origin 0); if the true one was lost, distances and "
-            "volumes of this case are not in mm"
-        ]
-    return []
-
-
-def _stream_doubts(image: Any, path: Path) -> list[str]:
-    """Whether the checksum of a gzip file is right, and whether the file ends where its voxels end."""
-    if not _gzipped(path):
-        return []
-    left = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize + MAX_TAIL
-    try:
-        with gzip.open(path) as stream:
-            while left > 0 and (block := stream.read(min(1 << 20, left))):
-                left -= len(block)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: damaged ({_one_line(error)})") from error
-    return [] if left > 0 else [f"the file goes on after the voxels, by more than {MAX_TAIL:,} bytes"]
-
-
-def _affine_doubts(image: Any) -> list[str]:
-    header = image.header
-    sform, qform = header.get_sform(coded=True)[0], header.get_qform(coded=True)[0]
-    if sform is None and qform is None:
-        return ["the header does not say how the patient lies; left and right are a guess"]
-    if sform is not None and qform is not None and not same_grid(qform, sform, image.shape[:3]):
-        return ["the two affines of the header (sform and qform) disagree; the sform is used"]
-    return _lost_grid_doubts(image.affine)
-
-
-def _orientation(affine: NDArray[np.float64], path: Path) -> NDArray[np.float64]:
-    if not np.isfinite(affine).all():
-        raise UserError(f"{path}: the affine holds values that are not finite")
-    orientation: NDArray[np.float64] = nib.orientations.io_orientation(affine)
-    if np.isnan(orientation).any():
-        raise UserError(f"{path}: the affine is degenerate (a zero or repeated axis)")
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    if abs(np.linalg.det(axes)) < MIN_ANGLE:
-        raise UserError(f"{path}: the affine is degenerate (its axes lie in a plane)")
-    return orientation
-
-
-def _read_itk(
-    path: Path,
-) -> tuple[NDArray[Any], float, float, NDArray[np.float64], NDArray[np.float64]]:
-    """As `_read_canonical`, for the formats of ITK."""
-    import SimpleITK
-
-    shape, file_affine, orientation = _open_itk(path)
-    try:
-        stored = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path), imageIO=_itk_reader(path)))
-    except RuntimeError as error:
-        raise UserError(f"{path}: unreadable or truncated ({_last_line(error)})") from error
-    stored = nib.orientations.apply_orientation(stored.T, orientation)  # ITK's arrays are (z, y, x)
-    affine = file_affine @ nib.orientations.inv_ornt_aff(orientation, shape)
-    return stored, 1.0, 0.0, affine, orientation
-
-
-def _open_itk(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64], NDArray[np.float64]]:
-    """Shape, affine (RAS+ world) and orientation from the header of an NRRD or MHA file."""
-    import SimpleITK
-
-    if not path.is_file():
-        raise UserError(f"{path}: no such file")
-    with path.open("rb") as file:
-        if DETACHED.search(file.read(1 << 16).split(b"\n\n")[0]):
-            raise UserError(f"{path}: its voxels lie in another file; save it as one file")
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(path))
-    reader.SetImageIO(_itk_reader(path))  # by the suffix alone ITK does not know scan.MHA
-    try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise UserError(f"{path}: not a readable {path.suffix} file ({_last_line(error)})") from error
-    shape = tuple(int(n) for n in reader.GetSize())
-    if len(shape) != 3 or reader.GetNumberOfComponents() != 1:
-        components = reader.GetNumberOfComponents()
-        raise UserError(f"{path}: a 3D volume is needed, this one has shape {shape} × {components}")
-    _check_claim(path, math.prod(shape), math.prod(shape), compressed=True)
-    affine = np.eye(4)
-    affine[:3, :3] = np.reshape(reader.GetDirection(), (3, 3)) * reader.GetSpacing()
-    affine[:3, 3] = reader.GetOrigin()
-    affine[:2] *= -1  # ITK's world runs to the left and the back
-    return shape, affine, _orientation(affine, path)
-
-
-def _itk_reader(path: Path) -> str:
-    return ITK_READERS[path.suffix.lower()]
-
-
-def _gzipped(path: Path) -> bool:
-    return path.name.lower().endswith(".gz")
-
-
-def _last_line(error: RuntimeError) -> str:
-    """The message proper; ITK puts the place in its own source before it."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
-
-
-def _check_size(path: Path, image: Any) -> None:
-    voxels = math.prod(image.shape)
-    claimed = voxels * image.get_data_dtype().itemsize + int(image.dataobj.offset)
-    _check_claim(path, claimed, voxels, compressed=_gzipped(path))
-
-
-def _check_claim(path: Path, claimed: int, voxels: int, compressed: bool) -> None:
-    """Refuse a header that claims more than the file can hold, before anything of that size is allocated."""
-    on_disk = path.stat().st_size
-    possible = on_disk * DEFLATE_LIMIT if compressed else on_disk
-    if claimed > possible:
-        raise UserError(f"{path}: truncated; its header claims {claimed:,} bytes, the file has {on_disk:,}")
-    if voxels > MAX_VOXELS:
-        raise UserError(f"{path}: {voxels:,} voxels are more than the {MAX_VOXELS:,} that one scan may have")
-
-
-def _check_complete(image: Any, path: Path) -> None:
-    """Whether a compressed file holds all that its header announces.
-
-    The last four bytes of a gzip file are its uncompressed size; only where they do not agree with the header
-    (truncated, or several gzip members) is the stream itself read, up to the size that the header announces.
-    """
-    if not _gzipped(path):
-        return
-    expected = int(image.dataobj.offset) + math.prod(image.shape) * image.get_data_dtype().itemsize
-    with path.open("rb") as file:
-        file.seek(-4, os.SEEK_END)
-        if int.from_bytes(file.read(4), "little") == expected % 2**32:
-            return
-    found = 0
-    try:
-        with gzip.open(path) as stream:
-            while found < expected and (block := stream.read(min(1 << 20, expected - found))):
-                found += len(block)
-    except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: unreadable or truncated ({_one_line(error)})") from error
-    if found < expected:
-        raise UserError(f"{path}: truncated; {found:,} bytes where its header announces {expected:,}")
-
-
 def _copied(stored: NDArray[Any], dtype: Any) -> NDArray[Any]:
     """A contiguous copy in another type; plane by plane, which spares the cache where the axes are turned over."""
     copied = np.empty(stored.shape, dtype)
     for index in range(stored.shape[1]):
         copied[:, index] = stored[:, index]
     return copied
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _whole_numbers(values: NDArray[np.float64], path: Path) -> NDArray[np.float64]:

@@ -26,7 +26,7 @@ from benchmarks.data.boxes import slices
 from benchmarks.data.dataset import Case, target_mask
 from benchmarks.data.intensities import CT
 from benchmarks.data.target import Target
-from benchmarks.data.volume import Volume, read_label
+from benchmarks.data.volume import Volume, read_mask
 from benchmarks.execution.case_files import CaseFiles, case_files
 from benchmarks.execution.plan import Folders
 from benchmarks.prompting.prompts import Prompts, from_json
@@ -191,11 +191,11 @@ def _layer(
 ) -> Layer | None:
     """The mask of an answer inside the crop; None and a note where it is not the mask of the record."""
     try:
-        mask = read_label(mask_file(answer.stem), like=volume) > 0
+        mask = read_mask(mask_file(answer.stem), like=volume)
     except (UserError, OSError) as error:
         notes.append(f"{answer.name}: no mask ({one_line(error)})")
         return None
-    voxels = int(mask.sum())
+    voxels = int(np.count_nonzero(mask))
     if voxels != answer.voxels:
         notes.append(f"{answer.name}: the mask on the disk is not that of the record, so it is not shown")
         return None

@@ -319,6 +319,7 @@ class Course:
                 if self.records is None:
                     self._end(way)
                 else:
+                    self._stage(way, "waiting")  # for a worker; its training is over
                     self._compute(way, cases)
             return
         assert isinstance(work, CaseWork)

@@ -283,6 +283,8 @@ class ReportResult:
         pictures: cases that can be opened.
         without_picture: dataset/case/target → why its files could not be shown.
         scans: whether the page holds crops of scans: then it is as private as they are.
+        mlflow: where it is in MLflow, or why not; empty if no run was called from this output folder, or its server
+            is away (a warning says so).
     """
 
     path: Path
@@ -290,11 +292,14 @@ class ReportResult:
     pictures: int
     without_picture: Mapping[str, str]
     scans: bool
+    mlflow: str = ""
 
     def __repr__(self) -> str:
         lines = [f"{self.path}: {self.megabytes:.1f} MB, {self.pictures} cases with pictures"]
         if self.scans:
             lines.append("it holds reduced crops of the scans; --no-scans leaves them out")
+        if self.mlflow:
+            lines.append(self.mlflow)
         lines += [f"no picture of {case}: {reason}" for case, reason in list(self.without_picture.items())[:5]]
         if len(self.without_picture) > 5:
             lines.append(f"… and of {len(self.without_picture) - 5} more")

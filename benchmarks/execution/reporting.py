@@ -14,13 +14,14 @@ from benchmarks.execution.case_pictures import CaseKey, case_pictures, picture_o
 from benchmarks.execution.outcomes import ReportChoice, ReportResult, Results
 from benchmarks.execution.plan import Folders
 from benchmarks.execution.progress import Progress
+from benchmarks.results.mlflow import REPORT, attach
 from benchmarks.results.report import ReportContent, report_html
 
 
 def write_report(
     results: Results, path: Path, folders: Folders, choice: ReportChoice, progress: Progress
 ) -> ReportResult:
-    """Make the page and write it in one piece.
+    """Make the page, write it in one piece, and add it to the run in MLflow.
 
     Raises:
         UserError: records that are not complete, an unknown metric, a file that cannot be written.
@@ -58,10 +59,14 @@ def write_report(
             partial.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+    scans = any(one.get("scan") for one in made.values())
+    with progress.step("sending it to MLflow"):
+        sent = attach(folders.out, results.units, {REPORT: path}, private=scans and not results.synthetic)
     return ReportResult(
         path=path,
         megabytes=path.stat().st_size / 1e6,
         pictures=sum("error" not in one for one in made.values()),
         without_picture={"/".join(key): str(one["error"]) for key, one in made.items() if "error" in one},
-        scans=any(one.get("scan") for one in made.values()),
+        scans=scans,
+        mlflow=sent,
     )

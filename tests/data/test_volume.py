@@ -18,7 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.common.errors import UserError
-from benchmarks.data.volume import file_doubts, read_grid, read_label, read_volume, same_grid, voxel_size, write_mask
+from benchmarks.data.file_doubts import file_doubts
+from benchmarks.data.volume import read_grid, read_label, read_mask, read_volume, same_grid, voxel_size, write_mask
 
 signed_permutations = st.tuples(st.permutations([0, 1, 2]), st.tuples(*[st.sampled_from([-1, 1])] * 3))
 quick = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -151,6 +152,16 @@ def test_labels_of_any_type(tmp_path, dtype):
     label = read_label(save(tmp_path / "label.nii.gz", array.astype(dtype)))
     assert label.dtype == np.int16
     np.testing.assert_array_equal(label, array)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.float32])
+def test_a_mask_is_where_the_label_is_above_0(tmp_path, dtype):
+    values = np.random.default_rng(0).integers(0 if dtype is np.uint8 else -1, 3, (3, 4, 5)).astype(dtype)
+    path = save(tmp_path / "label.nii.gz", values, affine_of([2, 0, 1], (-1, 1, -1), np.ones(3), np.zeros(3)))
+    assert np.array_equal(np.sort(read_mask(path).sum((1, 2))), np.sort((values > 0).sum((0, 2))))  # file axis 1 is x
+    assert np.array_equal(read_mask(path), read_label(path) > 0)
+    with pytest.raises(UserError, match="shape"):
+        read_mask(path, like=read_volume(save(tmp_path / "scan.nii.gz", np.ones((3, 3, 3), np.int16))))
 
 
 def test_labels_that_are_none(tmp_path):

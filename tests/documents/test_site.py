@@ -29,6 +29,14 @@ def test_the_site_is_built_and_no_link_is_broken(tmp_path: Path) -> None:
     assert "load_suite" in (tmp_path / "api" / "bench" / "index.html").read_text(encoding="utf-8")
 
 
+def test_every_verb_of_the_package_is_on_the_page_of_its_api() -> None:
+    import benchmarks
+
+    text = (ROOT / "docs" / "api" / "bench.md").read_text(encoding="utf-8")
+    listed = re.findall(r"members: \[(.*)\]", text)[0].split(", ")
+    assert set(listed) == {name for name in benchmarks.__all__ if name.islower()}
+
+
 def files_linked(page: Path) -> list[Path]:
     """Local files that a page links to."""
     text = FENCE.sub("", page.read_text(encoding="utf-8"))

@@ -1,7 +1,9 @@
-"""What a large report weighs and takes: 300 cases × 8 methods, generated."""
+"""What a large report weighs and takes: 300 cases × 8 methods, generated; from records and from files on a disk."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -10,7 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.data.volume import Volume, write_mask, write_nifti
+from benchmarks.execution.outcomes import ReportChoice, Results
+from benchmarks.execution.plan import Folders
+from benchmarks.execution.progress import Progress
+from benchmarks.execution.reporting import write_report
+from benchmarks.prompting.prompts import Click, Prompts, to_json
 from benchmarks.prompting.protocol import Protocol
+from benchmarks.results.predictions import facts_file, mask_file, step_stem
 from benchmarks.results.report import ReportContent, report_html
 from benchmarks.results.report.pictures import CasePicture, Layer, Prompted, bytes_of_each, encoded
 from tests.report.conftest import BROWSERS
@@ -94,6 +103,11 @@ def test_300_cases_of_8_methods_fit_into_a_page(tmp_path: Path) -> None:
     print(f"\n{CASES} cases, {METHODS} methods, {len(rows)} rows: {megabytes:.1f} MB, without pictures {bare:.1f} MB")
     print(f"processor seconds: pictures {made:.0f}, page {written:.1f}; reduced {pictures[0][1]['reduction']}")
     assert megabytes < 40
+    opened_in_a_browser(file)
+
+
+def opened_in_a_browser(file: Path) -> None:
+    """How long the page takes to open, and a case of it."""
     if (found := next(filter(None, map(shutil.which, BROWSERS)), None)) is None:
         pytest.skip("no browser to open it with")
     sync_api = pytest.importorskip("playwright.sync_api")
@@ -110,3 +124,76 @@ def test_300_cases_of_8_methods_fit_into_a_page(tmp_path: Path) -> None:
         print(f"seconds: to open the page {opened:.1f}, a case {time.perf_counter() - started:.2f}")
         assert opened < 20
         browser.close()
+
+
+VARIANTS = 10  # cases of different content; the others are links to their files
+
+
+@pytest.mark.bench
+def test_the_whole_command_on_files(tmp_path: Path) -> None:
+    """As `tags-bench report` does once the records are read: scans, labels and 14 400 masks from the disk, one page."""
+    chance = np.random.default_rng(0)
+    rows, units = records(chance)
+    rows, units = on_disk(tmp_path / "out", rows, units, chance)
+    started, before = time.perf_counter(), os.times()
+    file = tmp_path / "large.html"
+    result = write_report(
+        Results("large", rows, tuple(units)), file, Folders(tmp_path / "out"), ReportChoice(), Progress()
+    )
+    after = os.times()
+    processor = sum(after[:4]) - sum(before[:4])
+    print(f"\nfrom files: {result.megabytes:.1f} MB, {result.pictures} pictures")
+    print(f"seconds: {time.perf_counter() - started:.0f}, of processors {processor:.0f}; {os.getloadavg()[0]:.0f} load")
+    assert result.pictures == CASES
+    assert not result.without_picture
+    assert result.megabytes < 40
+    opened_in_a_browser(file)
+
+
+def on_disk(
+    out: Path, rows: Any, units: list[dict[str, Any]], chance: np.random.Generator
+) -> tuple[Any, list[dict[str, Any]]]:
+    """Files as a run leaves them, and records that say of each mask how many voxels it has."""
+    affine = np.diag([*SPACING, 1.0])
+    like = Volume(np.zeros(CROP, np.float32), affine)
+    voxels: dict[tuple[int, str, str, int], int] = {}
+    of_reference = []
+    for number in range(VARIANTS):
+        one = picture(f"case_{number:02}", chance)
+        assert one.scan is not None
+        write_nifti(one.scan.astype(np.int16), affine, out / f"scans/{number}.nii.gz")
+        write_mask(one.reference, like, out / f"labels/{number}.nii.gz")
+        of_reference.append(int(one.reference.sum()))
+        for layer in one.layers:
+            stem = out / "variants" / f"{number}-{layer.protocol}-{layer.method}-{layer.step}"
+            write_mask(layer.mask, like, mask_file(stem))
+            given = Prompts(clicks=tuple(Click((x, y, z), True) for x, y, z, _ in layer.prompted.clicks))
+            facts = {"prompts": to_json(given, like), "facts": {"seconds_segment": 0.5}}
+            facts_file(stem).write_text(json.dumps(facts), encoding="utf-8")
+            voxels[number, layer.protocol, layer.method, layer.step] = int(layer.mask.sum())
+    variant = rows["case"].str.removeprefix("case_").astype(int) % VARIANTS
+    keys = zip(variant, rows["protocol"], rows["method"], rows["step"], strict=True)
+    rows = rows.assign(
+        voxels_prediction=[voxels[key] for key in keys], voxels_reference=[of_reference[number] for number in variant]
+    )
+    files = {
+        case: [f"scans/{n % VARIANTS}.nii.gz", f"labels/{n % VARIANTS}.nii.gz"]
+        for n, case in enumerate(units[0]["cases"])
+    }
+    (out / "data" / "cases").mkdir(parents=True)
+    (out / "data" / "cases" / "large.json").write_text(json.dumps(files), encoding="utf-8")
+    described = []
+    for unit in units:
+        place = Path("predictions") / "large" / "kits21" / str(unit["method"])
+        target = {"name": "kidney-tumor", "organ": "kidney", "lesion": "tumor", "labels": [1], "window": [-60.0, 180.0],
+                  "mean": 0.0, "std": 1.0}  # fmt: skip
+        described.append({**unit, "cases_digest": "large", "predictions": str(place), "target": target})
+        for n, case in enumerate(unit["cases"]):
+            for protocol in PROTOCOLS:
+                for step in range(1, protocol.rounds + 1):
+                    source = out / "variants" / f"{n % VARIANTS}-{protocol.name}-{unit['method']}-{step}"
+                    stem = step_stem(out / place, case, "kidney-tumor", protocol.name, step)
+                    stem.parent.mkdir(parents=True, exist_ok=True)
+                    for of in (mask_file, facts_file):
+                        os.link(of(source), of(stem))
+    return rows, described

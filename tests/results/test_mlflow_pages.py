@@ -231,7 +231,7 @@ def test_a_report_is_an_artifact_of_the_run(out: Path) -> None:
     (out / "report.html").write_text("<html></html>", encoding="utf-8")
     sink = MlflowSink(out)
     sink.begin({"name": "suite", "seed": 7}, "plan", True, [description_of("ball")])
-    sink.attach(out / "report.html")
+    sink.attach(out / "report.html", "report.html")
     sink.end(Summary())
     assert sink.close(30.0) == 0
     (parent,) = parents(runs_of(out))

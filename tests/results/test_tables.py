@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -129,3 +130,23 @@ def test_each_track_over_all_datasets_shows_its_own_dice() -> None:
     board = lb.leaderboard_of(rows, units)
     page = leaderboard_page(board, lb.overall_of(board, rows), overall_only=True)
     assert [[float(cell) for cell in sheet.rows[0][-2:]] for sheet in page.sheets] == [[0.25, 0.25], [0.75, 0.75]]
+
+
+def test_80_columns_break_names_and_no_number(pages: dict[str, Page]) -> None:
+    for sheet in pages["all"].sheets:
+        lines = render(Page((sheet,)), "terminal", 80).splitlines()
+        assert max(map(len, lines)) <= 80
+        numbers = [cell for row in sheet.rows for name, cell in zip(sheet.headings, row, strict=True)
+                   if name in sheet.numeric and name not in sheet.elsewhere]  # fmt: skip
+        assert numbers
+        assert all(any(number in line for line in lines) for number in numbers)
+
+
+def test_a_table_that_is_too_wide_leaves_out_what_stands_elsewhere_and_nothing_else() -> None:
+    sheet = Sheet("t", ("method", "Dice", "s open"), (("sam-med3d", "0.730 [0.641]", "0.55"),), ("Dice", "s open"))
+    sheet = replace(sheet, elsewhere=("s open",))
+    assert "0.55" in render(Page((sheet,)), "terminal", 28)  # breaks the name
+    narrow = render(Page((sheet,)), "terminal", 22)
+    assert "0.55" not in narrow
+    assert "0.730 [0.641]" in narrow
+    assert "0.55" in render(Page((replace(sheet, elsewhere=()),)), "terminal", 22)

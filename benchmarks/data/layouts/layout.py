@@ -12,8 +12,9 @@ from typing import Any
 from benchmarks.common.errors import UserError, nearest_name, shorten
 from benchmarks.common.paths import check_name
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo, Split
+from benchmarks.data.image_files import ITK_SUFFIXES
 from benchmarks.data.splits import FOLDS, PATIENT, PHANTOM_FRACTIONS, StoredSplits, patient_folds, patient_split
-from benchmarks.data.volume import ITK_SUFFIXES, read_grid, same_grid
+from benchmarks.data.volume import read_grid, same_grid
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", *ITK_SUFFIXES)
 SYNTHETIC_NOTICE = "SYNTHETIC.txt"

@@ -6,6 +6,7 @@ runs, metrics, artifacts and models, so that sending it again changes nothing. I
 
 from __future__ import annotations
 
+from benchmarks.results.mlflow.attach import REPORT, attach
 from benchmarks.results.mlflow.reader import records_from_mlflow
 from benchmarks.results.mlflow.sender import outbox_folder, sync
 from benchmarks.results.mlflow.sink import MlflowSink
@@ -13,8 +14,10 @@ from benchmarks.results.mlflow.store import default_uri, experiment_name, quiet_
 from benchmarks.results.mlflow.summary import Summary, summary_of
 
 __all__ = [
+    "REPORT",
     "MlflowSink",
     "Summary",
+    "attach",
     "default_uri",
     "experiment_name",
     "outbox_folder",

@@ -1,12 +1,14 @@
 """What is still to be sent to an MLflow server: a folder of messages, so that a server that is away loses nothing.
 
-A message is one JSON file, with its table of rows in a Parquet file beside it. It holds everything that is needed to
-send it, at any time, by any process, once or again: the order does not matter and a second sending changes nothing.
+A message is one JSON file, with its table of rows in a Parquet file beside it, or a copy of the file that it brings.
+It holds everything that is needed to send it, at any time, by any process, once or again: the order does not matter
+and a second sending changes nothing.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,6 +22,7 @@ from benchmarks.common.identity import digest
 
 Kind = Literal["begin", "unit", "training", "model", "sweep", "file", "end"]
 
+BROUGHT = ".file"
 ORIGIN = ("environment", "source", "host", "user")
 """What of a message says where it comes from."""
 
@@ -35,6 +38,7 @@ class Message:
         rows: the records of a unit, or a leaderboard.
         written_at: when the message was made, seconds since 1970.
         times: when what is told began and ended, likewise; empty if nobody looked at the clock.
+        file: the copy of a file that it brings.
     """
 
     kind: Kind
@@ -43,6 +47,7 @@ class Message:
     rows: pd.DataFrame | None
     written_at: float
     times: Mapping[str, float] = field(default_factory=dict)
+    file: Path | None = None
 
     @property
     def digest(self) -> str:
@@ -65,12 +70,16 @@ class Outbox:
         content: Mapping[str, Any],
         rows: pd.DataFrame | None = None,
         times: Mapping[str, float] | None = None,
+        file: Path | None = None,
     ) -> Path:
         """Keep a message until it is sent; one of the same kind and key that waits is replaced."""
         path = self.folder / f"{kind}-{digest([kind, key])}.json"
         if rows is not None:
             with atomically(path.with_suffix(".parquet")) as partial:
                 rows.to_parquet(partial, index=False)
+        if file is not None:
+            with atomically(path.with_suffix(BROUGHT)) as partial:
+                shutil.copyfile(file, partial)
         plain = json.loads(json.dumps(content, default=_plain))
         stored = {"kind": kind, "key": key, "content": plain, "rows": rows is not None, "at": time.time()}
         write_json(path, {**stored, "times": dict(times or {})})
@@ -86,13 +95,18 @@ class Outbox:
         stored = json.loads(path.read_text(encoding="utf-8"))
         rows = pd.read_parquet(path.with_suffix(".parquet")) if stored["rows"] else None
         at = float(stored["at"])
-        return Message(stored["kind"], stored["key"], stored["content"], rows, at, stored.get("times", {}))
+        file = path.with_suffix(BROUGHT)
+        times = stored.get("times", {})
+        return Message(
+            stored["kind"], stored["key"], stored["content"], rows, at, times, file if file.is_file() else None
+        )
 
     def sent(self, path: Path, message: Message) -> None:
         """Drop a message, unless another has taken its place meanwhile."""
         if path.is_file() and self.read(path).written_at == message.written_at:
             path.unlink()
-            path.with_suffix(".parquet").unlink(missing_ok=True)
+            for suffix in (".parquet", BROUGHT):
+                path.with_suffix(suffix).unlink(missing_ok=True)
 
 
 def _plain(value: Any) -> Any:

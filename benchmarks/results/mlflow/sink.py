@@ -7,6 +7,7 @@ is sent by the next run into the same output folder, or by `tags-bench sync`. Wo
 from __future__ import annotations
 
 import getpass
+import hashlib
 import os
 import socket
 import sys
@@ -23,6 +24,7 @@ from benchmarks.common.environment import manifest
 from benchmarks.common.errors import one_line
 from benchmarks.common.files import atomically
 from benchmarks.common.identity import digest
+from benchmarks.results.mlflow.called import Called, note_call
 from benchmarks.results.mlflow.follower import Follower
 from benchmarks.results.mlflow.outbox import Kind, Outbox
 from benchmarks.results.mlflow.sender import PATIENCE_SECONDS, Sender, outbox_folder
@@ -37,7 +39,7 @@ Times = Mapping[str, float]
 
 
 class MlflowSink:
-    """The MLflow side of one output folder. No method waits for the server, and none raises because of it."""
+    """The MLflow side of one output folder. No method waits for the server, and none fails because of it."""
 
     def __init__(self, out: Path, tracking_uri: str | None = None) -> None:
         """Send what is put here, and what an earlier run left, to a server or to the store of the output folder.
@@ -78,6 +80,11 @@ class MlflowSink:
         described = [{"key": key_of(unit), **unit} for unit in units]
         content = {"plan": self._plan, "suite": suite, "units": described, "called_at": called_at, **_origin()}
         self._put("begin", f"{plan} {self._out_id}", content)
+        uri = "" if self.uri == default_uri(self._out) else self.shown_uri
+        try:
+            note_call(self._out, Called(self._plan, uri, tuple(str(unit["unit"]) for unit in units)))
+        except OSError as error:
+            self._sender.warn(f"no report can be added to the MLflow run later ({one_line(error)[:300]})")
 
     def follow_training(self, description: Mapping[str, Any], curve: Path) -> None:
         """A training has begun that writes its curve into a file; it is drawn while it goes on."""
@@ -131,10 +138,22 @@ class MlflowSink:
         content = {"description": description, "trials": plain, "ended": ended, **_origin()}
         self._put("sweep", digest([description["unit"], self._out_id, sweep]), content)
 
-    def attach(self, path: Path) -> None:
-        """A file below the output folder, such as a report, becomes an artifact of the run that was begun."""
-        content = {"plan": self._plan, "file": os.path.relpath(path, self._out)}
-        self._put("file", f"{self._plan['plan']} {self._out_id} {path.name}", content)
+    def go_on(self, called: Called) -> None:
+        """What is put from now on belongs to a run that was begun by an earlier call, and may be over."""
+        self._plan = dict(called.plan)
+
+    def attach(self, path: Path, name: str) -> None:
+        """A file, such as a report, becomes an artifact of the run that was begun. A copy is kept; `close` sends it.
+
+        Args:
+            name: of the artifact; a later file of this name takes its place.
+
+        Raises:
+            OSError: it cannot be read, or kept.
+        """
+        with path.open("rb") as file:
+            content = {"plan": self._plan, "name": name, "digest": hashlib.file_digest(file, "sha256").hexdigest()}
+        self._outbox.put("file", f"{self._plan['plan']} {self._out_id} {name}", content, file=path)
 
     def end(self, summary: Summary, status: Status = "FINISHED") -> None:
         """The run of the suite is over, with its leaderboard."""
@@ -147,6 +166,8 @@ class MlflowSink:
     def close(self, patience: float = PATIENCE_SECONDS) -> int:
         """Wait while messages are being taken, at most `patience` seconds for one; the number that is left."""
         self._follower.close()
+        if self._outbox.waiting():
+            self._sender.wake()
         left = self._sender.close(patience)
         if left:
             print(

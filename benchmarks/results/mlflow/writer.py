@@ -8,9 +8,10 @@ the digest of the message that it was made of, so that what is there is not sent
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
@@ -35,7 +36,7 @@ class MlflowWriter:
         """Connect.
 
         Args:
-            out: the output folder, in which models and reports lie.
+            out: the output folder, in which models lie.
             artifacts: where a new experiment of a local store keeps its artifacts.
 
         Raises:
@@ -135,9 +136,16 @@ class MlflowWriter:
             self.client.set_tag(run.info.run_id, values.VERDICT_TAG, verdict)
 
     def _file(self, message: Message) -> None:
-        path = self._out / message.content["file"]
-        if path.is_file():  # else it was deleted since, and there is nothing to show
-            self.client.log_artifact(self._parent(message.content["plan"]), str(path))
+        """An artifact of the run of a suite, under one name: the newest takes the place of the one before."""
+        name, content = PurePosixPath(message.content["name"]), str(message.content["digest"])
+        parent, tag = self._parent(message.content["plan"]), f"{values.FILE_TAG}{name}"
+        if message.file is None or self.client.get_run(parent).data.tags.get(tag) == content:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            named = Path(folder) / name.name
+            shutil.copyfile(message.file, named)
+            self.client.log_artifact(parent, str(named), str(name.parent) if name.parent.name else None)
+        self.client.set_tag(parent, tag, content)
 
     # Rows of the leaderboard
 

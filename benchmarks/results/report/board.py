@@ -10,7 +10,14 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.results.tables.board import MARKS, MEANINGS, main_metrics
-from benchmarks.results.tables.sheet import mean_text, metric_text, number_text, seconds_text, unfinished_mark
+from benchmarks.results.tables.sheet import (
+    count_text,
+    mean_text,
+    metric_text,
+    number_text,
+    seconds_text,
+    unfinished_mark,
+)
 
 Row = Mapping[str, Any]
 
@@ -103,7 +110,7 @@ COSTS = (
     Cost("peak_memory_mb", "GB", "largest memory of the process, of the GPU where it has one", 1000,
          lambda gigabytes: number_text(gigabytes, 2)),
     Cost("train_minutes", "train min", "minutes of its training", 1, seconds_text),
-    Cost("parameters", "M param", "millions of parameters of its network", 1e6, lambda n: number_text(n, 1)),
+    Cost("parameters", "params", "parameters of its network", 1, count_text),
 )  # fmt: skip
 """Those of them that a leaderboard has are shown."""
 

@@ -53,8 +53,18 @@ def provenance_of(rows: pd.DataFrame, units: Sequence[Unit], machines: Sequence[
         facts=tuple((name, value) for name, value in facts if value),
         sheets=(_data(units), _units(units), *_machines(machines)),
         settings=settings,
-        command=f"tags-bench run --suite {suite} --all-datasets   # a suite of your own: the name of its file",
+        command=_command(suite),
     )
+
+
+def _command(suite: str) -> str:
+    """How the run is called again. Data that were added or named with `--data` make a suite of their own."""
+    if suite.startswith("data-"):
+        name = suite.removeprefix("data-")
+        return (
+            f"tags-bench run --dataset {name}   # or --data DIR, as before; with the same methods, protocols and budget"
+        )
+    return f"tags-bench run --suite {suite} --all-datasets   # a suite of your own: the name of its file"
 
 
 def _distinct(units: Sequence[Unit], key: str) -> str:

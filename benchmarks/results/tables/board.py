@@ -150,7 +150,7 @@ def board_sheets(board: pd.DataFrame) -> list[Sheet]:
         )
         styles = tuple("red" if row["failed"] else "dim" if row["floor"] or row["untrained"] else "" for row in records)
         title = list_title(key, bool(rows["synthetic"].any()))
-        sheets.append(Sheet(title, headings, cells, headings[1:], styles))
+        sheets.append(Sheet(title, headings, cells, headings[1:], styles, ("s open", "s prompt")))
     return sheets
 
 

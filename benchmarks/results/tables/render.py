@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-import textwrap
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from benchmarks.results.tables.fit import fitted
 from benchmarks.results.tables.sheet import SYNTHETIC_BANNER, Page, Sheet
 
 Format = Literal["terminal", "markdown", "latex", "svg"]
@@ -42,15 +42,12 @@ def print_page(page: Page, console: Console) -> None:
 
 def _print_sheet(sheet: Sheet, console: Console) -> None:
     console.print(Text(sheet.title, style="bold"))
+    shown, fits = fitted(sheet, console.width)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
-    cell_widths = [max(len(row[place]) for row in sheet.rows) for place in range(len(sheet.headings))]
-    whole = sum(max(width, len(name)) + 2 for width, name in zip(cell_widths, sheet.headings, strict=True))
-    for width, heading in zip(cell_widths, sheet.headings, strict=True):
-        right = heading in sheet.numeric
-        narrowest = max(width, *map(len, heading.split()), 1)
-        lines = textwrap.wrap(heading, narrowest) if right and whole > console.width else [heading]
-        table.add_column(Text("\n".join(lines)), justify="right" if right else "left", overflow="fold")
-    for cells, style in zip(sheet.rows, sheet.styles or ("",) * len(sheet.rows), strict=True):
+    for heading in shown.headings:
+        justify: Literal["left", "right"] = "right" if heading in shown.numeric else "left"
+        table.add_column(Text(heading), justify=justify, overflow="fold", no_wrap=fits)
+    for cells, style in zip(shown.rows, shown.styles or ("",) * len(shown.rows), strict=True):
         table.add_row(*map(Text, cells), style=style)
     console.print(table)
     console.print()

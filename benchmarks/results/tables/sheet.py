@@ -24,6 +24,7 @@ class Sheet:
     Attributes:
         numeric: headings of the columns that are set flush right.
         styles: a rich style for each row, or nothing.
+        elsewhere: headings of columns that another sheet of the page shows too; a narrow terminal leaves them out.
     """
 
     title: str
@@ -31,6 +32,7 @@ class Sheet:
     rows: tuple[tuple[str, ...], ...]
     numeric: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
+    elsewhere: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ function spreadChart(list, number) {
     }));
   }
   return plot({
-    height: 46 + 30 * list.methods.length, marginLeft: leftOf(list.methods), x: dice, y: methodAxis(list.methods), marks,
+    height: 56 + 30 * list.methods.length, marginLeft: leftOf(list.methods), marginBottom: 40, x: dice, y: methodAxis(list.methods), marks,
   });
 }
 
@@ -80,6 +80,11 @@ function spreadLabels(rows, gap = 0.055) {
   return sorted;
 }
 
+/** Ranks for an axis: 1 to `last`, at most ten of them. */
+function wholeNumbers(last) {
+  return d3.range(1, last + 1, Math.ceil(last / 10));
+}
+
 function criticalChart(list) {
   const rows = (list.drawn.rankings ?? []).filter((row) => row.mean_case_rank !== null && row["mean-then-rank"] !== null);
   if (rows.length < 2) return null;
@@ -92,7 +97,7 @@ function criticalChart(list) {
   const lowest = -1 - 0.45 * bars.length;
   return plot({
     height: 60 + 22 * half + 10 * bars.length, marginLeft: 170, marginRight: 170, marginTop: 30,
-    x: { domain: ends, axis: "top", label: null, ticks: rows.length, tickFormat: "d" },
+    x: { domain: ends, axis: "top", label: null, ticks: wholeNumbers(rows.length), tickFormat: "d" },
     y: { axis: null, domain: [half + 0.6, lowest] },
     marks: [
       Plot.ruleY([lowest], { x1: ends[0], x2: ends[1] }),
@@ -114,8 +119,8 @@ function stabilityChart(list) {
     .map((key) => ({ method: row.method, rank: Number(key.slice(14)), share: row[key] })));
   const methods = rows.map((row) => row.method);
   return plot({
-    height: 46 + 30 * methods.length, marginLeft: leftOf(methods),
-    x: { label: `rank (Kendall's τ ${figure(rows[0].kendall_tau, 2)})`, domain: [0.5, methods.length + 0.5], ticks: methods.length, tickFormat: "d", grid: true },
+    height: 56 + 30 * methods.length, marginLeft: leftOf(methods), marginBottom: 40,
+    x: { label: `rank (Kendall's τ ${figure(rows[0].kendall_tau, 2)})`, domain: [0.5, methods.length + 0.5], ticks: wholeNumbers(methods.length), tickFormat: "d", grid: true },
     y: methodAxis(methods), r: { domain: [0, 1], range: [0, 13] },
     marks: [
       Plot.dot(dots, { x: "rank", y: "method", r: "share", fill: stroke("method"), fillOpacity: 0.75,
@@ -202,7 +207,7 @@ function pooledChart(key) {
   const single = rows.flatMap((row) => Object.keys(row).filter((name) => name.startsWith("dice/") && row[name] !== null)
     .map((name) => ({ method: row.method, value: row[name], where: name.slice(5) })));
   return plot({
-    height: 46 + 30 * methods.length, marginLeft: leftOf(methods), x: dice, y: methodAxis(methods),
+    height: 56 + 30 * methods.length, marginLeft: leftOf(methods), marginBottom: 40, x: dice, y: methodAxis(methods),
     marks: [
       Plot.tickX(single, { x: "value", y: "method", stroke: stroke("method"), strokeOpacity: 0.6, inset: 9, title: (row) => `${row.method} on ${row.where}\n${figure(row.value)}` }),
       Plot.ruleY(rows, { y: "method", x1: "low", x2: "high", stroke: stroke("method"), strokeWidth: 3 }),

@@ -9,7 +9,7 @@ function windowsOf(packed, organ) {
   if (!packed.scan) return [];
   const [low, high] = packed.range, [a, b] = packed.window;
   const centre = (a + b) / 2, quarter = (b - a) / 4;
-  const own = [[organ ? `${organ}` : "target", a, b], ["narrow", centre - quarter, centre + quarter], ["all that is stored", low, high]];
+  const own = [[organ ? `target: ${organ}` : "target", a, b], ["narrow", centre - quarter, centre + quarter], ["all that is stored", low, high]];
   return packed.modality !== "CT" ? own : own.concat(PRESETS.filter(([, from, to]) => from >= low && to <= high));
 }
 
@@ -191,7 +191,7 @@ const viewer = {
         const layer = this.picture.layer(list.key[3], method, this.step);
         if (layer?.outside) notes.push(`${method}: ${layer.outside} voxels of its mask lie outside the picture`);
       }
-      notes.push(`A crop around the target${factor > 1 ? `, reduced ${this.picture.packed.reduction.join(" × ")}` : ""}, ${this.picture.spacing.map((mm) => mm.toFixed(2)).join(" × ")} mm; 8 bits, for looking only.`);
+      notes.push(`A crop around the target${factor > 1 ? `, reduced ${this.picture.packed.reduction.join(" × ")}` : ""}, ${this.picture.spacing.map((mm) => mm.toFixed(2)).join(" × ")} mm; 8 bits, for looking only. Radiological: the patient's right (R) is on the left.`);
     }
     return notes.map((note) => element("p", { class: "note" }, note));
   },
@@ -361,17 +361,19 @@ const viewer = {
     const [left, right, top, bottom] = PLANES[name].sides;
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.fillStyle = "#c9d1d9";
-    context.font = `${11 * ratio}px system-ui, sans-serif`;
+    context.font = `bold ${12 * ratio}px system-ui, sans-serif`;
     const middle = [canvas.width / 2, canvas.height / 2], edge = 10 * ratio;
     context.textAlign = "center";
     context.textBaseline = "middle";
-    context.shadowColor = "#000"; // so that they are read on bright tissue
-    context.shadowBlur = 4 * ratio;
-    context.fillText(left, edge, middle[1]);
-    context.fillText(right, canvas.width - edge, middle[1]);
-    context.fillText(top, middle[0], edge);
-    context.fillText(bottom, middle[0], canvas.height - edge);
+    context.strokeStyle = "#000"; // so that they are read on bright tissue
+    context.lineWidth = 4 * ratio;
+    context.lineJoin = "round";
+    const write = (text, x, y) => { context.strokeText(text, x, y); context.fillText(text, x, y); };
+    write(left, edge, middle[1]);
+    write(right, canvas.width - edge, middle[1]);
+    write(top, middle[0], edge);
+    write(bottom, middle[0], canvas.height - edge);
     context.textAlign = "left";
-    context.fillText(`${name} ${slice + 1}/${this.picture.shape[PLANES[name].through]}`, edge / 2, canvas.height - edge);
+    write(`${name} ${slice + 1}/${this.picture.shape[PLANES[name].through]}`, edge / 2, canvas.height - edge);
   },
 };
