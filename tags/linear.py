@@ -17,7 +17,7 @@ def linear(layer: nn.Linear, x: Tensor, gelu: bool = False) -> Tensor:
     """`layer(x)`, or `gelu(layer(x))`."""
     if _by_onednn(layer, x):
         # Arguments: what follows the product, its scalars, and which GELU ("none" is the exact one).
-        attached = ("gelu", [], "none") if gelu else ("none", [], "")
+        attached: tuple[str, list[float], str] = ("gelu", [], "none") if gelu else ("none", [], "")
         result: Tensor = torch.ops.mkldnn._linear_pointwise(x, layer.weight, layer.bias, *attached)
         return result
     out = layer(x)
