@@ -101,7 +101,9 @@ class Unit:
     def description(self) -> dict[str, Any]:
         """What the unit is, for `unit.json` and MLflow."""
         elsewhere = {"made_elsewhere": True} if self.evaluation.given is not None else {}
-        apart = {"environment": str(self.environment)} if self.environment is not None else {}
+        apart: dict[str, Any] = {"environment": str(self.environment)} if self.environment is not None else {}
+        if self.entry.environment is not None:
+            apart["environment_given"] = self.entry.environment.as_mapping()
         return {
             **elsewhere,
             **apart,
@@ -298,7 +300,7 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
         "protocol_version": PROTOCOL_VERSION,
         "method": method.name,
         "method_version": method.version,
-        "config": fingerprint_config(config, method.file_settings),
+        "config": fingerprint_config(method.identifying(config), method.file_settings),
         "checkpoint": job.digest() if job else "",
         "target": asdict(target),
         "cases": files,

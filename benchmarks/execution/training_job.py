@@ -74,7 +74,7 @@ class TrainingJob:
         identity = {
             "method": self.method,
             "version": method.version,
-            "config": fingerprint_config(config, method.file_settings),
+            "config": fingerprint_config(method.identifying(config), method.file_settings),
             "target": asdict(self.target),
             "cases": fingerprint_cases(self.cases),
             "budget": budget,

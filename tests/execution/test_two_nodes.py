@@ -191,15 +191,15 @@ def stages(out: Path) -> list[str]:
 
 
 def test_a_sweep_whose_node_is_killed_has_all_its_trials(tmp_path: Path) -> None:
-    (tmp_path / "sweep.yaml").write_text(TRAININGS.replace("PAUSE", "0.15").replace("60", "32"), encoding="utf-8")
+    (tmp_path / "sweep.yaml").write_text(TRAININGS.replace("PAUSE", "0.4"), encoding="utf-8")  # 24 s, so that two meet
     with short_folder() as folder, two_nodes(folder) as (address, other):
-        words = ("--methods", "a", "--trials", "5", "--concurrent", "2", "--out", str(folder / "out"))
+        words = ("--methods", "a", "--trials", "3", "--concurrent", "2", "--out", str(folder / "out"))
         going = cli("tune", "--suite", str(tmp_path / "sweep.yaml"), *words, "--address", address)
         wait_for(lambda: stages(folder / "out").count("training") == 2)
         kill(other)
         told, errors = going.communicate(timeout=600)
         assert going.returncode == 0, errors
         trials = json.loads(told)["trials"]
-        assert sorted(one["trial"] for one in trials) == [0, 1, 2, 3, 4]
+        assert sorted(one["trial"] for one in trials) == [0, 1, 2]
         assert {one["status"] for one in trials} <= {"finished", "stopped early"}
         assert trials[0]["status"] == "finished"
