@@ -293,6 +293,7 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
             timeout_minutes=suite.train_timeout_minutes,
             environment=entry.environment or method.environment,
             start=zoo.folder if zoo else None,
+            storage=suite.storage,
         )  # fmt: skip
     if entry.untrained and (job is None or method.training != "bench"):
         raise UserError(f"method '{entry.title}': `untrained` is for methods that the bench trains, and this is none")

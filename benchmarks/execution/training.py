@@ -21,7 +21,8 @@ from benchmarks.common.errors import UserError
 from benchmarks.common.files import in_turn, write_json
 from benchmarks.contestants import Budget, Method, OwnTraining, Trainable
 from benchmarks.contestants import method as find_method
-from benchmarks.execution.training_job import TrainingJob, checkpoint_folder, finished
+from benchmarks.execution.training_job import TrainingJob, checkpoint_folder, finished, storage_of
+from benchmarks.execution.training_storage import BEST, CHECKPOINT, STATE, TrainingStorage
 from benchmarks.execution.training_watch import CURVE, SIGN_OF_LIFE, Heartbeat, cause_in_group, work_folder
 
 __all__ = [
@@ -77,6 +78,9 @@ def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: bool) -> dict[
     work = work_folder(folder)
     if finished(work) and not fresh:
         _take_place(work, folder)  # a process that was killed had only this left to do
+    storage = storage_of(job)
+    if storage is not None and not finished(folder) and not fresh:
+        _bring(storage, work, folder)
     if finished(folder) and not fresh:
         return dict(json.loads((folder / "training.json").read_text(encoding="utf-8")))
     if not job.cases:
@@ -111,8 +115,21 @@ def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: bool) -> dict[
         "seconds_total": time.perf_counter() - started,
     }
     write_json(work / "training.json", figures)
+    if storage is not None:
+        storage.write_folder(CHECKPOINT, work)
+        for kind in (STATE, BEST):
+            storage.remove(kind)
     _take_place(work, folder)
     return figures
+
+
+def _bring(storage: TrainingStorage, work: Path, folder: Path) -> None:
+    """A finished training that only the storage has."""
+    brought = folder.with_name(f".{folder.name}.brought")
+    shutil.rmtree(brought, ignore_errors=True)
+    if storage.read_folder(CHECKPOINT, brought) and finished(brought):
+        shutil.rmtree(work, ignore_errors=True)
+        _take_place(brought, folder)
 
 
 def _take_place(work: Path, folder: Path) -> None:

@@ -68,7 +68,7 @@ class Sweep:
 
     @property
     def varied(self) -> TrainingJob:
-        return replace(self.job, validate_at=RUNGS, keep_best=False)
+        return replace(self.job, validate_at=RUNGS, keep_best=False, storage="")  # Tune's own state is in the folder
 
     @property
     def plain(self) -> TrainingJob:
