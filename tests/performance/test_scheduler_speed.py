@@ -121,7 +121,7 @@ def test_the_drivers_seconds_for_a_case_do_not_grow_with_the_units(tmp_path: Pat
         for number in (1, 4, 64):
             units = _split(unit, tiny, number, 16 if number == 1 else CASES)
             used, began = time.process_time(), time.perf_counter()
-            outcome = run(units, Folders(tmp_path / str(number)), Nobody())
+            outcome = run(units, folders, Nobody())
             told[number] = (time.process_time() - used) / outcome.computed, time.perf_counter() - began
             assert (outcome.computed, outcome.not_run) == (16 if number == 1 else CASES, ())
     finally:
