@@ -19,6 +19,13 @@ from benchmarks.contestants import Preprocessing, Trainable, TrainingRecipe, loa
 from benchmarks.data.preprocessing import Shape
 
 PRECISIONS = ("auto", "float32", "bfloat16")
+RANGES = {
+    "training_batch": (1, 1e4),
+    "warm_up": (0, 1),
+    "weight_decay": (0, 1e4),
+    "foreground": (0, 1),
+    "dice_share": (0, 1),
+}
 
 
 class NetworkSegmenter(Trainable):
@@ -30,6 +37,9 @@ class NetworkSegmenter(Trainable):
         precision: of the image encoder: "float32", "bfloat16", or "auto" (bfloat16 on a GPU).
         train: what the bench's training may change.
         learning_rate: of the bench's training; it falls linearly to a hundredth.
+        warm_up, weight_decay, foreground: see `TrainingRecipe`.
+        training_batch: crops in a step of it.
+        dice_share: Dice's share in its loss, the rest is cross-entropy.
         seed: of fresh weights.
 
     Attributes:
@@ -52,6 +62,9 @@ class NetworkSegmenter(Trainable):
             if config[key] not in known:
                 hint = nearest_name(str(config[key]), known)
                 raise UserError(f"{self.system} has no {key} '{config[key]}'; {hint}")
+        for key, (low, high) in RANGES.items():
+            if not low <= config[key] <= high:
+                raise UserError(f"{self.system}: {key} lies between {low:g} and {high:g}, not at {config[key]}")
         self.device = torch.device(device)
         self.trained_here = False
         if config["size"] == "official":
@@ -88,9 +101,18 @@ class NetworkSegmenter(Trainable):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
     def training_recipe(self, preprocessing: Preprocessing, patch: Shape, **rest: Any) -> TrainingRecipe:
-        """A recipe with the learning rate of the settings; `rest` are further fields."""
-        rate = float(self.config["learning_rate"])
-        return TrainingRecipe(preprocessing, patch, learning_rate=rate, final_learning_rate=rate / 100, **rest)
+        """The recipe of the settings; `rest` are further fields."""
+        chosen: dict[str, Any] = {
+            key: float(self.config[key]) for key in ("learning_rate", "warm_up", "weight_decay", "foreground")
+        }
+        return TrainingRecipe(
+            preprocessing,
+            patch,
+            batch_size=int(self.config["training_batch"]),
+            final_learning_rate=chosen["learning_rate"] / 100,
+            **chosen,
+            **rest,
+        )
 
     def load(self, folder: Path) -> None:
         load_weights(self.module, folder, self.checkpoint_facts(), self.system)

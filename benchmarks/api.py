@@ -40,7 +40,7 @@ from benchmarks.execution.tuned import Points, tuned
 from benchmarks.execution.wanted import InstalledMethod as InstalledMethod
 from benchmarks.execution.wanted import MethodOfCheckpoint as MethodOfCheckpoint
 from benchmarks.execution.wanted import MethodOfRun as MethodOfRun
-from benchmarks.execution.wanted import PredictOptions, Wanted, contestant_of
+from benchmarks.execution.wanted import PredictOptions, Wanted
 from benchmarks.execution.work import Recompute, executed, planned, trained
 from benchmarks.metrics import TOLERANCES_MM
 from benchmarks.prompting.given import GivenPrompts
@@ -323,15 +323,16 @@ def predict(
     Raises:
         UserError: no such method or checkpoint, an unusable scan, prompts that the method does not understand.
     """
-    from benchmarks.execution.predict import Order, predict_scan
+    from benchmarks.execution.by_hand import segment_scan
+    from benchmarks.execution.predict import Order
 
     options = options or PredictOptions()
     given = prompts if isinstance(prompts, GivenPrompts) else GivenPrompts(Path(prompts) if prompts else None)
     given = given if text is None else replace(given, text=text)
     order = Order(Path(scan), Path(mask), given, Path(preview) if preview else None, options.modality).resolved()
     order.check()  # before anything is loaded
-    contestant = contestant_of(method, options)
-    return Prediction(Path(mask), predict_scan(order, contestant), contestant.unit)
+    figures, unit = segment_scan(order, method, options)
+    return Prediction(Path(mask), figures, unit)
 
 
 def predict_table(
@@ -352,12 +353,13 @@ def predict_table(
     Raises:
         UserError: as for `predict`, or a table that cannot be used; nothing is computed then.
     """
-    from benchmarks.execution.predict_table import predict_rows, read_table
+    from benchmarks.execution.by_hand import segment_rows
+    from benchmarks.execution.predict_table import read_table
 
     options = options or PredictOptions()
     rows = [row.with_modality(options.modality) for row in read_table(Path(table))]
-    contestant = contestant_of(method, options)
-    return TablePrediction(tuple(predict_rows(rows, contestant, overwrite, progress)), contestant.unit)
+    results, unit = segment_rows(rows, method, options, overwrite, progress)
+    return TablePrediction(tuple(results), unit)
 
 
 def show(

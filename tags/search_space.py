@@ -23,11 +23,13 @@ def search_space(size: str) -> dict[str, list[Any]]:
         "warm_up": ["uniform", 0.0, 0.2],
         "weight_decay": ["choice", [0.0, 1e-4, 1e-3, 1e-2]],
         "batch_size": ["choice", [1, 2, 4] if size == "tiny" else [1, 2]],
+        "ema": ["choice", [0.0, 0.99, 0.999]],
         "dice_weight": ["uniform", 0.2, 1.0],
         "adapters": ["choice", [True, False]],
         "adapter_ratio": ["choice", [0.125, 0.25, 0.5], adapters],
         "adapter_kernel": ["choice", [3, 5], adapters],
         "adapter_every": ["choice", [1, 2], adapters],
+        **({"freeze_backbone": ["choice", [True, False]]} if size in ("tiny", "vit-b") else {}),  # memory of the others
         "semantic": ["choice", [True, False]],
         "semantic_gate": ["choice", ["film", "attention"], {"semantic": [True]}],
         "anatomy": ["choice", [True, False]],
@@ -40,7 +42,9 @@ def search_space(size: str) -> dict[str, list[Any]]:
         "foreground": ["uniform", 0.3, 0.95],
         "prompt_dropout": ["uniform", 0.0, 0.3],
         "single_click": ["uniform", 0.1, 0.9],
+        "central_click": ["uniform", 0.4, 1.0],
         "box_share": ["uniform", 0.0, 0.5],
+        "mask_share": ["uniform", 0.0, 0.4],
         "corrections": ["randint", 0, 4],
         "zoom": ["choice", zooms],
     }

@@ -14,8 +14,6 @@ from baselines.sam.slice_prompts import Plane, SlicePrompt
 from baselines.sam.training import draw, draw_error, draw_voxel, mask_losses, true_quality
 from benchmarks.contestants import Batch
 
-JITTER = 2  # voxels by which each side of a drawn box may be off
-
 
 @dataclass(frozen=True)
 class SliceTask:
@@ -26,10 +24,13 @@ class SliceTask:
     prompt: SlicePrompt
 
 
-def draw_tasks(item: int, label: Tensor, generator: torch.Generator) -> list[SliceTask]:
+def draw_tasks(item: int, label: Tensor, generator: torch.Generator, jitter: int = 2) -> list[SliceTask]:
     """A slice of a crop's label (X, Y, Z) clicked and boxed, and a followed one; none if the crop holds no target.
 
     The followed slice may lie beyond the lesion's end. Its label is then empty, and following learns to stop.
+
+    Args:
+        jitter: voxels by which each side of a drawn box may be off.
     """
     zs = label.any(0).any(0).nonzero()[:, 0].tolist()
     if not zs:
@@ -42,8 +43,8 @@ def draw_tasks(item: int, label: Tensor, generator: torch.Generator) -> list[Sli
     inner = draw_voxel(_eroded(seen), generator)
     return [
         SliceTask(item, known, SlicePrompt(((x, y, 1),))),
-        SliceTask(item, known, SlicePrompt((), _jittered_box(label.any(2), generator))),
-        SliceTask(item, followed, SlicePrompt(((inner[0], inner[1], 1),), _jittered_box(seen, generator))),
+        SliceTask(item, known, SlicePrompt((), _jittered_box(label.any(2), jitter, generator))),
+        SliceTask(item, followed, SlicePrompt(((inner[0], inner[1], 1),), _jittered_box(seen, jitter, generator))),
     ]
 
 
@@ -72,7 +73,7 @@ def _frame(body: Tensor, side: int, generator: torch.Generator) -> int:
 
 
 def slice_loss(segmenter: SliceNetwork, batch: Batch, tasks: Sequence[SliceTask]) -> tuple[Tensor, dict[str, float]]:
-    """Mask and quality losses of all tasks; clicked slices get a second click where the first result is wrong."""
+    """Mask and quality losses of all tasks; clicked slices get further clicks where the last result is wrong."""
     if not tasks:  # no target in any crop, so nothing to prompt for; the loss still has a gradient: zero
         zero = torch.stack([parameter.sum() for parameter in segmenter.trainable_parameters()]).sum() * 0
         return zero, {"mask": 0.0, "quality": 0.0}
@@ -87,9 +88,10 @@ def slice_loss(segmenter: SliceNetwork, batch: Batch, tasks: Sequence[SliceTask]
         prompts, label = [tasks[index].prompt for index in members], labels[members]
         low, loss = _round(segmenter, embedding[members], prompts, label, plane, None)
         parts.append(loss)
-        if prompts[0].box is None:
-            corrected, mask = _corrected(segmenter, prompts, low, label, plane, batch.generator)
-            parts.append(_round(segmenter, embedding[members], corrected, label, plane, mask)[1])
+        for _ in range(int(segmenter.config["corrections"]) if prompts[0].box is None else 0):
+            prompts, mask = _corrected(segmenter, prompts, low, label, plane, batch.generator)
+            low, loss = _round(segmenter, embedding[members], prompts, label, plane, mask)
+            parts.append(loss)
     mask, quality = (torch.cat([part[index] for part in parts]).mean() for index in (0, 1))
     return mask + quality, {"mask": float(mask.detach()), "quality": float(quality.detach())}
 
@@ -111,7 +113,7 @@ def _round(
     position = network.prompt_encoder.dense_position()
     low, quality = network.mask_decoder.all_masks(embedding, position, sparse, dense)
     logits = segmenter.to_slices(low.float(), plane)
-    losses = mask_losses(logits, label[:, None])
+    losses = mask_losses(logits, label[:, None], segmenter.config["dice_share"])
     mask_loss = losses[:, 0] + losses[:, 1:].amin(1)
     quality_loss = F.mse_loss(quality.float(), true_quality(logits, label[:, None]), reduction="none").mean(1)
     return low, (mask_loss, quality_loss)
@@ -144,10 +146,10 @@ def _groups(tasks: Sequence[SliceTask]) -> list[list[int]]:
     return list(groups.values())
 
 
-def _jittered_box(mask: Tensor, generator: torch.Generator) -> tuple[int, int, int, int]:
-    """The box of a mask (X, Y), each side moved by up to `JITTER` voxels, inside the plane and never empty."""
+def _jittered_box(mask: Tensor, jitter: int, generator: torch.Generator) -> tuple[int, int, int, int]:
+    """The box of a mask (X, Y), each side moved by up to `jitter` voxels, inside the plane and never empty."""
     xs, ys = mask.any(1).nonzero()[:, 0], mask.any(0).nonzero()[:, 0]
-    off = [draw(generator, 2 * JITTER + 1) - JITTER for _ in range(4)]
+    off = [draw(generator, 2 * jitter + 1) - jitter for _ in range(4)]
     x0, y0 = max(0, int(xs[0]) + off[0]), max(0, int(ys[0]) + off[1])
     x1 = min(mask.shape[0], max(x0 + 1, int(xs[-1]) + 1 + off[2]))
     y1 = min(mask.shape[1], max(y0 + 1, int(ys[-1]) + 1 + off[3]))

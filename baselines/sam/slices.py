@@ -54,18 +54,15 @@ class SliceSegmenter(SliceNetwork):
         return self.training_recipe(
             Preprocessing(spacing=None, window=target.window, mean=low, std=(high - low) / 255),
             patch=(2 * self.side, 2 * self.side, 5),
-            batch_size=2,
-            weight_decay=0.01,
-            foreground=1.0,
         )
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """Slices of every crop: clicked (with a correction), boxed, and followed from their neighbour."""
+        """Slices of every crop: clicked (with corrections), boxed, and followed from their neighbour."""
         batch = framed(batch, self.side)
         tasks = [
             task
             for item, label in enumerate(batch.label[:, 0].cpu())
-            for task in draw_tasks(item, label > 0.5, batch.generator)
+            for task in draw_tasks(item, label > 0.5, batch.generator, int(self.config["box_jitter"]))
         ]
         return slice_loss(self, batch, tasks)
 

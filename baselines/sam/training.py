@@ -32,11 +32,12 @@ def draw_error(predicted: Tensor, label: Tensor, generator: torch.Generator) -> 
     return place, int(label[place])
 
 
-def mask_losses(logits: Tensor, label: Tensor) -> Tensor:
+def mask_losses(logits: Tensor, label: Tensor, dice_share: float = 0.5) -> Tensor:
     """Soft Dice plus cross-entropy of each mask: logits and label (B, M, *grid), the label broadcast → (B, M).
 
-    Dice is smoothed by one voxel, so that an empty label asks for an empty mask. In the cross-entropy a target voxel
-    weighs one over the root of the target's share of the grid: half way between its share and an equal say.
+    Twice their mean, weighted by Dice's share. Dice is smoothed by one voxel, so that an empty label asks for an empty
+    mask. In the cross-entropy a target voxel weighs one over the root of the target's share of the grid: half way
+    between its share and an equal say.
     """
     label = label.expand_as(logits)
     share = label.flatten(2).mean(-1).clamp(min=LEAST_SHARE).unflatten(-1, (-1, *(1,) * (label.ndim - 2)))
@@ -44,7 +45,8 @@ def mask_losses(logits: Tensor, label: Tensor) -> Tensor:
     entropy = F.binary_cross_entropy_with_logits(logits, label, weight, reduction="none").flatten(2).mean(-1)
     probability, truth = logits.sigmoid().flatten(2), label.flatten(2)
     overlap = 2 * (probability * truth).sum(-1) + 1
-    return entropy + 1 - overlap / (probability.sum(-1) + truth.sum(-1) + 1)
+    dice, rest = 2 * dice_share, 2 * (1 - dice_share)
+    return rest * entropy + dice - dice * overlap / (probability.sum(-1) + truth.sum(-1) + 1)
 
 
 def true_quality(logits: Tensor, label: Tensor) -> Tensor:

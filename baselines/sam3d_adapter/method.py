@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from baselines.announcement import TinySize, network_settings, official_file
+from baselines.announcement import TRAINING, TinySize, network_settings, network_space, official_file
 from benchmarks.contestants import Card, Method, PromptKind
 
 _PROMPTS = frozenset({PromptKind.CLICK})
-_CONFIG = network_settings("adapters", 4e-4, spacing=1.0, orientation="file", tumour_points=10, stray_points=20)
-_SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-2]}
+_CONFIG = network_settings(
+    "adapters", 4e-4, spacing=1.0, orientation="file", tumour_points=10, stray_points=20,
+    training_batch=1, weight_decay=0.0, foreground=0.67,
+)  # fmt: skip
+_KNOBS = {"tumour_points": ["randint", 1, 21], "stray_points": ["randint", 0, 41]}
 
 _FOLDERS = {"kits21": "kits", "msd-pancreas": "pancreas", "lits17": "lits", "msd-colon": "colon"}
 _FILES = tuple(
@@ -37,7 +40,8 @@ sam3d_adapter = Method(
     files=_FILES,
     config=_CONFIG,
     inference_settings=("precision", "orientation"),
-    search_space=_SEARCH_SPACE,
+    later_settings=tuple(TRAINING),
+    search_space=network_space(_CONFIG, "adapters", **_KNOBS),
     card=Card(
         title="3DSAM-adapter",
         paper="Gong et al., 3DSAM-adapter, arXiv 2306.13465 (Medical Image Analysis 2024)",
@@ -60,8 +64,11 @@ sam3d_adapter_tiny = TinySize(
     paper="arXiv 2306.13465",
     page="3dsam-adapter",
     parameters="0.3 M",
+    knobs={"tumour_points": ["randint", 1, 6], "stray_points": ["randint", 0, 6]},
     zoo_steps=2400,
     config={
+        "training_batch": 2,
+        "foreground": 1.0,
         "spacing": 2.25,
         "orientation": "ras",
         "train": "all",

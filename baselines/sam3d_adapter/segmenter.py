@@ -99,20 +99,15 @@ class Sam3dAdapterSegmenter(NetworkSegmenter):
 
     def recipe(self, target: Target) -> TrainingRecipe:
         """The paper's: crops at the network's size, learning rate falling linearly to a hundredth."""
-        return self.training_recipe(
-            self.preprocessing(target),
-            self.crop,
-            batch_size=1 if self.config["size"] == "official" else 2,
-            foreground=0.67 if self.config["size"] == "official" else 1.0,
-        )
+        return self.training_recipe(self.preprocessing(target), self.crop)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
-        """The paper's loss, half Dice and half cross-entropy, at the official size; prompts: tumour and stray voxels.
+        """The paper's loss, half Dice and half cross-entropy by default, at the official size.
 
-        The latter teach that a click is a hint and no truth: clicks carry no sign. Other sizes start from nothing, and
-        from there the paper's loss leads to empty masks for hundreds of steps: Dice over a few voxels has hardly a
-        gradient, and cross-entropy is content with background. They take the other wrappers' loss, which gives the few
-        voxels of a tumour more say.
+        Prompts are tumour and stray voxels: the latter teach that a click is a hint and no truth, as clicks carry no
+        sign. Other sizes start from nothing, and from there the paper's loss leads to empty masks for hundreds of
+        steps: Dice over a few voxels has hardly a gradient, and cross-entropy is content with background. They take
+        the other wrappers' loss, which gives the few voxels of a tumour more say.
         """
         hits, stray = int(self.config["tumour_points"]), int(self.config["stray_points"])
         image = batch.image.transpose(2, 4)  # (x, y, z) → (z, y, x)
@@ -120,14 +115,15 @@ class Sam3dAdapterSegmenter(NetworkSegmenter):
         points = torch.stack([draw_points(one[0].cpu() > 0.5, hits, stray, batch.generator) for one in label])
         logits = self.module(image, points.to(image.device)).float()
         if self.config["size"] != "official":
-            mask_loss = mask_losses(logits[:, 1:] - logits[:, :1], label).mean()
+            mask_loss = mask_losses(logits[:, 1:] - logits[:, :1], label, self.config["dice_share"]).mean()
             return mask_loss, {"mask": float(mask_loss.detach())}
         entropy = F.cross_entropy(logits, label[:, 0].long())
         probability, truth = logits.softmax(1)[:, 1].flatten(1), label[:, 0].flatten(1)
         dice = (2 * (probability * truth).sum(1) + 1) / (probability.sum(1) + truth.sum(1) + 1)
         dice_loss = 1 - dice.mean()
         parts = {"dice": float(dice_loss.detach()), "entropy": float(entropy.detach())}
-        return 0.5 * dice_loss + 0.5 * entropy, parts
+        share = self.config["dice_share"]
+        return share * dice_loss + (1 - share) * entropy, parts
 
 
 def draw_points(inside: Tensor, hits: int, stray: int, generator: torch.Generator) -> Tensor:

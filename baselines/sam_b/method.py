@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from baselines.announcement import CHECK, TinySize, network_settings
-from baselines.sam.announcement import SLICE_INFERENCE, SLICE_PROMPTS, SLICE_SEARCH_SPACE
+from baselines.announcement import CHECK, TinySize, network_settings, network_space
+from baselines.sam.announcement import SLICE_INFERENCE, SLICE_KNOBS, SLICE_LATER, SLICE_PROMPTS, SLICE_TRAINING
 from benchmarks.contestants import Card, Method
 from benchmarks.weights.segment_anything import sam_file
 
-_CONFIG = network_settings("decoder", 1e-4, batch_size=4, least_quality=0.5, reach=1.0)
+_CONFIG = network_settings("decoder", 1e-4, batch_size=4, least_quality=0.5, reach=1.0, **SLICE_TRAINING)
 
 sam_b = Method(
     name="sam-b",
@@ -20,7 +20,8 @@ sam_b = Method(
     files=(sam_file("vit-b", "checkpoint", CHECK),),
     config=_CONFIG,
     inference_settings=SLICE_INFERENCE,
-    search_space=SLICE_SEARCH_SPACE,
+    later_settings=SLICE_LATER,
+    search_space=network_space(_CONFIG, "decoder", **SLICE_KNOBS),
     card=Card(
         title="Segment Anything, ViT-B",
         paper="Kirillov et al., Segment Anything, ICCV 2023 (arXiv 2304.02643)",
@@ -38,6 +39,7 @@ sam_b_tiny = TinySize(
     paper="arXiv 2304.02643",
     page="sam-b",
     parameters="0.3 M",
+    knobs=SLICE_KNOBS,
     zoo_steps=3000,
     config={"train": "all", "learning_rate": 1.5e-3, "batch_size": 8, "least_quality": 0.0, "reach": 0.5},
 ).of(sam_b)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from baselines.announcement import TinySize, network_settings, official_file
-from baselines.sam.announcement import SLICE_INFERENCE, SLICE_PROMPTS, SLICE_SEARCH_SPACE
+from baselines.announcement import TinySize, network_settings, network_space, official_file
+from baselines.sam.announcement import SLICE_INFERENCE, SLICE_KNOBS, SLICE_LATER, SLICE_PROMPTS, SLICE_TRAINING
 from benchmarks.contestants import Card, Method
 
-_CONFIG = network_settings("decoder", 1e-4, batch_size=8, least_quality=0.5, reach=1.0)
+_CONFIG = network_settings("decoder", 1e-4, batch_size=8, least_quality=0.5, reach=1.0, **SLICE_TRAINING)
 
 _FILE = official_file(
     name="sam-med2d_b.pth",
@@ -32,7 +32,8 @@ sam_med2d = Method(
     files=(_FILE,),
     config=_CONFIG,
     inference_settings=SLICE_INFERENCE,
-    search_space=SLICE_SEARCH_SPACE,
+    later_settings=SLICE_LATER,
+    search_space=network_space(_CONFIG, "decoder", **SLICE_KNOBS),
     card=Card(
         title="SAM-Med2D",
         paper="Cheng et al., SAM-Med2D, arXiv 2308.16184",
@@ -55,6 +56,7 @@ sam_med2d_tiny = TinySize(
     paper="arXiv 2308.16184",
     page="sam-med2d",
     parameters="0.5 M",
+    knobs=SLICE_KNOBS,
     zoo_steps=3000,
     config={"train": "all", "learning_rate": 1.5e-3, "least_quality": 0.0, "reach": 0.5},
 ).of(sam_med2d)

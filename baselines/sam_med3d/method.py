@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from baselines.announcement import TinySize, network_settings, official_file
+from baselines.announcement import TRAINING, TinySize, network_settings, network_space, official_file
 from benchmarks.contestants import Card, Method, PromptKind
 
 _PROMPTS = frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK})
-_CONFIG = network_settings("decoder", 8e-5, spacing=1.5, clamp=True)
-_SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-3]}
+_CONFIG = network_settings("decoder", 8e-5, spacing=1.5, clamp=True, training_rounds=2)
+_KNOBS = {"training_rounds": ["randint", 1, 6]}
 
 # SHA-256: the file's page on Hugging Face (version of September 2024); size: public records that give both.
 _FILE = official_file(
@@ -32,7 +32,8 @@ sam_med3d = Method(
     files=(_FILE,),
     config=_CONFIG,
     inference_settings=("precision",),
-    search_space=_SEARCH_SPACE,
+    later_settings=(*TRAINING, "training_rounds"),
+    search_space=network_space(_CONFIG, "decoder", **_KNOBS),
     card=Card(
         title="SAM-Med3D (turbo)",
         paper="Wang et al., SAM-Med3D, arXiv 2310.15161",
@@ -55,6 +56,7 @@ sam_med3d_tiny = TinySize(
     paper="arXiv 2310.15161",
     page="sam-med3d",
     parameters="0.3 M",
+    knobs=_KNOBS,
     zoo_steps=3000,
     config={"spacing": 2.25, "train": "all", "learning_rate": 2e-3},
 ).of(sam_med3d)

@@ -28,7 +28,6 @@ from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import Prompts
 
 CLAMP = (-1000.0, 1000.0)  # HU, as in upstream's training; its current inference script leaves it out
-TRAINING_ROUNDS = 2  # clicks on a crop in one step of the bench's training
 
 SIZES = {
     "official": SamSize(
@@ -115,7 +114,7 @@ class SamMed3D(SamSegmenter):
 
     def recipe(self, target: Target) -> TrainingRecipe:
         """Crops of the network's size, centred on the target: there a user clicks."""
-        return self.training_recipe(self.preprocessing, self.window, batch_size=2, weight_decay=0.01, foreground=1.0)
+        return self.training_recipe(self.preprocessing, self.window)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Rounds of clicks: the first inside the target, each later one where the mask is still wrong."""
@@ -130,13 +129,14 @@ class SamMed3D(SamSegmenter):
         points: list[list[LabelledPoint]] = [[(*_first_place(label, batch.generator), 1)] for label in labels]
         previous = self.blank(len(members))
         mask_loss, quality_loss = truth.new_zeros(()), truth.new_zeros(())
-        for _ in range(TRAINING_ROUNDS):
+        rounds, dice_share = int(self.config["training_rounds"]), self.config["dice_share"]
+        for _ in range(rounds):
             sparse, dense = self.module.prompt_encoder(self.tokens(points), None, previous)
             low, quality = self.module.mask_decoder(embedding, position, sparse, dense, multimask=False)
             logits = resize(low.float(), self.window)
-            mask_loss = mask_loss + mask_losses(logits, truth).mean() / TRAINING_ROUNDS
+            mask_loss = mask_loss + mask_losses(logits, truth, dice_share).mean() / rounds
             error = (quality.float() - true_quality(logits, truth)).square().mean()
-            quality_loss = quality_loss + error / TRAINING_ROUNDS
+            quality_loss = quality_loss + error / rounds
             previous = low.detach().float()
             predicted = (logits.detach()[:, 0] > 0).cpu()
             points = [

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from baselines.announcement import TinySize, network_settings, official_file
+from baselines.announcement import TRAINING, TinySize, network_settings, network_space, official_file
 from benchmarks.contestants import Card, Method, PromptKind
 
 _PROMPTS = frozenset({PromptKind.TEXT, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK, PromptKind.BOX})
-_CONFIG = network_settings("decoder", 1e-4, zoom_in=True, zoom_to_clicks=False, orientation="file", window=None)
-_SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-2]}
+_PROMPTING = {"training_clicks": 3, "negative_click": 0.5, "box_jitter": 1, "zoomed_out": 0.5}
+_CONFIG = network_settings(
+    "decoder", 1e-4, zoom_in=True, zoom_to_clicks=False, orientation="file", window=None,
+    training_batch=4, foreground=0.9, **_PROMPTING,
+)  # fmt: skip
+_KNOBS = {
+    "training_clicks": ["randint", 1, 7],
+    "negative_click": ["uniform", 0.0, 0.9],
+    "box_jitter": ["randint", 0, 5],
+    "zoomed_out": ["uniform", 0.2, 0.8],
+}
 
 # Size and SHA-256: Git LFS pointer in commit f015217 of huggingface.co/BAAI/SegVol. Later versions of that
 # repository hold the weights in another layout (pytorch_model.bin), so the address names the version.
@@ -34,7 +43,8 @@ segvol = Method(
     files=(_FILE,),
     config=_CONFIG,
     inference_settings=("precision", "zoom_in", "zoom_to_clicks", "orientation"),
-    search_space=_SEARCH_SPACE,
+    later_settings=(*TRAINING, *_PROMPTING),
+    search_space=network_space(_CONFIG, "decoder", **_KNOBS),
     card=Card(
         title="SegVol",
         paper="Du et al., SegVol, arXiv 2311.13385 (NeurIPS 2024)",
@@ -57,8 +67,10 @@ segvol_tiny = TinySize(
     paper="arXiv 2311.13385",
     page="segvol",
     parameters="1.0 M, of which 0.8 M frozen random text features",
+    knobs=_KNOBS,
     zoo_steps=4000,
     config={
+        "training_batch": 2,
         "orientation": "ras",
         "train": "all",
         "learning_rate": 2e-3,

@@ -26,6 +26,7 @@ from baselines.network_segmenter import NetworkSegmenter
 from baselines.sam.initialisation import initialise
 from baselines.sam.prompting import check_prompts
 from baselines.sam.training import draw_voxel, mask_losses
+from baselines.segvol.drawing import Drawing, draw_prompts
 from baselines.segvol.frame import Window, file_flips, normalised, prepared
 from baselines.segvol.network import SIZES, TEMPLATE, SegVol, batch_of_ids, load_official_file, token_ids
 from benchmarks.common.errors import UserError
@@ -44,10 +45,6 @@ SPANS = {"official": 2, "tiny": 3}  # windows along each axis of a training crop
 OVERLAP = 0.5
 MAX_TOKENS = 77
 CACHED_WINDOWS = 64  # embeddings of zoom-in windows that a session keeps
-MIXTURES = (("text",), ("clicks",), ("box",), ("text", "clicks"), ("text", "box"), ("clicks", "box"))
-"""Prompts of a training step. The last is what a window of zoom-in gets: the user's clicks, and the box that zoom-out
-predicted."""
-BOX_JITTER = 1  # voxels by which a side of a drawn box may be off
 MISSED = -10.0  # logit where zoom-out is not believed
 NO_BOX = (-1.0,) * 6  # what upstream embeds where a window holds no predicted voxel
 
@@ -151,9 +148,6 @@ class SegVolSegmenter(NetworkSegmenter):
         return self.training_recipe(
             preprocessing,
             patch,
-            batch_size=4 if self.config["size"] == "official" else 2,
-            weight_decay=0.01,
-            foreground=0.9,
             augmentation=augmentation,
         )
 
@@ -163,6 +157,7 @@ class SegVolSegmenter(NetworkSegmenter):
         A crop without the target gets the text alone and must come out empty.
         """
         self._texts.clear()  # the projection of the text tower is being trained
+        drawing = Drawing(*(self.config[key] for key in ("training_clicks", "negative_click", "box_jitter")))
         names = [f"{target.organ} {target.lesion}".strip() or target.name for target in batch.targets]
         texts = self.module.encode_text(batch_of_ids([TEMPLATE.format(name) for name in names]).to(batch.image.device))
         images, labels = [], []
@@ -180,12 +175,14 @@ class SegVolSegmenter(NetworkSegmenter):
         logits = []
         for members in (found.nonzero()[:, 0], (~found).nonzero()[:, 0]):
             if len(members):
-                points, box, text = draw_prompts(inside[members], texts[members.to(texts.device)], batch.generator)
+                points, box, text = draw_prompts(
+                    inside[members], texts[members.to(texts.device)], batch.generator, drawing
+                )
                 given = None if points is None else (points[0].to(truth.device), points[1].to(truth.device))
                 box = None if box is None else box.to(truth.device)
                 logits.append(self.module.decode(tokens[members.to(tokens.device)], given, box, text)[0])
         truth = torch.cat([truth[found.to(truth.device)], truth[~found.to(truth.device)]])
-        mask_loss = mask_losses(self.module.enlarge(torch.cat(logits)), truth).mean()
+        mask_loss = mask_losses(self.module.enlarge(torch.cat(logits)), truth, self.config["dice_share"]).mean()
         return mask_loss, {"mask": float(mask_loss.detach())}
 
     def _view(self, image: FloatArray, label: FloatArray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -195,7 +192,7 @@ class SegVolSegmenter(NetworkSegmenter):
             part = tuple(slice(low, high) for low, high in zip(*body, strict=True))
             image, label = image[part], label[part]
         size = self.module.size.image
-        if torch.rand((), generator=generator) < 0.5:
+        if torch.rand((), generator=generator) < self.config["zoomed_out"]:
             both = torch.from_numpy(np.stack([image, label]))[None]
             small = F.interpolate(both, size=size, mode="nearest-exact")[0]
             return small[0], small[1]
@@ -216,40 +213,6 @@ def within_scan(image: Tensor, label: Tensor, air: float = NEARLY_AIR) -> tuple[
         return image, label
     part = tuple(slice(low, high) for low, high in zip(*body, strict=True))
     return image[part], label[part]
-
-
-def draw_prompts(
-    inside: Tensor, texts: Tensor, generator: torch.Generator
-) -> tuple[tuple[Tensor, Tensor] | None, Tensor | None, Tensor | None]:
-    """Points, boxes and texts for labels (B, D, H, W), of one of the kinds of `MIXTURES` for all.
-
-    Labels without a target get the text alone.
-    """
-    if not inside.flatten(1).any(1).all():
-        return None, None, texts
-    kind = MIXTURES[int(torch.randint(len(MIXTURES), (1,), generator=generator))]
-    with_text, clicks, box = "text" in kind, "clicks" in kind, "box" in kind
-    points = corners = None
-    if clicks:
-        count = 1 + int(torch.randint(3, (1,), generator=generator))
-        negative = not inside.flatten(1).all(1).any() and bool(torch.rand((), generator=generator) < 0.5)
-        places = [
-            [draw_voxel(one, generator) for _ in range(count)] + [draw_voxel(~one, generator)] * negative
-            for one in inside
-        ]
-        signs = [1.0] * count + [0.0] * negative
-        points = torch.tensor(places, dtype=torch.float32), torch.tensor([signs] * len(inside))
-    if box:
-        corners = torch.stack([_drawn_box(one, generator) for one in inside])
-    return points, corners, texts if with_text else None
-
-
-def _drawn_box(inside: Tensor, generator: torch.Generator) -> Tensor:
-    """The corners (6) of the box of a mask, each off by up to `BOX_JITTER`: at inference most boxes are predicted."""
-    voxels, last = inside.nonzero(), torch.tensor(inside.shape) - 1
-    off = torch.randint(-BOX_JITTER, BOX_JITTER + 1, (2, 3), generator=generator)
-    low, high = (voxels.amin(0) + off[0]).clamp(min=0), torch.minimum(voxels.amax(0) + off[1], last)
-    return torch.cat([torch.minimum(low, high), torch.maximum(low, high)]).float()
 
 
 class SegVolSession(Session):

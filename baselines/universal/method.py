@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from baselines.announcement import TinySize, network_settings, official_file
+from baselines.announcement import TRAINING, TinySize, network_settings, network_space, official_file
 from benchmarks.contestants import Card, Method, PromptKind, Seen, WeightFile
 
 _PROMPTS = frozenset({PromptKind.NONE, PromptKind.TEXT})
-_CONFIG = network_settings("all", 1e-4, backbone="swinunetr", postprocess="official", spacing=1.5)
-_SEARCH_SPACE = {"learning_rate": ["loguniform", 1e-5, 1e-2]}
+_CONFIG = network_settings(
+    "all", 1e-4, weight_decay=1e-5, foreground=0.67, backbone="swinunetr", postprocess="official", spacing=1.5
+)
 _PAPER = "Liu et al., CLIP-Driven Universal Model, arXiv 2301.00785 (ICCV 2023)"
 _LICENCE = "CC BY-NC-ND 4.0"
 _SEEN: dict[str, Seen] = {
@@ -55,7 +56,8 @@ universal_swin = Method(
     files=(_SWIN_FILE,),
     config=_CONFIG,
     inference_settings=("precision", "postprocess"),
-    search_space=_SEARCH_SPACE,
+    later_settings=tuple(TRAINING),
+    search_space=network_space(_CONFIG, "heads"),
     card=Card(
         title="CLIP-driven Universal Model (Swin UNETR)",
         paper=_PAPER,

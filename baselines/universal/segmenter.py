@@ -107,7 +107,7 @@ class UniversalSegmenter(NetworkSegmenter):
 
     def recipe(self, target: Target) -> TrainingRecipe:
         wanted(target)  # an unknown target is refused before the first step
-        return self.training_recipe(self.preprocessing, self.window, batch_size=2, weight_decay=1e-5, foreground=0.67)
+        return self.training_recipe(self.preprocessing, self.window)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Soft Dice plus binary cross-entropy of the target's classes; the other classes get no gradient.
@@ -119,7 +119,9 @@ class UniversalSegmenter(NetworkSegmenter):
         for index, target in enumerate(batch.targets):
             one = slice(index, index + 1)
             logits = self.module.heads(bottleneck[one], features[one], wanted(target).classes)
-            losses.append(mask_losses(logits.float().amax(1, keepdim=True), batch.label[one]))
+            losses.append(
+                mask_losses(logits.float().amax(1, keepdim=True), batch.label[one], self.config["dice_share"])
+            )
         mask_loss = torch.cat(losses).mean()
         return mask_loss, {"mask": float(mask_loss.detach())}
 

@@ -224,6 +224,10 @@ class ClusterOptions:
     ] = None
     gpus: GpusOption = None
     address: AddressOption = None
+    storage: Annotated[
+        str | None,
+        Option("--storage", metavar="URI", help="Folder or s3://… for states of trainings.", rich_help_panel=CLUSTER),
+    ] = None
 
 
 @dataclass(frozen=True)

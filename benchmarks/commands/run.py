@@ -250,6 +250,8 @@ def chosen_suite(work: WorkOptions) -> Suite:
         checkpoints=_checkpoint_files(wanted.checkpoint or ()),
     )
     suite = suite.with_masks(_mask_folders(wanted.masks or ()))
+    if work.cluster.storage is not None:
+        suite = suite.with_storage(work.cluster.storage)
     return _with_data(suite, work.data)
 
 

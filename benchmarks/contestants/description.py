@@ -63,6 +63,8 @@ class Method:
         config: default configuration, JSON-like; a suite may override single keys.
         inference_settings: settings that act when a trained method works and not when it is trained, such as the
             threshold of the mask; a change of them does not ask for another training.
+        later_settings: keys of `config` that joined later, with what the method did until then as their default. One
+            that has its default is no part of an identity, so that digests stay what they were.
         search_space: what a sweep varies, in the plain form of `benchmarks.contestants.search_space`:
             ["uniform", low, high], ["loguniform", low, high], ["randint", low, high], ["lograndint", low, high] or
             ["choice", [one, other]], with a condition such as {"fusion": ["gated"]} as the last word of a knob that
@@ -86,6 +88,7 @@ class Method:
     config: Mapping[str, Any] = field(default_factory=dict)
     inference_settings: tuple[str, ...] = ()
     search_space: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    later_settings: tuple[str, ...] = ()
     ablations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     card: Card = field(default_factory=lambda: Card(title=""))
     floor: bool = False
@@ -101,6 +104,9 @@ class Method:
         for setting in self.inference_settings:
             if setting not in self.config:
                 raise ValueError(f"method '{self.name}': '{setting}' of inference_settings is no setting of it")
+        for setting in self.later_settings:
+            if setting not in self.config:
+                raise ValueError(f"method '{self.name}': '{setting}' of later_settings is no setting of it")
         try:
             knobs = knobs_of(self.search_space)
         except ValueError as error:
@@ -129,6 +135,11 @@ class Method:
     def training_config(self, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The settings that a training depends on: `configured` without those that act at inference only."""
         return {key: value for key, value in self.configured(config).items() if key not in self.inference_settings}
+
+    def identifying(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """A whole configuration without the later settings that have their default."""
+        same = {key for key in self.later_settings if config.get(key) == self.config[key]}
+        return {key: value for key, value in config.items() if key not in same}
 
     @property
     def file_settings(self) -> tuple[str, ...]:

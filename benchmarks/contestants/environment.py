@@ -61,6 +61,11 @@ class Environment:
             values[key] = value
         return cls(**values)
 
+    def as_mapping(self) -> dict[str, Any]:
+        """As `from_mapping` reads it."""
+        values = {form: value for form, value in asdict(self).items() if value}
+        return {form: list(value) if isinstance(value, tuple) else value for form, value in values.items()}
+
     @property
     def requirements(self) -> tuple[str, ...]:
         """What is installed, by whichever program."""
@@ -112,5 +117,5 @@ def check_active(method: str, environment: Environment | None) -> None:
         return
     raise UserError(
         f"method '{method}' works in an environment of its own ({environment}), and this process is not in it; "
-        "`tags-bench run` and `train` use it by themselves, for other commands see docs/running.md, environments"
+        "the commands of tags-bench use it by themselves, see docs/running.md, environments"
     )

@@ -28,7 +28,8 @@ from benchmarks.execution.crops import Ahead, CropSource, JointCrops, WorkerPlac
 from benchmarks.execution.loss_network import LossNetwork
 from benchmarks.execution.optimisation import Optimisation, half_precision
 from benchmarks.execution.state import digest_of, load_state, save_state, tensors_in
-from benchmarks.execution.training_job import TrainingJob
+from benchmarks.execution.training_job import TrainingJob, storage_of
+from benchmarks.execution.training_storage import BEST
 from benchmarks.execution.training_watch import CURVE, Heartbeat
 from benchmarks.execution.worker_group import WorkerGroup
 from benchmarks.prompting.prompts import PromptKind
@@ -36,7 +37,6 @@ from benchmarks.prompting.prompts import PromptKind
 logger = logging.getLogger(__name__)
 
 STATE_EVERY_SECONDS = 300.0
-BEST = "best"  # folder of the checkpoint of the best validation up to now
 LOG_POINTS = 20  # entries of the loss curve
 LOOK_EVERY_STEPS = 10  # between looks at how many steps were skipped, each of which waits for the device
 SKIPS_IN_A_ROW = 10  # steps without a finite loss after which the weights are taken to be bad
@@ -89,6 +89,7 @@ class TrainingLoop:
         self.curve: list[dict[str, float]] = []
         self.validations: list[dict[str, float]] = []
         self.heart = Heartbeat(folder)
+        self.storage = storage_of(job)
         self._kept_step, self._kept_at = -1, time.monotonic()
 
     @property
@@ -208,7 +209,7 @@ class TrainingLoop:
 
     def _go_back(self, in_a_row: int) -> None:
         """Take the weights of the last good state, and go on with the crops that come next; once from each state."""
-        state = load_state(self._state_file, self.group)
+        state = load_state(self._state_file, self.group, self.storage)
         where = f"the loss of '{self.job.method}' is not finite in {in_a_row} steps in a row up to step {self.step}"
         if state is None or int(state["step"]) <= self.went_back_to:
             raise FloatingPointError(f"{where}, also after going back to the weights of step {self.went_back_to}")
@@ -241,6 +242,8 @@ class TrainingLoop:
         self.validations.append({"step": self.step, "seconds": seconds, "validation_dice": total / max(number, 1)})
         if self.job.keep_best and self.is_first and self.validations[-1]["validation_dice"] > best:
             self._save_checkpoint(self.folder / BEST)
+            if self.storage is not None:
+                self.storage.write_folder(BEST, self.folder / BEST)
         loss = self.curve[-1]["loss"] if self.curve else math.nan
         return {**self.validations[-1], "rung": len(self.validations), "loss": loss}
 
@@ -328,6 +331,7 @@ class TrainingLoop:
                     "weights": self._weights(),
                     "optimisation": self.optimisation.state(),
                 },
+                self.storage,
             )
 
     def _weights(self) -> list[torch.Tensor]:
@@ -342,7 +346,7 @@ class TrainingLoop:
 
     def _resume(self) -> None:
         """Go on from the state of worker 0, if it has one."""
-        state = load_state(self._state_file, self.group)
+        state = load_state(self._state_file, self.group, self.storage)
         if state is not None and [w.shape for w in state["weights"]] != [w.shape for w in self._weights()]:
             logger.warning("the kept state %s is of another network: starting over", self._state_file)
             state = None
@@ -353,6 +357,8 @@ class TrainingLoop:
             self.curve, self.validations = state["curve"], state["validations"]
             others = "" if state["world_size"] == self.group.world_size else f" of {state['world_size']} workers"
             logger.info("going on from the state of step %d%s", self.step, others)
+            if self.job.keep_best and self.is_first and self.storage is not None and not (self.folder / BEST).is_dir():
+                self.storage.read_folder(BEST, self.folder / BEST)
         self._require_equal("the weights to begin with")
 
     def _require_equal(self, what: str) -> None:

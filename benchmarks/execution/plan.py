@@ -150,6 +150,7 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
             timeout_minutes=suite.train_timeout_minutes,
             environment=entry.environment or method.environment,
             start=zoo.folder if zoo else None,
+            storage=suite.storage,
         )  # fmt: skip
     if entry.untrained and (job is None or method.training != "bench"):
         raise UserError(f"method '{entry.title}': `untrained` is for methods that the bench trains, and this is none")
@@ -157,7 +158,7 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
         "protocol_version": PROTOCOL_VERSION,
         "method": method.name,
         "method_version": method.version,
-        "config": fingerprint_config(config, method.file_settings),
+        "config": fingerprint_config(method.identifying(config), method.file_settings),
         "checkpoint": job.digest() if job else "",
         "target": asdict(target),
         "cases": files,

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.execution.training_storage import STATE, TrainingStorage
 from benchmarks.execution.worker_group import WorkerGroup
 
 logger = logging.getLogger(__name__)
@@ -19,12 +20,18 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 
 
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
+def save_state(path: Path, state: Mapping[str, Any], storage: TrainingStorage | None = None) -> None:
     """Put the state in the place of the one that is there; at every moment there is a whole one.
 
     Args:
         state: tensors, numbers, strings and containers of them, which `torch.load(weights_only=True)` reads.
+        storage: where it is put in place of `path`.
     """
+    if storage is not None:
+        packed = io.BytesIO()
+        torch.save({"format": FORMAT, **state}, packed)
+        storage.write(STATE, packed.getvalue(), ".pt")
+        return
     fresh = path.with_name(f"{path.name}.new")
     with fresh.open("wb") as stream:
         torch.save({"format": FORMAT, **state}, stream)
@@ -38,15 +45,21 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
         os.close(folder)
 
 
-def load_state(path: Path, group: WorkerGroup) -> dict[str, Any] | None:
-    """The state that worker 0 has at `path`, on every worker; None if it has none, or none that can be read.
+def load_state(path: Path, group: WorkerGroup, storage: TrainingStorage | None = None) -> dict[str, Any] | None:
+    """The state that worker 0 has in the storage or at `path`, on every worker; None if there is none that can be read.
 
     The file of any other worker counts for nothing: folders that are not shared cannot lead workers apart.
+
+    Raises:
+        RuntimeError: what arrived at some worker is not what worker 0 has.
     """
     content = b""
-    if group.rank == 0 and path.is_file():
-        content = path.read_bytes()
+    if group.rank == 0:
+        content = (storage.read(STATE) if storage is not None else None) or b""
+        if not content and path.is_file():
+            content = path.read_bytes()
     content = group.bytes_from_first(content)
+    group.require_equal(hashlib.sha256(content).digest(), "the kept state")
     if not content:
         return None
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from benchmarks.common.errors import UserError, nearest_name, shorten
 from benchmarks.common.paths import user_path
@@ -29,6 +29,7 @@ from benchmarks.execution.entries import (
     first_problem,
 )
 from benchmarks.execution.training_job import TIMEOUT_MINUTES
+from benchmarks.execution.training_storage import check_storage
 from benchmarks.metrics import DEFAULT_POLICY, POLICIES
 from benchmarks.prompting.protocol import Protocol
 
@@ -69,6 +70,9 @@ class Suite(Strict):
         default=0,
         ge=0,
         description="validations of a training by the bench, of which the best is kept; 0: the last step",
+    )
+    storage: Annotated[str, AfterValidator(check_storage)] = Field(
+        default="", description="a folder or a URI such as s3://…, for the states and checkpoints of trainings"
     )
     save_predictions: bool = True
     untrained: bool = Field(default=False, description="show every method that the bench trains untrained as well")
@@ -285,6 +289,14 @@ class Suite(Strict):
     def with_seed(self, seed: int) -> Suite:
         """Other phantoms, splits, prompts and trainings."""
         return self.model_copy(update={"seed": seed})
+
+    def with_storage(self, place: str) -> Suite:
+        """Trainings keep their states and checkpoints in a folder or an object store beside the output folder.
+
+        Raises:
+            UserError: pyarrow has no file system for it.
+        """
+        return self.model_copy(update={"storage": check_storage(place)})
 
     def with_untrained(self) -> Suite:
         """Every method that the bench trains is shown untrained as well."""

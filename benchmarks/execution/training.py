@@ -12,7 +12,8 @@ import logging
 import os
 import shutil
 import time
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from benchmarks.common.errors import UserError
 from benchmarks.common.files import in_turn, write_json
 from benchmarks.contestants import Budget, Method, OwnTraining, Trainable
 from benchmarks.contestants import method as find_method
-from benchmarks.execution.training_job import TrainingJob, checkpoint_folder, finished
+from benchmarks.execution.training_job import TrainingJob, checkpoint_folder, finished, storage_of
+from benchmarks.execution.training_storage import BEST, CHECKPOINT, STATE, TrainingStorage
 from benchmarks.execution.training_watch import CURVE, SIGN_OF_LIFE, Heartbeat, cause_in_group, work_folder
 
 __all__ = [
+    "Report",
     "TrainingJob",
     "checkpoint_folder",
     "device_for",
@@ -35,8 +38,16 @@ __all__ = [
 ]
 
 
+Report = Callable[[dict[str, Any]], None]
+
+
 def run_job(
-    job: TrainingJob, folder: Path, log: Path | None = None, cache: Path | None = None, fresh: bool = False
+    job: TrainingJob,
+    folder: Path,
+    log: Path | None = None,
+    cache: Path | None = None,
+    fresh: bool = False,
+    report: Report | None = None,
 ) -> dict[str, Any]:
     """Train, and leave the checkpoint with its `training.json` in `folder`; the figures are returned.
 
@@ -44,19 +55,32 @@ def run_job(
         fresh: train even if the checkpoint is there; the old one stays until the new one is complete.
         log: file for the output of Ray Train workers.
         cache: folder of the preprocessing cache, absolute; by default the user's own.
+        report: is given every validation but the last while the training goes on; it is picklable.
 
     Raises:
         UserError: no training case, or a method that does not train.
         TrainingProcessDied: a worker process was ended by the machine; a later call goes on from the kept state.
     """
     with in_turn(folder.with_name(f".{folder.name}.lock")):  # an equal job waits, and finds the checkpoint
-        return _run_job(job, folder, log, cache, fresh)
+        return _run_job(job, folder, Aside(log, cache, report), fresh)
 
 
-def _run_job(job: TrainingJob, folder: Path, log: Path | None, cache: Path | None, fresh: bool) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Aside:
+    """What a training leaves beside its result: see `run_job`."""
+
+    log: Path | None = None
+    cache: Path | None = None
+    report: Report | None = None
+
+
+def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: bool) -> dict[str, Any]:
     work = work_folder(folder)
     if finished(work) and not fresh:
         _take_place(work, folder)  # a process that was killed had only this left to do
+    storage = storage_of(job)
+    if storage is not None and not finished(folder) and not fresh:
+        _bring(storage, work, folder)
     if finished(folder) and not fresh:
         return dict(json.loads((folder / "training.json").read_text(encoding="utf-8")))
     if not job.cases:
@@ -68,7 +92,7 @@ def _run_job(job: TrainingJob, folder: Path, log: Path | None, cache: Path | Non
     if method.training == "bench":
         if job.workers == 1:  # a group may still have to wait for a free machine, which is no sign of death
             Heartbeat(work).beat_now("starting")
-        figures = _train_on_ray(job, work, log, cache)
+        figures = _train_on_ray(job, work, aside)
     elif method.training == "own":
         Heartbeat(work).beat_now("own tool")
         figures = _train_by_own_tool(method, job, work)
@@ -91,8 +115,21 @@ def _run_job(job: TrainingJob, folder: Path, log: Path | None, cache: Path | Non
         "seconds_total": time.perf_counter() - started,
     }
     write_json(work / "training.json", figures)
+    if storage is not None:
+        storage.write_folder(CHECKPOINT, work)
+        for kind in (STATE, BEST):
+            storage.remove(kind)
     _take_place(work, folder)
     return figures
+
+
+def _bring(storage: TrainingStorage, work: Path, folder: Path) -> None:
+    """A finished training that only the storage has."""
+    brought = folder.with_name(f".{folder.name}.brought")
+    shutil.rmtree(brought, ignore_errors=True)
+    if storage.read_folder(CHECKPOINT, brought) and finished(brought):
+        shutil.rmtree(work, ignore_errors=True)
+        _take_place(brought, folder)
 
 
 def _take_place(work: Path, folder: Path) -> None:
@@ -115,23 +152,20 @@ def _train_by_own_tool(method: Method, job: TrainingJob, work: Path) -> dict[str
     return dict(segmenter.fit(job.cases, job.target, job.budget, fitted, job.seed))
 
 
-def _train_on_ray(job: TrainingJob, work: Path, log: Path | None, cache: Path | None) -> dict[str, Any]:
-    from ray import tune
-
-    in_sweep = _in_sweep()
-    if in_sweep and job.workers == 1:  # the trial's own process is the worker; Train's local mode refuses a trial
-        _loop(job, work, cache, 0, 1).run(report=tune.report)
+def _train_on_ray(job: TrainingJob, work: Path, aside: Aside) -> dict[str, Any]:
+    if aside.report is not None and job.workers == 1:
+        # This process is the worker: Train's local mode refuses a trial of Tune, and would report to nobody.
+        _loop(job, work, aside.cache, 0, 1).run(report=aside.report)
         return _loop_figures(work)
 
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
 
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     distributed = job.workers > 1
     trainer = TorchTrainer(
         train_loop,
-        train_loop_config={"job": job, "folder": work, "log": log, "cache": cache},
+        train_loop_config={"job": job, "folder": work, "log": aside.log, "cache": aside.cache},
         scaling_config=ScalingConfig(
             num_workers=job.workers if distributed else 0,
             use_gpu=job.budget.gpus > 0,
@@ -144,7 +178,7 @@ def _train_on_ray(job: TrainingJob, work: Path, log: Path | None, cache: Path | 
             name=f"{job.method}-{job.digest()}",
             storage_path=str(work.resolve() / "ray"),
             failure_config=FailureConfig(max_failures=1 if distributed else 0),
-            callbacks=[TuneReportCallback()] if in_sweep else [],
+            callbacks=_callbacks(aside.report),
         ),
     )
     try:
@@ -163,12 +197,19 @@ def _loop_figures(work: Path) -> dict[str, Any]:
     return figures
 
 
-def _in_sweep() -> bool:
-    """Whether this process is a trial of Ray Tune."""
-    from ray import tune
+def _callbacks(report: Report | None) -> list[Any]:
+    """What Ray Train is to call beside the training: it passes on what worker 0 reports."""
+    if report is None:
+        return []
+    from ray.train import UserCallback
 
-    context = tune.get_context()
-    return context is not None and context.get_trial_id() is not None
+    told = report
+
+    class PassOn(UserCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            told(metrics[0])
+
+    return [PassOn()]
 
 
 def train_loop(config: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from benchmarks.common.identity import digest, digest_of_folder, fingerprint_con
 from benchmarks.contestants import Budget, Environment, Target
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import Case, fingerprint_cases
+from benchmarks.execution.training_storage import TrainingStorage
 
 TIMEOUT_MINUTES = 30.0
 
@@ -32,6 +33,7 @@ class TrainingJob:
         environment: where its processes run, if not in the bench's own environment.
         further: more targets, each with its training cases, on which the same weights are trained in turn.
         start: folder of a finished training whose weights this one begins with.
+        storage: place for its states and its checkpoint beside the output folder; see `TrainingStorage`.
         timeout_minutes: without a sign of life for so long the training is ended; see `TrainingWatch`.
     """
 
@@ -50,6 +52,7 @@ class TrainingJob:
     environment: Environment | None = None
     further: tuple[tuple[Target, tuple[Case, ...]], ...] = ()
     start: Path | None = None
+    storage: str = ""
 
     @property
     def parts(self) -> tuple[tuple[Target, tuple[Case, ...]], ...]:
@@ -74,7 +77,7 @@ class TrainingJob:
         identity = {
             "method": self.method,
             "version": method.version,
-            "config": fingerprint_config(config, method.file_settings),
+            "config": fingerprint_config(method.identifying(config), method.file_settings),
             "target": asdict(self.target),
             "cases": fingerprint_cases(self.cases),
             "budget": budget,
@@ -98,6 +101,11 @@ def checkpoint_folder(root: Path, job: TrainingJob) -> Path:
     """Where the checkpoint of a job belongs."""
     dataset = "-".join(dict.fromkeys(case.dataset for _, cases in job.parts for case in cases[:1])) or "none"
     return root / f"{safe_name(f'{job.method}-{dataset}')}-{job.digest()}"
+
+
+def storage_of(job: TrainingJob) -> TrainingStorage | None:
+    """Where its states and its checkpoint are kept beside the output folder, if anywhere."""
+    return TrainingStorage(job.storage, checkpoint_folder(Path(), job).name) if job.storage else None
 
 
 def finished(folder: Path) -> bool:

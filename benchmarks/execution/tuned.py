@@ -10,10 +10,11 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.common.errors import UserError
+from benchmarks.common.errors import MachineFault, UserError
 from benchmarks.common.files import atomically
 from benchmarks.execution.cluster import start_ray
 from benchmarks.execution.crew import Machines
+from benchmarks.execution.environments import prepare
 from benchmarks.execution.observer import Nobody, Observer
 from benchmarks.execution.outcomes import TuningResult
 from benchmarks.execution.plan import Unit
@@ -54,7 +55,7 @@ def tuned(
     sweep.space()  # what cannot be searched ends here, before Ray is started
     with progress.step("starting Ray"):
         start_ray(address, progress.note)
-    _check_cluster(unit, work, _Hosts(progress))
+    sweep = replace(sweep, homes=_homes(unit, work, _Hosts(progress)))
     sink = MlflowSink(work.folders.out, tracking_uri)
     description, lines = unit.description(), _Lines(points.trials, progress)
 
@@ -109,17 +110,28 @@ class _Hosts(Nobody):
         self._progress.hosts(rows)
 
 
-def _check_cluster(unit: Unit, work: Work, observer: Observer) -> None:
-    """Tune places trials on any node, so a node that is not fit ends the call before it begins."""
+def _homes(unit: Unit, work: Work, observer: Observer) -> dict[str, dict[str, Any]]:
+    """For every node of the cluster the options of a Ray task in the method's environment; see `Sweep`.
+
+    Raises:
+        UserError: a node that is not fit: Tune places trials on any node.
+        MachineFault: the environment cannot be had on one of them.
+    """
     machines = Machines()
     try:
         check_room([unit], machines)
         unfit = unfit_nodes([unit], work.folders, machines, observer)
+        nodes = dict(machines.nodes)
     finally:
         machines.close()
     if unfit:
         node, why = next(iter(unfit.items()))
         raise UserError(f"{node} cannot take part: {why}; a sweep uses every node of the cluster")
+    known, name = prepare([unit], nodes, observer), unit.method.name
+    problem = known.problem(name, unit.environment)
+    if problem is not None:
+        raise MachineFault(f"'{name}': {problem}")
+    return {ray_id: known.options(name, unit.environment, node) for node, ray_id in nodes.items()}
 
 
 def _written(found: list[Trial], folder: Path, note: str, progress: Progress) -> dict[str, str]:

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,14 @@ from benchmarks.execution.course import Interrupted
 from benchmarks.execution.last_words import last_words
 from benchmarks.execution.sweep_log import SweepLog
 from benchmarks.execution.sweep_space import SweepSpace
-from benchmarks.execution.training import TrainingJob, checkpoint_folder, finished, run_job
-from benchmarks.execution.training_watch import ended_when_overdue, overdue_before
+from benchmarks.execution.training import Report, TrainingJob, checkpoint_folder, finished, run_job
+from benchmarks.execution.training_watch import (
+    LOOK_SECONDS,
+    TrainingProcessDied,
+    ended_when_overdue,
+    overdue_before,
+    training_outcome,
+)
 from benchmarks.results.sweep import METRIC, Trial, best_first
 
 logger = logging.getLogger("tags_bench")
@@ -47,11 +53,14 @@ class Sweep:
         job: the training to vary; its `validation` cases decide.
         folder: of the sweep, absolute.
         checkpoints: where runs look for trained models; the best trial's is put there.
+        homes: by Ray's id of a node the options of a Ray task in the method's own environment there; none where the
+            bench's own will do.
     """
 
     job: TrainingJob
     folder: Path
     checkpoints: Path
+    homes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def method(self) -> Method:
@@ -59,7 +68,7 @@ class Sweep:
 
     @property
     def varied(self) -> TrainingJob:
-        return replace(self.job, validate_at=RUNGS, keep_best=False)
+        return replace(self.job, validate_at=RUNGS, keep_best=False, storage="")  # Tune's own state is in the folder
 
     @property
     def plain(self) -> TrainingJob:
@@ -237,26 +246,46 @@ def _trainable(sweep: Sweep) -> Any:
     setting = os.environ.get(FOLDER_VARIABLE)
     cache = user_path(setting).absolute() if setting else folder / "cache"
 
+    apart = job.workers > 1 or any(sweep.homes.values())
+
     def trial(config: dict[str, Any]) -> None:
-        run_trial(_with(job, config), folder / "checkpoints", cache, tune.report)
+        options = _options_here(sweep.homes) if apart else None
+        run_trial(_with(job, config), folder / "checkpoints", cache, tune.report, options)
 
-    alone = job.workers == 1
-    resources = {
-        "CPU": float(job.budget.cpus) if alone else 0.1,
-        **({"GPU": job.budget.gpus} if alone and job.budget.gpus else {}),
-    }
-    return tune.with_resources(trial, resources)
+    if job.workers > 1:  # the workers are Ray Train's, and take their room themselves; Tune wants some resource named
+        return tune.with_resources(trial, {"memory": 1})
+    need = {"CPU": float(job.budget.cpus), **({"GPU": job.budget.gpus} if job.budget.gpus else {})}
+    if apart:  # the trial itself only waits for the task beside it
+        return tune.with_resources(trial, tune.PlacementGroupFactory([{}, need], strategy="STRICT_PACK"))
+    return tune.with_resources(trial, need)
 
 
-def run_trial(job: TrainingJob, checkpoints: Path, cache: Path, report: Callable[[dict[str, Any]], None]) -> None:
-    """One training; a failure of the method's own is reported as the worst result, one of the machine is raised."""
+def _options_here(homes: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of a Ray task on the node of this process; one that has joined since is taken to be alike."""
+    import ray
+
+    node = ray.get_runtime_context().get_node_id()
+    return homes.get(node) or next(iter(homes.values()), {})
+
+
+def run_trial(
+    job: TrainingJob, checkpoints: Path, cache: Path, report: Report, options: Mapping[str, Any] | None = None
+) -> None:
+    """One training; a failure of the method's own is reported as the worst result, one of the machine is raised.
+
+    Args:
+        options: of the Ray task that trains; None: this process does.
+    """
     checkpoint = checkpoint_folder(checkpoints, job)
     try:
         overdue = overdue_before(checkpoint)
         if overdue:
             raise TimeoutError(overdue)
         with ended_when_overdue(job, checkpoint):
-            figures = run_job(job, checkpoint, cache=cache)
+            if options is None:
+                figures = run_job(job, checkpoint, cache=cache, report=report)
+            else:
+                figures = _trained_in_a_task(job, checkpoint, cache, report, options)
     except MachineFault:
         raise
     except Exception as error:
@@ -266,6 +295,39 @@ def run_trial(job: TrainingJob, checkpoints: Path, cache: Path, report: Callable
         return
     loss = {"loss": figures["loss"]} if "loss" in figures else {}
     report({**figures["validations"][-1], **loss, "rung": len(RUNGS), "validations": figures["validations"][:-1]})
+
+
+def _trained_in_a_task(
+    job: TrainingJob, checkpoint: Path, cache: Path, report: Report, options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The training in a process of its own, where the method's environment or several workers ask for one.
+
+    Raises:
+        MachineFault: the process, or that which passes its reports on, has died.
+    """
+    import ray
+    from ray.util.queue import Queue
+
+    from benchmarks.execution.worker import training_task
+
+    reports = Queue(actor_options={"num_cpus": 0})
+    reference = training_task(job).options(**options).remote(job, checkpoint, None, cache, False, reports.put)
+    over = False
+    try:
+        while not over:
+            over = bool(ray.wait([reference], timeout=LOOK_SECONDS)[0])
+            for one in reports.get_nowait_batch(reports.qsize()):
+                report(one)
+        outcome = training_outcome(reference)
+    except ray.exceptions.RayError as error:
+        raise TrainingProcessDied(one_line(error)[:400]) from error
+    finally:
+        if not over:  # whoever waited is stopped
+            ray.cancel(reference, force=True)
+        reports.shutdown(force=True)
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
 def _with(job: TrainingJob, config: Mapping[str, Any]) -> TrainingJob:

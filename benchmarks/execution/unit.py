@@ -78,7 +78,9 @@ class Unit:
     def description(self) -> dict[str, Any]:
         """What the unit is, for `unit.json` and MLflow."""
         elsewhere = {"made_elsewhere": True} if self.evaluation.given is not None else {}
-        apart = {"environment": str(self.environment)} if self.environment is not None else {}
+        apart: dict[str, Any] = {"environment": str(self.environment)} if self.environment is not None else {}
+        if self.entry.environment is not None:
+            apart["environment_given"] = self.entry.environment.as_mapping()
         return {
             **elsewhere,
             **apart,

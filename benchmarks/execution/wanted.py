@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common.output import DEFAULT_OUT
 from benchmarks.common.paths import user_path
-from benchmarks.contestants import Budget, methods
+from benchmarks.contestants import Budget, Environment, methods
+from benchmarks.contestants import method as find_method
 from benchmarks.execution.datasets import Folders
 from benchmarks.execution.predict import Contestant, of_checkpoint, of_run, unit_of, without_run
 from benchmarks.execution.rehearsal.mark import refuse_rehearsal
@@ -79,15 +82,42 @@ def contestant_of(method: Wanted, options: PredictOptions) -> Contestant:
     return found.looking_for(options.organ, options.lesion)
 
 
+def home_of(wanted: Wanted) -> tuple[str, Environment | None]:
+    """The method's name, and where its processes run if not in the bench's own environment.
+
+    Raises:
+        UserError: no such method, or no such run.
+    """
+    if isinstance(wanted, MethodOfCheckpoint | InstalledMethod):
+        return wanted.name, find_method(wanted.name).environment
+    unit, _ = _unit_of_run(wanted)
+    if unit is None:
+        assert isinstance(wanted, str)
+        return wanted, find_method(wanted).environment
+    if unit.get("made_elsewhere"):
+        return str(unit["method_name"]), None
+    chosen = find_method(str(unit["method_name"]))
+    given = unit.get("environment_given")  # by the suite
+    return chosen.name, Environment.from_mapping(given) if given else chosen.environment
+
+
 def _of_run_or_installed(method: MethodOfRun | str, device: str) -> Contestant:
-    """A name alone may also be that of a method that needs no run, if the default folder has no run of it."""
+    unit, folders = _unit_of_run(method)
+    if unit is None:
+        assert isinstance(method, str)
+        return without_run(method, device)
+    return of_run(unit, folders.checkpoints, device)
+
+
+def _unit_of_run(method: MethodOfRun | str) -> tuple[Mapping[str, Any] | None, Folders]:
+    """A name alone may also be that of a method that needs no run, if the default folder has no run of it: None."""
     wanted = MethodOfRun(method) if isinstance(method, str) else method
     folders = Folders(user_path(wanted.out).resolve())
     store = RecordStore(folders.records)
     if isinstance(method, str) and method in methods():
         units = store.read_suite(wanted.suite)[1] if wanted.suite in store.suites() else []
         if method not in [unit["method"] for unit in units]:
-            return without_run(method, device)
+            return None, folders
     _, units = store.read_suite(wanted.suite)
     refuse_rehearsal(wanted.suite, units)
-    return of_run(unit_of(units, wanted.name, wanted.dataset), folders.checkpoints, device)
+    return unit_of(units, wanted.name, wanted.dataset), folders

@@ -31,6 +31,7 @@ from benchmarks.execution.evaluate import (
 )
 from benchmarks.execution.label_guard import reading_labels
 from benchmarks.execution.training import (
+    Report,
     TrainingJob,
     device_for,
     load_segmenter,
@@ -89,7 +90,9 @@ def training_task(job: TrainingJob) -> Any:
     )(_train_task)
 
 
-def _train_task(job: TrainingJob, folder: Path, log: Path, cache: Path, fresh: bool) -> dict[str, Any]:
+def _train_task(
+    job: TrainingJob, folder: Path, log: Path | None, cache: Path, fresh: bool, report: Report | None = None
+) -> dict[str, Any]:
     """Runs in a Ray worker process.
 
     Raises:
@@ -98,12 +101,13 @@ def _train_task(job: TrainingJob, folder: Path, log: Path, cache: Path, fresh: b
     """
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "86400")  # wait for a free machine
     with _machine_faults():
-        redirect_output(log)
+        if log is not None:
+            redirect_output(log)
         _check_machine(job.method, None, job.budget.gpus if job.workers == 1 else 0.0)
         for case in job.cases:
             if not (case.image.exists() and case.label.exists()):
                 raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
-        return run_job(job, folder, log, cache, fresh)
+        return run_job(job, folder, log, cache, fresh, report)
 
 
 class Turns:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from benchmarks.contestants import method as find_method
 from benchmarks.data.catalogue import load_dataset
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.phantom import synthesise
+from benchmarks.execution.apart import Tell, call_at_home
 from benchmarks.execution.plan import Folders
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
@@ -175,11 +177,13 @@ def _train(
 ) -> dict[str, Any]:
     method = find_method(job.method)
     kept = checkpoint_folder(folders.checkpoints, job)
-    figures = run_job(job, kept, log=folders.logs / "zoo" / f"{method.name}-{part}.log", cache=folders.cache)
+    log = folders.logs / "zoo" / f"{method.name}-{part}.log"
+    work = partial(_trained, job, kept, log, folders.cache)
+    figures = call_at_home(method.name, method.environment, work, lambda told: None)
     place = order.place(method) / part
     place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{part}.", dir=place.parent) as partial:
-        new = Path(partial) / part
+    with tempfile.TemporaryDirectory(prefix=f".{part}.", dir=place.parent) as unfinished:
+        new = Path(unfinished) / part
         _put(kept / "checkpoint", new / CHECKPOINT)
         card = {
             **_origin(order, method, datasets),
@@ -192,6 +196,10 @@ def _train(
         shutil.rmtree(place, ignore_errors=True)
         os.replace(new, place)
     return card
+
+
+def _trained(job: TrainingJob, folder: Path, log: Path, cache: Path, tell: Tell) -> dict[str, Any]:
+    return run_job(job, folder, log=log, cache=cache)
 
 
 def _origin(order: ZooOrder, method: Method, datasets: Sequence[Dataset]) -> dict[str, Any]:

@@ -13,6 +13,11 @@ from pathlib import Path
 
 import psutil
 
+# A node of these tests is one of several on one machine, which may be busy besides. Ray's monitor looks at the memory
+# of the whole machine and would end workers here for what others use; 0 switches it off, as Ray documents.
+LIGHT = {"RAY_memory_monitor_refresh_ms": "0"}
+OBJECT_STORE_BYTES = 80 * 2**20  # Ray's least is 75 MiB; scans never travel through it
+
 
 def free_port() -> int:
     with socket.socket() as one:
@@ -33,10 +38,10 @@ def head(folder: Path, **environment: str) -> Iterator[str]:
 def node(folder: Path, words: list[str], **environment: str) -> Iterator[psutil.Popen]:
     """`ray start`, and the end of what it started."""
     command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--block"]
-    command += ["--num-cpus", "1", "--disable-usage-stats", *words]
+    command += ["--num-cpus", "1", "--disable-usage-stats", "--object-store-memory", str(OBJECT_STORE_BYTES), *words]
     log = folder / f"{time.monotonic_ns()}.log"
     with log.open("w") as stream:
-        changed = {**os.environ, "RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", **environment}
+        changed = {**os.environ, "RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", **LIGHT, **environment}
         one = psutil.Popen(command, env=changed, stdout=stream, stderr=stream, cwd=folder)
         try:
             for _ in range(120):

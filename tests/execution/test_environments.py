@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import importlib.metadata
+import json
+import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from benchmarks.common.errors import UserError
+from benchmarks import api
+from benchmarks.api import InstalledMethod, MethodOfCheckpoint, MethodOfRun
+from benchmarks.common.errors import MachineFault, UserError
 from benchmarks.contestants import Environment, method
 from benchmarks.contestants.environment import ACTIVE
-from benchmarks.data.dataset import Dataset
+from benchmarks.data.dataset import Case, Dataset
 from benchmarks.execution import environments
+from benchmarks.execution.apart import call_apart
 from benchmarks.execution.environments import EnvironmentFault, Environments, make_ready, state_of
 from benchmarks.execution.observer import Nobody
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
@@ -31,6 +38,28 @@ protocols: [none]
 budget: {steps: 4}
 """
 OLD = 'def threshold():\n    return 100.0\n\n\n__version__ = "0.0.1"\n'
+
+
+class Own(Exception):
+    """Of a class that only the other process knows."""
+
+
+def raise_user_error() -> None:
+    raise UserError("what is wrong")
+
+
+def raise_full_disk() -> None:
+    raise OSError(28, "No space left on device")
+
+
+def raise_own_error() -> None:
+    raise Own("of a method")
+
+
+def print_and(work: Callable[[], object], tell: Callable[[object], object]) -> None:
+    print("on standard output, where the answers go")
+    tell("a word")
+    work()
 
 
 @pytest.fixture(scope="module")
@@ -87,11 +116,97 @@ def test_a_method_trains_and_predicts_with_an_older_package_than_the_bench_has(
     for case in test:  # the threshold that only the old version of the package knows
         expected = int((case.load()[0].array > 100.0).sum())
         assert mine.loc[case.case_id, "voxels_prediction"] == expected > 0
+    by_hand(test[0], tmp_path, int((test[0].load()[0].array > 100.0).sum()))
     assert "apart" not in sys.modules  # nothing of it was imported here
     assert importlib.metadata.version("einops") == newer
     (built,) = (tmp_path / "environments").glob("[!.]*")
     inside = sorted(path.name for path in next(built.glob("lib/python*/site-packages")).iterdir())
     assert inside == ["einops", "einops-0.0.1.dist-info", "tags_bench_below.pth"]  # only what differs
+
+
+def by_hand(case: Case, folder: Path, voxels: int) -> None:
+    """`predict` with the method of the run in `folder`, and with its checkpoint: one scan, and a table of scans."""
+    trained = next((folder / "out" / "checkpoints").glob("mock-apart-*"))
+    for wanted in (
+        MethodOfRun("mock-apart", suite="apart", out=folder / "out"),
+        MethodOfCheckpoint("mock-apart", trained),
+    ):
+        found = api.predict(case.image, folder / "mask.nii.gz", wanted)
+        assert found.figures["voxels"] == voxels
+        assert (folder / "mask.nii.gz").is_file()
+        assert found.unit["method"] == "mock-apart"
+    table, seen = folder / "scans.csv", []
+    table.write_text(f"scan,mask\n{case.image},one.nii.gz\n{folder}/nothing.nii.gz,two.nii.gz\n", encoding="utf-8")
+    rows = api.predict_table(table, wanted, progress=seen.append).cases
+    assert [row["status"] for row in rows] == ["ok", "failed"]
+    assert rows[0]["voxels"] == voxels
+    assert seen == list(rows)
+    with pytest.raises(UserError, match="takes no text"):  # raised there, and the same here
+        api.predict(case.image, folder / "mask.nii.gz", wanted, text="tumour")
+
+
+TRAINED = """
+name: apart
+seed: 7
+datasets: [{name: kits21, source: phantom, cases: 9}]
+methods: [mock-apart-learner]
+protocols: [centre-click]
+budget: {steps: 8}
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_sweep_trains_in_the_environment_and_reports_every_rung(
+    local_ray: None, index: Path, tmp_path: Path, workers: int
+) -> None:
+    add_wheel(index, "einops", "0.0.1", OLD)
+    suite = parse_suite(f"{TRAINED}workers: {workers}\n", "test")
+    found = api.tune(suite, trials=1, concurrent=1, out=tmp_path / "out")
+    assert [(one.status, one.rungs) for one in found.trials] == [("finished", 4)]
+    assert len(found.trials[0].curve) == 4
+    kept = json.loads((Path(found.places["best model"]) / "training.json").read_text(encoding="utf-8"))
+    assert (kept["steps"], kept["workers"]) == (8, workers)
+    assert "apart_learner" not in sys.modules
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_ablation_trains_its_variants_in_the_environment(local_ray: None, index: Path, tmp_path: Path) -> None:
+    add_wheel(index, "einops", "0.0.1", OLD)
+    found = api.ablate(parse_suite(TRAINED, "test"), out=tmp_path / "out")
+    assert found.not_run == ()
+    mine = found.rows[found.rows["method"].str.contains("apart-learner|learning")]
+    assert mine["method"].nunique() == 2
+    assert set(mine["status"]) == {"ok"}
+    assert "apart_learner" not in sys.modules
+
+
+def test_a_sweep_whose_environment_cannot_be_built_is_the_machines_fault(
+    local_ray: None, index: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(MachineFault, match=r"'mock-apart-learner': its environment \(pip einops==0.0.1\) cannot be"):
+        api.tune(parse_suite(TRAINED, "test"), trials=1, out=tmp_path / "out")
+    with pytest.raises(MachineFault, match=r"the environment of 'mock-apart' \(pip einops==0.0.1\) cannot be used"):
+        api.predict(tmp_path / "scan.nii.gz", tmp_path / "mask.nii.gz", InstalledMethod("mock-apart"))
+
+
+@pytest.mark.parametrize(
+    ("work", "error", "message"),
+    [
+        (partial(os._exit, 3), MachineFault, "the process of 'mock-noop' in its environment ended with exit code 3"),
+        (raise_user_error, UserError, "what is wrong"),
+        (raise_full_disk, MachineFault, "No space left"),
+        (raise_own_error, RuntimeError, "Own: of a method"),
+    ],
+)
+def test_what_is_raised_in_another_environment_is_raised_here(
+    work: Callable[..., object], error: type[Exception], message: str
+) -> None:
+    told: list[object] = []
+    with pytest.raises(error, match=message):
+        call_apart(sys.executable, "mock-noop", partial(print_and, work), told.append)
+    assert told == ["a word"]
 
 
 @pytest.mark.ray

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.data.dataset import Case
 from benchmarks.execution.observer import Nobody
 from benchmarks.execution.orders import Item, Key, Need, Node
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
@@ -86,6 +87,64 @@ def test_real_workers_are_busy_nearly_all_the_time(tmp_path: Path) -> None:
         f"{seconds:.2f} s to the last record, slots busy {busy:.1%}; {driver}"
     )
     assert busy > 0.5
+
+
+MANY = """
+name: many
+datasets: [{name: kits21, source: phantom, cases: 6}]
+methods: [mock-noop]
+protocols: [none]
+save_predictions: false
+budget: {steps: 1}
+"""
+SLOTS, CASES = 2, 256
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(3600)
+def test_the_drivers_seconds_for_a_case_do_not_grow_with_the_units(tmp_path: Path) -> None:
+    """256 cases that cost nothing, as 4 units of 64 and as 64 units of 4, on two slots of one Ray.
+
+    The units are of one method with one configuration, so that they share their workers, as the folds of a suite do.
+    The driver's own processor time is taken, records included, after a first run that starts and imports everything.
+    """
+    import ray
+
+    if ray.is_initialized():
+        pytest.skip("needs a Ray of its own")
+    suite, folders = parse_suite(MANY, "bench"), Folders(tmp_path)
+    (unit,) = plan(suite, [resolve_dataset(suite.datasets[0], suite.seed, folders)], folders)
+    (tiny,) = write_cases(tmp_path / "tiny", 1)
+    told = {}
+    ray.init(address="local", num_cpus=SLOTS, include_dashboard=False, log_to_driver=False)
+    try:
+        for number in (1, 4, 64):
+            units = _split(unit, tiny, number, 16 if number == 1 else CASES)
+            used, began = time.process_time(), time.perf_counter()
+            outcome = run(units, folders, Nobody())
+            told[number] = (time.process_time() - used) / outcome.computed, time.perf_counter() - began
+            assert (outcome.computed, outcome.not_run) == (16 if number == 1 else CASES, ())
+    finally:
+        ray.shutdown()
+    for number in (4, 64):
+        seconds, whole = told[number]
+        print(
+            f"\n{number} units of {CASES // number} cases: driver {1e3 * seconds:.1f} ms a case, {whole:.0f} s in all"
+        )
+    print(f"{os.cpu_count()} processors with a load of {os.getloadavg()[0]:.0f}")
+    assert told[64][0] < 2 * told[4][0]
+
+
+def _split(unit: Unit, case: Case, number: int, cases: int) -> list[Unit]:
+    """So many units, folds of one method, with the cases shared out among them."""
+    units = []
+    for fold in range(number):
+        place = unit.folder.with_name(f"{unit.folder.name}-{number}-{fold:02d}")
+        mine = [replace(unit.cases[0], case_id=f"{number}-{fold}-{n}", image=case.image, label=case.label)
+                for n in range(cases // number)]  # fmt: skip
+        name = f"{number:04d}{fold:04d}"
+        units.append(replace(unit, fold=fold, digest=name, folder=place, cases=tuple(mine)))
+    return units
 
 
 def _memory_mb() -> float:

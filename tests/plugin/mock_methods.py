@@ -256,3 +256,11 @@ apart = Method(
     config={"checkpoint": None, "trained": False},
     environment=Environment(pip=("einops==0.0.1",)),
 )
+apart_learner = replace(
+    learner,
+    name="mock-apart-learner",
+    factory="apart_learner:build",
+    search_space={"learning_rate": ["loguniform", 1e-3, 1e-1]},
+    ablations={"learning": {"learning_rate": 1e-12}},
+    environment=Environment(pip=("einops==0.0.1",)),
+)
