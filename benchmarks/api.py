@@ -34,7 +34,7 @@ from benchmarks.execution.outcomes import (
 )
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.rehearsal.mark import refuse_rehearsal
-from benchmarks.execution.rehearsal.whole import REHEARSAL_OUT, Rehearsal, rehearsed
+from benchmarks.execution.rehearsal.whole import REHEARSAL_OUT, Rehearsal, Scope, rehearsed
 from benchmarks.execution.suite import BudgetChanges, OwnData, Suite
 from benchmarks.execution.tuned import Points, tuned
 from benchmarks.execution.wanted import InstalledMethod as InstalledMethod
@@ -127,6 +127,7 @@ def rehearse(
     cpus: int | None = None,
     gpus: float | None = None,
     address: str | None = None,
+    kept_only: bool = False,
     progress: Progress | None = None,
 ) -> Rehearsal:
     """See whether everything that a suite needs is here, and send every method once along the road. Nothing is ranked.
@@ -135,11 +136,13 @@ def rehearse(
         out: a folder of its own; no records of runs may lie in it.
         cpus, gpus: of a worker; by default what the suite asks for, or what this machine has.
         address: Ray cluster to join.
+        kept_only: run nothing; put together what rehearsals in `out` have found so far.
 
     Raises:
         UserError: an unknown name, a folder that holds the records of a run, a dataset that cannot be imitated.
     """
-    return rehearsed(_suite(suite), Path(out), cpus, gpus, address, progress or Progress())
+    scope = Scope(cpus, gpus, address, kept_only)
+    return rehearsed(_suite(suite), Path(out), scope, progress or Progress())
 
 
 @only_writer("ablate")

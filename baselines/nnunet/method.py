@@ -9,7 +9,7 @@ from benchmarks.contestants import Card, Method, PromptKind, ZooTraining
 
 CONFIG: dict[str, Any] = {
     "plans": "default",  # nnU-Net's own; "resenc-m", "resenc-l", "resenc-xl": its residual presets; "small": for a CPU
-    "configuration": "3d_fullres",  # or "3d_lowres"
+    "configuration": "3d_fullres",  # or "3d_lowres", or "3d_cascade_fullres", which is both; with 2 folds or more
     "folds": 1,  # networks: 1 learns from all training cases; more are nnU-Net's cross-validation, as an ensemble
     "mirroring": "auto",  # test-time mirroring; "auto": not with small plans
     "tile_step_size": 0.5,

@@ -9,7 +9,7 @@ exist to demonstrate and to test; a number obtained with them says nothing about
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,19 @@ PLANNERS = {
 }
 """The class of nnU-Net that makes each kind of plans; small ones are its default ones, shrunk."""
 
-CONFIGURATIONS = ("3d_fullres", "3d_lowres")
+FIRST_STAGE, CASCADE = "3d_lowres", "3d_cascade_fullres"
+CONFIGURATIONS = ("3d_fullres", FIRST_STAGE, CASCADE)
+AUGMENTERS = 12  # processes that keep one GPU busy, by nnU-Net's authors
+
+
+def stages_of(configuration: str) -> tuple[str, ...]:
+    """The configurations that are trained one after the other: one, or both of a cascade."""
+    return (FIRST_STAGE, CASCADE) if configuration == CASCADE else (configuration,)
+
+
+def augmenters(device: str, cpus: int, gpus: int) -> int:
+    """Processes that augment for one GPU: its share of the processors. On a CPU one is left for the network."""
+    return max(1, cpus // max(1, gpus)) if device == "cuda" else cpus - 1  # 0: training augments in its own process
 
 
 @dataclass(frozen=True)
@@ -50,11 +62,29 @@ class SmallPlans:
 
 
 def shrink(plans: dict[str, Any], small: SmallPlans, configuration: str = "3d_fullres") -> dict[str, Any]:
-    """A copy of nnU-Net's plans with one, small configuration. The input is left as it was."""
+    """A copy of nnU-Net's plans with one, small configuration, or a small cascade. The input is left as it was.
+
+    nnU-Net plans a cascade for large images only. The small one is made of 3d_fullres, whose first stage has an eighth
+    of the voxels, and is linked as nnU-Net's planner links its own.
+    """
+    shrunk = copy.deepcopy(plans)
+    full = shrunk_configuration(shrunk["configurations"]["3d_fullres"], small)
+    if configuration != CASCADE:
+        shrunk["configurations"] = {configuration: full}
+        return shrunk
+    voxels = min(small.image_voxels, int(np.prod(full["median_image_size_in_voxels"])))
+    low = shrunk_configuration(full, replace(small, image_voxels=max(voxels // 8, 1)))
+    low.update(data_identifier=f"{shrunk['plans_name']}_{FIRST_STAGE}", next_stage=CASCADE)
+    second = {"inherits_from": "3d_fullres", "previous_stage": FIRST_STAGE}
+    shrunk["configurations"] = {FIRST_STAGE: low, "3d_fullres": full, CASCADE: second}
+    return shrunk
+
+
+def shrunk_configuration(full: dict[str, Any], small: SmallPlans) -> dict[str, Any]:
+    """A copy of one configuration with a coarser grid, a smaller patch and a smaller network."""
     from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
 
-    shrunk = copy.deepcopy(plans)
-    config = shrunk["configurations"][configuration]
+    config = copy.deepcopy(full)
     spacing, shape = coarsen(config["spacing"], config["median_image_size_in_voxels"], small.image_voxels)
     patch = patch_for(shape, small.patch_voxels)
     _, strides, kernels, _, _ = get_pool_and_conv_props(spacing, patch, small.least_edge, 999999)
@@ -87,8 +117,7 @@ def shrink(plans: dict[str, Any], small: SmallPlans, configuration: str = "3d_fu
         n_conv_per_stage=[small.convolutions] * stages,
         n_conv_per_stage_decoder=[small.convolutions] * (stages - 1),
     )
-    shrunk["configurations"] = {configuration: config}
-    return shrunk
+    return config
 
 
 def coarsen(spacing: list[float], shape: list[float], voxels: int) -> tuple[list[float], list[float]]:

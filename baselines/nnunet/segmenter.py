@@ -1,16 +1,10 @@
-"""nnU-Net v2 behind the bench's interface: training in a process of its own, prediction in this one.
-
-Axes: the bench's arrays are (x, y, z); nnU-Net's are (z, y, x). `raw_data` holds the two conversions.
-"""
+"""nnU-Net v2 behind the bench's interface: training in a process of its own, prediction in this one."""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import logging
 import os
-import pickle
 import shutil
 import subprocess
 import sys
@@ -20,12 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
 import baselines
-from baselines.nnunet.plans import CONFIGURATIONS, PLANNERS
-from baselines.nnunet.raw_data import from_nnunet_axes, to_nnunet_axes, write_raw_dataset
+from baselines.nnunet.plans import AUGMENTERS, CASCADE, CONFIGURATIONS, FIRST_STAGE, PLANNERS, augmenters
+from baselines.nnunet.prediction import load_predictor, predict, read_json
+from baselines.nnunet.raw_data import write_raw_dataset
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.contestants import Budget, OwnTraining, Session, Target
 from benchmarks.data.dataset import Case
@@ -53,16 +47,17 @@ class Settings:
     Attributes:
         plans: "default" (nnU-Net's default planner), "resenc-m", "resenc-l" or "resenc-xl" (its presets with residual
             encoders, planned for about 8, 24 and 40 GB of GPU memory), "small" (shrunk for a CPU).
-        configuration: "3d_fullres" or "3d_lowres", which nnU-Net plans for large images only.
+        configuration: "3d_fullres", or "3d_lowres" or "3d_cascade_fullres", which nnU-Net plans for large images only.
+            The cascade is both: full resolution that sees what low resolution has segmented.
         folds: how many networks; 1 learns from all training cases, more are nnU-Net's cross-validation over them, whose
-            predictions are averaged. The budget is shared by all.
+            predictions are averaged. A cascade has so many in each stage, two or more. The budget is shared by all.
         mirroring: test-time mirroring; "auto" means not with small plans (it costs eight passes).
         tile_step_size: of the sliding window, in patches.
         keep_workdir: keep raw and preprocessed copies of the training cases beside the model.
     """
 
     plans: Literal["default", "resenc-m", "resenc-l", "resenc-xl", "small"]
-    configuration: Literal["3d_fullres", "3d_lowres"]
+    configuration: Literal["3d_fullres", "3d_lowres", "3d_cascade_fullres"]
     folds: int
     mirroring: bool | Literal["auto"]
     tile_step_size: float
@@ -73,10 +68,15 @@ class Settings:
             raise UserError(f"nnunet: no plans '{self.plans}'; {nearest_name(str(self.plans), PLANNERS)}")
         if self.configuration not in CONFIGURATIONS:
             raise UserError(f"nnunet: configuration must be {' or '.join(CONFIGURATIONS)}, not '{self.configuration}'")
-        if self.plans == "small" and self.configuration != "3d_fullres":
-            raise UserError("nnunet: small plans have one configuration, 3d_fullres")
+        if self.plans == "small" and self.configuration == FIRST_STAGE:
+            raise UserError("nnunet: small plans have no 3d_lowres by itself, only 3d_fullres and 3d_cascade_fullres")
         if isinstance(self.folds, bool) or not isinstance(self.folds, int) or not 1 <= self.folds <= MOST_FOLDS:
             raise UserError(f"nnunet: folds must be a whole number from 1 to {MOST_FOLDS}, not {self.folds}")
+        if self.configuration == CASCADE and self.folds < 2:
+            raise UserError(
+                "nnunet: 3d_cascade_fullres needs folds: 2 or more (its authors: 5): the second stage learns from what "
+                "networks of the first have segmented on cases that they did not learn from"
+            )
         if self.mirroring not in (True, False, "auto"):
             raise UserError(f"nnunet: mirroring must be auto, true or false, not '{self.mirroring}'")
         if not 0 < self.tile_step_size <= 1:
@@ -94,13 +94,13 @@ def build_with_organ(config: Mapping[str, Any], device: str) -> NnUNet:
 
 
 class NnUNet(OwnTraining):
-    """nnU-Net, one 3D configuration, one network or an ensemble of folds; automatic: it takes no prompt."""
+    """nnU-Net, one 3D configuration or the cascade of two, one network or folds; automatic: it takes no prompt."""
 
     def __init__(self, settings: Settings, device: str, with_organ: bool) -> None:
         self.settings = settings
         self.device = torch.device(device)
         self.with_organ = with_organ
-        self.predictor: nnUNetPredictor | None = None
+        self.stages: tuple[nnUNetPredictor, ...] = ()
         self.lesion = 0
 
     def fit(self, cases: Sequence[Case], target: Target, budget: Budget, folder: Path, seed: int) -> dict[str, Any]:
@@ -120,6 +120,7 @@ class NnUNet(OwnTraining):
             logger.warning(
                 "nnU-Net's own plans on a CPU: a step takes seconds to minutes; 'nnunet-small' is made for it"
             )
+        self._say_augmentation(budget)
         if len(cases) < self.settings.folds:
             raise UserError(f"nnunet: {self.settings.folds} folds of {len(cases)} training cases")
         try:
@@ -148,6 +149,7 @@ class NnUNet(OwnTraining):
             "method": "nnunet-organ" if self.with_organ else "nnunet",
             "target": target.name,
             "plans": self.settings.plans,
+            "configuration": self.settings.configuration,
             "folds": self.settings.folds,
             "cases": names,
         }
@@ -155,34 +157,46 @@ class NnUNet(OwnTraining):
         self.load(folder)
         return {**figures, "plans": model["plans"], "seconds_total": round(time.monotonic() - started, 2)}
 
+    def _say_augmentation(self, budget: Budget) -> None:
+        """Where a GPU will wait for its batches: a word to whoever runs the bench, not only in the training's log."""
+        if self.device.type != "cuda" or self.settings.plans == "small":
+            return
+        each = augmenters("cuda", max(1, budget.cpus), max(1, int(budget.gpus)))
+        if each < AUGMENTERS:
+            logger.warning(
+                "nnU-Net: %d processes will augment for a GPU; its authors use %d or more. The GPU may wait for them, "
+                "and a budget in minutes is then fewer steps: give the workers more processors (--cpus)",
+                each,
+                AUGMENTERS,
+            )
+
     def load(self, folder: Path) -> None:
-        """Build the predictor from plans and weights; nothing is unpickled but tensors and plain types."""
-        model = _read_json(folder / MODEL)
+        """Build the predictors from plans and weights; nothing is unpickled but tensors and plain types."""
+        model = read_json(folder / MODEL)
         method = "nnunet-organ" if self.with_organ else "nnunet"
         if model.get("method") != method:
             raise UserError(f"{folder}: this is a model of '{model.get('method')}', expected '{method}'")
         mirroring = self.settings.mirroring
-        self.predictor = load_predictor(
-            folder,
-            self.device,
-            self.settings.tile_step_size,
-            use_mirroring=model["plans"] != "small" if mirroring == "auto" else bool(mirroring),
-            folds=int(model.get("folds", 1)),
+        mirrored = model["plans"] != "small" if mirroring == "auto" else bool(mirroring)
+        stages = [folder / FIRST_STAGE, folder] if model.get("configuration") == CASCADE else [folder]
+        self.stages = tuple(
+            load_predictor(stage, self.device, self.settings.tile_step_size, mirrored, int(model.get("folds", 1)))
+            for stage in stages
         )
-        self.lesion = int(self.predictor.dataset_json["labels"]["lesion"])
+        self.lesion = int(self.stages[-1].dataset_json["labels"]["lesion"])
 
     def open(self, volume: Volume, target: Target) -> NnUNetSession:
         """A session that predicts when it is first asked."""
-        if self.predictor is None:
+        if not self.stages:
             raise UserError("nnunet: no model yet; train it on the training split first")
-        return NnUNetSession(self.predictor, volume, self.lesion)
+        return NnUNetSession(self.stages, volume, self.lesion)
 
 
 class NnUNetSession(Session):
     """One volume; the prediction does not depend on prompts, so it is made once."""
 
-    def __init__(self, predictor: nnUNetPredictor, volume: Volume, lesion: int) -> None:
-        self.predictor = predictor
+    def __init__(self, stages: Sequence[nnUNetPredictor], volume: Volume, lesion: int) -> None:
+        self.stages = stages
         self.volume = volume
         self.lesion = lesion
         self._prediction: BoolArray | None = None
@@ -192,90 +206,8 @@ class NnUNetSession(Session):
         if prompts.kinds != {PromptKind.NONE}:
             raise UserError("nnunet: is automatic and takes no prompt")
         if self._prediction is None:
-            self._prediction = predict(self.predictor, self.volume, self.lesion)
+            self._prediction = predict(self.stages, self.volume, self.lesion)
         return self._prediction.copy()
-
-
-def predict(predictor: nnUNetPredictor, volume: Volume, lesion: int) -> BoolArray:
-    """The mask of the lesion on the volume's own grid, without worker processes.
-
-    nnU-Net's own preprocessing, sliding window and inverse resampling, called one after the other: its
-    convenience function would set the number of threads to its own default.
-    """
-    from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
-
-    image, properties = to_nnunet_axes(volume)
-    config = predictor.configuration_manager
-    preprocessor = config.preprocessor_class(verbose=False)
-    data, _, properties = preprocessor.run_case_npy(
-        image, None, properties, predictor.plans_manager, config, predictor.dataset_json
-    )
-    logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(np.ascontiguousarray(data)))
-    segmentation = convert_predicted_logits_to_segmentation_with_correct_shape(
-        logits,
-        predictor.plans_manager,
-        config,
-        predictor.label_manager,
-        properties,
-        return_probabilities=False,
-        num_threads_torch=torch.get_num_threads(),
-    )
-    return from_nnunet_axes(segmentation == lesion)
-
-
-def load_predictor(
-    folder: Path, device: torch.device, tile_step_size: float, use_mirroring: bool, folds: int = 1
-) -> nnUNetPredictor:
-    """nnU-Net's predictor with the weights of every fold, whose logits it averages.
-
-    nnU-Net's own loader unpickles whatever the file holds; this one accepts tensors and plain types only.
-
-    Raises:
-        UserError: a file is missing, unreadable, or does not fit the plans.
-    """
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-    from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    dataset_json = _read_json(folder / "dataset.json")
-    plans = PlansManager(_read_json(folder / "plans.json"))
-    checkpoints = [_read_checkpoint(folder / f"fold_{fold}" / "checkpoint_final.pth") for fold in range(folds)]
-    checkpoint = checkpoints[0]
-    config = plans.get_configuration(checkpoint["init_args"]["configuration"])
-    network = get_network_from_plans(
-        config.network_arch_class_name,
-        config.network_arch_init_kwargs,
-        config.network_arch_init_kwargs_req_import,
-        determine_num_input_channels(plans, config, dataset_json),
-        plans.get_label_manager(dataset_json).num_segmentation_heads,
-        deep_supervision=False,
-    )
-    try:
-        for one in reversed(checkpoints):
-            network.load_state_dict(one["network_weights"])
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"{folder}: the weights do not fit the plans ({first}); train it again") from error
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints a remark about CPUs whatever it is told
-        predictor = nnUNetPredictor(
-            tile_step_size=tile_step_size,
-            use_gaussian=True,
-            use_mirroring=use_mirroring,
-            perform_everything_on_device=device.type == "cuda",
-            device=device,
-            allow_tqdm=False,
-        )
-    predictor.manual_initialization(
-        network.to(device).eval(),
-        plans,
-        config,
-        [one["network_weights"] for one in checkpoints],
-        dataset_json,
-        checkpoint["trainer_name"],
-        tuple(checkpoint["inference_allowed_mirroring_axes"]),
-    )
-    return predictor
 
 
 def run_training_process(work: Path, log: Path, cpus: int, device: torch.device) -> None:
@@ -323,25 +255,3 @@ def last_line(log: Path) -> str:
     """The last line of a log that is not blank."""
     lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else "no output"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; train 'nnunet' first") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not a JSON file ({error}); train 'nnunet' again") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: not the JSON object expected here; train 'nnunet' again")
-    return content
-
-
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; train 'nnunet' first")
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path}: truncated, or holds more than weights ({type(error).__name__})") from error
-    return checkpoint

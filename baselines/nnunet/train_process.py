@@ -22,12 +22,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from baselines.nnunet.plans import AUGMENTERS, CASCADE, FIRST_STAGE, PLANNERS, augmenters, stages_of
 from baselines.nnunet.raw_data import DATASET_ID, DATASET_NAME
 
 if TYPE_CHECKING:
     from baselines.nnunet.trainer import BudgetTrainer
-
-AUGMENTERS = 12  # processes that keep one GPU busy, by nnU-Net's authors
 
 logger = logging.getLogger(__name__)
 
@@ -43,31 +42,34 @@ def main(job_file: Path) -> None:
     if job["cpus"] == 1:
         work_in_this_process()
     started = time.monotonic()
+    job["stages"] = len(stages_of(job["configuration"]))
     job["identifier"] = plan(job)
     planned = time.monotonic()
     preprocess(job)
     preprocessed = time.monotonic()
-    figures = [train(job, fold, folder) for fold in range(job["folds"])]
+    stages = [train_stage({**job, "configuration": stage}, folder) for stage in stages_of(job["configuration"])]
     about = {
         "seconds_planning": round(planned - started, 2),
         "seconds_preprocessing": round(preprocessed - planned, 2),
-        **together(figures),
+        **in_order(stages),
         **what_was_run(job),
     }
     (folder / "figures.json").write_text(json.dumps(about))
 
 
 def work_in_this_process() -> None:
-    """Let nnU-Net's pools for fingerprint and preprocessing be threads.
+    """Let nnU-Net's pools for fingerprint, preprocessing and the end of a cascade's first stage be threads.
 
     On one core a spawned worker gains nothing, costs seconds of imports and may be left behind.
     """
+    from nnunetv2.evaluation import evaluate_predictions
     from nnunetv2.experiment_planning.dataset_fingerprint import fingerprint_extractor
     from nnunetv2.preprocessing.preprocessors import default_preprocessor
+    from nnunetv2.training.nnUNetTrainer import nnUNetTrainer
 
     threads = SimpleNamespace(get_context=lambda _: SimpleNamespace(Pool=multiprocessing.pool.ThreadPool))
-    fingerprint_extractor.multiprocessing = threads
-    default_preprocessor.multiprocessing = threads
+    for module in (fingerprint_extractor, default_preprocessor, evaluate_predictions, nnUNetTrainer):
+        module.multiprocessing = threads
 
 
 def preprocessed_folder() -> Path:
@@ -79,17 +81,19 @@ def plan(job: dict[str, Any]) -> str:
     """Write fingerprint, plans (shrunk if the job says so) and the split; the plans' name in nnU-Net."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments
 
-    from baselines.nnunet.plans import PLANNERS, SmallPlans, shrink
+    from baselines.nnunet.plans import SmallPlans, shrink
 
     extract_fingerprints([DATASET_ID], num_processes=job["cpus"], verbose=False, show_progress_bar=False)
     identifier = str(plan_experiments([DATASET_ID], experiment_planner_class_name=PLANNERS[job["plans"]]))
     path = preprocessed_folder() / f"{identifier}.json"
     plans = json.loads(path.read_text())
     configuration = job["configuration"]
-    if configuration not in plans["configurations"]:
-        reason = "the images are small enough for 3d_fullres" if configuration == "3d_lowres" else "a single slice each"
+    small = job["plans"] == "small"
+    if ("3d_fullres" if small else configuration) not in plans["configurations"]:
+        low = configuration in (FIRST_STAGE, CASCADE) and not small
+        reason = "the images are small enough for 3d_fullres" if low else "a single slice each"
         raise ValueError(f"nnU-Net planned no {configuration} for these training volumes: {reason}")
-    if job["plans"] == "small":
+    if small:
         path.write_text(json.dumps(shrink(plans, SmallPlans(), configuration)))
     (preprocessed_folder() / "splits_final.json").write_text(json.dumps(splits(job["names"], job["folds"])))
     return identifier
@@ -110,16 +114,27 @@ def splits(names: list[str], folds: int) -> list[dict[str, list[str]]]:
 
 
 def preprocess(job: dict[str, Any]) -> None:
-    """nnU-Net's own preprocessing of the one configuration that is trained."""
+    """nnU-Net's own preprocessing of what is trained; the second stage of a cascade reads the cases of 3d_fullres."""
     from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess as run
 
-    run([DATASET_ID], job["identifier"], (job["configuration"],), (job["cpus"],), show_progress_bar=False)
+    names = tuple("3d_fullres" if stage == CASCADE else stage for stage in stages_of(job["configuration"]))
+    run([DATASET_ID], job["identifier"], names, (job["cpus"],) * len(names), show_progress_bar=False)
+
+
+def train_stage(job: dict[str, Any], folder: Path) -> list[dict[str, Any]]:
+    """Train every fold of one configuration; the first stage of a cascade has a folder of its own in the model."""
+    folder = folder / FIRST_STAGE if job["configuration"] == FIRST_STAGE and job["stages"] > 1 else folder
+    folder.mkdir(exist_ok=True)
+    return [train(job, fold, folder) for fold in range(job["folds"])]
 
 
 def train(job: dict[str, Any], fold: int, folder: Path) -> dict[str, Any]:
     """Train a fold, on one device or on all GPUs of the job; export it and return its figures."""
     gpus = min(job["gpus"], batch_size(job))  # nnU-Net shares the batch among its GPUs
-    os.environ["nnUNet_n_proc_DA"] = str(augmenters(job, gpus))  # noqa: SIM112 - nnU-Net's own spelling
+    each = augmenters(job["device"], job["cpus"], gpus)
+    if job["device"] == "cuda" and each < AUGMENTERS and job["plans"] != "small":
+        logger.warning("nnU-Net: %d processes augment for a GPU, its authors use %d or more", each, AUGMENTERS)
+    os.environ["nnUNet_n_proc_DA"] = str(each)  # noqa: SIM112 - nnU-Net's own spelling
     if gpus < 2:
         return train_here(job, fold, folder)
     import torch
@@ -131,19 +146,11 @@ def train(job: dict[str, Any], fold: int, folder: Path) -> dict[str, Any]:
     return figures
 
 
-def augmenters(job: dict[str, Any], gpus: int) -> int:
-    """Processes that augment for one GPU: the processors that the job has. On a CPU one is left for the network."""
-    if job["device"] != "cuda":
-        return int(job["cpus"]) - 1  # 0 makes training augment in its own process
-    each = max(1, int(job["cpus"]) // max(1, gpus))
-    if each < AUGMENTERS and job["plans"] != "small":
-        logger.warning("nnU-Net: %d processes augment for a GPU, its authors use %d or more", each, AUGMENTERS)
-    return each
-
-
 def batch_size(job: dict[str, Any]) -> int:
-    plans = json.loads((preprocessed_folder() / f"{job['identifier']}.json").read_text())
-    return int(plans["configurations"][job["configuration"]]["batch_size"])
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans = PlansManager(str(preprocessed_folder() / f"{job['identifier']}.json"))
+    return int(plans.get_configuration(job["configuration"]).batch_size)
 
 
 def free_port() -> int:
@@ -181,14 +188,16 @@ def train_here(job: dict[str, Any], fold: int, folder: Path, rank: int = 0) -> d
     dataset_json = json.loads((preprocessed_folder() / "dataset.json").read_text())
     trainer = BudgetTrainer(plans, job["configuration"], fold, dataset_json, torch.device(job["device"]))
     trainer.adam = job["plans"] == "small"
-    minutes, steps, folds = job["minutes"], job["steps"], job["folds"]
+    minutes, steps, networks = job["minutes"], job["steps"], job["folds"] * job["stages"]
     if minutes is None and steps is None:
         trainer.clock = Clock(None, STOCK_STEPS)
     else:
-        trainer.clock = Clock(minutes and minutes / folds, steps and max(1, steps // folds))
+        trainer.clock = Clock(minutes and minutes / networks, steps and max(1, steps // networks))
     trainer.run_training()
     if rank == 0:
         export(trainer, folder, fold)
+    if trainer.configuration_manager.next_stage_names and job["stages"] > 1:
+        trainer.perform_actual_validation()  # writes what the next stage sees of the cases that this fold left out
     return describe(trainer)
 
 
@@ -242,11 +251,19 @@ def together(folds: list[dict[str, Any]]) -> dict[str, Any]:
     return figures | ({"loss_of_folds": [one["final_loss"] for one in folds]} if len(folds) > 1 else {})
 
 
+def in_order(stages: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Figures of the last stage; of a cascade with those of the first beside them, and time and steps of both."""
+    figures = together(stages[-1])
+    if len(stages) > 1:
+        first = together(stages[0])
+        figures |= {key: round(figures[key] + first[key], 2) for key in ("seconds_training", "iterations", "epochs")}
+        figures["first_stage"] = first
+    return figures
+
+
 def what_was_run(job: dict[str, Any]) -> dict[str, Any]:
     """For whoever asks which nnU-Net a row is: version, planner, configuration, folds, GPUs, augmentation."""
     from importlib.metadata import version
-
-    from baselines.nnunet.plans import PLANNERS
 
     return {
         "nnunetv2": version("nnunetv2"),

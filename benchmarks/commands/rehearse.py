@@ -45,6 +45,10 @@ class PartOptions:
     methods: Annotated[
         str | None, Option("--methods", metavar="NAME,…", help="Only these.", rich_help_panel=METHODS)
     ] = None  # fmt: skip
+    kept: Annotated[
+        bool,
+        Option("--kept", help="Run nothing: show what earlier rehearsals in --out have found.", rich_help_panel=OUTPUT),
+    ] = False
 
 
 @command(app, panel="Work")
@@ -78,7 +82,10 @@ def rehearse(
     from benchmarks import api
     from benchmarks.commands.terminal import Terminal
 
-    result = api.rehearse(_suite(part), out=out, cpus=cpus, gpus=gpus, address=address, progress=Terminal(console()))
+    progress = Terminal(console())
+    result = api.rehearse(
+        _suite(part), out=out, cpus=cpus, gpus=gpus, address=address, kept_only=part.kept, progress=progress
+    )
     if printing.as_json:
         print_json(as_plain(result))
     else:
@@ -103,6 +110,7 @@ def as_plain(result: Rehearsal) -> dict[str, Any]:
     return {
         "rehearsal": True,
         "suite": result.suite.name,
+        "measured": {"cpus": result.cpus, "gpus": result.gpus, "as the suite asks": result.alike},
         "checks": {heading: [asdict(one) for one in found] for heading, found in result.checks.items()},
         "licences": list(result.licences),
         "passages": [asdict(one) for one in result.passages],
@@ -117,10 +125,25 @@ def show(result: Rehearsal, price: float | None) -> None:
     for heading, found in result.checks.items():
         print_rows(f"REHEARSAL, {heading}", [_check_row(one) for one in found])
     print_rows("REHEARSAL, licences", result.licences)
-    print_rows("REHEARSAL, the road: one case each, no results", [_passage_row(one) for one in result.passages])
+    gone = [one for one in result.passages if one.state != "not rehearsed"]
+    print_rows(
+        "REHEARSAL, the road: one case each, no results; s a case: under all protocols of the suite",
+        [_passage_row(one) for one in gone],
+    )
     whole = [_cost_row(one, result, price) for one in (*result.costs, total(result.costs))]
     print_rows("REHEARSAL, what the whole will take on one worker", whole)
-    for one in result.passages:
+    if not result.alike:
+        budget = result.suite.budget
+        print(
+            f"measured on {_worker(result.cpus, result.gpus)}; the suite asks for {_worker(budget.cpus, budget.gpus)}. "
+            "Only trainings under a budget of minutes take the hours given here, all else will take others: "
+            "rehearse on the machine that will run"
+        )
+    for dataset in dict.fromkeys(one.dataset for one in result.passages):
+        left = [one.method for one in result.passages if one.dataset == dataset and one.state == "not rehearsed"]
+        if left:
+            print(f"not rehearsed so far on {dataset}: {', '.join(left)}")
+    for one in gone:
         if one.state != "ok":
             print(f"did not pass: {one.method} on {one.dataset}: {one.state}: {one.reason}")
     for check in result.missing:
@@ -141,23 +164,33 @@ def _passage_row(one: Any) -> dict[str, str]:
         "s in all": f"{one.seconds:.0f}",
         "s a step": f"{one.step_seconds:.1f}" if one.step_seconds else "",
         "s a case": f"{one.case_seconds:.1f}" if one.case_seconds else "",
-        "GB": f"{one.largest_gb:.1f}",
+        "RAM GB": f"{one.largest_gb:.1f}" if one.largest_gb else "",
+        **({"GPU GB": f"{one.gpu_gb:.1f}"} if one.gpu_gb else {}),
     }
 
 
 def _cost_row(one: Any, result: Rehearsal, price: float | None) -> dict[str, str]:
+    hours = one.training_hours
     row = {
         "method": one.method,
         "trainings": str(one.trainings or ""),
-        "training h": f"{one.training_hours:.1f}" if one.trainings else "",
-        "evaluation h": _range(one.low_hours, one.high_hours),
-        "disk GB": f"{one.disk_gb:.1f}",
+        "training h": "" if not one.trainings else f"{hours:.1f}" if hours else "not known",
+        "evaluation h": _range(one.low_hours, one.high_hours) if one.known else "not known",
+        "disk GB": f"{one.disk_gb:.1f}" if one.known else "",
         "GB in training": f"{one.working_gb:.0f}" if one.working_gb else "",
     }
     if price is not None:
-        low, high = one.money(price, result.suite.workers, result.suite.budget.gpus)
-        row["cost"] = _range(low, high)
-    return row | {"not known on": ", ".join(one.guessed)}
+        workers, gpus = result.suite.workers, result.suite.budget.gpus
+        low, high = one.money(price, workers, gpus)
+        least = one.known_hours * workers * price * (gpus or 1.0)
+        row["cost"] = _range(low, high) if result.alike else f"at least {least:.1f}" if least else "not known"
+    return row | {"not counted": ", ".join(one.guessed)}
+
+
+def _worker(cpus: int, gpus: float) -> str:
+    """Such as "1 processor, no GPU"."""
+    gpu = f"{gpus:g} GPU{'s' * (gpus > 1)}" if gpus else "no GPU"
+    return f"{cpus} processor{'s' * (cpus != 1)}, {gpu}"
 
 
 def _range(low: float, high: float) -> str:

@@ -6,7 +6,6 @@ import copy
 import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -14,7 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.nnunet import segmenter, train_process
+from baselines.nnunet import plans as plans_module
+from baselines.nnunet import prediction, segmenter, train_process
 from baselines.nnunet.method import nnunet, nnunet_organ, nnunet_organ_small, nnunet_small
 from baselines.nnunet.plans import SmallPlans, coarsen, patch_for, shrink
 from baselines.nnunet.raw_data import from_nnunet_axes, remap, to_nnunet_axes, write_raw_dataset
@@ -124,6 +124,8 @@ def test_methods_are_announced_without_prompts_and_refuse_bad_settings() -> None
         {"tile_step_size": 0.0},
         {"folds": 0},
         {"folds": True},
+        {"configuration": "2d"},
+        {"configuration": "3d_cascade_fullres"},  # its second stage needs cases that a network did not learn from
         small,
     ):
         with pytest.raises(UserError, match="nnunet"):
@@ -248,7 +250,7 @@ def test_prediction_lands_on_the_voxels_it_comes_from(spacing: list[float], tran
         "transpose_backward": [int(i) for i in np.argsort(transpose)],
     }
     predictor = stub_predictor([spacing[i] for i in transpose], **changes)
-    session = segmenter.NnUNetSession(predictor, volume, lesion=1)
+    session = segmenter.NnUNetSession((predictor,), volume, lesion=1)
     mask = session.segment(Prompts())
     truth = array > 900
     assert mask.shape == SHAPE
@@ -265,7 +267,7 @@ def test_session_predicts_once_and_refuses_prompts(monkeypatch: pytest.MonkeyPat
         return np.ones((2, 2, 2), bool)
 
     monkeypatch.setattr(segmenter, "predict", predict)
-    session = segmenter.NnUNetSession(SimpleNamespace(), None, 1)  # type: ignore[arg-type]
+    session = segmenter.NnUNetSession((), None, 1)  # type: ignore[arg-type]
     session.segment(Prompts())[:] = False  # the caller's own copy
     assert session.segment(Prompts()).all()
     assert len(calls) == 1
@@ -283,21 +285,30 @@ def test_failed_training_names_the_last_line_and_the_log(tmp_path: Path) -> None
     assert "nnUNet_raw" not in os.environ  # set for the subprocess only
 
 
-def write_model(folder: Path) -> None:
+def write_model(folder: Path, configuration: str = "3d_fullres") -> None:
+    """A model as a training leaves it, with random weights; a stage of a cascade if that is the configuration."""
     from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 
-    plans = shrink(FAKE_PLANS, SmallPlans())
-    arch = plans["configurations"]["3d_fullres"]["architecture"]
+    staged = configuration != "3d_fullres"
+    plans = shrink(FAKE_PLANS, SmallPlans(), "3d_cascade_fullres" if staged else "3d_fullres")
+    own = plans["configurations"][configuration]
+    arch = plans["configurations"][own.get("inherits_from", configuration)]["architecture"]
+    torch.manual_seed(len(configuration))
     network = get_network_from_plans(
-        arch["network_class_name"], arch["arch_kwargs"], arch["_kw_requires_import"], 1, 2, deep_supervision=False
-    )
-    (folder / "fold_0").mkdir(parents=True)
+        arch["network_class_name"], arch["arch_kwargs"], arch["_kw_requires_import"],
+        2 if "previous_stage" in own else 1, 2, deep_supervision=False,
+    )  # fmt: skip
+    for head in network.decoder.seg_layers if staged else ():  # both classes are to be found everywhere
+        head.weight.data -= head.weight.data.mean(1, keepdim=True)
+        head.bias.data.zero_()
+    (folder / "fold_0").mkdir(parents=True, exist_ok=True)
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(DATASET_JSON))
-    (folder / "model.json").write_text(json.dumps({"method": "nnunet", "plans": "small"}))
+    model = {"method": "nnunet", "plans": "small", "configuration": configuration}
+    (folder / "model.json").write_text(json.dumps(model))
     checkpoint = {
         "network_weights": network.state_dict(),
-        "init_args": {"configuration": "3d_fullres", "fold": 0},
+        "init_args": {"configuration": configuration, "fold": 0},
         "trainer_name": "nnUNetTrainer",
         "inference_allowed_mirroring_axes": [0, 1, 2],
     }
@@ -376,16 +387,53 @@ def test_one_network_learns_from_all_cases_and_folds_leave_each_out_once() -> No
 
 
 @pytest.mark.parametrize(
-    ("device", "cpus", "gpus", "expected", "warned"),
-    [("cpu", 1, 0, 0, False), ("cpu", 4, 0, 3, False), ("cuda", 12, 1, 12, False), ("cuda", 8, 1, 8, True),
-     ("cuda", 24, 2, 12, False), ("cuda", 12, 2, 6, True)],
+    ("device", "cpus", "gpus", "expected"),
+    [
+        ("cpu", 1, 0, 0),
+        ("cpu", 4, 0, 3),
+        ("cuda", 12, 1, 12),
+        ("cuda", 8, 1, 8),
+        ("cuda", 24, 2, 12),
+        ("cuda", 1, 2, 1),
+    ],
+)
+def test_a_gpu_gets_all_processors_for_augmentation(device: str, cpus: int, gpus: int, expected: int) -> None:
+    assert plans_module.augmenters(device, cpus, gpus) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [(("cuda", "default", 11, 1), "11 processes"), (("cuda", "default", 12, 1), ""),
+     (("cuda", "resenc-l", 12, 2), "6 processes"), (("cuda", "small", 2, 1), ""), (("cpu", "default", 2, 0), "")],
 )  # fmt: skip
-def test_a_gpu_gets_all_processors_for_augmentation_and_too_few_are_said(
-    device: str, cpus: int, gpus: int, expected: int, warned: bool, caplog: pytest.LogCaptureFixture
+def test_too_few_processors_for_a_gpu_are_said_before_the_training_and_in_its_log(
+    given: tuple[str, str, int, int],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    job = {"device": device, "cpus": cpus, "plans": "default"}
-    assert train_process.augmenters(job, gpus) == expected
-    assert ("its authors use 12 or more" in caplog.text) == warned
+    device, plans, cpus, gpus = given
+
+    def no_training(*_: object) -> None:
+        raise segmenter.TrainingFailed("not here")
+
+    monkeypatch.setattr(segmenter, "run_training_process", no_training)
+    method = segmenter.NnUNet(segmenter.Settings(**{**nnunet.config, "plans": plans}), device, with_organ=False)
+    with pytest.raises(segmenter.TrainingFailed):
+        method.fit([write_case(tmp_path, 0)], TARGET, Budget(steps=1, cpus=cpus, gpus=gpus), tmp_path, 0)
+    assert (said in caplog.text) if said else ("augment" not in caplog.text)
+
+    caplog.clear()
+    monkeypatch.setattr(train_process, "batch_size", lambda _: 2)
+    monkeypatch.setattr(train_process, "train_here", lambda *_: {})
+    monkeypatch.setattr(torch.multiprocessing, "spawn", lambda *_, **__: None)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    (tmp_path / "fold_0").mkdir()
+    (tmp_path / "fold_0" / "figures.json").write_text("{}")
+    train_process.train({"device": device, "cpus": cpus, "gpus": gpus, "plans": plans}, 0, tmp_path)
+    assert (said in caplog.text) if said else ("augment" not in caplog.text)
+    assert os.environ["nnUNet_n_proc_DA"] == str(plans_module.augmenters(device, cpus, gpus))  # noqa: SIM112
 
 
 def test_figures_of_folds_add_up() -> None:
@@ -395,6 +443,79 @@ def test_figures_of_folds_add_up() -> None:
     assert (figures["seconds_training"], figures["iterations"], figures["epochs"]) == (4.0, 750, 3.0)
     assert figures["loss_of_folds"] == [-250, -500]
     assert figures["batch_size"] == 2
+
+
+def test_figures_of_a_cascade_are_those_of_its_second_stage_with_the_work_of_both() -> None:
+    low, high = ([{"seconds_training": 2.0, "iterations": 5, "epochs": 0.02, "final_loss": loss, "batch_size": size}]
+                 for loss, size in ((0.5, 4), (0.25, 2)))  # fmt: skip
+    figures = train_process.in_order([low, high])
+    assert (figures["seconds_training"], figures["iterations"]) == (4.0, 10)
+    assert (figures["final_loss"], figures["batch_size"]) == (0.25, 2)
+    assert (figures["first_stage"]["final_loss"], figures["first_stage"]["batch_size"]) == (0.5, 4)
+    assert train_process.in_order([high]) == train_process.together(high)
+
+
+def test_small_plans_of_a_cascade_are_linked_as_its_planner_links_them() -> None:
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    before = copy.deepcopy(FAKE_PLANS)
+    plans = PlansManager(shrink(FAKE_PLANS, SmallPlans(), "3d_cascade_fullres"))
+    assert before == FAKE_PLANS
+    low, high = plans.get_configuration("3d_lowres"), plans.get_configuration("3d_cascade_fullres")
+    assert (high.previous_stage_name, low.next_stage_names) == ("3d_lowres", ["3d_cascade_fullres"])
+    assert high.data_identifier == plans.get_configuration("3d_fullres").data_identifier != low.data_identifier
+    full = shrink(FAKE_PLANS, SmallPlans())["configurations"]["3d_fullres"]
+    assert (high.spacing, high.patch_size) == (full["spacing"], full["patch_size"])
+    eighth = np.prod(full["median_image_size_in_voxels"]) / 8
+    assert 0.8 * eighth < np.prod(low.median_image_size_in_voxels) < 1.1 * eighth
+
+
+def test_the_second_stage_sees_the_segmentation_of_the_first_as_nnunet_itself_gives_it(tmp_path: Path) -> None:
+    """Two networks with random weights against nnU-Net's own function for one image with a stage before it."""
+    folder = tmp_path / "model"
+    write_model(folder / "3d_lowres", "3d_lowres")
+    write_model(folder, "3d_cascade_fullres")
+    cascade = nnunet.build({"configuration": "3d_cascade_fullres", "folds": 2})
+    cascade.load(folder)  # type: ignore[attr-defined]
+    low, high = cascade.stages  # type: ignore[attr-defined]
+    array = np.random.default_rng(0).normal(0, 300, SHAPE).astype(np.float32)
+    volume = Volume(array, np.diag([*SPACING, 1.0]))
+    image, properties = to_nnunet_axes(volume)
+    first = low.predict_single_npy_array(image, dict(properties))
+    assert 0.05 < (first == 1).mean() < 0.95
+    expected = high.predict_single_npy_array(image, dict(properties), first[None].astype(np.int16))
+    found = cascade.open(volume, TARGET).segment(Prompts())
+    assert np.array_equal(found, from_nnunet_axes(expected == 1))
+    blind = high.predict_single_npy_array(image, dict(properties), np.zeros(first.shape, np.int16)[None])
+    assert not np.array_equal(blind, expected)
+
+
+@pytest.mark.slow
+def test_a_cascade_on_the_real_package(tmp_path: Path) -> None:
+    """Two folds in two stages: what the second learns from comes from networks that had not seen the case."""
+    cases = [write_case(tmp_path, index) for index in range(4)]
+    folder = tmp_path / "model"
+    folder.mkdir()
+    settings = {"configuration": "3d_cascade_fullres", "folds": 2, "keep_workdir": True}
+    trained = nnunet_small.build(settings)
+    figures = trained.fit(cases, TARGET, Budget(steps=160), folder, seed=3)  # type: ignore[attr-defined]
+    assert (figures["iterations"], figures["configuration"], figures["folds"]) == (160, "3d_cascade_fullres", 2)
+    assert figures["first_stage"]["iterations"] == 80
+    assert np.prod(figures["first_stage"]["spacing"]) > 2 * np.prod(figures["spacing"])
+    low = folder / "work" / "results" / "Dataset001_Bench" / "BudgetTrainer__nnUNetPlans__3d_lowres"
+    given = low / "predicted_next_stage" / "3d_cascade_fullres"
+    assert sorted(path.stem for path in given.iterdir()) == [f"case_{n:04d}" for n in range(4)]
+    splits = json.loads((folder / "work" / "preprocessed" / "Dataset001_Bench" / "splits_final.json").read_text())
+    for fold, split in enumerate(splits):
+        predicted = {path.name.partition(".")[0] for path in (low / f"fold_{fold}" / "validation").glob("case_*.nii")}
+        assert predicted == set(split["val"])
+    fresh = nnunet_small.build(settings)
+    fresh.load(folder)  # type: ignore[attr-defined]
+    volume, label = write_case(tmp_path, 9).load()
+    mask = fresh.open(volume, TARGET).segment(Prompts())
+    truth = label == 2
+    assert 2 * (mask & truth).sum() / (mask.sum() + truth.sum()) > 0.5
+    assert np.array_equal(mask, trained.open(volume, TARGET).segment(Prompts()))
 
 
 def test_an_ensemble_averages_the_logits_of_its_folds(tmp_path: Path) -> None:
@@ -407,7 +528,7 @@ def test_an_ensemble_averages_the_logits_of_its_folds(tmp_path: Path) -> None:
     image = torch.rand(1, 8, 24, 24, generator=torch.Generator().manual_seed(0))
 
     def logits(folds: int, weights: dict | None = None) -> torch.Tensor:
-        predictor = segmenter.load_predictor(tmp_path / "model", torch.device("cpu"), 0.5, False, folds)
+        predictor = prediction.load_predictor(tmp_path / "model", torch.device("cpu"), 0.5, False, folds)
         if weights is not None:
             predictor.list_of_parameters = [weights]
         return predictor.predict_logits_from_preprocessed_data(image).float()

@@ -10,8 +10,15 @@ import pytest
 from benchmarks.common.errors import UserError
 from benchmarks.data import registry
 from benchmarks.execution.entries import DatasetEntry
-from benchmarks.execution.rehearsal.checks import data_checks, file_checks, files_of, machine_checks
-from benchmarks.execution.rehearsal.costs import SCAN_LITRES, case_counts, costs, total
+from benchmarks.execution.rehearsal.checks import (
+    data_checks,
+    file_checks,
+    files_of,
+    licence_rows,
+    machine_checks,
+    room_checks,
+)
+from benchmarks.execution.rehearsal.costs import SCAN_LITRES, Cost, case_counts, costs, total
 from benchmarks.execution.rehearsal.road import Passage, rehearsal_suite, shortened
 from benchmarks.execution.suite import load_suite, parse_suite
 from tests.scan_folders import write_msd
@@ -63,8 +70,51 @@ def test_what_is_missing_is_named_with_where_to_get_it(tmp_path: Path) -> None:
     file.path.parent.mkdir(parents=True, exist_ok=True)
     file.path.write_bytes(b"something else")
     assert next(one for one in file_checks(suite) if one.what == file.name).state == "wrong"
-    machine = {check.what: check.state for check in machine_checks(suite, tmp_path)}
-    assert machine["disk"] == "ok"
+
+
+def test_too_few_processors_for_the_augmentation_of_nnunet_on_a_gpu_are_said() -> None:
+    suite = load_suite("paper")
+    assert suite.budget.cpus == 12
+    assert "augmentation" not in {check.what for check in machine_checks(suite)}
+    few = suite.model_copy(update={"budget": suite.budget.model_copy(update={"cpus": 8})})
+    said = next(check for check in machine_checks(few) if check.what == "augmentation")
+    assert (said.state, said.remedy) == ("too little", "--cpus 12")
+    others = few.with_methods(["sam-b"])
+    assert "augmentation" not in {check.what for check in machine_checks(others)}
+    on_cpu = few.model_copy(update={"budget": few.budget.model_copy(update={"gpus": 0.0})})
+    assert "augmentation" not in {check.what for check in machine_checks(on_cpu)}
+
+
+def test_room_is_held_against_what_was_measured(tmp_path: Path) -> None:
+    small, huge = passage("a", "kits21", largest_gb=0.1), passage("b", "kits21", largest_gb=5000.0)
+    fits = {one.what: one for one in room_checks(tmp_path, [small], Cost("all", 0, 0.0, 0.0, 0.0, 0.001))}
+    assert [fits[what].state for what in ("memory", "GPU memory", "disk")] == ["ok", "not measured", "ok"]
+    over = {one.what: one for one in room_checks(tmp_path, [small, huge], Cost("all", 0, 0.0, 0.0, 0.0, 1e6, 1e5))}
+    assert (over["memory"].state, over["disk"].state) == ("too little", "too little")
+    assert "5000.0 GB (b on kits21)" in over["memory"].detail
+
+
+def test_licences_and_what_was_seen_of_the_suites_own_data(call) -> None:
+    entries = [entry for entry in load_suite("paper").methods if entry.name in ("sam-b", "3dsam-adapter", "nnunet")]
+    rows = {row["method"]: row for row in licence_rows(entries, ["kits21", "lits17"])}
+    assert rows["nnunet"]["has seen"] == rows["sam-b"]["has seen"] == "unseen"
+    assert rows["3dsam-adapter"]["has seen"] == "trained-on"
+    rows = {row["method"]: row for row in licence_rows(entries, ["kits21", "mine"])}
+    assert rows["sam-b"]["has seen"] == "kits21: unseen, mine: unknown"
+
+
+def test_a_licence_that_restricts_the_use_has_to_be_accepted_first() -> None:
+    suite = parse_suite(SUITE.replace("mock-network, region-growing", "vista3d"), "test")
+    (missing,) = file_checks(suite)
+    assert (missing.state, missing.detail.endswith("; no checksum published")) == ("missing", True)
+    file = files_of(suite)[0].file
+    file.path.parent.mkdir(parents=True, exist_ok=True)
+    import torch
+
+    torch.save({"point_head.x": torch.zeros(3)}, file.path)
+    (found,) = file_checks(suite)
+    assert found.state == "not accepted"
+    assert found.remedy == "`tags-bench weights fetch vista3d-model.pt --accept-licence`"
 
 
 def test_a_registered_dataset_is_taken_and_a_partial_one_said(tmp_path: Path) -> None:
@@ -117,8 +167,13 @@ def test_costs_by_hand() -> None:
     assert both.low_hours == pytest.approx(4 * 61 * 36 / 3600)
     steps = parse_suite(SUITE.replace(", {name: mine}", "").replace("minutes: 30", "steps: 5000"), "test")
     assert costs(steps, [passage("mock-network", "kits21")])[0].training_hours == pytest.approx(3 * 5000 * 0.72 / 3600)
+    folds = parse_suite(SUITE.replace("splits: 3dsam-adapter}, {name: mine}", "splits: patient, fold: all}"), "test")
+    assert costs(folds, [passage("mock-network", "kits21")])[0].trainings == 15
     failed = costs(suite, [passage("mock-network", "kits21", state="failed")])[0]
-    assert failed.guessed == ("kits21",)
+    assert (failed.guessed, failed.known) == (("kits21",), False)
+    assert (failed.trainings, failed.training_hours, failed.low_hours) == (3, 1.5, 0.0)  # a budget of minutes is known
+    assert network.known_hours == 1.5
+    assert costs(steps, [passage("mock-network", "kits21")])[0].known_hours == 0.0
 
 
 @pytest.mark.ray
@@ -146,6 +201,15 @@ def test_from_end_to_end_and_never_a_result(call, tmp_path: Path, local_ray: Non
         assert "was rehearsed, not run" in ranked.err
     kept = {path: path.stat().st_mtime_ns for path in Path("out/passages").iterdir()}
     assert len(kept) == 2
+    kept_only = call(*words, "--kept", "--price", "2")
+    assert kept_only.code == 1
+    assert "not rehearsed so far on kits21" not in kept_only.out
+    (kept_file,) = (path for path in Path("out/passages").iterdir() if "region-growing" in path.name)
+    aside = kept_file.rename("aside.json")
+    assert "not rehearsed so far on kits21: region-growing\n" in call(*words, "--kept").out
+    aside.rename(kept_file)
+    assert "measured on 1 processor, no GPU; the suite asks for 12 processors, 1 GPU" in kept_only.out
+    assert "at least 3.0" in kept_only.out  # three trainings of half an hour at 2; what was measured here has no price
     shown = call(*words)
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # what has passed does not go again
     assert "missing: kits21: `tags-bench data fetch kits21`" in shown.out

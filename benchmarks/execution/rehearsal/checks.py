@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,11 +16,21 @@ from benchmarks.data.catalogue import datasets as known_datasets
 from benchmarks.data.catalogue import sources
 from benchmarks.data.splits import split_rows
 from benchmarks.execution.entries import DatasetEntry, MethodEntry
+from benchmarks.execution.rehearsal.costs import Cost
+from benchmarks.execution.rehearsal.road import Passage
 from benchmarks.execution.suite import Suite
-from benchmarks.weights.official_files import Announced, by_hand, official_files, readable, verify
+from benchmarks.weights.official_files import (
+    Announced,
+    by_hand,
+    licence_accepted,
+    official_files,
+    readable,
+    verify,
+)
 
 AUGMENTERS = 12  # processes that keep one GPU busy under nnU-Net
-Found = Literal["ok", "missing", "wrong", "too little", "phantoms"]
+ROOM = 0.9  # of the memory that a process may take, so that the machine lives
+Found = Literal["ok", "missing", "wrong", "not accepted", "too little", "not measured", "phantoms"]
 
 
 @dataclass(frozen=True)
@@ -96,49 +106,60 @@ def file_checks(suite: Suite) -> list[Check]:
 
 def _file_check(one: Announced) -> Check:
     file = one.file
-    about = f"{readable(file.bytes)}, {file.licence}, for {', '.join(one.methods)}"
+    size = readable(file.bytes) if file.bytes is not None else "size unknown"
+    about = f"{size}, {file.licence}, for {', '.join(one.methods)}"
     row = verify(one)
     if row["state"] == "absent":
         how = f"`tags-bench weights fetch {file.name}`" if file.url else by_hand(file)
-        return Check(file.name, "missing", about, how)
+        kind = file.checksum.partition(":")[0]
+        return Check(
+            file.name, "missing", f"{about}; {f'{kind.upper()} published' if kind else 'no checksum published'}", how
+        )
+    if file.restricted and not licence_accepted(file):
+        return Check(file.name, "not accepted", f"its licence restricts the use; {about}",
+                     f"`tags-bench weights fetch {file.name} --accept-licence`")  # fmt: skip
     if row["problem"]:
         return Check(file.name, "wrong", f"{row['problem']}; {about}", f"remove {file.path} and get it again")
     checked = "checksum as published" if row["state"] == "verified" else f"no checksum published, {row['sha256'][:12]}…"
     return Check(file.name, "ok", f"{checked}; {about}")
 
 
-def licence_rows(entries: Iterable[MethodEntry]) -> list[dict[str, str]]:
+def licence_rows(entries: Iterable[MethodEntry], datasets: Iterable[str]) -> list[dict[str, str]]:
     """What is accepted by running these methods: licences of code and weights, and what the weights have seen."""
     cards = {entry.name: find_method(entry.name).card for entry in entries}
+    names = list(dict.fromkeys(datasets))
     return [
         {
             "method": name,
             "code": card.code_licence,
             "weights": card.weights_licence,
-            "has seen": ", ".join(f"{data}: {seen}" for data, seen in card.training_data.items()),
+            "has seen": _seen(
+                {data: card.training_data.get(data, card.training_data.get("*", "unknown")) for data in names}
+            ),
         }
         for name, card in cards.items()
     ]
 
 
-def machine_checks(suite: Suite, out: Path, address: str | None = None) -> list[Check]:
-    """Processors and GPUs of the largest machine against what a worker asks for; memory and disk as they are.
+def _seen(datasets: Mapping[str, str]) -> str:
+    """One word where it holds for all."""
+    words = set(datasets.values())
+    return words.pop() if len(words) == 1 else ", ".join(f"{name}: {word}" for name, word in datasets.items())
+
+
+def machine_checks(suite: Suite, address: str | None = None) -> list[Check]:
+    """Processors and GPUs of the largest machine against what a worker asks for.
 
     Raises:
         UserError: no Ray cluster at the address.
     """
-    import psutil
-
     from benchmarks.execution.doctor import gpu_line
 
     wanted = suite.budget
     cpus, gpus, seen = _largest_node(address) if address else (os.cpu_count() or 1, _gpus(), gpu_line())
-    memory, disk = psutil.virtual_memory().total / 1e9, shutil.disk_usage(out).free / 1e9
     checks = [
         _enough("processors", cpus, wanted.cpus, f"{cpus:g}; {wanted.cpus} for each worker", "--cpus"),
         _enough("GPUs", gpus, wanted.gpus, f"{seen}; {wanted.gpus:g} for each worker", "--address or --gpus 0"),
-        Check("memory", "ok", f"{memory:.0f} GB; see the largest process of the road below"),
-        Check("disk", "ok", f"{disk:.0f} GB free at {out}; see what the whole takes below"),
     ]
     nnunet = any(entry.name.startswith("nnunet") for entry in suite.methods)
     if nnunet and wanted.gpus and wanted.cpus < AUGMENTERS:
@@ -147,10 +168,33 @@ def machine_checks(suite: Suite, out: Path, address: str | None = None) -> list[
     return checks
 
 
+def room_checks(out: Path, passages: Sequence[Passage], whole: Cost) -> list[Check]:
+    """Memory and disk of this machine against what the road took and the whole will take."""
+    import psutil
+
+    memory, free = psutil.virtual_memory().total / 1e9, shutil.disk_usage(out).free / 1e9
+    largest = max(passages, key=lambda one: one.largest_gb, default=None)
+    used = "" if largest is None else f"{largest.largest_gb:.1f} GB ({largest.method} on {largest.dataset})"
+    on_gpu = max((one.gpu_gb for one in passages), default=0.0)
+    disk = (
+        f"{free:.0f} GB free at {out}; the whole: {whole.disk_gb:.1f} GB of masks and checkpoints, "
+        f"{whole.working_gb:.0f} GB of copies for each training of nnU-Net that runs; data and files not counted"
+    )
+    return [
+        _enough("memory", ROOM * memory, largest.largest_gb, f"{memory:.0f} GB; the largest process took {used}", "")
+        if largest is not None
+        else Check("memory", "ok", f"{memory:.0f} GB; nothing was rehearsed"),
+        Check("GPU memory", "ok", f"at most {on_gpu:.1f} GB in use on all GPUs")
+        if on_gpu
+        else Check("GPU memory", "not measured", "no GPU was used"),
+        _enough("disk", free, whole.disk_gb + whole.working_gb, disk, "--out elsewhere"),
+    ]
+
+
 def _enough(what: str, found: float, wanted: float, detail: str, option: str) -> Check:
     if found >= wanted:
         return Check(what, "ok", detail)
-    return Check(what, "too little", detail, f"another machine, or {option}")
+    return Check(what, "too little", detail, f"another machine, or {option}" if option else "another machine")
 
 
 def _largest_node(address: str) -> tuple[float, float, str]:

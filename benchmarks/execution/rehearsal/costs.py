@@ -30,10 +30,12 @@ class Cost:
 
     Attributes:
         trainings: how many; of them `training_hours` on one worker with the suite's processors and GPUs.
+        known_hours: of these, what a budget of minutes says; the rest follows from the measured step.
         low_hours, high_hours: of evaluation on one worker.
         disk_gb: checkpoints and masks, which stay.
         working_gb: copies of the training cases, which nnU-Net keeps as long as one training lasts.
-        guessed: datasets whose passage did not end well, so that nothing is known.
+        guessed: datasets whose passage did not end well: of them only trainings under a budget of minutes are counted.
+        known: whether anything is: one passage at least ended well.
     """
 
     method: str
@@ -44,6 +46,8 @@ class Cost:
     disk_gb: float
     working_gb: float = 0.0
     guessed: tuple[str, ...] = ()
+    known_hours: float = 0.0
+    known: bool = True
 
     def money(self, price: float, workers: int, gpus: float) -> tuple[float, float]:
         """At a price for an hour of a GPU (of a worker, where it has none)."""
@@ -68,6 +72,8 @@ def total(costs: Sequence[Cost]) -> Cost:
         sum(one.disk_gb for one in costs),
         max((one.working_gb for one in costs), default=0.0),
         tuple(dict.fromkeys(name for one in costs for name in one.guessed)),
+        sum(one.known_hours for one in costs),
+        any(one.known for one in costs),
     )
 
 
@@ -77,36 +83,47 @@ def _cost(suite: Suite, entry: MethodEntry, passages: Sequence[Passage]) -> Cost
     trained = method.training == "bench" and (entry.fine_tune or not method.needs_checkpoint)
     own_tool = method.training == "own" and not method.floor
     repeats = (entry.repeats or suite.repeats) if trained or own_tool else 1
-    sums = dict.fromkeys(("trainings", "training", "low", "high", "disk"), 0.0)
+    sums = dict.fromkeys(("trainings", "known", "measured", "low", "high", "disk"), 0.0)
     unknown, working = [], 0.0
     for dataset in suite.datasets:
+        training, tested = case_counts(dataset)
+        times = repeats * fold_count(dataset) if trained or own_tool else 0
+        sums["trainings"] += times
+        sums["known"] += times * (budget.minutes or 0.0) / 60
+        if own_tool:
+            working = max(working, training * VOXELS * NNUNET_BYTES / 1e9)
         passage = next((one for one in passages if one.dataset == dataset.name), None)
         if passage is None or passage.state != "ok":
             unknown.append(dataset.name)
             continue
-        training, tested = case_counts(dataset)
         grows = max(1.0, SCAN_LITRES / passage.case_litres) if passage.data == "phantom" else 1.0
         hours = tested * repeats * passage.case_seconds / 3600
         sums["low"] += hours
         sums["high"] += hours * grows
         sums["disk"] += tested * repeats * passage.case_gb * grows
-        if trained or own_tool:
-            sums["trainings"] += repeats
-            minutes = budget.minutes if budget.minutes is not None else (budget.steps or 0) * passage.step_seconds / 60
-            sums["training"] += repeats * minutes / 60
-            sums["disk"] += repeats * passage.checkpoint_gb
-        if own_tool:
-            working = max(working, training * VOXELS * NNUNET_BYTES / 1e9)
+        sums["disk"] += times * passage.checkpoint_gb
+        if budget.minutes is None:
+            sums["measured"] += times * (budget.steps or 0) * passage.step_seconds / 3600
     return Cost(
         entry.title,
         int(sums["trainings"]),
-        sums["training"],
+        sums["known"] + sums["measured"],
         sums["low"],
         sums["high"],
         sums["disk"],
         working,
         tuple(dict.fromkeys(unknown)),
+        sums["known"],
+        len(unknown) < len(suite.datasets),
     )
+
+
+def fold_count(entry: DatasetEntry) -> int:
+    """How many trainings an entry is: one, or one for each of its folds."""
+    if entry.fold != ALL_FOLDS:
+        return 1
+    here = entry.name in registry.registrations()
+    return len(registry.load(entry.name, splits=entry.splits).splits) if here else FOLDS
 
 
 def case_counts(entry: DatasetEntry) -> tuple[int, int]:

@@ -35,7 +35,7 @@ ROUNDS = 2  # of corrections; what more of them cost follows
 PHANTOMS = 3
 PATIENCE_MINUTES = 24 * 60.0  # a rehearsal on processors may take long, and is no failure for it
 
-State = Literal["ok", "failed", "not run", "refused"]
+State = Literal["ok", "failed", "not run", "refused", "not rehearsed"]
 
 
 @dataclass(frozen=True)
@@ -79,11 +79,13 @@ class Rehearsed:
         out: the folder of the rehearsal.
         files: the weights folder of the rehearsal, by name of file.
         address: of a Ray cluster, or None.
+        kept_only: run nothing; only what was kept before counts.
     """
 
     out: Path
     files: Mapping[str, StandIn]
     address: str | None = None
+    kept_only: bool = False
 
 
 def rehearsal_suite(suite: Suite, cpus: int, gpus: float) -> Suite:
@@ -159,8 +161,10 @@ def _passage(
     kept = how.out / "passages" / f"{safe_name(member.title)}-{safe_name(entry.name)}.json"
     if kept.is_file():
         before = Passage(**read_json(kept))
-        if before.unit == unit.digest and before.state == "ok":
+        if before.unit == unit.digest and (before.state == "ok" or how.kept_only):
             return before
+    if how.kept_only:
+        return replace(empty, state="not rehearsed")
     passed = _walked(suite, work, replace(empty, unit=unit.digest), how, progress)
     write_json(kept, asdict(passed))
     return passed

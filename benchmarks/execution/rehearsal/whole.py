@@ -16,8 +16,9 @@ from benchmarks.execution.rehearsal.checks import (
     files_of,
     licence_rows,
     machine_checks,
+    room_checks,
 )
-from benchmarks.execution.rehearsal.costs import Cost, costs
+from benchmarks.execution.rehearsal.costs import Cost, costs, total
 from benchmarks.execution.rehearsal.mark import MARK, NOTICE, claim
 from benchmarks.execution.rehearsal.road import Passage, Rehearsed, along_the_road, rehearsal_suite
 from benchmarks.execution.suite import Suite
@@ -35,6 +36,7 @@ class Rehearsal:
         licences: what is accepted by running the suite.
         passages: one for each method and dataset.
         costs: one for each method, of the whole suite.
+        cpus, gpus: of the worker that was measured.
     """
 
     suite: Suite
@@ -42,11 +44,19 @@ class Rehearsal:
     licences: tuple[Mapping[str, str], ...]
     passages: tuple[Passage, ...]
     costs: tuple[Cost, ...]
+    cpus: int
+    gpus: float
+
+    @property
+    def alike(self) -> bool:
+        """Whether what was measured is what the suite asks for, so that hours and cost carry over."""
+        return self.cpus == self.suite.budget.cpus and self.gpus == self.suite.budget.gpus
 
     @property
     def missing(self) -> list[Check]:
         """What has to be got or mended before the suite can be run."""
-        return [one for found in self.checks.values() for one in found if one.state not in ("ok", "phantoms")]
+        fine = ("ok", "phantoms", "not measured")
+        return [one for found in self.checks.values() for one in found if one.state not in fine]
 
     @property
     def passed(self) -> bool:
@@ -54,9 +64,17 @@ class Rehearsal:
         return all(one.state == "ok" for one in self.passages)
 
 
-def rehearsed(
-    suite: Suite, out: Path, cpus: int | None, gpus: float | None, address: str | None, progress: Progress
-) -> Rehearsal:
+@dataclass(frozen=True)
+class Scope:
+    """How much is rehearsed: processors and GPUs of a worker, a cluster, and whether anything is to run."""
+
+    cpus: int | None = None
+    gpus: float | None = None
+    address: str | None = None
+    kept_only: bool = False
+
+
+def rehearsed(suite: Suite, out: Path, scope: Scope, progress: Progress) -> Rehearsal:
     """Arguments and errors as for `benchmarks.api.rehearse`."""
     suite = suite.model_copy(update={"methods": tuple(entry for entry in suite.methods if entry.kind == "method")})
     folder = writable_folder(out)
@@ -66,19 +84,22 @@ def rehearsed(
         checks = {
             "data": tuple(data_checks(suite)),
             "official files": tuple(file_checks(suite)),
-            "machine": tuple(machine_checks(suite, folder, address)),
+            "machine": tuple(machine_checks(suite, scope.address)),
         }
     with progress.step("writing stand-ins for the files that are not"):
         placed = folder_for_rehearsal(files_of(suite), folder / "weights")
-    here = _means(suite, cpus, gpus, address)
-    short = rehearsal_suite(suite, *here)
-    how = Rehearsed(folder, {one.file.name: one for one in placed}, address)
+    cpus, gpus = _means(suite, scope.cpus, scope.gpus, scope.address)
+    short = rehearsal_suite(suite, cpus, gpus)
+    how = Rehearsed(folder, {one.file.name: one for one in placed}, scope.address, scope.kept_only)
     passages = []
     for passage in along_the_road(suite, short, how, progress):
         passages.append(passage)
-        progress.note(line_of(passage))
-    licences = tuple(licence_rows(suite.methods))
-    return Rehearsal(suite, checks, licences, tuple(passages), tuple(costs(suite, passages)))
+        if passage.state != "not rehearsed":
+            progress.note(line_of(passage))
+    taken = tuple(costs(suite, passages))
+    checks["machine"] += tuple(room_checks(out, passages, total(taken)))
+    licences = tuple(licence_rows(suite.methods, (entry.name for entry in suite.datasets)))
+    return Rehearsal(suite, checks, licences, tuple(passages), taken, cpus, gpus)
 
 
 def line_of(passage: Passage) -> str:

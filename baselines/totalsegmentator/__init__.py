@@ -1,0 +1,1 @@
+"""TotalSegmentator's tumour tasks, run by its authors' package."""
