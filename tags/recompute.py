@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-if TYPE_CHECKING:
-    from tags.image_encoder import Block
-
 T = TypeVar("T")
+
+
+class Block(Protocol):
+    """What is used of a block of the image encoder."""
+
+    adapter: nn.Module | None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The whole block."""
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Of all its layers."""
+
+    def parts(self, x: Tensor) -> Any:
+        """How x is cut into windows, and which of them go together."""
+
+    def within(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """What follows the adapter, on windows."""
+
+    def after_adapter(self, x: Tensor) -> Tensor:
+        """What follows the adapter, on the whole."""
 
 
 def recomputed(function: Callable[..., T], *args: Any) -> T:
@@ -29,7 +47,7 @@ def recomputed_block(block: nn.Module, x: Tensor) -> Tensor:
     return result
 
 
-def _trained(module: nn.Module) -> list[Tensor]:
+def _trained(module: nn.Module | Block) -> list[Tensor]:
     return [p for p in module.parameters() if p.requires_grad]
 
 

@@ -29,7 +29,7 @@ def changed(key: str, value: Any) -> Any:
     if isinstance(value, bool):
         return not value
     if isinstance(value, (int, float)):
-        return value + 1 if isinstance(value, int) else 0.5 * value + 0.1
+        return value + 1 if isinstance(value, int) else 0.5 * value + 0.17
     return [*value, 1] if isinstance(value, list) else f"{value}-other"
 
 

@@ -58,13 +58,8 @@ def test_announced_and_real_prompts_are_the_same(segmenter):
     assert segmenter.prompts == tags_tiny.prompts
 
 
-def test_a_text_prompt_is_refused_not_ignored(segmenter):
-    with pytest.raises(UserError, match="text"):
-        segmenter.open(volume_of((20, 20, 20)), TARGET).segment(Prompts(text="kidney tumor"))
-
-
 def test_prompt_kinds_are_those_of_the_contract(segmenter):
-    assert PromptKind.TEXT not in segmenter.prompts
+    assert segmenter.prompts == frozenset(PromptKind)
 
 
 def batch_of(image, label, progress=0.0, seed=0):
