@@ -70,8 +70,9 @@ def test_a_third_party_is_listed_beside_ours(call) -> None:
     assert rows["sam_vit_b_01ec64.pth"]["path"] == str(weights_folder() / "sam_vit_b_01ec64.pth")
     assert {row["state"] for row in rows.values()} == {"absent"}
     text = call("list", "--method", "sam-med2d").out
-    for part in ("sam-med2d_b.pth", "unknown", "Apache-2.0", "absent", "by hand", str(weights_folder())):
+    for part in ("sam-med2d_b.pth", "unknown", "Apache-2.0", "absent", "by hand"):
         assert part in text
+    assert str(weights_folder()) in "".join(text.split())  # a long path goes over lines
     assert "segvol" not in text
     assert [name for name, row in rows.items() if row["optional"]] == [
         name for name in rows if name.startswith("clip_vit")
