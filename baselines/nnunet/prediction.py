@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from baselines.nnunet.raw_data import from_nnunet_axes, to_nnunet_axes
 from benchmarks.common.errors import UserError
+from benchmarks.contestants.convolutions import by_onednn
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 
 if TYPE_CHECKING:
@@ -118,6 +119,8 @@ def load_predictor(
             device=device,
             allow_tqdm=False,
         )
+    if device.type == "cpu":
+        by_onednn(network)
     predictor.manual_initialization(
         network.to(device).eval(),
         plans,

@@ -18,13 +18,15 @@ PACKAGES = ("tags-bench", "torch", "ray", "mlflow", "monai", "nnunetv2", "segmen
 
 def package_versions() -> dict[str, str]:
     """Versions of what results depend on; "missing" where a package is not installed. Imports none of them."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
-    return found
+    return {name: _version(name) for name in PACKAGES}
+
+
+@lru_cache
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "missing"
 
 
 @lru_cache(maxsize=1)

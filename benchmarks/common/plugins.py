@@ -7,8 +7,10 @@ wrong kind of thing, or takes a name that exists is listed as broken with its re
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, TypeVar
 
 from benchmarks.common.errors import UserError, nearest_name, one_line
@@ -60,8 +62,7 @@ def installed(
     found: dict[str, Plugin] = {}
     owners: dict[str, str] = {}
     broken = []
-    for entry in sorted(importlib.metadata.entry_points(group=group), key=_precedence):
-        distribution = _distribution(entry)
+    for entry, distribution in _announced(group, tuple(sys.path)):
         plugin, reason = _load(entry, kind)
         if plugin is not None and entry.name in found:
             plugin, reason = None, f"the name '{entry.name}' belongs to {owners[entry.name]}"
@@ -86,6 +87,16 @@ def chosen(name: str, what: str, good: Mapping[str, Plugin], broken: tuple[Broke
         if one.name == name:
             raise UserError(f"{what} {one}")
     raise UserError(f"unknown {what} '{name}'; {nearest_name(name, good)}")
+
+
+@lru_cache(maxsize=16)
+def _announced(group: str, path: tuple[str, ...]) -> tuple[tuple[importlib.metadata.EntryPoint, str], ...]:
+    """The entry points of a group, each with its package, as long as the path of imports stays as it is.
+
+    Reading the metadata of hundreds of packages takes tens of milliseconds, and a plan asks for every method.
+    """
+    entries = sorted(importlib.metadata.entry_points(group=group), key=_precedence)
+    return tuple((entry, _distribution(entry)) for entry in entries)
 
 
 def _precedence(entry: importlib.metadata.EntryPoint) -> tuple[bool, str, str]:

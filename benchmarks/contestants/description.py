@@ -130,6 +130,10 @@ class Method:
         segmenter.prompts = self.prompts
         if isinstance(segmenter, Trainable):
             segmenter.module.to(device)
+            if device == "cpu":
+                from benchmarks.contestants.convolutions import by_onednn
+
+                by_onednn(segmenter.module)
         return segmenter
 
     def training_config(self, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
