@@ -136,8 +136,8 @@ def _of_unit(unit: Unit, protocol: Mapping[str, Any], name: str, complete: Mappi
 
 
 def _reads_unequal_words(unit: Unit, protocol: Mapping[str, Any]) -> bool:
-    """Whether the method reads words that others at the same prompt are not given."""
-    knows = unit.get("knows") or ()
+    """Whether the method reads words that others at the same prompt are not given; untrained, it cannot use them."""
+    knows = () if unit.get("untrained") else unit.get("knows") or ()
     prompted = Protocol.from_mapping(protocol).track not in ("automatic", "text")
     return prompted and not protocol.get("text") and WORDS in knows and ITS_TRAINING not in knows
 

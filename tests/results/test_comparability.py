@@ -121,6 +121,15 @@ def test_words_that_others_are_not_given_make_a_list_of_their_own(
     assert [text_of(units, name) for name in ("a", "b", "reader")] == ["", "", expected]
 
 
+def test_an_untrained_method_stays_beside_itself_trained() -> None:
+    units = [
+        described("a", knows=["words", "its training"]),
+        described("b"),
+        described("c", knows=["words"], untrained=True),
+    ]
+    assert [text_of(units, name) for name in "abc"] == ["", "", ""]
+
+
 def test_the_costs_say_what_a_method_knows() -> None:
     units = [described("a"), described("b", knows=["words", "its training"])]
     costs = page_of(rows_of(units), units).sheets[-1]
