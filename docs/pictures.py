@@ -198,7 +198,7 @@ def shoot_mlflow(browser: Browser, address: str, experiment: str, parent: str, i
     with a_page(browser, (1600, 780), "light") as page:
         settled(page, table, "text=matching runs")
         shot(page, images / "mlflow-runs.png")
-        page.get_by_role("radio").nth(1).click()
+        page.locator("input[value=CHART]").dispatch_event("click")  # the button over it is what one sees
         page.wait_for_selector(".js-plotly-plot svg.main-svg", timeout=60_000)
         page.wait_for_timeout(4000)
         shot(page, images / "mlflow-charts.png")
@@ -207,7 +207,17 @@ def shoot_mlflow(browser: Browser, address: str, experiment: str, parent: str, i
         shot(page, images / "mlflow-models.png")
     with a_page(browser, (1600, 900), "light") as page:
         settled(page, address + run_link(experiment, parent, "/artifacts/report.html"), "iframe")
+        page.evaluate(HIDE_PATHS)
         shot(page, images / "mlflow-report.png")
+
+
+HIDE_PATHS = """() => {
+  const leaves = [...document.querySelectorAll('*')].filter(one => one.children.length === 0);
+  leaves.filter(one => one.textContent.includes('file://')).forEach(one => { one.style.visibility = 'hidden'; });
+}"""
+"""Where the files of this machine lie is nobody's business."""
+
+ASSISTANT = "[data-component-id='mlflow.assistant.chat_panel.close']"
 
 
 def settled(page: Page, address: str, sign: str) -> None:
@@ -215,6 +225,9 @@ def settled(page: Page, address: str, sign: str) -> None:
     page.goto(address, wait_until="domcontentloaded")
     page.wait_for_selector(sign, timeout=90_000)
     page.wait_for_timeout(3000)
+    if page.locator(ASSISTANT).count():  # a panel that MLflow opens beside the first page
+        page.locator(ASSISTANT).click()
+        page.wait_for_timeout(1000)
 
 
 def a_port() -> int:
@@ -288,6 +301,7 @@ def draw_cases(results: Results, out: Path, picture: Path) -> None:
                 if mask.any():
                     axes.contour(mask.T, levels=[0.5], colors=[colour], linewidths=1.4)
         axes.set_title(f"{entry.name} (phantom)", fontsize=10)
+        axes.invert_xaxis()  # the patient's right on the left, as radiologists have it
         axes.axis("off")
     handles = [plt.Line2D([], [], color=colour, label=name) for name, colour in drawn.items()]
     handles.append(plt.Rectangle((0, 0), 1, 1, color="#69f0ae", alpha=0.6, label="label"))
