@@ -25,9 +25,9 @@ from tests.scan_folders import write_msd
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def readme_lines() -> str:
-    """The Python block of the README."""
-    return (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+def documented_lines() -> str:
+    """The first Python block of the document on running."""
+    return (ROOT / "docs" / "running.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
 
 
 @pytest.fixture
@@ -43,11 +43,11 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> benchmarks.Suite:
 
 
 @pytest.mark.ray
-def test_the_three_lines_of_the_readme(
+def test_the_three_lines_of_the_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], local_ray: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = [line for line in readme_lines().splitlines() if line]
+    lines = [line for line in documented_lines().splitlines() if line]
     assert len(lines) == 3
     names: dict[str, object] = {}
     exec("\n".join(lines[:-1]), names)

@@ -164,7 +164,9 @@ def test_the_state_is_kept_at_validations_and_by_the_clock(
 ) -> None:
     kept: list[int] = []
     real = loop_module.save_state
-    monkeypatch.setattr(loop_module, "save_state", lambda path, state: (kept.append(state["step"]), real(path, state)))
+    monkeypatch.setattr(
+        loop_module, "save_state", lambda path, state, *rest: (kept.append(state["step"]), real(path, state, *rest))
+    )
     job = job_of(cases, steps=10, validation=cases[:1], validate_at=(0.3, 0.6))
     loop_of(job, tmp_path / "work").run()
     assert kept == [0, 3, 6]
