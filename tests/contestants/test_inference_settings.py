@@ -12,7 +12,9 @@ from benchmarks.contestants import Batch, Budget, Method, Target, Trainable, met
 from benchmarks.execution.training import TrainingJob
 
 TARGET = Target("lesion", "liver", "tumor", (2,), (1,), (-50.0, 150.0), 50.0, 40.0)
-TRAINED = [one for one in methods().values() if one.training != "none" and not one.name.startswith("mock-")]
+TRAINED = [
+    one for one in methods().values() if one.training != "none" and one.factory.startswith(("baselines.", "tags."))
+]
 BY_THE_BENCH = [one for one in TRAINED if one.training == "bench" and one.name.endswith("-tiny")]
 OTHER_WORDS = {
     "mirroring": True,

@@ -14,7 +14,9 @@ from benchmarks.execution.sweep_space import SweepSpace
 from benchmarks.execution.training_job import TrainingJob
 from tests.contestants.test_inference_settings import BY_THE_BENCH, TARGET, loss_of
 
-TRAINED = [one for one in methods().values() if one.training == "bench" and not one.name.startswith("mock-")]
+TRAINED = [
+    one for one in methods().values() if one.training == "bench" and one.factory.startswith(("baselines.", "tags."))
+]
 OPTIMISATION = {"learning_rate", "warm_up", "weight_decay"}
 BATCH, DICE = {"batch_size", "training_batch"}, {"dice_weight", "dice_share"}
 PROMPTS = {
