@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from benchmarks.contestants.convolutions import plain_on_cpu
+
 WIDE = 256  # inputs from which it pays; narrower layers stay with torch's own product, bit for bit
 
 
@@ -26,11 +28,8 @@ def linear(layer: nn.Linear, x: Tensor, gelu: bool = False) -> Tensor:
 
 def _by_onednn(layer: nn.Linear, x: Tensor) -> bool:
     return (
-        not torch.is_grad_enabled()
-        and x.device.type == "cpu"
-        and x.dtype == layer.weight.dtype == torch.float32
-        and layer.in_features >= WIDE
-        and not torch.is_autocast_enabled("cpu")
+        layer.in_features >= WIDE
+        and plain_on_cpu(x, layer.weight)
         and torch.backends.mkldnn.is_available()
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from baselines.announcement import official_file
 from benchmarks.contestants import Card, Environment, Method, PromptKind
 
@@ -51,15 +53,12 @@ sam2 = Method(
     ),
 )
 
-medsam2 = Method(
+medsam2 = replace(
+    sam2,
     name="medsam2",
     summary="MedSAM2: SAM 2.1 (tiny, 512²) trained on medical scans, used like sam2; needs the official file",
-    factory="baselines.sam2.segmenter:Sam2",
-    prompts=_PROMPTS,
-    needs_checkpoint=True,
     files=(_MEDSAM2_FILE,),
-    environment=_ENVIRONMENT,
-    config={"checkpoint": None, "size": "tiny", "image_size": 512, "reach": 150.0, "precision": "auto"},
+    config={**sam2.config, "size": "tiny", "image_size": 512},
     card=Card(
         title="MedSAM2",
         paper="Ma et al., MedSAM2: Segment Anything in 3D Medical Images and Videos, arXiv 2504.03600",

@@ -27,10 +27,18 @@ def _is_plain(layer: nn.Conv3d) -> bool:
     return max(layer.kernel_size) > 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
 
 
+def plain_on_cpu(x: Tensor, weight: Tensor) -> bool:
+    """Whether a layer with this weight is about to compute in float32 on the CPU, without gradients or autocast."""
+    return (
+        not torch.is_grad_enabled()
+        and x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
+    )
+
+
 def _convolved(layer: nn.Conv3d, x: Tensor) -> Tensor:
-    if torch.is_grad_enabled() or x.device.type != "cpu" or x.dtype != torch.float32 or len(x) != 1 or x.ndim != 5:
-        return nn.Conv3d.forward(layer, x)
-    if torch.is_autocast_enabled("cpu") or layer.weight.dtype != torch.float32:
+    if len(x) != 1 or x.ndim != 5 or not plain_on_cpu(x, layer.weight):
         return nn.Conv3d.forward(layer, x)
     shape: tuple[Any, ...] = (layer.padding, layer.stride, layer.dilation, layer.groups)
     result: Tensor = torch.mkldnn_convolution(x, layer.weight, layer.bias, *shape)

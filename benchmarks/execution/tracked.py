@@ -14,7 +14,7 @@ from benchmarks.data.dataset import Case
 from benchmarks.execution.observer import Observer
 from benchmarks.execution.plan import Folders, Unit
 from benchmarks.execution.training import checkpoint_folder
-from benchmarks.execution.training_watch import CURVE, work_folder
+from benchmarks.execution.training_watch import curve_file
 from benchmarks.results.mlflow import MlflowSink
 from benchmarks.results.records import RecordStore
 
@@ -45,7 +45,7 @@ class Tracked:
 
     def stage(self, unit: Unit, stage: str) -> None:
         if stage == "training" and unit.job is not None and not unit.job.untrained:
-            curve = work_folder(checkpoint_folder(self._folders.checkpoints, unit.job)) / CURVE
+            curve = curve_file(checkpoint_folder(self._folders.checkpoints, unit.job))
             self._sink.follow_training(unit.description(), curve)
         if stage in EVALUATION:
             self._evaluated_since.setdefault(unit.folder, time.time())

@@ -178,7 +178,7 @@ def _train_on_ray(job: TrainingJob, work: Path, aside: Aside) -> dict[str, Any]:
             name=f"{job.method}-{job.digest()}",
             storage_path=str(work.resolve() / "ray"),
             failure_config=FailureConfig(max_failures=1 if distributed else 0),
-            callbacks=_callbacks(aside.report),
+            callbacks=[] if aside.report is None else [_passing_on(aside.report)],
         ),
     )
     try:
@@ -197,19 +197,15 @@ def _loop_figures(work: Path) -> dict[str, Any]:
     return figures
 
 
-def _callbacks(report: Report | None) -> list[Any]:
-    """What Ray Train is to call beside the training: it passes on what worker 0 reports."""
-    if report is None:
-        return []
+def _passing_on(report: Report) -> Any:
+    """A callback for Ray Train: it passes on what worker 0 reports."""
     from ray.train import UserCallback
-
-    told = report
 
     class PassOn(UserCallback):
         def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            told(metrics[0])
+            report(metrics[0])
 
-    return [PassOn()]
+    return PassOn()
 
 
 def train_loop(config: dict[str, Any]) -> None:

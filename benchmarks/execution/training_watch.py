@@ -46,6 +46,11 @@ def work_folder(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.partial")
 
 
+def curve_file(folder: Path) -> Path:
+    """Where the curve of a training lies that goes on; there is none for a method with a loop of its own."""
+    return work_folder(folder) / CURVE
+
+
 class Heartbeat:
     """Writes signs of life of one training."""
 

@@ -34,7 +34,7 @@ from benchmarks.execution.apart import Tell, call_at_home
 from benchmarks.execution.plan import Folders
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
-from benchmarks.execution.training_watch import CURVE, work_folder
+from benchmarks.execution.training_watch import curve_file
 from benchmarks.weights.zoo import CARD, CHECKPOINT, JOINT, MARK, zoo_folder
 
 SEED = 71  # of phantoms and trainings; the suites have others
@@ -105,7 +105,7 @@ def train(order: ZooOrder, folders: Folders, progress: Progress) -> list[dict[st
         for part, members in _parts(method, datasets):
             what = f"{method.name} ({part})"
             job = _job(order, method, members)
-            curve = work_folder(checkpoint_folder(folders.checkpoints, job)) / CURVE
+            curve = curve_file(checkpoint_folder(folders.checkpoints, job))
             with progress.step(f"training {what}, {order.steps_of(method)} steps"), _followed(what, curve, progress):
                 rows.append(as_row(_train(job, order, part, members, folders)))
     return rows

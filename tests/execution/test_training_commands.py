@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.ray
 
@@ -150,8 +150,8 @@ def test_a_sweep_that_is_killed_goes_on_and_trains_nothing_twice(suite: Path, tm
     environment = os.environ | {"TUNE_GLOBAL_CHECKPOINT_S": "0.2"}
     first = psutil.Popen([*command, "4"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
-        (log,) = wait_for(lambda: list((tmp_path / "out" / "sweeps").glob("*/trials.json")))
-        wait_for(lambda: over(log) >= 2)
+        (log,) = wait_for(lambda: list((tmp_path / "out" / "sweeps").glob("*/trials.json")), 120)
+        wait_for(lambda: over(log) >= 2, 120)
     finally:
         family = [*first.children(recursive=True), first]
         for process in reversed(family):
@@ -183,13 +183,3 @@ def over(log: Path) -> int:
 
 def finished_trainings(sweep: Path) -> list[Path]:
     return sorted((sweep / "checkpoints").glob("*/training.json"))
-
-
-def wait_for(found: Any, seconds: float = 120.0) -> Any:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        there = found()
-        if there:
-            return there
-        time.sleep(0.05)
-    raise AssertionError("it did not come")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from benchmarks.execution.plan import Folders
 from benchmarks.results.records import RecordStore
 from tests.conftest import ROOT
 from tests.execution.clusters import head, kill, node, short_folder
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -89,16 +89,6 @@ def two_nodes(folder: Path) -> Iterator[tuple[str, psutil.Popen]]:
         yield address, other
 
 
-def wait_for(found: Callable[[], Any], seconds: float = 180.0) -> Any:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        there = found()
-        if there:
-            return there
-        time.sleep(0.2)
-    raise AssertionError("it did not come")
-
-
 def both_train(out: Path, going: psutil.Popen) -> bool:
     """Whether two trainings are at work; a command that has ended says why."""
     assert going.poll() is None, going.communicate()
@@ -117,7 +107,7 @@ def test_records_are_equal_for_one_two_and_four_workers_and_for_two_nodes_one_of
         with two_nodes(folder) as (address, other):
             going = start(address, folder / "killed")
             masks = folder / "killed" / "predictions"
-            wait_for(lambda: len(list(masks.rglob("*.nii.gz"))) > 3)
+            wait_for(lambda: len(list(masks.rglob("*.nii.gz"))) > 3, 180)
             kill(other)
             told, _ = going.communicate(timeout=400)
             assert "hosts [('shared', True, 12), ('shared', True, 12)]" in told, told
@@ -180,7 +170,7 @@ def test_a_training_whose_node_is_killed_ends_with_the_same_weights(tmp_path: Pa
         undisturbed, _ = train(0.0, folder / "alone").communicate(timeout=300)
         with two_nodes(folder) as (address, other):
             going = train(0.4, folder / "out", "--address", address)
-            wait_for(lambda: both_train(folder / "out", going))
+            wait_for(lambda: both_train(folder / "out", going), 180)
             kill(other)
             told, errors = going.communicate(timeout=400)
             assert going.returncode == 0, errors
@@ -201,7 +191,7 @@ def test_a_sweep_whose_node_is_killed_has_all_its_trials(tmp_path: Path) -> None
     with short_folder() as folder, two_nodes(folder) as (address, other):
         words = ("--methods", "a", "--trials", "3", "--concurrent", "2", "--out", str(folder / "out"))
         going = cli("tune", "--suite", str(tmp_path / "sweep.yaml"), *words, "--address", address)
-        wait_for(lambda: both_train(folder / "out", going))
+        wait_for(lambda: both_train(folder / "out", going), 180)
         kill(other)
         told, errors = going.communicate(timeout=600)
         assert going.returncode == 0, errors

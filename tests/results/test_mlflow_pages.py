@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from tests.results.mlflow_runs import (
     parents,
     runs_of,
 )
+from tests.waiting import wait_for
 
 
 def test_rank_and_verdict_are_those_of_the_paired_tests() -> None:
@@ -173,9 +173,9 @@ def test_a_training_curve_is_drawn_while_it_goes_on_and_no_point_comes_twice(out
     curve = tmp_path / "curve.json"
     follower.follow("c0ffee", description, curve)
     curve.write_text(json.dumps(CURVE[:1]))
-    wait_for(lambda: len(told) == 1)
+    wait_for(lambda: len(told) == 1, 30)
     curve.write_text(json.dumps(CURVE))
-    wait_for(lambda: len(told) == 2)
+    wait_for(lambda: len(told) == 2, 30)
     follower.forget("c0ffee")
     curve.write_text(json.dumps([*CURVE, CURVE[0]]))
     follower.close()
@@ -185,7 +185,7 @@ def test_a_training_curve_is_drawn_while_it_goes_on_and_no_point_comes_twice(out
     sink = MlflowSink(out)
     for _, points, times in told:
         sink._log_curve(description, points, times)
-        wait_for(lambda: not list((out / "mlflow-outbox").glob("*/*.json")))
+        wait_for(lambda: not list((out / "mlflow-outbox").glob("*/*.json")), 30)
     client = client_of(out)
     (run,) = runs_of(out)
     assert run.info.status == "RUNNING"
@@ -195,15 +195,6 @@ def test_a_training_curve_is_drawn_while_it_goes_on_and_no_point_comes_twice(out
     (run,) = runs_of(out)
     assert run.info.status == "FINISHED"
     assert [(p.step, p.value) for p in client.get_metric_history(run.info.run_id, "train/loss")] == [(1, 0.9), (3, 0.5)]
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    import time
-
-    end = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("how", ["moved", "copied"])

@@ -9,8 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.request import urlopen
@@ -22,6 +21,7 @@ from pandas.testing import assert_frame_equal
 from benchmarks.results.leaderboard import leaderboard_of, overall_of
 from benchmarks.results.mlflow import records_from_mlflow
 from tests.results.mlflow_runs import a_run, description_of, rows_of
+from tests.waiting import wait_for
 
 NAME = """Bob's "50 %" scans_\\"""
 
@@ -30,13 +30,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def wait_for(holds: Callable[[], bool], seconds: float = 300.0) -> None:
-    end = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.2)
 
 
 @contextmanager
@@ -48,7 +41,7 @@ def serving(store: str, folder: Path) -> Iterator[str]:
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
-        wait_for(lambda: server.poll() is not None or socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        wait_for(lambda: server.poll() is not None or socket.socket().connect_ex(("127.0.0.1", port)) == 0, 300)
         assert server.poll() is None, (folder / "server.log").read_text(encoding="utf-8")
         yield f"http://127.0.0.1:{port}"
     finally:
@@ -133,7 +126,7 @@ def test_the_command_serves_the_store_of_a_folder_and_ends_with_its_server(out: 
         lines = [one.stdout.readline().strip() for _ in range(2)]
         assert lines[0] == f"sqlite:///{out / 'mlflow.db'}"
         assert lines[1].startswith(f"http://127.0.0.1:{port}/#/experiments/")
-        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0)
+        wait_for(lambda: socket.socket().connect_ex(("127.0.0.1", port)) == 0, 300)
         with urlopen(f"http://127.0.0.1:{port}/health") as answer:
             assert answer.status == 200
         taken = subprocess.run(command, cwd=root, capture_output=True, text=True)

@@ -7,11 +7,7 @@ import pytest
 import torch
 
 from tags.augment import draw_flips, flipped, random_views, rotations, seen
-
-
-def ball(radius=6, centre=(16, 16, 16), side=32):
-    axes = torch.meshgrid(*(torch.arange(side) - c for c in centre), indexing="ij")
-    return (sum(a**2 for a in axes) <= radius**2).float()[None, None]
+from tests.tags.shapes import ball
 
 
 def once(image, label, side, factor, **how):

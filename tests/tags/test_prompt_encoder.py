@@ -16,6 +16,7 @@ from tags.sampling import (
     rough_mask,
     sample_prompts,
 )
+from tests.tags.shapes import ball
 
 
 def clicks(*triples, labels=None):
@@ -95,11 +96,6 @@ def test_a_negative_click_token_is_not_a_positive_one(build, noise):
     feature = noise(1, 32, 8, 8, 8)
     plus, minus = (model.prompts(clicks((9, 9, 9), labels=[s]), feature, image).clicks for s in (1, 0))
     assert (plus - minus).abs().max() > 1e-3
-
-
-def ball(radius=6, centre=(16, 16, 16), side=32):
-    axes = torch.meshgrid(*(torch.arange(side) - c for c in centre), indexing="ij")
-    return (sum(a**2 for a in axes) <= radius**2).float()[None, None]
 
 
 def test_sampled_clicks_lie_where_their_sign_says():
