@@ -196,10 +196,8 @@ class Course:
         self.loadings.setdefault(name, loading)
         ahead = 2 if need.gpus > 0 and need.cpus > 1 else 1  # load and score beside the GPU, never beside a CPU method
         way = Way(number, unit, Key(name, need, load_limit=LOAD_LIMIT_SECONDS, ahead=ahead), checkpoint)
-        if self.records is not None and unit.evaluation.protocols:
-            names = [case.case_id for case in unit.cases]
-            ready = self.records.store.finished(unit.folder, names, self.records.retry_failed)
-            way.missing = {case.case_id: case for case in unit.cases if case.case_id not in ready}
+        if self.records is not None:
+            way.missing = missing_cases(unit, self.records.store, self.records.retry_failed)
         if unit.job is not None and checkpoint is not None:
             way.trained = finished(checkpoint) and not self.fresh
             if way.trained:
@@ -432,6 +430,14 @@ class Course:
             self.observer.advanced(way.unit, int(way.trained))
             return
         self.observer.advanced(way.unit, len(way.unit.cases) - len(way.missing) - len(way.without))
+
+
+def missing_cases(unit: Unit, store: RecordStore, retry_failed: bool) -> dict[str, Case]:
+    """The cases of a unit that have no record, by name; with `retry_failed`, those that failed too."""
+    if not unit.evaluation.protocols:
+        return {}
+    ready = store.finished(unit.folder, [case.case_id for case in unit.cases], retry_failed)
+    return {case.case_id: case for case in unit.cases if case.case_id not in ready}
 
 
 def checkpoint_of(unit: Unit, folders: Folders) -> Path | None:

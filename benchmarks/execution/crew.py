@@ -104,6 +104,26 @@ class Machines:
             self._looked.set()
 
 
+class NoMachines(Machines):
+    """In place of machines where nothing is due: no Ray is needed, and none is asked."""
+
+    def __init__(self) -> None:
+        pass
+
+    @property
+    def nodes(self) -> dict[str, str]:
+        return {}
+
+    def now(self) -> list[Node]:
+        return []
+
+    def look(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 def _alive_nodes() -> list[tuple[Node, str]]:
     import ray
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.execution.course import Course, NotRun, Records
-from benchmarks.execution.crew import Machines
+from benchmarks.execution.course import Course, NotRun, Records, missing_cases
+from benchmarks.execution.crew import Machines, NoMachines
 from benchmarks.execution.environments import prepare
 from benchmarks.execution.observer import Observer
 from benchmarks.execution.plan import Folders, Unit, without_repeats
@@ -57,7 +57,7 @@ def run(
     retry_failed: bool = False,
     on_unit: Callable[[Unit, pd.DataFrame, dict[str, Any] | None], None] = lambda unit, rows, training: None,
 ) -> RunOutcome:
-    """Bring every unit to its end on the running Ray.
+    """Bring every unit to its end on the running Ray, which is needed only if `anything_due`.
 
     `on_unit` is called once for every unit that has all its rows, finished earlier or now, with these and the training
     figures. A unit with cases in `RunOutcome.not_run` is not finished: the next run goes on with it.
@@ -66,9 +66,11 @@ def run(
         UserError: a unit asks for more than the cluster has.
         Interrupted: Ctrl-C; a second one ends the process at once.
     """
-    machines = Machines()
+    due = anything_due(units, folders, fresh, retry_failed)
+    machines = Machines() if due else NoMachines()
     try:
-        check_room(units, machines)
+        if due:
+            check_room(units, machines)
         unfit = unfit_nodes(
             units, folders, machines, observer
         )  # nothing is touched before the cluster is known to be fit
@@ -93,6 +95,12 @@ def run(
         return RunOutcome(one.computed, tuple(one.not_run))
     finally:
         machines.close()
+
+
+def anything_due(units: list[Unit], folders: Folders, fresh: bool, retry_failed: bool) -> bool:
+    """Whether any case is still to be computed, and Ray is needed for it."""
+    store = RecordStore(folders.records)
+    return fresh or any(missing_cases(unit, store, retry_failed) for unit, _ in without_repeats(units))
 
 
 def _shared(

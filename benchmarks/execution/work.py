@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -19,7 +20,7 @@ from benchmarks.execution.cluster import start_ray
 from benchmarks.execution.datasets import Folders, data_line, dataset_of, folds_of
 from benchmarks.execution.outcomes import NotTrained, RunResult, TrainingResult
 from benchmarks.execution.plan import Unit, method_of, plan
-from benchmarks.execution.pool import RunOutcome, train_units
+from benchmarks.execution.pool import RunOutcome, anything_due, train_units
 from benchmarks.execution.pool import run as run_units
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.rehearsal.mark import keep_results_out
@@ -81,11 +82,13 @@ def executed(
     note_case_files(work.units, work.folders)
     note_machine(work.suite.name, work.folders)
     sink = MlflowSink(work.folders.out, tracking_uri)
-    with progress.step("starting Ray"):
-        start_ray(address, progress.note)
+    again = {"fresh": recompute == "all", "retry_failed": recompute == "failed"}
+    if address or anything_due(work.units, work.folders, **again):
+        with progress.step("starting Ray"):
+            start_ray(address, progress.note)
     sink.begin(work.suite.as_plain(), digest([(unit.key, unit.digest) for unit in work.units]), synthetic, descriptions)
     try:
-        outcome, rows, descriptions = _run(work, sink, recompute, progress)
+        outcome, rows, descriptions = _run(work, sink, again, progress)
     except BaseException as error:
         sink.end(Summary(), "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
         sink.close(patience=3.0)
@@ -109,10 +112,9 @@ def executed(
 
 
 def _run(
-    work: Work, sink: MlflowSink, recompute: Recompute, progress: Progress
+    work: Work, sink: MlflowSink, again: Mapping[str, bool], progress: Progress
 ) -> tuple[RunOutcome, pd.DataFrame, tuple[dict[str, Any], ...]]:
     """What the pool says of the run; all rows in the order of the plan, whichever unit finished first; all units."""
-    again = {"fresh": recompute == "all", "retry_failed": recompute == "failed"}
     with progress.units(work.units) as observer:
         tracked = Tracked(observer, sink, work.folders)
         outcome = run_units(work.units, work.folders, tracked, on_unit=tracked.on_unit, **again)

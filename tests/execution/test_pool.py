@@ -12,6 +12,7 @@ import pytest
 from benchmarks.common.errors import UserError
 from benchmarks.common.weight_file import weights_folder
 from benchmarks.data.dataset import Case, Dataset
+from benchmarks.execution.crew import Machines
 from benchmarks.execution.observer import Nobody
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
 from benchmarks.execution.pool import run, train_units
@@ -93,6 +94,30 @@ def test_a_run_gives_every_row_and_a_second_one_computes_nothing(
     again = records(tmp_path).sort_values(["method", "case", "protocol", "step"]).reset_index(drop=True)
     same = ["method", "case", "protocol", "step", "dice", "hd95_mm", "voxels_prediction", "clicks"]
     pd.testing.assert_frame_equal(first[same], again[same])  # the same clicks, the same numbers
+
+
+def test_a_run_with_nothing_due_needs_no_ray(
+    local_ray: None, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Asked(Exception):
+        pass
+
+    def asked(*given: Any) -> None:
+        raise Asked
+
+    _, computed = run_methods("[mock-noop, mock-threshold]", dataset, tmp_path)
+    assert computed > 0
+    monkeypatch.setattr(Machines, "__init__", asked)
+    ended: list[str] = []
+    _, computed = run_methods(
+        "[mock-noop, mock-threshold]", dataset, tmp_path, on_unit=lambda unit, *rest: ended.append(unit.title)
+    )
+    assert (computed, len(ended)) == (0, 2)
+    for due in ({"fresh": True}, {}):
+        if not due:
+            next((tmp_path / "records").rglob("*.parquet")).unlink()
+        with pytest.raises(Asked):
+            run_methods("[mock-noop, mock-threshold]", dataset, tmp_path, **due)
 
 
 def test_only_what_is_missing_is_computed(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:

@@ -174,6 +174,13 @@ def test_runs_deleted_in_the_middle_cost_nothing(out: Path) -> None:
     assert {run.data.tags.get("tagsbench.method") for run in runs_of(out)} == {None, "net", "ball"}
 
 
+def test_a_message_that_is_sent_while_the_waiting_ones_are_listed_is_no_fault(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    kept = outbox.put("begin", "key", {})
+    (tmp_path / "begin-sent-meanwhile.json").symlink_to(tmp_path / "no such file")  # listed, and not to be found
+    assert outbox.waiting() == [kept]
+
+
 def wait_until(holds: Callable[[], bool], seconds: float = 30.0) -> None:
     end = time.monotonic() + seconds
     while not holds():

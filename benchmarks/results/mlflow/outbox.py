@@ -86,9 +86,9 @@ class Outbox:
         return path
 
     def waiting(self) -> list[Path]:
-        """The messages that are to be sent, in the order in which they were written."""
-        files = [(path.stat().st_mtime_ns, path) for path in self.folder.glob("*.json")]
-        return [path for _, path in sorted(files)]
+        """The messages that are to be sent, in the order in which they were written; any may be sent meanwhile."""
+        files = [(_written(path), path) for path in self.folder.glob("*.json")]
+        return [path for _, path in sorted((time, path) for time, path in files if time is not None)]
 
     def read(self, path: Path) -> Message:
         """A message. Raises ValueError or OSError if its files are damaged."""
@@ -107,6 +107,14 @@ class Outbox:
             path.unlink()
             for suffix in (".parquet", BROUGHT):
                 path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _written(path: Path) -> int | None:
+    """When a message was written, nanoseconds; None if the thread that sends has just dropped it."""
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None
 
 
 def _plain(value: Any) -> Any:
