@@ -11,7 +11,9 @@ from benchmarks.contestants import Card, Method, WeightFile, ZooTraining
 CHECK = "baselines.checkpoints:official_file_problem"
 
 
-TRAINING = {"training_batch": 2, "warm_up": 0.0, "weight_decay": 0.01, "foreground": 1.0, "dice_share": 0.5}
+TRAINING = {
+    "training_batch": 2, "warm_up": 0.0, "weight_decay": 0.01, "foreground": 1.0, "dice_share": 0.5, "ema": 0.0,
+}  # fmt: skip
 """How the bench trains a `NetworkSegmenter` that says nothing else."""
 
 

@@ -25,6 +25,7 @@ RANGES = {
     "weight_decay": (0, 1e4),
     "foreground": (0, 1),
     "dice_share": (0, 1),
+    "ema": (0, 0.9999),
 }
 
 
@@ -40,6 +41,7 @@ class NetworkSegmenter(Trainable):
         warm_up, weight_decay, foreground: see `TrainingRecipe`.
         training_batch: crops in a step of it.
         dice_share: Dice's share in its loss, the rest is cross-entropy.
+        ema: decay of the moving average of the weights that is kept in the end; 0 for none.
         seed: of fresh weights.
 
     Attributes:
@@ -110,6 +112,7 @@ class NetworkSegmenter(Trainable):
             patch,
             batch_size=int(self.config["training_batch"]),
             final_learning_rate=chosen["learning_rate"] / 100,
+            ema_decay=float(self.config["ema"]),
             **chosen,
             **rest,
         )

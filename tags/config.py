@@ -161,8 +161,8 @@ class Settings:
             see `TrainingRecipe`.
         ema: decay of the moving average of the weights that is kept in the end; 0 for none.
         corrections: most correction rounds after the first prediction of a training step.
-        clicks, prompt_dropout, single_click, central_click, box_share, mask_share: training prompts, see
-            `sampling.Sampling`.
+        clicks, prompt_dropout, dropout_elsewhere, single_click, central_click, box_share, mask_share: training
+            prompts, see `sampling.Sampling`.
         zoom: range of the field of view of a training crop, as a multiple of the first view's.
         stretch: by how much each axis of a training crop may depart from its zoom, as a share.
         tilt: largest angle in degrees by which a training crop is turned about each axis.
@@ -192,6 +192,7 @@ class Settings:
     corrections: int = 2
     clicks: int = 10
     prompt_dropout: float = 0.1
+    dropout_elsewhere: float = 0.1
     single_click: float = 0.5
     central_click: float = 0.8
     box_share: float = 0.3

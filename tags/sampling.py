@@ -20,7 +20,8 @@ class Sampling:
 
     Attributes:
         clicks: most clicks of a crop.
-        none: share of crops without any prompt (prompt dropout).
+        none: share of crops without any prompt (prompt dropout), of those whose centre lies in the target.
+        none_elsewhere: the same of all other crops: where nobody says where to look, a view lies anywhere.
         single: share of the others that get exactly one positive click and nothing else.
         central: share of crops whose first positive click is the crop's centre, where a view looks at inference
             (deep inside the target where the centre does not belong to it), instead of anywhere in the target.
@@ -31,6 +32,7 @@ class Sampling:
 
     clicks: int = 10
     none: float = 0.1
+    none_elsewhere: float = 0.1
     single: float = 0.5
     central: float = 0.5
     box: float = 0.3
@@ -113,7 +115,9 @@ def _prompts_of(mask: Tensor, generator: torch.Generator, how: Sampling) -> _Dra
     """Prompts for one target (X, Y, Z)."""
     device = mask.device
     drawn = _Drawn(torch.zeros(0, 3, device=device), torch.zeros(0, dtype=torch.long, device=device))
-    if how.clicks == 0 or random_number(generator) < how.none:
+    centred = bool(mask[tuple(n // 2 for n in mask.shape)])
+    none = how.none if centred else how.none_elsewhere
+    if how.clicks == 0 or random_number(generator) < none:
         return drawn
     present = bool(mask.any())
     if present and random_number(generator) < how.mask:

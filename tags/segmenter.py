@@ -118,6 +118,7 @@ class TagsSegmenter(Trainable):
         how = Sampling(
             clicks=s.clicks,
             none=s.prompt_dropout,
+            none_elsewhere=s.dropout_elsewhere,
             single=s.single_click,
             central=s.central_click,
             box=s.box_share,

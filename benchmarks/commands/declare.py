@@ -11,6 +11,8 @@ from typing import Any, TypeVar, get_type_hints
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from benchmarks.common.errors import UserError
+
 DATA, PROMPTS, METHODS, TABLES = "Data", "Prompts", "Methods", "Tables"
 BUDGET, CLUSTER, OUTPUT = "Budget", "Cluster", "Output"
 """Headings of `--help`, in its order; arguments and the options of a single command come before them."""
@@ -19,6 +21,16 @@ Function = TypeVar("Function", bound=Callable[..., None])
 
 
 class _Command(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As usual, but an option that takes one value is not given twice: the first would be lost in silence."""
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option in given:
+            takes_one = option.param_type_name == "option" and not (option.multiple or option.is_flag)
+            if takes_one and given.count(option) > 1:
+                several = "; several names go into one, with commas between" if "," in (option.metavar or "") else ""
+                raise UserError(f"{option.opts[0]} is given more than once, and takes one value{several}")
+        return super().parse_args(ctx, args)
+
     def get_params(self, ctx: Any) -> list[Any]:
         options = _without_type(super().get_params(ctx))
         for option in options:

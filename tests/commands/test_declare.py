@@ -88,3 +88,17 @@ def test_no_command_takes_more_than_seven_parameters() -> None:
                 lengths[f"{file.stem}.{name}"] = len(inspect.signature(one).parameters)
     assert len(lengths) > 30
     assert {name: length for name, length in lengths.items() if length > 7} == {}
+
+
+def test_an_option_with_one_value_is_not_given_twice(call, app: typer.Typer) -> None:
+    """The first value would be lost in silence; what may be repeated, may."""
+    twice = call("run", "--methods", "ball", "--methods", "region-growing")
+    assert twice.code == 2
+    assert twice.errors == [
+        "error: --methods is given more than once, and takes one value; several names go into one, with commas between"
+    ]
+    assert call("run", "--fold", "0", "--seed", "3", "--fold", "1", "--seed", "4").errors == [
+        "error: --seed is given more than once, and takes one value"
+    ]
+    result = CliRunner().invoke(app, ["plain", "p", "--deep", "--deep"])
+    assert result.exit_code == 0
