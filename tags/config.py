@@ -171,7 +171,9 @@ class Settings:
         dice_weight: Dice's share in the loss, the rest is cross-entropy.
         coarse_weight: weight of the same loss on the decoder's coarse logits.
         threshold: probability above which a voxel is tumour.
-        overlap: of neighbouring windows where a volume is searched without clicks.
+        search_view: field of view of the views in which a volume is searched without clicks, likewise a multiple.
+        overlap: of neighbouring ones.
+        part_share: of the heaviest part that they find; parts that weigh less are not looked at.
         widest: largest field of view of a prompted view, as a multiple of the first view's.
         cached_views: encodings kept per session.
         mixed_precision: bf16 where the device gains by it (GPU; CPU with AMX tiles).
@@ -192,7 +194,7 @@ class Settings:
     corrections: int = 2
     clicks: int = 10
     prompt_dropout: float = 0.1
-    dropout_elsewhere: float = 0.1
+    dropout_elsewhere: float = 0.5
     single_click: float = 0.5
     central_click: float = 0.8
     box_share: float = 0.3
@@ -204,7 +206,9 @@ class Settings:
     dice_weight: float = 0.5
     coarse_weight: float = 0.0
     threshold: float = 0.5
+    search_view: float = 2.25
     overlap: float = 0.5
+    part_share: float = 0.5
     widest: float = 2.25
     cached_views: int = 8
     mixed_precision: bool = True
@@ -225,9 +229,10 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "learning_rate": 1e-2,
         "final_learning_rate": 1e-4,
         "warm_up": 0.05,
-        "foreground": 0.9,
+        "foreground": 0.6,
         "tilt": 20.0,
-        "prompt_dropout": 0.2,
+        "prompt_dropout": 0.35,
+        "dropout_elsewhere": 0.85,
         "flips": (0.5, 0.5, 0.5),
     },
 }

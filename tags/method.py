@@ -11,7 +11,7 @@ from tags.official import files_of
 from tags.search_space import search_space
 
 PROMPTS = frozenset(PromptKind)
-INFERENCE_SETTINGS = ("threshold", "overlap", "widest", "cached_views")
+INFERENCE_SETTINGS = ("threshold", "search_view", "overlap", "part_share", "widest", "cached_views")
 ABLATIONS: dict[str, dict[str, Any]] = {
     "adapters": {"adapters": False},
     "semantic guidance": {"semantic": False},
@@ -45,7 +45,7 @@ def _method(
         files=files_of(size, str(config["clip"]), str(config["clip_weights"])),
         search_space=search_space(size),
         ablations=ABLATIONS,
-        version="2",
+        version="3",
         card=Card(
             title=f"TAGS ({size})",
             paper=PAPER,

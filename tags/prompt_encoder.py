@@ -47,6 +47,10 @@ class PromptTensors:
             has_mask=no,
         )
 
+    def absent(self) -> Tensor:
+        """(B,) bool: the crops without any prompt."""
+        return ~(self.has_box | self.has_mask | (self.labels != ABSENT).any(dim=1))
+
     def with_points(self, points: Tensor, labels: Tensor) -> PromptTensors:
         """The same prompts and further clicks (B, n, 3), (B, n)."""
         return replace(

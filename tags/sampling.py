@@ -32,7 +32,7 @@ class Sampling:
 
     clicks: int = 10
     none: float = 0.1
-    none_elsewhere: float = 0.1
+    none_elsewhere: float = 0.5
     single: float = 0.5
     central: float = 0.5
     box: float = 0.3

@@ -21,7 +21,7 @@ from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.data.volume import Volume
 from tags.augment import draw_flips, flipped, flipped_features, random_views
 from tags.config import Settings, TagsConfig
-from tags.losses import segmentation_loss
+from tags.losses import rarity, segmentation_loss
 from tags.model import TAGS
 from tags.plan import Plan, fixed, plan_for, unplanned
 from tags.sampling import Sampling, correct, sample_prompts
@@ -138,7 +138,7 @@ class TagsSegmenter(Trainable):
         parts: dict[str, Tensor] = {}
         for index in range(rounds):
             logits, coarse = self.module.decode(encoding, prompts)
-            value, parts = segmentation_loss(logits, label, s.dice_weight)
+            value, parts = segmentation_loss(logits, label, s.dice_weight, rarity(label, prompts.absent()))
             if s.coarse_weight:
                 pooled = torch.nn.functional.avg_pool3d(label, 2)
                 value = value + s.coarse_weight * segmentation_loss(coarse, pooled, s.dice_weight)[0]

@@ -17,10 +17,10 @@ from benchmarks.data.boxes import bounding_box
 from benchmarks.data.preprocessing import Prepared, Preprocessing, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import Click, Prompts
-from tags.canvas import Canvas
 from tags.config import Settings, TagsConfig
 from tags.grid_prompts import GridPrompts
 from tags.model import TAGS, Encoding
+from tags.search import parts_found, views_over
 from tags.targets import anatomy_of, anatomy_of_text, bounds_of
 from tags.views import Answer, View, across, sampled
 
@@ -76,7 +76,7 @@ class TagsSession(Session):
             self._read(prompts.text)
             prompted = GridPrompts(prompts, self.prepared)
             if not prompted.first_views(self.side, self.finest):
-                return self.prepared.to_native_mask(self._searched(prompted), self.segmenter.settings.threshold)
+                return self._searched(prompts, prompted)
             if prompts.mask is not None:
                 return self._edited(prompts.mask, prompted)
             return self._on_volume(self._answer(prompts))
@@ -159,30 +159,27 @@ class TagsSession(Session):
     def _lesion(self, probability: FloatArray, prompted: GridPrompts, view: View) -> BoolArray:
         return prompted.prompted_part(probability > self.segmenter.settings.threshold, view)
 
-    def _searched(self, prompted: GridPrompts) -> FloatArray:
-        """Probabilities on the model's grid from overlapping windows over the body; nobody said where to look."""
-        weights = np.exp(-0.5 * (np.linspace(-1, 1, self.side) / 0.5) ** 2).astype(np.float32)
-        canvas = Canvas(self.prepared.shape, weights[:, None, None] * weights[:, None] * weights)
-        for x, y, z in self._windows():
-            half = (self.side - 1) / 2
-            view = View((x + half, y + half, z + half), 1.0, self.side)
-            canvas.add(self._probability(view, prompted, None, keep=False), (x, y, z))
-        return canvas.mean()
-
-    def _windows(self) -> list[tuple[int, int, int]]:
-        """Origins of overlapping windows from end to end of the body (everything brighter than the darkest value)."""
-        body = bounding_box(self.prepared.array > self.fill + 1e-3)
+    def _searched(self, prompts: Prompts, prompted: GridPrompts) -> BoolArray:
+        """Nobody says where to look: wide views over the body, and then the dialogue that begins with a click into
+        what they found."""
+        mask = np.zeros(self.volume.shape, np.bool_)
+        settings = self.segmenter.settings
+        body = bounding_box(self.prepared.array > self.fill + 1e-3)  # all that is brighter than the darkest value
         if body is None:
-            return []
-        stride = max(1, round(self.side * (1 - self.segmenter.settings.overlap)))
-        axes = []
-        for low, high in zip(*body, strict=True):
-            last = high - self.side
-            if last <= low:
-                axes.append([(low + last) // 2])
-            else:
-                axes.append(np.rint(np.linspace(low, last, -(-(last - low) // stride) + 1)).astype(int).tolist())
-        return [(x, y, z) for x in axes[0] for y in axes[1] for z in axes[2]]
+            return mask
+        views = views_over(body, settings.search_view, self.side, settings.overlap)
+        answer = Answer(tuple((view, self._probability(view, prompted, None, keep=False)) for view in views))
+        step, shape = settings.search_view, self.prepared.shape
+        for place in parts_found(answer, shape, step, settings.threshold, settings.part_share):
+            click = Click(self._voxel(place), True)
+            mask |= self._on_volume(self._answer(replace(prompts, clicks=(click, *prompts.clicks))))
+        return mask
+
+    def _voxel(self, place: NDArray[np.float64]) -> tuple[int, int, int]:
+        """The voxel of the volume's own grid nearest to a place on the model's."""
+        sizes = zip(place, self.prepared.native_shape, self.prepared.shape, strict=True)
+        x, y, z = (min(max(round((at + 0.5) * (native / own) - 0.5), 0), native - 1) for at, native, own in sizes)
+        return x, y, z
 
     def _probability(self, view: View, prompted: GridPrompts, before: Before | None, keep: bool = True) -> FloatArray:
         """What the network says in a view, told the prompts in it and the answer before."""

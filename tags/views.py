@@ -108,7 +108,10 @@ class Answer:
 
     def seen_from(self, view: View) -> FloatArray:
         """The answer in the voxels of a view; 0 where no view looked."""
-        axes = [view.start[axis] + view.step * np.arange(view.side) for axis in range(3)]
+        return self.read_at([view.start[axis] + view.step * np.arange(view.side) for axis in range(3)])
+
+    def read_at(self, axes: Sequence[NDArray[np.float64]]) -> FloatArray:
+        """The answer at the crossings of coordinates along each axis; 0 where no view looked."""
         total, weight = self._blended(axes)
         return np.divide(total, weight, out=total, where=weight > 0)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 import torch
 
 from tags.config import TagsConfig, sized
-from tags.losses import dice_loss, segmentation_loss
+from tags.losses import dice_loss, rarity, segmentation_loss
 from tags.model import TAGS, as_pictures
 from tags.prompt_encoder import PromptTensors
 
@@ -320,3 +321,19 @@ def test_dice_loss_against_its_formula():
     expected = 1 - (2 * (p[0] + p[2] + p[3]) + 1) / (sum(p) + 3 + 1)
     assert dice_loss(logits, label).item() == pytest.approx(expected, abs=1e-5)
     assert dice_loss(logits * 0 - 50, label * 0).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_a_rare_target_weighs_more_where_nobody_says_where_it_is():
+    """16 of 4096 voxels are target: a share of 1/256, so each weighs 16; by hand, entropy = −Σ w log p / n."""
+    label = torch.zeros(2, 1, 16, 16, 16)
+    label[:, 0, :4, :4, 0] = 1
+    weight = rarity(label, torch.tensor([True, False]))
+    assert weight[0, 0, 0, 0, 0].item() == pytest.approx(16)
+    assert weight[0].sum().item() == pytest.approx(16 * 16 + 4080)
+    assert (weight[1] == 1).all()
+    assert (rarity(0 * label, torch.tensor([True, True])) == 1).all()
+    logits = torch.full_like(label, -2.0)
+    _, parts = segmentation_loss(logits, label, weight=weight)
+    inside, outside = math.log(1 + math.exp(2.0)), math.log(1 + math.exp(-2.0))
+    expected = ((16 * 16 + 16) * inside + 2 * 4080 * outside) / (2 * 4096)
+    assert parts["cross_entropy"].item() == pytest.approx(expected, rel=1e-5)

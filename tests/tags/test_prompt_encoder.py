@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -125,6 +127,27 @@ def test_the_first_click_is_the_centre_that_a_view_is_about():
     prompts = sample_prompts(label, torch.Generator().manual_seed(0), Sampling(none=0, single=1, central=1, mask=0))
     assert prompts.points[0, 0].tolist() == [16, 16, 16]
     assert (prompts.points[1, 0] - 8).abs().max() <= 1, "one of the deepest voxels"
+
+
+@pytest.mark.parametrize(("none", "elsewhere"), [(0.0, 1.0), (1.0, 0.0)])
+def test_crops_about_the_target_and_crops_elsewhere_go_without_prompts_by_shares_of_their_own(none, elsewhere):
+    label = torch.cat((ball(4), ball(4, (8, 8, 8)), torch.zeros(1, 1, 32, 32, 32)))  # the first holds the centre
+    how = Sampling(none=none, none_elsewhere=elsewhere, single=0, mask=0)
+    drawn = [sample_prompts(label, torch.Generator().manual_seed(seed), how).absent() for seed in range(40)]
+    shares = torch.stack(drawn).float().mean(dim=0)
+    told = torch.tensor([none, elsewhere, elsewhere])
+    assert (shares[told == 1] == 1).all()
+    assert (shares[told == 0] < 0.5).all(), "a draw of 0 clicks remains"
+
+
+def test_any_prompt_makes_a_crop_prompted():
+    prompts = PromptTensors.empty(4)
+    points = torch.zeros(4, 1, 3)
+    signs = torch.tensor([[POSITIVE], [NEGATIVE], [ABSENT], [ABSENT]])
+    assert prompts.absent().tolist() == [True] * 4
+    assert prompts.with_points(points, signs).absent().tolist() == [False, False, True, True]
+    assert replace(prompts, has_box=torch.tensor([True, False, False, False])).absent().tolist() == [False] + 3 * [True]
+    assert replace(prompts, has_mask=torch.tensor([False] * 3 + [True])).absent().tolist() == 3 * [True] + [False]
 
 
 def test_previous_masks_are_given_as_often_as_asked_and_alone_in_half_of_the_crops():

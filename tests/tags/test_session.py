@@ -241,33 +241,55 @@ def test_masks_lie_on_the_volumes_own_grid(segmenter, shape):
     assert session.segment(click(0, 0, 0, positive=False)).shape == shape
 
 
-def test_without_prompts_every_voxel_of_the_body_is_looked_at(segmenter):
-    volume = volume_of((80, 70, 60))
+def test_without_prompts_every_voxel_of_the_body_is_seen(segmenter):
+    volume = volume_of((200, 150, 60))
     volume.array[:10] = volume.array[:, :, 50:] = -1000.0  # air
     session = segmenter.open(volume, TARGET)
-    perfect = Perfect(session, np.ones(volume.shape, bool))
-    mask = session.segment(Prompts())
-    assert mask[10:, :, :50].all()
-    assert len(perfect.views) == len(set(perfect.views))
-    starts = np.array([view.start for view in perfect.views])
-    assert starts.min(axis=0).tolist() == [10, 0, 0], "the windows begin and end with the body"
-    assert starts.max(axis=0).tolist() == [80 - 32, 70 - 32, 50 - 32]
-    assert all(np.diff(np.unique(starts[:, axis])).max() <= 16 for axis in range(3))
+    perfect = Perfect(session, np.zeros(volume.shape, bool))
+    assert not session.segment(Prompts()).any()
+    assert {view.step for view in perfect.views} == {segmenter.settings.search_view}
+    assert len(perfect.views) == len(set(perfect.views)) == 5 * 4
+    low = np.array([view.start - (view.step - 1) / 2 for view in perfect.views])  # of the grid's voxels, not its own
+    long = 32 * segmenter.settings.search_view
+    assert low.min(axis=0)[:2].tolist() == [10, 0], "the views begin and end with the body"
+    assert (low.max(axis=0) + long)[:2].tolist() == [200, 150]
+    assert low[:, 2].tolist() == [25 - long / 2] * len(low), "one view holds it"
+    assert all(np.diff(np.unique(low[:, axis])).max() <= long / 2 for axis in (0, 1))
     assert segmenter.open(Volume(np.zeros((9, 9, 9), np.float32), np.eye(4)), TARGET).segment(Prompts()).sum() == 0
 
 
-def test_overlapping_windows_are_blended_not_overwritten(segmenter):
-    from tags.grid_prompts import GridPrompts
+@pytest.mark.parametrize(("share", "found"), [(0.5, 2), (0.002, 3)])
+def test_without_prompts_lesions_are_found_and_seen_as_after_a_click(share, found):
+    """Two large ones, and a small one that weighs next to nothing; each mask is that of a click into its middle."""
+    shape, spacing = (150, 100, 60), (4.0, 4.0, 4.0)
+    places = [((25, 50, 30), 64.0), ((120, 40, 30), 64.0), ((75, 80, 20), 20.0)]
+    lesions = [ball(shape, spacing, diameter, centre) for centre, diameter in places]
+    segmenter = tags_tiny.build({"part_share": share})
+    session = segmenter.open(volume_of(shape), TARGET)
+    Perfect(session, np.any(lesions, axis=0))
+    mask = session.segment(Prompts())
+    shares = [(mask & lesion).sum() / lesion.sum() for lesion in lesions]
+    assert [part > 0.9 for part in shares] == [True, True, found == 3]
+    assert not (mask & ~np.any(lesions, axis=0)).any()
+    if found == 2:
+        assert shares[2] == 0
 
-    session = segmenter.open(volume_of((48, 32, 32)), TARGET)
-    session._probability = lambda view, *rest, **more: np.full(
-        (32, 32, 32), 0.2 if view.start[0] <= 4 else 0.8, np.float32
-    )
-    values = session._searched(GridPrompts(Prompts(), session.prepared))[:, 16, 16]
-    assert values[0] == pytest.approx(0.2)
-    assert values[-1] == pytest.approx(0.8)
-    assert (np.diff(values) >= -1e-6).all()
-    assert ((values > 0.3) & (values < 0.7)).any()
+
+def test_clicks_that_say_where_it_is_not_are_told_in_the_search(segmenter):
+    session = segmenter.open(volume_of((60, 60, 60)), TARGET)
+    seen = []
+
+    def probability(view, prompted, before, keep=True):
+        seen.append((view.step, prompted.positive.tolist()))
+        values = np.zeros((32, 32, 32), np.float32)
+        values[14:18, 14:18, 14:18] = 0.9
+        return values
+
+    session._probability = probability
+    session.segment(click(5, 5, 5, positive=False))
+    assert (2.25, [False]) in seen
+    assert (1.0, [True]) in seen, "the dialogue begins with the click into what was found"
+    assert (1.0, [True, False]) in seen
 
 
 def test_every_kind_of_prompt_changes_the_answer_of_the_network(segmenter):

@@ -1,0 +1,60 @@
+"""Where to look when nobody says it: views over the whole body, and the parts of their answer worth a nearer look.
+
+Coordinates are voxels of the model's grid, as in `tags.views`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from tags.views import Answer, View
+
+MOST_PARTS = 16  # that are looked at, the heaviest first
+
+
+def views_over(box: tuple[Sequence[int], Sequence[int]], step: float, side: int, overlap: float) -> list[View]:
+    """Views of `side`³ voxels of `step`, from end to end of a box; neighbours share `overlap` of their side or more."""
+    long = side * step
+    axes: list[list[float]] = []
+    for low, high in zip(*box, strict=True):
+        room = high - low - long
+        if room <= 0:
+            axes.append([(low + high - 1) / 2])
+        else:
+            number = int(np.ceil(room / (long * (1 - overlap)))) + 1
+            axes.append([float(start) + (long - 1) / 2 for start in np.linspace(low, low + room, number)])
+    return [View((x, y, z), step, side) for x in axes[0] for y in axes[1] for z in axes[2]]
+
+
+def parts_found(
+    answer: Answer, shape: Sequence[int], step: float, threshold: float, share: float
+) -> NDArray[np.float64]:
+    """(N, 3): one place deep inside each connected part of an answer that weighs enough, the heaviest first.
+
+    A part weighs the sum of its probabilities.
+
+    Args:
+        shape: of the volume on the model's grid.
+        step: between the places where the answer is read.
+        share: of the heaviest part's weight that a part needs.
+    """
+    axes = [np.arange((n - 1) % step / 2, n, step) for n in shape]
+    probability = answer.read_at(axes)
+    parts, number = ndimage.label(probability > threshold)
+    if number == 0:
+        return np.zeros((0, 3))
+    names = np.arange(1, number + 1)
+    weights = ndimage.sum_labels(probability, parts, names)
+    heaviest = names[np.argsort(-weights, kind="stable")][:MOST_PARTS]
+    chosen = [name for name in heaviest if weights[name - 1] >= share * weights.max()]
+    return np.array([[axis[i] for axis, i in zip(axes, _deepest(parts == name), strict=True)] for name in chosen])
+
+
+def _deepest(part: NDArray[np.bool_]) -> tuple[int, ...]:
+    """The voxel of a part that lies farthest from what is not part of it; beyond the array nothing is."""
+    depth = ndimage.distance_transform_edt(np.pad(part, 1))[1:-1, 1:-1, 1:-1]
+    return tuple(int(i) for i in np.unravel_index(int(depth.argmax()), part.shape))
