@@ -71,7 +71,7 @@ tags_tiny = _method(
     "The small SAM-like backbone is trained from scratch and the CLIP towers are random and frozen: "
     "this size shows that the parts work together, not what pre-training brings.",
 )
-tags_tiny = replace(tags_tiny, zoo=ZooTraining("tags", 1500, joint=False))
+tags_tiny = replace(tags_tiny, zoo=ZooTraining("tags", 2500, joint=False))
 tags_vit_b = _method(
     "vit-b", "TAGS on SAM ViT-B and CLIP ViT-B/16", "262 M, of which 24 M trained", TOWERS, PHOTOGRAPHS, ""
 )

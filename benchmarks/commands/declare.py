@@ -24,9 +24,10 @@ class _Command(TyperCommand):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """As usual, but an option that takes one value is not given twice: the first would be lost in silence."""
         _, _, given = self.make_parser(ctx).parse_args(args=list(args))
-        for option in given:
+        options: list[Any] = list(given)
+        for option in options:
             takes_one = option.param_type_name == "option" and not (option.multiple or option.is_flag)
-            if takes_one and given.count(option) > 1:
+            if takes_one and options.count(option) > 1:
                 several = "; several names go into one, with commas between" if "," in (option.metavar or "") else ""
                 raise UserError(f"{option.opts[0]} is given more than once, and takes one value{several}")
         return super().parse_args(ctx, args)

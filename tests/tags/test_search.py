@@ -31,22 +31,27 @@ def test_views_cover_a_box_from_end_to_end(step: float, overlap: float) -> None:
     assert np.diff(starts).max() <= side * step * (1 - overlap) + 1e-9
 
 
-def test_parts_come_by_their_weight_with_a_place_deep_inside() -> None:
+def test_parts_come_by_their_weight_with_their_likeliest_place() -> None:
     values = np.zeros((48, 48, 48))
     values[4:9, 4:9, 4:9] = 0.9  # 125 voxels: 112.5
     values[20:31, 20:31, 20:31] = 0.6  # 1331 voxels: 798.6
     values[40:47, 40:47, 40:47] = 0.8  # 343 voxels: 274.4
     values[30, 4, 4] = 1.0  # 1 voxel: 1.0
     values[10:14, 30:40, 30:40] = 0.5  # not above the threshold
+    middles = np.array([[25, 25, 25], [43, 43, 43], [6, 6, 6], [30, 4, 4]])
 
-    def places(share: float, step: float = 1.0) -> list[list[float]]:
-        return parts_found(answer_of(values), (48, 48, 48), step, 0.5, share).tolist()
+    def places(share: float, step: float = 1.0) -> np.ndarray:
+        return parts_found(answer_of(values), (48, 48, 48), step, 0.5, share)
 
-    assert places(1.0) == [[25, 25, 25]]
-    assert places(0.3) == [[25, 25, 25], [43, 43, 43]]
-    assert places(0.1) == [[25, 25, 25], [43, 43, 43], [6, 6, 6]]
-    assert places(0.0) == [[25, 25, 25], [43, 43, 43], [6, 6, 6], [30, 4, 4]]
-    assert np.abs(np.array(places(0.05, step=2.0)) - [[25, 25, 25], [43, 43, 43], [6, 6, 6]]).max() < 2.0
+    for share, number in ((1.0, 1), (0.3, 2), (0.1, 3), (0.0, 4)):
+        found = places(share)
+        assert len(found) == number
+        assert np.abs(found - middles[:number]).max() <= 1  # the smoothed middle of a box is flat
+    assert np.abs(places(0.05, step=2.0) - middles[:3]).max() < 2
+    values[20, 20:31, 20:31] = 0.65  # a brighter face does not draw the place to the edge
+    assert np.abs(places(1.0)[0] - 25).max() <= 3
+    values[23:27, 26:30, 22:26] = 0.95  # a likelier spot does
+    assert np.abs(places(1.0)[0] - [24.5, 27.5, 23.5]).max() <= 0.5
     assert parts_found(answer_of(0 * values), (48, 48, 48), 1.0, 0.5, 0.5).shape == (0, 3)
 
 
