@@ -91,8 +91,15 @@ universal_tiny = TinySize(
     paper="arXiv 2301.00785",
     page="universal",
     parameters="0.3 M",
-    zoo_steps=2500,
-    config={"postprocess": "none", "spacing": 3.5, "learning_rate": 5e-3},
+    zoo_steps=4000,
+    config={
+        "postprocess": "none",
+        "spacing": 3.5,
+        "learning_rate": 5e-3,
+        "foreground": 0.5,
+        "dice_share": 0.8,
+        "ema": 0.99,
+    },
     what="the Universal Model's U-Net and heads",
     note="random class embeddings in place of CLIP's",
 ).of(universal_unet)
