@@ -32,16 +32,16 @@ def draw_error(predicted: Tensor, label: Tensor, generator: torch.Generator) -> 
     return place, int(label[place])
 
 
-def mask_losses(logits: Tensor, label: Tensor, dice_share: float = 0.5, balance: float = 0.5) -> Tensor:
+def mask_losses(logits: Tensor, label: Tensor, dice_share: float = 0.5) -> Tensor:
     """Soft Dice plus cross-entropy of each mask: logits and label (B, M, *grid), the label broadcast → (B, M).
 
     Twice their mean, weighted by Dice's share. Dice is smoothed by one voxel, so that an empty label asks for an empty
-    mask. In the cross-entropy a target voxel weighs the target's share of the grid to the power of −`balance`: 0 leaves
-    it its share, 1 gives target and background an equal say, and a half is half way.
+    mask. In the cross-entropy a target voxel weighs one over the root of the target's share of the grid: half way
+    between its share and an equal say.
     """
     label = label.expand_as(logits)
     share = label.flatten(2).mean(-1).clamp(min=LEAST_SHARE).unflatten(-1, (-1, *(1,) * (label.ndim - 2)))
-    weight = torch.where(label > 0.5, share**-balance, 1.0)
+    weight = torch.where(label > 0.5, share.rsqrt(), 1.0)
     entropy = F.binary_cross_entropy_with_logits(logits, label, weight, reduction="none").flatten(2).mean(-1)
     probability, truth = logits.sigmoid().flatten(2), label.flatten(2)
     overlap = 2 * (probability * truth).sum(-1) + 1

@@ -9,14 +9,7 @@ from benchmarks.contestants import Card, Method, PromptKind, Seen, WeightFile
 
 _PROMPTS = frozenset({PromptKind.NONE, PromptKind.TEXT})
 _CONFIG = network_settings(
-    "all",
-    1e-4,
-    weight_decay=1e-5,
-    foreground=0.67,
-    backbone="swinunetr",
-    postprocess="official",
-    spacing=1.5,
-    balance=0.5,
+    "all", 1e-4, weight_decay=1e-5, foreground=0.67, backbone="swinunetr", postprocess="official", spacing=1.5
 )
 _PAPER = "Liu et al., CLIP-Driven Universal Model, arXiv 2301.00785 (ICCV 2023)"
 _LICENCE = "CC BY-NC-ND 4.0"
@@ -63,7 +56,7 @@ universal_swin = Method(
     files=(_SWIN_FILE,),
     config=_CONFIG,
     inference_settings=("precision", "postprocess"),
-    later_settings=(*TRAINING, "balance"),
+    later_settings=tuple(TRAINING),
     search_space=network_space(_CONFIG, "heads"),
     card=Card(
         title="CLIP-driven Universal Model (Swin UNETR)",

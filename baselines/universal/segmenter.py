@@ -50,7 +50,6 @@ class UniversalSegmenter(NetworkSegmenter):
             closed and dilated organ; "none" leaves the thresholded probabilities.
         spacing: mm of the isotropic grid; the released weights know 1.5 only.
         train: "all", or "heads" (the backbone stays as it is).
-        balance: of target and background in the cross-entropy, see `mask_losses`.
     """
 
     module: UniversalModel
@@ -121,12 +120,7 @@ class UniversalSegmenter(NetworkSegmenter):
             one = slice(index, index + 1)
             logits = self.module.heads(bottleneck[one], features[one], wanted(target).classes)
             losses.append(
-                mask_losses(
-                    logits.float().amax(1, keepdim=True),
-                    batch.label[one],
-                    self.config["dice_share"],
-                    self.config["balance"],
-                )
+                mask_losses(logits.float().amax(1, keepdim=True), batch.label[one], self.config["dice_share"])
             )
         mask_loss = torch.cat(losses).mean()
         return mask_loss, {"mask": float(mask_loss.detach())}
