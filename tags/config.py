@@ -206,7 +206,7 @@ class Settings:
     dice_weight: float = 0.5
     coarse_weight: float = 0.0
     threshold: float = 0.5
-    search_view: float = 2.25
+    search_view: float = 1.5
     overlap: float = 0.5
     part_share: float = 0.5
     widest: float = 2.25
