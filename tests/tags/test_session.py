@@ -276,7 +276,7 @@ def test_without_prompts_lesions_are_found_and_seen_as_after_a_click(share, foun
 
 
 def test_clicks_that_say_where_it_is_not_are_told_in_the_search(segmenter):
-    session = segmenter.open(volume_of((60, 60, 60)), TARGET)
+    session = segmenter.open(volume_of((40, 40, 40)), TARGET)
     seen = []
 
     def probability(view, prompted, before, keep=True):
