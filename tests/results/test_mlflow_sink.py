@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
-from benchmarks.common.addresses import sqlite_address, without_password
+from benchmarks.common.addresses import sqlite_address, sqlite_path, without_password
 from benchmarks.common.errors import UserError
 from benchmarks.results.mlflow import (
     MlflowSink,
@@ -172,6 +173,18 @@ def test_runs_deleted_in_the_middle_cost_nothing(out: Path) -> None:
     assert {run.data.tags.get("tagsbench.method") for run in runs} == {None, "net"}
     assert a_run(out) == 0  # the next run sends the one that was deleted
     assert {run.data.tags.get("tagsbench.method") for run in runs_of(out)} == {None, "net", "ball"}
+
+
+def test_a_store_that_is_broken_costs_one_line_and_no_traceback(out: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Here a table is gone. MLflow logs every error of its database at length before it raises it."""
+    a_run(out)
+    with sqlite3.connect(sqlite_path(default_uri(out))) as database:
+        database.execute("DROP TABLE tags")
+    capfd.readouterr()
+    assert a_run(out, plan="another", patience=3.0) > 0
+    told = capfd.readouterr().err
+    assert "Traceback" not in told
+    assert [line.startswith("warning: MLflow at ") for line in told.splitlines()].count(True) == 1
 
 
 def test_a_message_that_is_sent_while_the_waiting_ones_are_listed_is_no_fault(tmp_path: Path) -> None:
