@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 from benchmarks.common.errors import UserError, shorten
 
+LONGEST_NAME = 255
+"""Bytes of a name that disks take."""
 NAME_LENGTH = 150
-"""Of a name; suffixes and digests still fit into the 255 bytes that a disk takes."""
+"""Of a name; suffixes and digests still fit into `LONGEST_NAME`."""
 
 
 def user_path(name: str | Path) -> Path:
@@ -30,6 +34,8 @@ def user_path(name: str | Path) -> Path:
         pass
     except OSError as error:
         raise UserError(f"{shorten(str(path))}: {error.strerror or error}") from error
+    if any(len(os.fsencode(part)) > LONGEST_NAME for part in path.parts):  # below a folder that is not there yet
+        raise UserError(f"{shorten(str(path))}: {os.strerror(errno.ENAMETOOLONG)}")
     return path
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import safe_name, write_json
+from benchmarks.common.output import writable_folder
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.volume import read_orientation
 from benchmarks.prompting.bank import (
@@ -37,9 +38,9 @@ def export_prompts(bank: PromptBank, folder: Path) -> list[Path]:
     """Write every prompt of a bank as a file of its own; cases without the target have none.
 
     Raises:
-        UserError: the folder holds other files already.
+        UserError: the folder holds other files already, or cannot be written.
     """
-    if folder.exists() and any(folder.iterdir()):
+    if any(writable_folder(folder).iterdir()):
         raise UserError(f"{folder}: not empty; give a new folder")
     written = []
     for case_id, targets in bank.cases.items():

@@ -15,6 +15,7 @@ def test_what_can_be_meant_is_taken(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     assert user_path("~/a") == tmp_path / "a"
     assert user_path("not/there/yet") == Path("not/there/yet")
+    assert user_path("not/there/" + "x" * 255) == Path("not/there") / ("x" * 255)
     (tmp_path / "file").write_text("")
     assert user_path(tmp_path / "file" / "inner") == tmp_path / "file" / "inner"  # said where it is opened
 
@@ -26,6 +27,8 @@ def test_what_can_be_meant_is_taken(tmp_path, monkeypatch):
         ("a\0b", "cannot hold a NUL"),
         ("x" * 300, "File name too long"),
         ("x/" * 4000, "File name too long"),
+        ("not/there/yet/" + "x" * 256, "File name too long"),
+        ("not/there/yet/" + "é" * 128, "File name too long"),
         ("\ud800", "no name of a file"),
     ],
 )

@@ -68,6 +68,9 @@ def test_what_is_exported_comes_back_the_same(dataset: Dataset, tmp_path: Path, 
     assert PromptBank.load(tmp_path / "bank.json") == again
     with pytest.raises(UserError, match="not empty"):
         export_prompts(bank, tmp_path / "prompts")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        export_prompts(bank, tmp_path / "file" / "prompts")
 
 
 def test_a_click_moved_by_hand_reaches_the_method_and_the_row(dataset: Dataset, tmp_path: Path) -> None:
