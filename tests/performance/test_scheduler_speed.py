@@ -15,6 +15,7 @@ from benchmarks.execution.orders import Item, Key, Need, Node
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
 from benchmarks.execution.pool import run
 from benchmarks.execution.suite import parse_suite
+from benchmarks.results.records import RecordStore
 from tests.execution.simulation import Cluster
 from tests.execution.training_cases import write_cases
 from tests.performance.scheduler_simulation import timed
@@ -66,8 +67,7 @@ def test_real_workers_are_busy_nearly_all_the_time(tmp_path: Path) -> None:
     suite, folders = parse_suite(text, "bench"), Folders(tmp_path)
     (unit,) = plan(suite, [resolve_dataset(suite.datasets[0], suite.seed, folders)], folders)
     (tiny,) = write_cases(tmp_path / "tiny", 1)
-    cases = [replace(unit.cases[0], case_id=f"{n:04d}", image=tiny.image, label=tiny.label) for n in range(4 * slots)]
-    unit = replace(unit, cases=tuple(cases))
+    unit = _with_cases(unit, tiny, [f"{n:04d}" for n in range(4 * slots)])
     watch, began = _Watch(), time.time()
     used = time.process_time()
     ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False)
@@ -77,14 +77,18 @@ def test_real_workers_are_busy_nearly_all_the_time(tmp_path: Path) -> None:
         ray.shutdown()
     used = time.process_time() - used
     assert outcome.computed == 4 * slots
-    ready = max(path.stat().st_mtime for path in (tmp_path / "ready").iterdir())
+    rows = RecordStore(folders.records).read_unit(unit.folder)
+    assert set(rows["status"]) == {"ok"}
+    assert rows["seconds_segment"].min() >= 1.0
+    arrived = sorted(path.stat().st_mtime for path in (tmp_path / "ready").iterdir())
+    ready = arrived[slots - 1]  # a process that died in the rush and its successor both leave a mark
     seconds = watch.times[-1] - ready
     busy = 4 * slots * 1.0 / slots / seconds
     machine = f"{os.cpu_count()} processors with a load of {os.getloadavg()[0]:.0f}"
+    start = f"{len(arrived)} processes, ready after {ready - began:.0f} s"
     driver = f"driver {1e3 * used / outcome.computed:.1f} ms of processor a case, {_memory_mb():.0f} MB"
     print(
-        f"\n{4 * slots} cases of 1 s, {slots} slots on {machine}: all ready after {ready - began:.0f} s, then "
-        f"{seconds:.2f} s to the last record, slots busy {busy:.1%}; {driver}"
+        f"\n{4 * slots} cases of 1 s, {slots} slots on {machine}: {start}, then {seconds:.2f} s to the last record, slots busy {busy:.1%}; {driver}"
     )
     assert busy > 0.5
 
@@ -97,13 +101,13 @@ protocols: [none]
 save_predictions: false
 budget: {steps: 1}
 """
-SLOTS, CASES = 2, 256
+SLOTS, CASES = 2, 16
 
 
 @pytest.mark.ray
 @pytest.mark.timeout(3600)
 def test_the_drivers_seconds_for_a_case_do_not_grow_with_the_units(tmp_path: Path) -> None:
-    """256 cases that cost nothing, as 4 units of 64 and as 64 units of 4, on two slots of one Ray.
+    """4 and 64 units of 16 cases that cost nothing, on two slots of one Ray.
 
     The units are of one method with one configuration, so that they share their workers, as the folds of a suite do.
     The driver's own processor time is taken, records included, after a first run that starts and imports everything.
@@ -119,31 +123,39 @@ def test_the_drivers_seconds_for_a_case_do_not_grow_with_the_units(tmp_path: Pat
     ray.init(address="local", num_cpus=SLOTS, include_dashboard=False, log_to_driver=False)
     try:
         for number in (1, 4, 64):
-            units = _split(unit, tiny, number, 16 if number == 1 else CASES)
+            units = _folds(unit, tiny, number)
             used, began = time.process_time(), time.perf_counter()
             outcome = run(units, folders, Nobody())
             told[number] = (time.process_time() - used) / outcome.computed, time.perf_counter() - began
-            assert (outcome.computed, outcome.not_run) == (16 if number == 1 else CASES, ())
+            assert (outcome.computed, outcome.not_run) == (number * CASES, ())
+            store = RecordStore(folders.records)
+            assert all(set(store.read_unit(one.folder)["status"]) == {"ok"} for one in units)
     finally:
         ray.shutdown()
     for number in (4, 64):
         seconds, whole = told[number]
-        print(
-            f"\n{number} units of {CASES // number} cases: driver {1e3 * seconds:.1f} ms a case, {whole:.0f} s in all"
-        )
+        print(f"\n{number} units of {CASES} cases: driver {1e3 * seconds:.1f} ms a case, {whole:.0f} s in all")
     print(f"{os.cpu_count()} processors with a load of {os.getloadavg()[0]:.0f}")
-    assert told[64][0] < 2 * told[4][0]
+    assert told[64][0] < 1.5 * told[4][0]
 
 
-def _split(unit: Unit, case: Case, number: int, cases: int) -> list[Unit]:
-    """So many units, folds of one method, with the cases shared out among them."""
+def _with_cases(unit: Unit, case: Case, names: list[str]) -> Unit:
+    """The unit on one small scan under many names, whose prompts no bank has."""
+    cases = tuple(replace(unit.cases[0], case_id=name, image=case.image, label=case.label) for name in names)
+    targets = tuple(replace(target, labels=(1,)) for target in unit.evaluation.targets)
+    return replace(unit, cases=cases, evaluation=replace(unit.evaluation, banks={}, targets=targets))
+
+
+def _folds(unit: Unit, case: Case, number: int) -> list[Unit]:
+    """So many units, folds of one method."""
     units = []
     for fold in range(number):
-        place = unit.folder.with_name(f"{unit.folder.name}-{number}-{fold:02d}")
-        mine = [replace(unit.cases[0], case_id=f"{number}-{fold}-{n}", image=case.image, label=case.label)
-                for n in range(cases // number)]  # fmt: skip
         name = f"{number:04d}{fold:04d}"
-        units.append(replace(unit, fold=fold, digest=name, folder=place, cases=tuple(mine)))
+        one = _with_cases(unit, case, [f"{number}-{fold}-{n}" for n in range(CASES)])
+        provenance = {**one.evaluation.provenance, "unit": name, "fold": fold}
+        place = unit.folder.with_name(f"{unit.folder.name}-{number}-{fold:02d}")
+        evaluation = replace(one.evaluation, provenance=provenance)
+        units.append(replace(one, fold=fold, digest=name, folder=place, evaluation=evaluation))
     return units
 
 
