@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.data.dataset import Case
@@ -87,7 +88,8 @@ def test_real_workers_are_busy_nearly_all_the_time(tmp_path: Path) -> None:
     machine = f"{os.cpu_count()} processors with a load of {os.getloadavg()[0]:.0f}"
     start = f"{len(arrived)} processes, ready after {ready - began:.0f} s"
     driver = f"driver {1e3 * used / outcome.computed:.1f} ms of processor a case, {_memory_mb():.0f} MB"
-    busy_line = f"then {seconds:.2f} s to the last record, slots busy {busy:.1%}; {driver}"
+    used_up = watch.processors_busy(ready)
+    busy_line = f"then {seconds:.2f} s to the last record, slots busy {busy:.1%}, processors {used_up:.0%}; {driver}"
     print(f"\n{4 * slots} cases of 1 s, {slots} slots on {machine}: {start}, {busy_line}")
     assert busy > 0.5
 
@@ -159,17 +161,23 @@ def _folds(unit: Unit, case: Case, number: int) -> list[Unit]:
 
 
 def _memory_mb() -> float:
-    import psutil
-
     return float(psutil.Process().memory_info().rss / 2**20)
 
 
 class _Watch(Nobody):
-    """Notes when cases are finished."""
+    """Notes when cases are finished, and how busy the machine's processors have been until then."""
 
     def __init__(self) -> None:
         self.times: list[float] = []
+        self.idle: list[float] = []
 
     def advanced(self, unit: Unit, finished_cases: int) -> None:
         if finished_cases:
             self.times.append(time.time())
+            self.idle.append(psutil.cpu_times().idle)
+
+    def processors_busy(self, since: float) -> float:
+        """Share of the processors' time that was used, from the first case that was finished after a moment on."""
+        first = next(number for number, at in enumerate(self.times) if at >= since)
+        seconds = (self.times[-1] - self.times[first]) * (os.cpu_count() or 1)
+        return 1 - (self.idle[-1] - self.idle[first]) / seconds
