@@ -172,7 +172,8 @@ class TagsSession(Session):
         step, shape = settings.search_view, self.prepared.shape
         for place in parts_found(answer, shape, step, settings.threshold, settings.part_share):
             click = Click(self._voxel(place), True)
-            mask |= self._on_volume(self._answer(replace(prompts, clicks=(click, *prompts.clicks))))
+            told = replace(prompts, mask=None, clicks=(click, *prompts.clicks))  # a mask that led here is empty
+            mask |= self._on_volume(self._answer(told))
         return mask
 
     def _voxel(self, place: NDArray[np.float64]) -> tuple[int, int, int]:

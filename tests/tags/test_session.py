@@ -290,6 +290,9 @@ def test_clicks_that_say_where_it_is_not_are_told_in_the_search(segmenter):
     assert (segmenter.settings.search_view, [False]) in seen
     assert (1.0, [True]) in seen, "the dialogue begins with the click into what was found"
     assert (1.0, [True, False]) in seen
+    empty = np.zeros(session.volume.shape, bool)
+    assert np.array_equal(session.segment(Prompts(mask=empty)), session.segment(Prompts()))
+    assert session.segment(Prompts(mask=empty)).any()
 
 
 def test_every_kind_of_prompt_changes_the_answer_of_the_network(segmenter):
