@@ -20,6 +20,7 @@ from benchmarks.data.catalogue import (
     phantom_names,
 )
 from benchmarks.data.dataset import target_mask
+from benchmarks.data.layouts import lits17
 from benchmarks.data.splits import patient_folds
 
 SHAPE = (8, 7, 6)
@@ -118,6 +119,22 @@ def test_lits17_in_two_batches(tmp_path, suffix):
     save(tmp_path / f"test-volume-0{suffix}")
     dataset = load_dataset("lits17", tmp_path, splits="patient")
     assert list(dataset.cases) == [f"volume-{i}" for i in range(4)]
+
+
+def test_a_whole_disk_is_not_searched_for_lits17(tmp_path, monkeypatch, caplog):
+    """As with `--from /`: the walk ends early, and says so."""
+    (tmp_path / "deep").mkdir()
+    for number in range(12):
+        (tmp_path / "deep" / f"{number}.txt").touch()
+    monkeypatch.setattr(lits17, "MOST_BELOW", 10)
+    with pytest.raises(UserError, match="more than 10 files below it; name the folder of the dataset"):
+        load_dataset("lits17", tmp_path)
+    with pytest.raises(UserError):
+        load_folder(tmp_path)
+    assert "more than 10 files below it" in caplog.text
+    monkeypatch.setattr(lits17, "MOST_BELOW", 13)
+    with pytest.raises(UserError, match="no "):
+        load_dataset("lits17", tmp_path)
 
 
 def test_lits17_and_task03_give_the_same_cases(tmp_path):

@@ -178,7 +178,7 @@ def _a_finished_run() -> Iterator[None]:
     whole = RecordStore.read_suite
 
     def read(store: RecordStore, suite: str) -> Any:
-        return whole(store, suite) if store.root.name == RECORDS else (None, [unit])
+        return (None, [unit]) if sys.argv[1] == "predict" else whole(store, suite)
 
     RecordStore.read_suite = read  # type: ignore[method-assign]
     try:

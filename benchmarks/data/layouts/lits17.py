@@ -10,8 +10,10 @@ follows them. Window and intensity statistics: the 3DSAM-adapter code (the figur
 from __future__ import annotations
 
 import re
+from itertools import islice
 from pathlib import Path
 
+from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import DatasetInfo
 from benchmarks.data.layouts import msd
 from benchmarks.data.layouts.layout import Pair, pair, read_dataset_json, volume_stem
@@ -46,6 +48,9 @@ INFO = DatasetInfo(
 )
 
 
+MOST_BELOW = 100_000  # files and folders; the whole dataset has 262 and a few
+
+
 def find_pairs(root: Path) -> list[Pair]:
     """The cases of its own files or of MSD Task03_Liver. Raises UserError for a bad dataset.json."""
     folder = msd.task_folder(root, "Task03_Liver")
@@ -53,9 +58,12 @@ def find_pairs(root: Path) -> list[Pair]:
 
 
 def own_pairs(root: Path) -> list[Pair]:
-    """volume-N beside segmentation-N, anywhere below `root`."""
+    """volume-N beside segmentation-N, anywhere below `root`. Raises UserError for a folder with too much below it."""
     found: dict[str, dict[str, list[Path]]] = {}
-    for path in sorted(root.rglob("*")):
+    below = list(islice(root.rglob("*"), MOST_BELOW + 1))
+    if len(below) > MOST_BELOW:
+        raise UserError(f"{root}: more than {MOST_BELOW:,} files below it; name the folder of the dataset itself")
+    for path in sorted(below):
         match = re.fullmatch(r"(volume|segmentation)-(\d+)", volume_stem(path) or "")
         if match and path.is_file():
             files = found.setdefault(f"volume-{int(match[2])}", {"volume": [], "segmentation": []})
