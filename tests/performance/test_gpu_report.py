@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tags import model
 from tests.performance.gpu import training
 from tests.performance.gpu.__main__ import SECTIONS, main
 from tests.performance.gpu.measuring import TimeLimitError, counted_tflop, time_limit
@@ -51,6 +52,25 @@ def test_a_training_step_is_timed_and_its_work_is_counted(tmp_path: Path) -> Non
     assert one.seconds
     assert one.tflop
     assert two.tflop == pytest.approx(2 * one.tflop, rel=0.01)
+
+
+def test_recomputation_is_switched_for_decoding_rounds_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both times: the FLOP of a step are those without, and a section that is cut off leaves it off."""
+    report = Report("tiny", "cpu", tmp_path, quick=True, cases=1, cpus=1)
+    module, again = report.module, []
+    real = model.recomputed
+    monkeypatch.setattr(model, "recomputed", lambda *given: again.append(module.encoder.checkpointing) or real(*given))
+    training.recompute(module, True)
+    training._step(report, "batch 1", 1, checkpointing=False)
+    assert again == []
+    training._step(report, "batch 1", 1, checkpointing=True)
+    assert again
+    assert all(again)
+    monkeypatch.setattr(training, "_step", lambda *given: (_ for _ in ()).throw(TimeLimitError("too long")))
+    with pytest.raises(TimeLimitError):
+        training.measure_step(report)
+    assert not module.config.checkpointing
+    assert not module.encoder.checkpointing
 
 
 def test_time_limit_ends_a_section_and_gives_the_timer_back() -> None:

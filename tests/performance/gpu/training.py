@@ -14,6 +14,7 @@ from benchmarks.contestants import Batch
 from benchmarks.execution.crops import Ahead, CropSource
 from benchmarks.execution.loop import TrainingLoop
 from benchmarks.execution.loss_network import LossNetwork
+from tags.model import TAGS
 from tags.prompt_encoder import PromptTensors
 from tags.targets import anatomy_of, bounds_of
 from tests.performance.gpu.measuring import counted_tflop, peak_gib, release, synchronise
@@ -67,17 +68,25 @@ def _ten_products(a: torch.Tensor, b: torch.Tensor) -> None:
 
 def measure_step(report: Report) -> None:
     """Training steps of the bench's loop on resident data: batch 1 and 2, with and without recomputation."""
-    for checkpointing in (False, True):
-        for batch_size in (1, 2):
-            what = f"batch {batch_size}" + (", checkpointing" if checkpointing else "")
-            report.guarded("step", what, partial(_step, report, what, batch_size, checkpointing))
-    report.module.encoder.checkpointing = False
+    try:
+        for checkpointing in (False, True):
+            for batch_size in (1, 2):
+                what = f"batch {batch_size}" + (", checkpointing" if checkpointing else "")
+                report.guarded("step", what, partial(_step, report, what, batch_size, checkpointing))
+    finally:  # whatever ended this: the sections behind it are timed without
+        recompute(report.module, False)
+
+
+def recompute(module: TAGS, checkpointing: bool) -> None:
+    """Whether the encoder's blocks, gates and necks, and the decoding rounds, are computed again."""
+    module.encoder.checkpointing = checkpointing
+    module.config = replace(module.config, checkpointing=checkpointing)
 
 
 def measure_compile(report: Report) -> None:
     """The same with compiled encoder blocks, then with compiled necks, gates and decoder too."""
     module = report.module
-    module.encoder.checkpointing = False
+    recompute(module, False)
     rest: list[torch.nn.Module] = [*module.encoder.necks, module.decoder]
     if module.semantic is not None:
         rest += module.semantic.gates
@@ -106,10 +115,10 @@ def _one_period(report: Report, source: FixedSource) -> None:
 
 def _step(report: Report, what: str, batch_size: int, checkpointing: bool, section: str = "step") -> None:
     source = FixedSource(report.loop, batch_size)
-    report.module.encoder.checkpointing = False
+    recompute(report.module, False)
     if batch_size not in report.step_tflop:
         report.step_tflop[batch_size] = counted_tflop(lambda: _one_period(report, source)) / PERIOD
-    report.module.encoder.checkpointing = checkpointing
+    recompute(report.module, checkpointing)
     release(report.device)
     seconds = report.seconds(lambda: _one_period(report, source), 2) / PERIOD
     row = Row(section, what, seconds, report.step_tflop[batch_size], peak_gib(report.device))
