@@ -165,8 +165,12 @@ def lesion_figures(cell: Cell, lesions: Sequence[Task], dices: Sequence[float]) 
 
 
 def kept_facts(stem: Path) -> dict[str, Any] | None:
+    """What was kept beside a mask; None if there is none. What is not known there is NaN here."""
     path = facts_file(stem)
-    return dict(json.loads(path.read_text(encoding="utf-8"))["facts"]) if path.is_file() else None
+    if not path.is_file():
+        return None
+    facts = json.loads(path.read_text(encoding="utf-8"))["facts"]
+    return {name: math.nan if value is None else value for name, value in facts.items()}
 
 
 def _without_answer(status: str, reason: str) -> dict[str, Any]:
@@ -178,6 +182,7 @@ def _without_answer(status: str, reason: str) -> dict[str, Any]:
         "clicks": 0,
         "seconds_open": math.nan,
         "seconds_segment": math.nan,
+        "joules": math.nan,
         "peak_memory_mb": peak_memory_mb(),
         "device": "",
         "predicted_commit": revision()[0],

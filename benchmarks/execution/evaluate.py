@@ -181,7 +181,7 @@ def _score_given(case: Case, evaluation: Evaluation) -> Rows:
             continue
         facts = {"carried": False, "clicks": 0, "predicted_commit": ""}
         _keep(cell, 1, {"facts": facts, "prompts": to_json(Prompts(), loaded.volume)}, loaded.volume, mask)
-        unknown = dict.fromkeys(("seconds_open", "seconds_segment", "peak_memory_mb"), math.nan)
+        unknown = dict.fromkeys(("seconds_open", "seconds_segment", "joules", "peak_memory_mb"), math.nan)
         rows.append({**cell.identity(1), **evaluate_mask(mask, cell.truth.reference), **WELL} | facts | unknown)
     return rows
 
@@ -253,6 +253,7 @@ def _row(one: Predicted, number: int, step: Step, volume: Volume, before: Mappin
         "clicks": sum(len(answer.prompts.clicks) for answer in answers),
         "seconds_open": sum(answer.seconds_open for answer in answers),
         "seconds_segment": sum(answer.seconds_segment for answer in answers),
+        "joules": sum(answer.joules for answer in answers),
         "peak_memory_mb": max((answer.peak_memory_mb for answer in answers), default=peak_memory_mb()),
         "device": next((answer.device for answer in answers), ""),
         "predicted_commit": revision()[0],
@@ -269,10 +270,11 @@ def _keep(cell: Cell, step: int, content: dict[str, Any], volume: Volume, mask: 
     if cell.evaluation.predictions is None:
         return
     stem = cell.stem(step)
+    facts = {name: None if value != value else value for name, value in content["facts"].items()}  # JSON has no NaN
     try:
         if mask is not None:
             write_mask(mask, volume, mask_file(stem))
-        write_json(facts_file(stem), content)
+        write_json(facts_file(stem), {**content, "facts": facts})
     except OSError as error:
         raise MachineFault(f"{one_line(error)} on {socket.gethostname()}") from error
 

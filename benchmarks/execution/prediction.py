@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.contestants import Segmenter, Session
 from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.execution.case_rows import Cell, device_name, peak_memory_mb
+from benchmarks.execution.energy import EnergyMeter
 from benchmarks.execution.label_guard import Guard
 from benchmarks.prompting.prompts import Prompts
 from benchmarks.prompting.tasks import Task, tasks_of
@@ -27,14 +28,27 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Answer:
-    """What a session gave at one step."""
+    """What a session gave at one step.
+
+    Attributes:
+        joules: energy from the opening of the scan up to this answer; NaN where the machine does not tell.
+    """
 
     prompts: Prompts
     seconds_open: float
     seconds_segment: float
+    joules: float
     peak_memory_mb: float
     device: str = ""
     carried: bool = False
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a session had cost before a prompt: seconds of its opening, joules in all."""
+
+    seconds_open: float
+    joules: float
 
 
 @dataclass(frozen=True)
@@ -144,25 +158,28 @@ class Interaction:
             prompts = task.user.first(truth, volume.spacing, cell.target)
         else:
             prompts = cell.bank.prompts(cell.case.case_id, cell.target.name, volume, task.lesion)
-        started = time.perf_counter()
+        meter, started = EnergyMeter(), time.perf_counter()
         with self.guard.watch(volume, cell.target):
             session = self.segmenter.open(volume, cell.target)
-        answer, mask = self._answer(session, prompts, time.perf_counter() - started)
+        opened = Spent(time.perf_counter() - started, meter.joules())
+        answer, mask = self._answer(session, prompts, opened)
         yield answer, mask
         for _ in cell.steps[1:]:
             following = task.user.next(truth, mask, answer.prompts, volume.spacing)
             if following is None:  # satisfied: the remaining steps keep the last answer
                 answer = replace(answer, carried=True, seconds_segment=0.0)
             else:
-                answer, mask = self._answer(session, following, answer.seconds_open)
+                answer, mask = self._answer(session, following, Spent(answer.seconds_open, answer.joules))
             yield answer, mask
 
-    def _answer(self, session: Session, prompts: Prompts, seconds_open: float) -> tuple[Answer, BoolArray]:
-        started = time.perf_counter()
+    def _answer(self, session: Session, prompts: Prompts, before: Spent) -> tuple[Answer, BoolArray]:
+        meter, started = EnergyMeter(), time.perf_counter()
         with self.guard.watch(self.volume, self.cell.target, prompts):
             mask = session.segment(prompts)
         seconds = time.perf_counter() - started
-        return Answer(prompts, seconds_open, seconds, peak_memory_mb(), device_name()), _checked(mask, self.volume)
+        joules = before.joules + meter.joules()
+        answer = Answer(prompts, before.seconds_open, seconds, joules, peak_memory_mb(), device_name())
+        return answer, _checked(mask, self.volume)
 
     def _note_failure(self, step: int, error: Exception) -> None:
         self.cell.evaluation.pass_on(error)

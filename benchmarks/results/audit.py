@@ -20,7 +20,8 @@ DECIDES = ("method_name", "method_version", "config", "checkpoint", "budget", "s
            "prompts_digest", "empty_policy", "tolerances_mm", "metrics_version", "lesion_rule")  # fmt: skip
 """What of a unit's description decides its numbers."""
 
-FACTS = ("status", "reason", "clicks", "carried", "seconds_open", "seconds_segment", "peak_memory_mb", "device")
+FACTS = ("status", "reason", "clicks", "carried", "seconds_open", "seconds_segment", "joules", "peak_memory_mb",
+         "device")  # fmt: skip
 
 
 @dataclass(frozen=True)

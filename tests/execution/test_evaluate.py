@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import itertools
+import json
 import math
 import os
 from dataclasses import replace
@@ -18,6 +20,8 @@ from benchmarks.common.errors import MachineFault, UserError
 from benchmarks.contestants import Segmenter, Session, Target, method
 from benchmarks.data.dataset import Case
 from benchmarks.data.volume import BoolArray, Volume
+from benchmarks.execution import prediction
+from benchmarks.execution.energy import Counter, EnergyMeter
 from benchmarks.execution.evaluate import (
     UNKNOWN_DIAGONAL_MM,
     Evaluation,
@@ -187,6 +191,12 @@ def test_where_no_target_is_a_clicked_method_is_not_asked_and_an_automatic_one_i
     assert rows[0]["reason"] == "no voxel of 'kidney-tumor' in the case"
     assert rows[3]["dice"] == 0.0
     assert rows[3]["empty"] == "reference"
+
+
+def assert_same(again: list[dict[str, Any]] | None, rows: list[dict[str, Any]]) -> None:
+    """Every value of every row; what is not known (the energy, on most machines) is not known in both."""
+    assert again is not None
+    pd.testing.assert_frame_equal(pd.DataFrame(again), pd.DataFrame(rows), check_like=True)
 
 
 def test_cases_without_the_target_are_scored_again_too(case: Case, tmp_path: Path) -> None:
@@ -407,7 +417,7 @@ def test_lesion_by_lesion_replays_a_bank_and_scores_kept_masks_again(two_lesions
     rows = evaluate_case(two_lesions, with_banks, asked)
     evaluate_case(two_lesions, without, evaluation(LESION_BY_LESION))
     assert with_banks.sessions == without.sessions
-    assert rescore_case(two_lesions, asked) == rows
+    assert_same(rescore_case(two_lesions, asked), rows)
     boxes = Brush()
     evaluate_case(two_lesions, boxes, replace(evaluation(box), banks=banks))
     assert [session[0].box is not None for session in boxes.sessions] == [True, True]
@@ -449,6 +459,30 @@ def test_kept_masks_give_the_same_rows_again(case: Case, tmp_path: Path) -> None
     assert rescore_case(case, asked) is None
     rows = evaluate_case(case, Fixed(cube(2), cube(4), cube(8)), asked)
     again = rescore_case(case, asked)
-    assert again == rows
+    assert_same(again, rows)
     (tmp_path / "kept" / "one" / "kidney-tumor.iterative-5.2.json").unlink()
     assert rescore_case(case, asked) is None
+
+
+def test_the_energy_of_an_answer_is_all_that_was_spent_since_the_opening(
+    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A meter that counts 1 J for every look at it: 1 for the opening, 1 more for every answer."""
+    ticks = itertools.count()
+    counter = Counter(lambda: float(next(ticks)))
+    monkeypatch.setattr(prediction, "EnergyMeter", lambda: EnergyMeter((counter,)))
+    asked = evaluation(Protocol("iterative", rounds=3), predictions=tmp_path / "kept")
+    rows = evaluate_case(case, Fixed(cube(5)), asked)
+    assert [row["joules"] for row in rows] == [2.0, 3.0, 4.0]
+    kept = rescore_case(case, asked)
+    assert kept is not None
+    assert [row["joules"] for row in kept] == [row["joules"] for row in rows]
+
+
+def test_energy_that_nobody_tells_is_kept_as_null(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "EnergyMeter", lambda: EnergyMeter(()))
+    asked = evaluation(Protocol("centre-click"), predictions=tmp_path / "kept")
+    (row,) = evaluate_case(case, Fixed(cube(8)), asked)
+    assert math.isnan(row["joules"])
+    (file,) = (tmp_path / "kept").rglob("*.json")
+    assert json.loads(file.read_text(), parse_constant=pytest.fail)["facts"]["joules"] is None

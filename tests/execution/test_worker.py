@@ -82,7 +82,8 @@ def order(number: int, case: Case, last_try: bool = False) -> Order:
 
 
 def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in row.items() if not k.startswith("seconds_") and k != "peak_memory_mb"} for row in rows]
+    costs = ("seconds_open", "seconds_segment", "joules", "peak_memory_mb")
+    return [{name: value for name, value in row.items() if name not in costs} for row in rows]
 
 
 def test_cases_are_loaded_and_scored_beside_the_segmenter_which_works_on_one_at_a_time(

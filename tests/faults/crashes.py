@@ -41,7 +41,8 @@ methods:
 protocols: [none, centre-click]
 budget: {{steps: 16}}
 """
-MAY_DIFFER = ["seconds_open", "seconds_segment", "peak_memory_mb", "git_commit", "git_dirty", "predicted_commit"]
+COSTS = ["seconds_open", "seconds_segment", "joules", "peak_memory_mb"]
+MAY_DIFFER = [*COSTS, "git_commit", "git_dirty", "predicted_commit"]
 IDENTITY = ["unit", "method", "dataset", "case", "target", "protocol", "step"]
 LIMIT_SECONDS = 600.0
 MOST_CALLS = 3  # of the same command, after a disturbance

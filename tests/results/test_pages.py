@@ -165,6 +165,14 @@ def test_costs_are_those_of_the_trainings_and_of_the_rows() -> None:
     )
 
 
+def test_energy_is_a_cost_where_a_machine_told_it() -> None:
+    rows, units = by_hand({"net": [0.5, 0.6], "ball": [0.4, 0.5]})
+    rows.loc[rows["method"] == "net", "joules"] = [120.0, math.nan]  # of a case on a machine that does not tell
+    sheet = page_of(rows, units).sheets[-1]
+    assert sheet.headings[5] == "J case"
+    assert [row[5] for row in sheet.rows] == ["120", "–"]
+
+
 @pytest.mark.parametrize(
     ("number", "text"), [(850, "850"), (12_340, "12.3 k"), (93_735_472, "93.7 M"), (2.5e9, "2.5 G"), (math.nan, "–")]
 )

@@ -18,9 +18,10 @@ from benchmarks.results.leaderboard.lists import GROUP, LIST, Units, beside_trai
 from benchmarks.results.records import FAILED
 from benchmarks.results.statistics import mean_interval, with_target
 
-TIMINGS = ("seconds_open", "seconds_segment")
+MEASURED = ("seconds_open", "seconds_segment", "joules")
+"""What is measured beside an answer: a failure has none, and not every machine tells all."""
 
-COSTS = (*TIMINGS, "peak_memory_mb")
+COSTS = (*MEASURED, "peak_memory_mb")
 
 TRAINING_FACTS = {"train_minutes": "minutes", "parameters": "parameters"}
 """Columns of the leaderboard → what a unit's description says of its training; NaN for a method without one."""
@@ -30,9 +31,9 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over cases at the last step of each protocol, one row per dataset, target, track, protocol, method.
 
     `dice_low` and `dice_high` bound the mean Dice with 95 % (t interval over patients). Failed rows count with
-    their worst values; only the timings leave them out, because a failure has none. `cases` are those in which
-    there was something to ask; `no_target` counts the others, which are the same for every method of a list. Where
-    there is no other, the means are NaN.
+    their worst values; only what is measured beside an answer leaves them out, because a failure has none. `cases`
+    are those in which there was something to ask; `no_target` counts the others, which are the same for every method
+    of a list. Where there is no other, the means are NaN.
 
     Raises:
         UserError: a Dice that is not finite, as an empty-mask policy that skips cases gives: a mean over the
@@ -48,7 +49,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     summaries = []
     for key, everything in final.groupby(GROUP, sort=False):
         group = everything[everything.index.isin(in_means)]
-        means = {column: float(group[column].mean(skipna=column in TIMINGS)) for column in metrics}
+        means = {column: float(group[column].mean(skipna=column in MEASURED)) for column in metrics}
         low = high = math.nan
         if len(group):
             interval = mean_interval(group["dice"].to_numpy(), group["patient"].to_numpy(), "share")

@@ -107,6 +107,7 @@ class Cost:
 COSTS = (
     Cost("seconds_open", "s open", "seconds to take in a scan", 1, seconds_text),
     Cost("seconds_segment", "s prompt", "seconds for the answer to a prompt", 1, seconds_text),
+    Cost("joules", "J", "energy of a case, from opening the scan to this answer", 1, seconds_text),
     Cost("peak_memory_mb", "GB", "largest memory of the process, of the GPU where it has one", 1000,
          lambda gigabytes: number_text(gigabytes, 2)),
     Cost("train_minutes", "train min", "minutes of its training", 1, seconds_text),

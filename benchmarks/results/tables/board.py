@@ -156,8 +156,10 @@ def board_sheets(board: pd.DataFrame) -> list[Sheet]:
 
 def costs_sheets(board: pd.DataFrame) -> list[Sheet]:
     """What each method cost, over all lists: one sheet, or none where nobody was trained and no memory is known."""
-    rows = board.assign(**{name: math.nan for name in ("peak_memory_mb", *TRAINING_FACTS) if name not in board})
-    headings = ("method", "knows", "train min", "parameters", "memory GB", "s open", "s prompt")
+    wanted = ("joules", "peak_memory_mb", *TRAINING_FACTS)
+    rows = board.assign(**{name: math.nan for name in wanted if name not in board})
+    energy = ("J case",) if rows["joules"].notna().any() else ()
+    headings = ("method", "knows", "train min", "parameters", "memory GB", *energy, "s open", "s prompt")
     cells = []
     for method, group in rows.groupby("method", sort=False):
         trained = group.drop_duplicates(["dataset", "target"])["train_minutes"]
@@ -168,6 +170,7 @@ def costs_sheets(board: pd.DataFrame) -> list[Sheet]:
                 seconds_text(trained.mean()),
                 count_text(group["parameters"].max()),
                 number_text(group["peak_memory_mb"].max() / 1000.0, 1),
+                *(seconds_text(group["joules"].mean()) for _ in energy),
                 seconds_text(group["seconds_open"].mean()),
                 seconds_text(group["seconds_segment"].mean()),
             )

@@ -222,6 +222,7 @@ const CHARTS = {
   critical: criticalChart,
   stability: stabilityChart,
   time: (list) => costChart(list, "seconds_segment", "seconds a prompt"),
+  energy: (list) => costChart(list, "joules", "joules a case"),
   memory: (list) => costChart(list, "peak_memory_mb", "GB", 1000),
   training: (list) => costChart(list, "train_minutes", "minutes of training"),
   sizes: sizesChart,
