@@ -175,7 +175,9 @@ class Settings:
         overlap: of neighbouring ones.
         part_share: of the heaviest part that they find; parts that weigh less are not looked at.
         widest: largest field of view of a prompted view, as a multiple of the first view's.
-        cached_views: encodings kept per session.
+        mirror: look at every view a second time in the mirror, left and right exchanged, and take the mean; only
+            where training exchanges them, too. It doubles the cost of everything.
+        cached_views: views of which the encodings are kept per session.
         mixed_precision: bf16 where the device gains by it (GPU; CPU with AMX tiles).
     """
 
@@ -210,6 +212,7 @@ class Settings:
     overlap: float = 0.5
     part_share: float = 0.5
     widest: float = 2.25
+    mirror: bool = False
     cached_views: int = 8
     mixed_precision: bool = True
 
@@ -234,6 +237,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "prompt_dropout": 0.35,
         "dropout_elsewhere": 0.85,
         "flips": (0.5, 0.5, 0.5),
+        "mirror": True,
     },
 }
 

@@ -11,7 +11,7 @@ from tags.official import files_of
 from tags.search_space import search_space
 
 PROMPTS = frozenset(PromptKind)
-INFERENCE_SETTINGS = ("threshold", "search_view", "overlap", "part_share", "widest", "cached_views")
+INFERENCE_SETTINGS = ("threshold", "search_view", "overlap", "part_share", "widest", "mirror", "cached_views")
 ABLATIONS: dict[str, dict[str, Any]] = {
     "adapters": {"adapters": False},
     "semantic guidance": {"semantic": False},
@@ -21,6 +21,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "the prompt pyramid": {"pyramid": False},
     "wider views": {"widest": 1.0},
     "the moving average": {"ema": 0.0},
+    "the look in the mirror": {"mirror": False},
 }
 PAPER = "Li, Peng, Zhang, Durak, Bagci: 3D Tumor-Adaptive Guidance for SAM. arXiv 2505.17096"
 NOTES = (

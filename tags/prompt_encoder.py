@@ -57,6 +57,15 @@ class PromptTensors:
             self, points=torch.cat((self.points, points), dim=1), labels=torch.cat((self.labels, labels), dim=1)
         )
 
+    def mirrored(self, side: int) -> PromptTensors:
+        """The same prompts in crops of `side` voxels whose first axis is turned round."""
+        turn = torch.tensor([-1.0, 1.0, 1.0], device=self.points.device)
+        ends = torch.tensor([side - 1.0, 0.0, 0.0], device=self.points.device)
+        box = turn * self.box + ends
+        box[..., 0] = box[..., 0].flip(1)
+        mask = None if self.mask is None else self.mask.flip(2)
+        return replace(self, points=turn * self.points + ends, box=box, mask=mask)
+
     def crop(self, index: int) -> PromptTensors:
         """Those of one crop of the batch."""
         one = slice(index, index + 1)

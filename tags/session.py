@@ -17,17 +17,20 @@ from benchmarks.data.boxes import bounding_box
 from benchmarks.data.preprocessing import Prepared, Preprocessing, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import Click, Prompts
+from tags.augment import flipped, flipped_features
 from tags.config import Settings, TagsConfig
 from tags.grid_prompts import GridPrompts
 from tags.model import TAGS, Encoding
+from tags.prompt_encoder import PromptTensors
 from tags.search import parts_found, views_over
-from tags.targets import anatomy_of, anatomy_of_text, bounds_of
+from tags.targets import anatomy_of, anatomy_of_text, bounds_of, flips_of
 from tags.views import Answer, View, across, sampled
 
 WIDER = 1.5  # each view that follows a touched face has so many times the field of view
 NARROWER = 1 / 2.25  # and each that follows a lesion too small to be seen well
 LEAST_ACROSS = 5  # voxels, of the box round it, that a lesion has to measure in a view
 REMEMBERED = 4  # answers of earlier rounds kept
+LEFT_AND_RIGHT = [[0]]  # the axes that a mirror turns round, in each crop of a batch of one
 SOFTNESS = 4.0  # slope of the border of the ellipsoid that a box is taken for, per radius
 
 
@@ -66,7 +69,9 @@ class TagsSession(Session):
         self.fill = float(self.prepared.array.min())
         self.finest = min(min(volume.spacing) / max(self.prepared.spacing), 1.0)
         self.anatomy = anatomy_of(target)
-        self._encodings: OrderedDict[View, Encoding] = OrderedDict()
+        settings = segmenter.settings
+        self.mirrors = (False, True) if settings.mirror and (settings.flips or flips_of(target))[0] > 0 else (False,)
+        self._encodings: OrderedDict[tuple[View, bool], Encoding] = OrderedDict()
         self._answers: OrderedDict[Prompts, Answer] = OrderedDict()
 
     def segment(self, prompts: Prompts) -> BoolArray:
@@ -184,23 +189,35 @@ class TagsSession(Session):
 
     def _probability(self, view: View, prompted: GridPrompts, before: Before | None, keep: bool = True) -> FloatArray:
         """What the network says in a view, told the prompts in it and the answer before."""
-        encoding = self._encode(view, keep)
         previous = None if before is None else before.seen_from(view)
         tensors = prompted.in_view(view, self.segmenter.device, previous)
-        logits, _ = self.segmenter.module.decode(encoding, tensors)
-        probability: FloatArray = logits[0, 0].float().sigmoid().cpu().numpy()
+        looks = [self._look(view, tensors, mirrored, keep) for mirrored in self.mirrors]
+        probability: FloatArray = torch.stack(looks).mean(dim=0).cpu().numpy()
         return probability
 
-    def _encode(self, view: View, keep: bool) -> Encoding:
-        if view in self._encodings:
-            self._encodings.move_to_end(view)
-            return self._encodings[view]
-        device = self.segmenter.device
+    def _look(self, view: View, tensors: PromptTensors, mirrored: bool, keep: bool) -> torch.Tensor:
+        """The probabilities in a view, straight or by way of its mirror image."""
+        encoding = self._encode(view, mirrored, keep)
+        told = tensors.mirrored(view.side) if mirrored else tensors
+        logits, _ = self.segmenter.module.decode(encoding, told)
+        probability = logits[0, 0].float().sigmoid()
+        return probability.flip(0) if mirrored else probability
+
+    def _encode(self, view: View, mirrored: bool, keep: bool) -> Encoding:
+        if (view, mirrored) in self._encodings:
+            self._encodings.move_to_end((view, mirrored))
+            return self._encodings[view, mirrored]
+        device, module = self.segmenter.device, self.segmenter.module
         image = torch.from_numpy(self._cut(view)).to(device)[None, None]
-        encoding = self.segmenter.module.encode(image, [self.anatomy], bounds_of([self.target]).to(device))
+        bounds = bounds_of([self.target]).to(device)
+        seen = module.see(image, bounds)
+        if mirrored:  # CLIP looks before, as in training
+            image = flipped(image, LEFT_AND_RIGHT)
+            seen = None if seen is None else flipped_features(seen, LEFT_AND_RIGHT)
+        encoding = module.encode(image, [self.anatomy], bounds, seen)
         if keep:
-            self._encodings[view] = encoding
-            while len(self._encodings) > self.segmenter.settings.cached_views:
+            self._encodings[view, mirrored] = encoding
+            while len(self._encodings) > self.segmenter.settings.cached_views * len(self.mirrors):
                 self._encodings.popitem(last=False)
         return encoding
 

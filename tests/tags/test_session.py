@@ -11,8 +11,10 @@ import torch
 from benchmarks.contestants import Target
 from benchmarks.data.volume import Volume
 from benchmarks.prompting.prompts import Box, Click, Prompts
+from tags.grid_prompts import GridPrompts
 from tags.method import tags_tiny
 from tags.targets import anatomy_of_text
+from tags.views import Answer, View
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)
 
@@ -185,6 +187,47 @@ def test_the_rounds_are_the_clicks_and_each_is_told_the_one_before(segmenter):
     assert perfect.told[0] is None
     for told, view in zip(perfect.told[1:], perfect.views[1:], strict=True):
         assert np.array_equal(told > 0.5, perfect.probability(view, None, None) > 0.5)
+
+
+def of_seed(**config):
+    torch.manual_seed(0)
+    return tags_tiny.build(config)
+
+
+@pytest.mark.parametrize("previous", [False, True])
+def test_the_look_in_the_mirror_is_a_look_at_the_mirrored_scan(previous):
+    """Half of the answer is that to the scan laid on its other side, with the prompts there, laid back."""
+    plain, both = of_seed(mirror=False, semantic=False), of_seed(mirror=True, semantic=False)
+    scan = volume_of((40, 36, 36))
+    other = Volume(scan.array[::-1].copy(), scan.affine)
+    view = View((19.5, 17.5, 17.5), 1.0, 32)
+    truth = np.zeros(scan.shape, np.float32)
+    truth[10:20, 12:24, 15:20] = 1
+
+    def probability(segmenter, volume, x, low, high, told):
+        session = segmenter.open(volume, TARGET)
+        prompts = Prompts(clicks=(Click((x, 17, 19)),), box=Box((low, 10, 12), (high, 20, 24)))
+        before = Answer(((view, view.cut(replace(session.prepared, array=told), 0.0)),)) if previous else None
+        with torch.inference_mode():
+            return session._probability(view, GridPrompts(prompts, session.prepared), before)
+
+    straight = probability(plain, scan, 14, 9, 21, truth)
+    laid_back = probability(plain, other, 39 - 14, 40 - 21, 40 - 9, truth[::-1].copy())[::-1]
+    assert np.abs(straight - laid_back).max() > 1e-3, "or the test could not fail"
+    np.testing.assert_allclose(probability(both, scan, 14, 9, 21, truth), (straight + laid_back) / 2, atol=1e-5)
+
+
+def test_clip_sees_no_mirrored_picture_and_organs_of_one_side_are_not_mirrored(monkeypatch):
+    segmenter = of_seed(mirror=True)
+    seen = []
+    real = segmenter.module.see
+    monkeypatch.setattr(segmenter.module, "see", lambda image, bounds: seen.append(image) or real(image, bounds))
+    segmenter.open(volume_of((32, 32, 32)), TARGET).segment(click(16, 16, 16))
+    assert torch.equal(seen[0], seen[1])
+    as_anatomy_allows = of_seed(mirror=True, flips=None)
+    liver = Target("liver-tumor", "liver", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)
+    assert as_anatomy_allows.open(volume_of((32, 32, 32)), TARGET).mirrors == (False, True)
+    assert as_anatomy_allows.open(volume_of((32, 32, 32)), liver).mirrors == (False,)
 
 
 def test_a_session_gives_what_a_fresh_one_gives_and_encodes_a_view_once(segmenter, monkeypatch):
