@@ -83,8 +83,10 @@ def gpu_counters() -> tuple[Counter, ...]:
 
 @lru_cache(maxsize=8)
 def _gpu_counter(uuid: str) -> tuple[Counter, ...]:
-    import pynvml
-
+    try:
+        import pynvml
+    except ImportError:  # an environment of a method's own may lack it
+        return ()
     try:
         pynvml.nvmlInit()
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
