@@ -51,25 +51,43 @@ def random_voxels(where: Tensor, number: int, generator: torch.Generator) -> Ten
     return torch.stack(torch.unravel_index(chosen, where.shape), dim=-1).float()
 
 
-def depth_inside(mask: Tensor, steps: int = 12) -> Tensor:
-    """How many erosions by a 3³ cube each voxel of a mask (X, Y, Z) survives, at most `steps`."""
-    inside = mask.float()[None, None]
+def depth_inside(masks: Tensor, steps: int = 12) -> Tensor:
+    """How many erosions by a 3³ cube each voxel of the masks (B, X, Y, Z) survives, at most `steps`."""
+    inside = masks.float()[:, None]
     depth = inside.clone()
     for _ in range(steps):
         inside = 1 - F.max_pool3d(F.pad(1 - inside, (1,) * 6, value=1.0), 3, stride=1)
-        if not inside.any():
+        if not inside.is_cuda and not inside.any():  # on a GPU the question would cost more than the answer saves
             break
         depth += inside
-    return depth[0, 0]
+    return depth[:, 0]
 
 
-def deep_voxel(mask: Tensor, generator: torch.Generator) -> Tensor:
-    """(1, 3): one of the voxels that lie deepest in the mask."""
-    voxels = mask.nonzero()
+def deep_voxels(masks: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """One of the voxels that lie deepest in each of the masks (B, X, Y, Z), all of them as likely: (B, 3), (B,) bool.
+
+    Where a mask is empty, the second is False and the voxel means nothing. Nothing here waits for the device.
+    """
+    corner = torch.zeros(3, device=masks.device)
+    if not masks.is_cuda:  # there the erosions of empty space cost; a GPU would have to wait for the box
+        corner, masks = _in_its_box(masks)
+    depth = depth_inside(masks)
+    deepest = (masks & (depth == depth.amax(dim=(1, 2, 3), keepdim=True))).flatten(1)
+    number = deepest.sum(dim=1)
+    drawn = torch.rand(len(masks), generator=generator).to(masks.device)
+    rank = torch.minimum((drawn * number).long(), (number - 1).clamp(min=0))
+    index = (deepest.cumsum(dim=1) > rank[:, None]).int().argmax(dim=1)  # the first voxel with so many before it
+    return torch.stack(torch.unravel_index(index, masks.shape[1:]), dim=-1) + corner, number > 0
+
+
+def _in_its_box(masks: Tensor) -> tuple[Tensor, Tensor]:
+    """(3,) the corner of the box that holds all of the masks (B, X, Y, Z), and what lies in it."""
+    voxels = masks.any(dim=0).nonzero()
+    if len(voxels) == 0:
+        return torch.zeros(3), masks[:, :1, :1, :1]
     low, high = voxels.amin(dim=0), voxels.amax(dim=0) + 1
-    box = mask[tuple(slice(int(a), int(b)) for a, b in zip(low, high, strict=True))]
-    depth = depth_inside(box)
-    return random_voxels(depth == depth.max(), 1, generator) + low
+    x, y, z = (slice(int(a), int(b)) for a, b in zip(low, high, strict=True))
+    return low.float(), masks[:, x, y, z]
 
 
 def near(mask: Tensor, reach: int = 4) -> Tensor:
@@ -145,7 +163,7 @@ def _prompts_of(mask: Tensor, generator: torch.Generator, how: Sampling) -> _Dra
 def _first_click(mask: Tensor, generator: torch.Generator) -> Tensor:
     """(3,): the crop's centre; where that is not in the target, one of its deepest voxels."""
     centre = torch.tensor([n // 2 for n in mask.shape], device=mask.device)
-    return centre.float() if bool(mask[tuple(centre)]) else deep_voxel(mask, generator)[0]
+    return centre.float() if bool(mask[tuple(centre)]) else deep_voxels(mask[None], generator)[0][0]
 
 
 def _clicks_outside(mask: Tensor, number: int, generator: torch.Generator) -> Tensor:
@@ -191,14 +209,11 @@ def correct(prompts: PromptTensors, logits: Tensor, label: Tensor, generator: to
     A crop that is already right gets no click.
     """
     predicted, truth = logits[:, 0] > 0, label[:, 0] > 0.5
-    points = torch.zeros(len(label), 1, 3, device=label.device)
-    labels = torch.full((len(label), 1), ABSENT, dtype=torch.long, device=label.device)
-    for i in range(len(label)):
-        missed, wrong = truth[i] & ~predicted[i], predicted[i] & ~truth[i]
-        error, sign = (missed, POSITIVE) if missed.sum() >= wrong.sum() else (wrong, NEGATIVE)
-        if bool(error.any()):
-            points[i] = deep_voxel(error, generator)
-            labels[i, 0] = sign
+    missed, wrong = truth & ~predicted, predicted & ~truth
+    more_missed = missed.sum(dim=(1, 2, 3)) >= wrong.sum(dim=(1, 2, 3))
+    points, there = deep_voxels(torch.where(more_missed[:, None, None, None], missed, wrong), generator)
+    signs = torch.where(more_missed, POSITIVE, NEGATIVE)
+    points, labels = points[:, None] * there[:, None, None], torch.where(there, signs, ABSENT)[:, None]
     probability = logits.detach().float().sigmoid()
     everywhere = torch.ones_like(prompts.has_mask)
     return replace(prompts.with_points(points, labels), mask=probability, has_mask=everywhere)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from tags.prompt_encoder import ABSENT, NEGATIVE, POSITIVE, PromptTensors, sample_at, squared_distance
 from tags.sampling import (
     Sampling,
     correct,
-    deep_voxel,
+    deep_voxels,
+    depth_inside,
     jittered_box,
     near,
     random_voxels,
@@ -183,8 +187,32 @@ def test_sampling_follows_its_generator_alone():
 
 
 def test_the_deepest_voxel_of_a_ball_is_its_centre():
-    mask = ball(6, (10, 14, 20))[0, 0] > 0
-    assert (deep_voxel(mask, torch.Generator().manual_seed(0))[0] - torch.tensor([10, 14, 20])).abs().max() <= 1
+    masks = torch.stack([ball(6, (10, 14, 20))[0, 0] > 0, ball(5, (16, 9, 12))[0, 0] > 0])
+    voxels, there = deep_voxels(masks, torch.Generator().manual_seed(0))
+    assert there.tolist() == [True, True]
+    assert (voxels - torch.tensor([[10, 14, 20], [16, 9, 12]])).abs().max() <= 1
+
+
+def test_depth_is_the_distance_in_the_chessboard_metric():
+    """As SciPy's; what lies beyond the crop is outside."""
+    masks = torch.stack([ball(6)[0, 0] > 0, ball(9, (4, 16, 27))[0, 0] > 0])
+    expected = [ndimage.distance_transform_cdt(np.pad(one.numpy(), 1), "chessboard")[1:-1, 1:-1, 1:-1] for one in masks]
+    assert torch.equal(depth_inside(masks), torch.from_numpy(np.stack(expected)).float())
+    assert int(depth_inside(masks, steps=2).max()) == 3
+
+
+def test_deepest_voxels_are_drawn_evenly_and_of_each_mask_by_itself():
+    masks = torch.zeros(3, 4, 5, 6, dtype=torch.bool)
+    masks[0, 1, 2, 3] = masks[0, 3, 0, 5] = masks[0, 0, 0, 0] = True
+    masks[2, 2, 2, 2] = True
+    generator, counts = torch.Generator().manual_seed(0), Counter[tuple[int, ...]]()
+    for _ in range(600):
+        voxels, there = deep_voxels(masks, generator)
+        assert there.tolist() == [True, False, True]
+        assert voxels[2].tolist() == [2, 2, 2]
+        counts[tuple(voxels[0].int().tolist())] += 1
+    assert set(counts) == {(1, 2, 3), (3, 0, 5), (0, 0, 0)}
+    assert min(counts.values()) > 150
 
 
 def test_near_is_a_band_outside():
