@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,9 @@ REQUIRED = ("schema_version", "dataset", "method", "case", "target", "protocol",
 ROW = ["case", "target", "protocol", "step"]
 """What names a row inside its unit."""
 
+Column = np.ndarray[Any, Any]
+"""The values of one column, of whatever type they are."""
+
 TOLERANCE = 1e-6  # between a number and the counts that it was made of
 
 
@@ -40,46 +44,68 @@ def faults_of(rows: pd.DataFrame, due: int | None, unit: Mapping[str, Any]) -> d
         due: rows that every case must have; None if that is not known.
         unit: the description of the unit that they should belong to; an empty one is not compared.
     """
-    absent = [column for column in REQUIRED if column not in rows]
+    return _faults({str(column): rows[column].to_numpy() for column in rows}, due, unit)
+
+
+def faults_of_case(rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The same for the few rows of one case that were just made, without a table."""
+    columns = dict.fromkeys(key for row in rows for key in row)
+    return _faults({column: _array([row.get(column) for row in rows]) for column in columns}, None, {})
+
+
+def _array(values: list[Any]) -> Column:
+    """Of objects, where they are not all numbers."""
+    if all(type(value) is float or type(value) is int for value in values):
+        return np.array(values)
+    array = np.empty(len(values), object)
+    array[:] = values
+    return array
+
+
+def _faults(columns: Mapping[str, Column], due: int | None, unit: Mapping[str, Any]) -> dict[str, str]:
+    names = [str(case) for case in columns.get("case", ())]
+    absent = [column for column in REQUIRED if column not in columns]
     if absent:
-        cases = rows["case"].astype(str).unique() if "case" in rows else ["?"]
-        return dict.fromkeys(cases, f"no column '{absent[0]}'")
-    if not pd.api.types.is_integer_dtype(rows["schema_version"]):
-        return dict.fromkeys(rows["case"].astype(str).unique(), "a schema that is no number")
+        return dict.fromkeys(names if "case" in columns else ["?"], f"no column '{absent[0]}'")
+    if not all(isinstance(version, (int, np.integer)) for version in columns["schema_version"]):
+        return dict.fromkeys(names, "a schema that is no number")
     faults: dict[str, str] = {}
-    for reason, wrong in _wrong_rows(rows, due, unit):
-        chosen = np.asarray(wrong, bool)
-        if chosen.any():
-            for case in rows.loc[chosen, "case"].astype(str).unique():
-                faults.setdefault(case, reason)
+    for reason, wrong in _wrong_rows(columns, due, unit):
+        for row in np.flatnonzero(wrong):
+            faults.setdefault(names[row], reason)
     return faults
 
 
-def _wrong_rows(rows: pd.DataFrame, due: int | None, unit: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    found: list[tuple[str, Any]] = []
-    for column in ("unit", "method", "dataset"):
-        if column in unit and column in rows:
-            found.append((f"rows of another {column}", rows[column] != unit[column]))
-    found.append(("a row comes twice", rows.duplicated(ROW, keep=False)))
+def _wrong_rows(columns: Mapping[str, Column], due: int | None, unit: Mapping[str, Any]) -> list[tuple[str, Column]]:
+    found = [
+        (f"rows of another {column}", np.array([value != unit[column] for value in columns[column]], bool))
+        for column in ("unit", "method", "dataset")
+        if column in unit and column in columns
+    ]
+    names = list(zip(*(columns[column] for column in ROW), strict=True))
+    times = Counter(names)
+    found.append(("a row comes twice", np.array([times[name] > 1 for name in names], bool)))
     if due is not None:
-        number = rows.groupby("case", observed=True)["step"].transform("size")
-        found.append((f"not the {due} rows that are due", number != due))
-    found.append(("an unknown status", ~rows["status"].isin([OK, FAILED, NO_TARGET])))
-    for column in (str(one) for one in rows if is_metric(str(one))):
-        values = _numbers(rows, column)
-        readable = ~np.isnan(values) | rows[column].isna().to_numpy()  # else it is a text that is no number
+        number = Counter(columns["case"])
+        wrong = np.array([number[case] != due for case in columns["case"]], bool)
+        found.append((f"not the {due} rows that are due", wrong))
+    known = [status in (OK, FAILED, NO_TARGET) for status in columns["status"]]
+    found.append(("an unknown status", ~np.array(known, bool)))
+    for column in filter(is_metric, columns):
+        values = _numbers(columns[column])
+        readable = ~np.isnan(values) | pd.isna(columns[column])  # else it is a text that is no number
         top = 1.0 + 1e-9 if higher_is_better(column) else math.inf
         wrong = ~readable | (values < 0) | (values > top) | np.isinf(values)
         found.append((f"{column} outside its range", wrong))
-    return found + _against_counts(rows)
+    return found + _against_counts(columns)
 
 
-def _against_counts(rows: pd.DataFrame) -> list[tuple[str, Any]]:
+def _against_counts(columns: Mapping[str, Column]) -> list[tuple[str, Column]]:
     names = ("voxels_reference", "voxels_prediction", "voxels_intersection")
-    if not all(name in rows for name in names):
+    if not all(name in columns for name in names):
         return []
-    reference, prediction, both = (_numbers(rows, name) for name in names)
-    dice = _numbers(rows, "dice")
+    reference, prediction, both = (_numbers(columns[name]) for name in names)
+    dice = _numbers(columns["dice"])
     impossible = (np.minimum(reference, prediction) < both) | (both < 0)
     found = [("voxel counts that cannot be", impossible)]
     overlap = (reference > 0) & (prediction > 0)  # else the policy for empty masks decides
@@ -87,17 +113,23 @@ def _against_counts(rows: pd.DataFrame) -> list[tuple[str, Any]]:
         found.append(
             ("a Dice that its voxel counts contradict", overlap & ~_near(dice, 2 * both, reference + prediction))
         )
-        if "iou" in rows:
-            contradicted = overlap & ~_near(_numbers(rows, "iou"), both, reference + prediction - both)
+        if "iou" in columns:
+            contradicted = overlap & ~_near(_numbers(columns["iou"]), both, reference + prediction - both)
             found.append(("an IoU that its voxel counts contradict", contradicted))
-    empty = ~overlap & np.isfinite(dice) & ~np.isin(dice, (0.0, 1.0))
+    empty = ~overlap & np.isfinite(dice) & (dice != 0.0) & (dice != 1.0)
     return [*found, ("a Dice that no empty mask has", empty & (reference + prediction >= 0))]
 
 
-def _numbers(rows: pd.DataFrame, column: str) -> Any:
-    """A column as float64; what is no number is NaN."""
-    values = rows[column]
-    return (values if values.dtype.kind in "iuf" else pd.to_numeric(values, errors="coerce")).to_numpy(np.float64)
+def _numbers(values: Column) -> Column:
+    """As float64; what is no number is NaN."""
+    return values.astype(np.float64) if values.dtype.kind in "iuf" else np.array([_number(value) for value in values])
+
+
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _near(value: Any, part: Any, whole: Any) -> Any:

@@ -38,7 +38,7 @@ from benchmarks.results.record_rows import (
     OK,
     SCHEMA_VERSION,
     SPACINGS,
-    faults_of,
+    faults_of_case,
     upgraded,
 )
 
@@ -115,7 +115,7 @@ class RecordStore:
         Raises:
             ValueError: rows that cannot be true: a mistake of the program.
         """
-        wrong = faults_of(pd.DataFrame(rows), None, {})
+        wrong = faults_of_case(rows)
         if wrong:
             raise ValueError(f"{folder.name}, case {case_id}: {next(iter(wrong.values()))}")
         files = self._files(folder)

@@ -88,10 +88,41 @@ def test_real_workers_are_busy_nearly_all_the_time(tmp_path: Path) -> None:
     machine = f"{os.cpu_count()} processors with a load of {os.getloadavg()[0]:.0f}"
     start = f"{len(arrived)} processes, ready after {ready - began:.0f} s"
     driver = f"driver {1e3 * used / outcome.computed:.1f} ms of processor a case, {_memory_mb():.0f} MB"
-    used_up = watch.processors_busy(ready)
-    busy_line = f"then {seconds:.2f} s to the last record, slots busy {busy:.1%}, processors {used_up:.0%}; {driver}"
+    slept = ready + 4.0  # nobody has cases left, and what is counted from here on is their ends alone
+    tail = f"after {watch.times[-1] - slept:.2f} s of them nobody sleeps, processors {watch.processors_busy(slept):.0%}"
+    busy_line = f"then {seconds:.2f} s to the last record, slots busy {busy:.1%}; {tail}; {driver}"
     print(f"\n{4 * slots} cases of 1 s, {slots} slots on {machine}: {start}, {busy_line}")
     assert busy > 0.5
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(3600)
+def test_plain_actors_for_comparison() -> None:
+    """The same number of actors of Ray that do nothing but sleep, with four calls each from the beginning."""
+    import ray
+
+    slots = int(os.environ.get("SLOTS", "16"))
+    if ray.is_initialized():
+        pytest.skip("needs a Ray of its own")
+
+    class Sleeper:
+        def sleep(self, seconds: float) -> None:
+            time.sleep(seconds)
+
+    ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False)
+    try:
+        actors = [ray.remote(num_cpus=1)(Sleeper).remote() for _ in range(slots)]
+        ray.get([actor.sleep.remote(0.0) for actor in actors])
+        began = time.perf_counter()
+        waiting = [actor.sleep.remote(1.0) for _ in range(4) for actor in actors]
+        while waiting:
+            ready, waiting = ray.wait(waiting)
+            ray.get(ready)
+        seconds = time.perf_counter() - began
+    finally:
+        ray.shutdown()
+    print(f"\n{4 * slots} sleeps of 1 s on {slots} plain actors: {seconds:.2f} s, busy {4.0 / seconds:.1%}")
+    assert seconds < 8.0
 
 
 MANY = """
