@@ -237,7 +237,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "prompt_dropout": 0.35,
         "dropout_elsewhere": 0.85,
         "flips": (0.5, 0.5, 0.5),
-        "mirror": True,
     },
 }
 

@@ -21,7 +21,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "the prompt pyramid": {"pyramid": False},
     "wider views": {"widest": 1.0},
     "the moving average": {"ema": 0.0},
-    "the look in the mirror": {"mirror": False},
 }
 PAPER = "Li, Peng, Zhang, Durak, Bagci: 3D Tumor-Adaptive Guidance for SAM. arXiv 2505.17096"
 NOTES = (
