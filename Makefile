@@ -10,7 +10,7 @@ run: $(STAMP)
 	$(BIN)/tags-bench run --all-datasets
 
 test: $(STAMP) lint types
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadgroup
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ TABLE, README = HERE / "first_table.json", HERE.parent / "README.md"
 OUT = HERE.parent / "tags-bench-out"
 BEGIN, END = "<!-- first table -->", "<!-- end of first table -->"
 CHECKED, CHECKED_CASES = ("sam-med3d-tiny", "kits21", "centre-click"), 3
+UNTRAINED = "(untrained)"
 KEPT = ["track", "protocol", "method", "dice", "low", "high", "patients"]
 
 
@@ -37,8 +38,30 @@ def main() -> None:
 
 def with_table(readme: str, markdown: str) -> str:
     """README with the tables of a page between its two marks, without the notes under them."""
-    tables = "\n\n".join(block for block in markdown.split("\n\n") if block.startswith(("**", "|")))
+    blocks = [block for block in markdown.split("\n\n") if block.startswith(("**", "|"))]
+    tables = "\n\n".join(untrained_in_a_line(block) if block.startswith("|") else block for block in blocks)
     return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{tables}\n\n{END}", readme, flags=re.DOTALL)
+
+
+def untrained_in_a_line(table: str) -> str:
+    """The table with the rows of untrained weights, which have a number for one dataset alone, as a line below it."""
+    lines = table.splitlines()
+    kept = [line for line in lines if UNTRAINED not in line]
+    headings = cells_of(lines[0])
+    told = []
+    for name, *cells in (cells_of(line) for line in lines if UNTRAINED in line):
+        ((dataset, dice),) = [
+            (heading, cell) for heading, cell in zip(headings[1:], cells, strict=True) if cell[:1].isdigit()
+        ]
+        told.append((dataset, f"{name.removesuffix(UNTRAINED).strip()} {dice}"))
+    for dataset in dict.fromkeys(dataset for dataset, _ in told):
+        kept += ["", f"With untrained weights on {dataset}: {', '.join(text for one, text in told if one == dataset)}."]
+    return "\n".join(kept)
+
+
+def cells_of(line: str) -> list[str]:
+    """Of a row in Markdown."""
+    return [cell.strip() for cell in line.strip().strip("|").split("|")]
 
 
 def table_rows(overall: pd.DataFrame) -> list[dict[str, Any]]:

@@ -19,6 +19,18 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes test at once: one thread each
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What one process of `pytest -n` runs: all that needs Ray, which is started once; else a module at a time."""
+    for item in items:
+        with_ray = item.get_closest_marker("ray") is not None
+        item.add_marker(pytest.mark.xdist_group("ray" if with_ray else str(item.path)))
+
+
 def shared_folder() -> Path:
     """Real scans and label maps for tests: `TAGS_BENCH_SHARED`, or `shared` beside the checkout."""
     return Path(os.environ.get("TAGS_BENCH_SHARED", ROOT.parent / "shared"))
@@ -30,6 +42,13 @@ def _own_data_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAGS_BENCH_DATA", str(tmp_path / "data-home"))
     monkeypatch.setenv("TAGS_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("TAGS_BENCH_WEIGHTS", str(tmp_path / "weights"))
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers() -> None:
+    """Networks that a test builds without a seed are the same whatever ran before it, and in whichever process."""
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)
 
 
 @pytest.fixture

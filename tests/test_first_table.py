@@ -55,7 +55,25 @@ def test_readme_shows_the_stored_numbers(stored: dict[str, Any]) -> None:
                 if number is not None and re.match(r"\d", cell):
                     assert float(cell.split()[0]) == pytest.approx(number, abs=CLOSE), (name, heading)
                     shown += 1
-    assert shown >= sum(len([key for key in row if key.startswith("dice")]) for row in stored["rows"]) > 30
+    rows = [row for row in stored["rows"] if not row["method"].endswith("(untrained)")]
+    assert shown >= sum(len([key for key in row if key.startswith("dice")]) for row in rows) > 30
+
+
+def test_readme_shows_what_untrained_weights_give(stored: dict[str, Any]) -> None:
+    lines = re.findall(
+        r"^With untrained weights on (\S+): (.*)\.$", (ROOT / "README.md").read_text("utf-8"), re.MULTILINE
+    )
+    shown = {
+        (dataset, name): float(dice)
+        for dataset, text in lines
+        for name, dice in (one.rsplit(" ", 1) for one in text.split(", "))
+        if name != "tags-tiny"  # in both lines
+    }
+    rows = [row for row in stored["rows"] if row["method"].endswith("(untrained)")]
+    tags = [row["dice/kits21"] for row in rows if row["method"].startswith("tags")]
+    assert [float(re.search(r"tags-tiny ([0-9.]+)", text)[1]) for _, text in lines] == pytest.approx(tags, abs=CLOSE)  # type: ignore[index]
+    others = {("kits21", row["method"].split()[0]): row["dice/kits21"] for row in rows if "tags" not in row["method"]}
+    assert shown == pytest.approx(others, abs=CLOSE)
 
 
 def test_stored_rows_are_those_of_the_suite(stored: dict[str, Any]) -> None:
