@@ -27,7 +27,19 @@ from benchmarks.execution.crew import CaseWork, ClusterLost, Crew, Machines, Tra
 from benchmarks.execution.environments import Environments
 from benchmarks.execution.last_words import last_words, take_back
 from benchmarks.execution.observer import Observer
-from benchmarks.execution.orders import Action, Assign, AvoidNode, Commit, Fail, Item, Key, Need, SetAside, StartWorker
+from benchmarks.execution.orders import (
+    Action,
+    Assign,
+    AvoidNode,
+    Commit,
+    Fail,
+    Item,
+    Key,
+    Need,
+    SetAside,
+    StartWorker,
+    WorkerOrder,
+)
 from benchmarks.execution.plan import Folders, Unit
 from benchmarks.execution.room import need_of, training_need
 from benchmarks.execution.scheduler import Scheduler
@@ -272,6 +284,10 @@ class Course:
         self._carry_out(self.scheduler.submit(items, time.monotonic()))
 
     def _carry_out(self, actions: list[Action]) -> None:
+        """The workers' orders first, so that none of them waits while the records of others are written."""
+        for order in [action for action in actions if isinstance(action, WorkerOrder)]:
+            self._tell_stage(order)
+            self.crew.carry_out(order)
         for action in actions:
             match action:
                 case Commit(worker, item):
@@ -282,9 +298,6 @@ class Course:
                     self._set_aside(item, reason)
                 case AvoidNode(node, reason):
                     logger.warning("%s is left alone: %s", node, reason)
-                case _:
-                    self._tell_stage(action)
-                    self.crew.carry_out(action)
 
     def _tell_stage(self, action: Action) -> None:
         if isinstance(action, StartWorker):

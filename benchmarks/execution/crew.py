@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.common.errors import MachineFault, one_line
 from benchmarks.data.dataset import Case
 from benchmarks.execution.environments import Environments
-from benchmarks.execution.orders import Action, Assign, Item, Node, StartWorker, StopWorker, Withdraw
+from benchmarks.execution.orders import Action, Assign, Item, Node, StartWorker, StopWorker, Withdraw, WorkerOrder
 from benchmarks.execution.scheduler import Scheduler
 from benchmarks.execution.training_job import TrainingJob
 from benchmarks.execution.training_watch import TrainingOverdue, TrainingWatch
@@ -157,7 +157,7 @@ class Crew:
         self.environments = Environments()
         self._watched = 0.0
 
-    def carry_out(self, action: StartWorker | StopWorker | Assign | Withdraw) -> None:
+    def carry_out(self, action: WorkerOrder) -> None:
         """One order of the scheduler."""
         match action:
             case StartWorker():

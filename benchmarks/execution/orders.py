@@ -126,4 +126,5 @@ class AvoidNode:
     reason: str
 
 
-Action = StartWorker | StopWorker | Assign | Withdraw | Commit | Fail | SetAside | AvoidNode
+WorkerOrder = StartWorker | StopWorker | Assign | Withdraw
+Action = WorkerOrder | Commit | Fail | SetAside | AvoidNode

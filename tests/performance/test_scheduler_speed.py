@@ -19,6 +19,7 @@ from benchmarks.execution.suite import parse_suite
 from benchmarks.results.records import RecordStore
 from tests.execution.simulation import Cluster
 from tests.execution.training_cases import write_cases
+from tests.performance.plain_actor import PlainActor
 from tests.performance.scheduler_simulation import timed
 
 pytestmark = pytest.mark.bench
@@ -64,11 +65,7 @@ def test_real_workers_are_busy_nearly_all_the_time(tmp_path: Path) -> None:
     if ray.is_initialized():
         pytest.skip("needs a Ray of its own")
     (tmp_path / "ready").mkdir()
-    text = SUITE.replace("FOLDER", str(tmp_path / "ready")).replace("SLOTS", str(slots))
-    suite, folders = parse_suite(text, "bench"), Folders(tmp_path)
-    (unit,) = plan(suite, [resolve_dataset(suite.datasets[0], suite.seed, folders)], folders)
-    (tiny,) = write_cases(tmp_path / "tiny", 1)
-    unit = _with_cases(unit, tiny, [f"{n:04d}" for n in range(4 * slots)])
+    unit, folders = _busy_unit(tmp_path, slots), Folders(tmp_path)
     watch, began = _Watch(), time.time()
     used = time.process_time()
     ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False)
@@ -97,31 +94,35 @@ def test_real_workers_are_busy_nearly_all_the_time(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @pytest.mark.timeout(3600)
-def test_plain_actors_for_comparison() -> None:
-    """The same number of actors of Ray that do nothing but sleep, with four calls each from the beginning."""
+@pytest.mark.parametrize("what", ["sleep", "evaluate"])
+def test_plain_actors_for_comparison(what: str, tmp_path: Path) -> None:
+    """The same number of actors of Ray with four calls each from the beginning: no scheduler, no records.
+
+    They sleep for a second; or read a case, sleep, score it and return its rows, as our workers do.
+    """
     import ray
 
     slots = int(os.environ.get("SLOTS", "16"))
     if ray.is_initialized():
         pytest.skip("needs a Ray of its own")
-
-    class Sleeper:
-        def sleep(self, seconds: float) -> None:
-            time.sleep(seconds)
-
+    unit = _busy_unit(tmp_path, slots)
     ray.init(address="local", num_cpus=slots, include_dashboard=False, log_to_driver=False)
     try:
-        actors = [ray.remote(num_cpus=1)(Sleeper).remote() for _ in range(slots)]
-        ray.get([actor.sleep.remote(0.0) for actor in actors])
-        began = time.perf_counter()
-        waiting = [actor.sleep.remote(1.0) for _ in range(4) for actor in actors]
+        kept = ray.put(unit.evaluation)
+        actors = [ray.remote(num_cpus=1)(PlainActor).remote(kept) for _ in range(slots)]
+        ray.get([actor.warm_up.remote() for actor in actors])
+        began, before = time.perf_counter(), psutil.cpu_times().idle
+        work = [(actors[number % slots], case) for number, case in enumerate(unit.cases)]
+        waiting = [actor.sleep.remote() if what == "sleep" else actor.evaluate.remote(case) for actor, case in work]
         while waiting:
             ready, waiting = ray.wait(waiting)
             ray.get(ready)
         seconds = time.perf_counter() - began
+        processors = 1 - (psutil.cpu_times().idle - before) / seconds / (os.cpu_count() or 1)
     finally:
         ray.shutdown()
-    print(f"\n{4 * slots} sleeps of 1 s on {slots} plain actors: {seconds:.2f} s, busy {4.0 / seconds:.1%}")
+    how = f"{seconds:.2f} s, busy {4.0 / seconds:.1%}, processors {processors:.0%}"
+    print(f"\n{4 * slots} times {what} on {slots} plain actors: {how}")
     assert seconds < 8.0
 
 
@@ -169,6 +170,15 @@ def test_the_drivers_seconds_for_a_case_do_not_grow_with_the_units(tmp_path: Pat
         print(f"\n{number} units of {CASES} cases: driver {1e3 * seconds:.1f} ms a case, {whole:.0f} s in all")
     print(f"{os.cpu_count()} processors with a load of {os.getloadavg()[0]:.0f}")
     assert told[64][0] < 1.5 * told[4][0]
+
+
+def _busy_unit(folder: Path, slots: int) -> Unit:
+    """Four cases for each slot."""
+    text = SUITE.replace("FOLDER", str(folder / "ready")).replace("SLOTS", str(slots))
+    suite, folders = parse_suite(text, "bench"), Folders(folder)
+    (unit,) = plan(suite, [resolve_dataset(suite.datasets[0], suite.seed, folders)], folders)
+    (tiny,) = write_cases(folder / "tiny", 1)
+    return _with_cases(unit, tiny, [f"{n:04d}" for n in range(4 * slots)])
 
 
 def _with_cases(unit: Unit, case: Case, names: list[str]) -> Unit:

@@ -1,0 +1,54 @@
+"""In which order a run does what the scheduler says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.execution.course import Course
+from benchmarks.execution.observer import Nobody
+from benchmarks.execution.orders import Assign, Commit, Item, Key, Need, Node
+from benchmarks.execution.plan import Folders
+
+
+class _Machines:
+    def now(self) -> list[Node]:
+        return [Node("here", 2)]
+
+
+class _Crew:
+    """Writes down what it is asked for."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    def carry_out(self, order: Assign) -> None:
+        self.log.append(f"worker {order.worker} begins {order.item.place}")
+
+    def result(self, worker: int, item: Item) -> str:
+        return f"of worker {worker}"
+
+
+def test_no_worker_waits_while_the_records_of_others_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log: list[str] = []
+
+    def write(course: Course, item: Item, result: Any) -> None:
+        log.append(f"{item.place} {result} is written")
+
+    monkeypatch.setattr(Course, "_take", write)
+    course = Course([], Folders(tmp_path), Nobody(), _Machines(), fresh=False)  # type: ignore[arg-type]
+    course.crew = _Crew(log)  # type: ignore[assignment]
+    items = [Item(Key("kind", Need(1)), None, place=place) for place in range(4)]
+    course._carry_out(
+        [Commit(1, items[0]), Assign(1, items[2], False), Commit(2, items[1]), Assign(2, items[3], False)]
+    )
+    assert log == [
+        "worker 1 begins 2",
+        "worker 2 begins 3",
+        "0 of worker 1 is written",
+        "1 of worker 2 is written",
+    ]
