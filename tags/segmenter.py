@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Augmentation, Batch, Target, Trainable, TrainingRecipe
-from benchmarks.data.fingerprint import fingerprint
+from benchmarks.data.fingerprint import fingerprint, joined
 from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.data.volume import Volume
 from tags.augment import draw_flips, flipped, flipped_features, random_views
@@ -83,10 +83,10 @@ class TagsSegmenter(Trainable):
 
     # Training
 
-    def plan(self, cases: Sequence[Case], target: Target) -> None:
+    def plan(self, parts: Sequence[tuple[Target, Sequence[Case]]]) -> None:
         """Let the lesions of the training cases decide the spacing, unless it is set by hand."""
         if self.settings.spacing is None:
-            self.decided = plan_for(fingerprint(cases, target), self.config.patch)
+            self.decided = plan_for(joined([fingerprint(cases, target) for target, cases in parts]), self.config.patch)
 
     def recipe(self, target: Target) -> TrainingRecipe:
         """Crops at the plan's spacing, with room for the widest view. Flips are `loss`'s: CLIP looks before them."""

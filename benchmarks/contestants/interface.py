@@ -138,9 +138,10 @@ class Trainable(Segmenter):
 
     module: torch.nn.Module
 
-    def plan(self, cases: Sequence[Case], target: Target) -> None:
+    def plan(self, parts: Sequence[tuple[Target, Sequence[Case]]]) -> None:
         """Decide what follows from the training cases, such as the spacing; called once, before `recipe`.
 
+        `parts` are the targets with their training cases: one, or several that are learned in turn.
         The decision has to be part of the checkpoint. By default there is none to make.
         """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,6 +47,13 @@ def fingerprint(cases: Iterable[Case], target: Target) -> Fingerprint:
         for sides, voxels in _lesions(target_mask(read_label(case.label), target)):
             (extents if voxels >= DUST_VOXELS else dust).append(sides * spacing)
     return Fingerprint(np.array(extents or dust, np.float64).reshape(-1, 3), np.array(spacings).reshape(-1, 3))
+
+
+def joined(parts: Sequence[Fingerprint]) -> Fingerprint:
+    """That of several sets of cases."""
+    return Fingerprint(
+        np.concatenate([part.extents for part in parts]), np.concatenate([part.spacings for part in parts])
+    )
 
 
 def _lesions(mask: NDArray[np.bool_]) -> list[tuple[NDArray[np.float64], int]]:

@@ -93,6 +93,7 @@ class MethodEntry(Strict):
     `zoo` evaluates the weights that come with the method, on phantoms of the data sets for which it brings some, or
     with `fine_tune` trains from them; elsewhere the method is trained from nothing.
     `datasets` names those of the suite that it is run on, where that is not all of them.
+    `joint` trains it once, on the training cases of all these datasets in turn; see `benchmarks.execution.joint`.
     `budget` replaces the suite's minutes and steps, for a method's published schedule; `repeats` the suite's number of
     trainings. `environment` is where its processes run, in place of what the method says of itself.
 
@@ -111,6 +112,7 @@ class MethodEntry(Strict):
     repeat: int = Field(default=0, ge=0)
     untrained: bool = False
     zoo: bool = False
+    joint: bool = False
     datasets: tuple[str, ...] = ()
     budget: MethodBudget | None = None
     repeats: int | None = Field(default=None, ge=1)
@@ -119,8 +121,8 @@ class MethodEntry(Strict):
     def _says_where_masks_are(self) -> Self:
         if self.kind == "masks" and not self.folder:
             raise UserError(f"masks '{self.name}': `folder` says where they are")
-        own = (self.config, self.fine_tune, self.untrained, self.repeat, self.environment, self.budget, self.repeats)
-        if self.kind == "masks" and any(own):
+        own = (self.config, self.fine_tune, self.untrained, self.joint, self.repeat, self.environment, self.budget)
+        if self.kind == "masks" and (any(own) or self.repeats):
             raise UserError(f"masks '{self.name}': only `folder`, `value` and `label` have an effect there")
         if self.kind == "method" and (self.folder or self.value is not None):
             raise UserError(f"method '{self.name}': `folder` and `value` belong to `kind: masks`")
@@ -128,7 +130,7 @@ class MethodEntry(Strict):
 
     @property
     def title(self) -> str:
-        return (self.label or self.name) + (" (untrained)" if self.untrained else "")
+        return (self.label or self.name) + " (joint)" * self.joint + " (untrained)" * self.untrained
 
     @staticmethod
     def from_file(path: Path) -> MethodEntry:

@@ -72,7 +72,7 @@ class TrainingLoop:
         if job.start is not None:  # with the plan that these weights were trained by
             segmenter.load(job.start / "checkpoint")
         elif job.cases:
-            segmenter.plan(job.cases, job.target)
+            segmenter.plan(job.parts)
         self.recipe = segmenter.recipe(job.target)
         if self.recipe.compile:  # in place: names and values of the weights stay
             segmenter.module.compile(backend=self.recipe.compile)

@@ -25,6 +25,6 @@ def members(suite: Suite) -> list[MethodEntry]:
         again = learns(entry) and not entry.untrained and not method_of(entry).floor
         times = (entry.repeats or suite.repeats) if again else 1
         for turn in range(times):
-            label = f"{entry.title} (repeat {turn + 1})" if turn else entry.label
+            label = f"{entry.label or entry.name} (repeat {turn + 1})" if turn else entry.label
             found.append(entry.model_copy(update={"label": label, "repeat": entry.repeat + turn}))
     return found

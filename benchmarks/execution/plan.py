@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from benchmarks.contestants import method as find_method
 from benchmarks.data.cache import cache_limit
 from benchmarks.data.dataset import Case, Dataset, fingerprint_cases
 from benchmarks.execution.datasets import Folders, resolve_dataset, target_for
+from benchmarks.execution.entries import DatasetEntry
 from benchmarks.execution.evaluate import Evaluation, applicable
 from benchmarks.execution.given_masks import MADE_ELSEWHERE, GivenMasks, given_masks, masks_method
+from benchmarks.execution.joint import Part, joint_parts
 from benchmarks.execution.members import members, method_of
 from benchmarks.execution.suite import MethodEntry, Suite
 from benchmarks.execution.training_job import TrainingJob
@@ -43,7 +45,8 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
     """
     cache_limit()  # a wrong setting ends here, not in a worker
     units: list[Unit] = []
-    for entry, dataset in zip(suite.datasets, datasets, strict=True):
+    everything = list(zip(suite.datasets, datasets, strict=True))
+    for entry, dataset in everything:
         fold = entry.fold_number
         if fold >= len(dataset.splits):
             raise UserError(f"dataset '{dataset.name}' has folds 0 to {len(dataset.splits) - 1}, not {fold}")
@@ -52,7 +55,7 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
         files = fingerprint_cases(dataset.split_cases(suite.part, fold))
         banks = _frozen_prompts(suite, dataset, fold, folders.prompts / files)
         prompts = _prompts_digest(suite, fold, files, banks)
-        evaluated = _Evaluated(dataset, fold, files, banks, prompts)
+        evaluated = _Evaluated(dataset, fold, files, banks, prompts, everything)
         for target in dataset.targets:
             for member in members(suite):
                 if member.datasets and dataset.name not in member.datasets:
@@ -107,13 +110,17 @@ def _prompts_digest(suite: Suite, fold: int, files: str, banks: dict[str, Prompt
 
 @dataclass(frozen=True)
 class _Evaluated:
-    """What all methods are evaluated on: a fold of a dataset, the digest of its files, its prompts and their digest."""
+    """What all methods are evaluated on: a fold of a dataset, the digest of its files, its prompts and their digest.
+
+    `everything` are all datasets of the suite.
+    """
 
     dataset: Dataset
     fold: int
     files: str
     banks: dict[str, PromptBank]
     prompts: str
+    everything: Sequence[tuple[DatasetEntry, Dataset]]
 
 
 def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Target, folders: Folders) -> Unit:
@@ -140,8 +147,17 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
         if keep_best and not validation:
             raise UserError(f"keep_best: {dataset.name} has no validation cases in fold {fold}")
         learned = target if dataset.external is None else target_for(target, dataset.external.training)
+        parts: tuple[Part, ...] = ((learned, training),)
+        if entry.joint:
+            if keep_best:
+                raise UserError(
+                    f"method '{entry.title}': `keep_best` validates on one dataset, `joint` learns from several"
+                )
+            parts = joint_parts(entry, evaluated.everything, fold, suite.part)
+        (first_target, first_cases), *further = parts
         job = TrainingJob(
-            method.name, entry.config, learned, training, budget, seed,
+            method.name, entry.config, first_target, first_cases, budget, seed,
+            further=tuple(further),
             workers=1 if entry.untrained else suite.workers,
             validation=validation,
             validate_at=tuple((number + 1) / keep_best for number in range(keep_best)),
@@ -152,6 +168,8 @@ def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Targe
             start=zoo.folder if zoo else None,
             storage=suite.storage,
         )  # fmt: skip
+    if entry.joint and job is None:
+        raise UserError(f"method '{entry.title}': `joint` is for methods that are trained, and this one is not")
     if entry.untrained and (job is None or method.training != "bench"):
         raise UserError(f"method '{entry.title}': `untrained` is for methods that the bench trains, and this is none")
     decides = {

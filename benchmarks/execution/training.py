@@ -108,6 +108,7 @@ def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: bool) -> dict[
         "target": job.target.name,
         "segments": job.target.as_plain(),
         "cases": len(job.cases),
+        "further": [[cases[0].dataset, target.as_plain(), len(cases)] for target, cases in job.further],
         "budget": asdict(job.budget),
         "seed": job.seed,
         "workers": job.workers,

@@ -104,7 +104,7 @@ class Unit:
             "skipped_protocols": list(self.skipped_protocols),
             "cases": [case.case_id for case in self.cases],
             "cases_digest": self.cases_digest,
-            "training_cases": [case.case_id for case in self.job.cases] if self.job else [],
+            "training_cases": self._training_cases(),
             **self._particulars(),
             "checkpoint": self.job.digest() if self.job else "",
             "budget": asdict(self.job.budget) if self.job else {},
@@ -148,9 +148,16 @@ class Unit:
             found["split_source"] = self.dataset.split_source
         return found
 
+    def _training_cases(self) -> list[str]:
+        """What a training learns from; with the dataset before it where there are several."""
+        parts = self.job.parts if self.job else ()
+        if len(parts) == 1:
+            return [case.case_id for case in parts[0][1]]
+        return list(dict.fromkeys(f"{case.dataset}/{case.case_id}" for _, cases in parts for case in cases))
+
     def _knows(self) -> list[str]:
         """What the method knows of the target before any prompt: see `benchmarks.results.comparability`."""
-        trained_here = self.job is not None and not self.job.untrained
+        trained_here = self.job is not None and not self.job.untrained and len(self.job.parts) == 1
         of_one_target = self.zoo is not None and len(self.zoo.card["datasets"]) == 1
         return [WORDS] * self.method.reads_words + [ITS_TRAINING] * (trained_here or of_one_target)
 

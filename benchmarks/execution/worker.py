@@ -108,7 +108,7 @@ def _train_task(
         if log is not None:
             redirect_output(log)
         _check_machine(job.method, None, job.budget.gpus if job.workers == 1 else 0.0)
-        for case in job.cases:
+        for case in (case for _, cases in job.parts for case in cases):
             if not (case.image.exists() and case.label.exists()):
                 raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
         return run_job(job, folder, log, cache, fresh, report)

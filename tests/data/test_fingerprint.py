@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.data.dataset import Case
-from benchmarks.data.fingerprint import fingerprint
+from benchmarks.data.fingerprint import fingerprint, joined
 from benchmarks.data.target import Target
 
 TARGET = Target("tumor", "kidney", "tumor", (2,))
@@ -43,3 +43,14 @@ def test_dust_counts_where_there_is_nothing_else_and_an_empty_case_has_no_lesion
     assert fingerprint([empty], TARGET).extents.shape == (0, 3)
     label[4, 4, 4] = 2
     assert fingerprint([empty, case_of(tmp_path, "d", label, (1.0, 1.0, 1.0))], TARGET).extents.tolist() == [[1, 1, 1]]
+
+
+def test_several_targets_are_planned_for_together(tmp_path: Path) -> None:
+    label = np.zeros((30, 30, 20))
+    label[2:12, 3:7, 5:10] = 2
+    label[20:24, 20:26, 12:16] = 3
+    case = case_of(tmp_path, "a", label, (1.0, 1.0, 2.0))
+    other = Target("cyst", "kidney", "cyst", (3,))
+    found = joined([fingerprint([case], TARGET), fingerprint([case], other)])
+    assert found.extents.tolist() == [[10.0, 4.0, 10.0], [4.0, 6.0, 8.0]]
+    assert found.spacings.tolist() == [[1.0, 1.0, 2.0], [1.0, 1.0, 2.0]]

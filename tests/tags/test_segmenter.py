@@ -103,7 +103,7 @@ def test_the_training_lesions_decide_the_spacing_and_the_checkpoint_keeps_it(tmp
     """A cube of 48 mm in three quarters of 32 voxels: 2 mm."""
     planned = tags_tiny.build()
     assert planned.recipe(TARGET).preprocessing.spacing == (4.0, 4.0, 4.0), "128 mm in 32 voxels"
-    planned.plan([case_of(tmp_path, 48)], TARGET)
+    planned.plan([(TARGET, [case_of(tmp_path, 48)])])
     assert planned.recipe(TARGET).preprocessing.spacing == (2.0, 2.0, 2.0)
     (tmp_path / "kept").mkdir()
     planned.save(tmp_path / "kept")
@@ -112,7 +112,7 @@ def test_the_training_lesions_decide_the_spacing_and_the_checkpoint_keeps_it(tmp
     assert fresh.decided == planned.decided
     assert fresh.preprocessing(TARGET).spacing == (2.0, 2.0, 2.0)
     by_hand = tags_tiny.build({"spacing": 3.0})
-    by_hand.plan([case_of(tmp_path, 48)], TARGET)
+    by_hand.plan([(TARGET, [case_of(tmp_path, 48)])])
     by_hand.load(tmp_path / "kept")
     assert by_hand.preprocessing(TARGET).spacing == (3.0, 3.0, 3.0)
     content = json.loads((tmp_path / "kept" / "tags.json").read_text())
