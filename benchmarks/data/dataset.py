@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -114,7 +114,9 @@ class Dataset:
         return next((case.modality for case in self.cases.values()), CT)
 
     def split_cases(self, part: str, fold: int = 0) -> list[Case]:
-        """The cases of "train", "validation" or "test"."""
+        """The cases of "train", "validation" or "test". Raises UserError for a fold that does not exist."""
+        if fold >= len(self.splits):
+            raise UserError(f"dataset '{self.name}' has folds 0 to {len(self.splits) - 1}, not {fold}")
         return [self.cases[case_id] for case_id in getattr(self.splits[fold], part)]
 
     def target(self, name: str) -> Target:
@@ -157,6 +159,15 @@ def target_mask(label: NDArray[np.int16], target: Target) -> BoolArray:
     if len(target.labels) == 1:
         return np.asarray(label == target.labels[0])
     return np.isin(label, target.labels)
+
+
+def same_scan(cases: Sequence[Case], others: Sequence[Case]) -> tuple[Case, Case] | None:
+    """The first of some cases whose image is, byte by byte, that of one of the others, with that other one."""
+    known = dict(zip(sha256_of_all([case.image for case in others]), others, strict=True))
+    for case, content in zip(cases, sha256_of_all([case.image for case in cases]), strict=True):
+        if content in known:
+            return case, known[content]
+    return None
 
 
 def fingerprint_cases(cases: Iterable[Case]) -> str:

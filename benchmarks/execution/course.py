@@ -299,7 +299,7 @@ class Course:
                 case AvoidNode(node, reason):
                     logger.warning("%s is left alone: %s", node, reason)
 
-    def _tell_stage(self, action: Action) -> None:
+    def _tell_stage(self, action: WorkerOrder) -> None:
         if isinstance(action, StartWorker):
             for way in self.by_key.get(action.key, []):
                 if way.missing and way.stage != "evaluating" and way.trained:

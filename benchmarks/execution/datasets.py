@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.common.content import sha256_of_all
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import read_json, safe_name, write_json
 from benchmarks.common.identity import digest
@@ -22,7 +21,7 @@ from benchmarks.data import registry
 from benchmarks.data.cache import FOLDER_VARIABLE as CACHE_VARIABLE
 from benchmarks.data.catalogue import Reading, intensity_statistics, load_dataset, load_own
 from benchmarks.data.catalogue import datasets as known_datasets
-from benchmarks.data.dataset import Case, Dataset, External, Split, fingerprint_cases
+from benchmarks.data.dataset import Case, Dataset, External, Split, fingerprint_cases, same_scan
 from benchmarks.data.phantom import synthesise
 from benchmarks.execution.entries import ALL_FOLDS, DatasetEntry, MethodEntry
 from benchmarks.execution.suite import Suite
@@ -149,8 +148,6 @@ def externally_tested(tested: Dataset, training: Dataset, fold: int) -> Dataset:
         raise UserError(f"dataset '{tested.name}' cannot be trained on itself with `train_on`; use its folds")
     if tested.modality != training.modality:
         raise UserError(f"'{tested.name}' is {tested.modality}, '{training.name}' is {training.modality}: no pair")
-    if fold >= len(training.splits):
-        raise UserError(f"dataset '{training.name}' has folds 0 to {len(training.splits) - 1}, not {fold}")
     learned = [*training.split_cases("train", fold), *training.split_cases("validation", fold)]
     _refuse_known_scans(tested, learned)
     name = f"{training.name}-to-{tested.name}"
@@ -226,15 +223,13 @@ def _seen_as(target: Target, learned: Target) -> Target:
 
 def _refuse_known_scans(tested: Dataset, learned: list[Case]) -> None:
     """The same scan under another name would be learned from and tested."""
-    mine = list(usable_cases(tested).values())
-    known = dict(zip(sha256_of_all([case.image for case in learned]), learned, strict=True))
-    for case, content in zip(mine, sha256_of_all([case.image for case in mine]), strict=True):
-        if content in known:
-            other = known[content]
-            raise UserError(
-                f"'{tested.name}', case '{case.case_id}', is the scan '{other.case_id}' of '{other.dataset}', which is "
-                "trained on"
-            )
+    found = same_scan(list(usable_cases(tested).values()), learned)
+    if found is not None:
+        case, other = found
+        raise UserError(
+            f"'{tested.name}', case '{case.case_id}', is the scan '{other.case_id}' of '{other.dataset}', which is "
+            "trained on"
+        )
 
 
 def _one_dataset(entry: DatasetEntry, seed: int, folders: Folders) -> Dataset:

@@ -121,8 +121,8 @@ class MethodEntry(Strict):
     def _says_where_masks_are(self) -> Self:
         if self.kind == "masks" and not self.folder:
             raise UserError(f"masks '{self.name}': `folder` says where they are")
-        own = (self.config, self.fine_tune, self.untrained, self.joint, self.repeat, self.environment, self.budget)
-        if self.kind == "masks" and (any(own) or self.repeats):
+        of_training = (self.fine_tune, self.untrained, self.joint, self.repeat, self.budget, self.repeats)
+        if self.kind == "masks" and any((self.config, self.environment, *of_training)):
             raise UserError(f"masks '{self.name}': only `folder`, `value` and `label` have an effect there")
         if self.kind == "method" and (self.folder or self.value is not None):
             raise UserError(f"method '{self.name}': `folder` and `value` belong to `kind: masks`")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.common.content import sha256_of_all
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Target
-from benchmarks.data.dataset import Case, Dataset
+from benchmarks.data.dataset import Case, Dataset, same_scan
 from benchmarks.execution.entries import DatasetEntry, MethodEntry
 from benchmarks.execution.members import method_of
 
@@ -42,7 +41,14 @@ def joint_parts(entry: MethodEntry, members: Sequence[Member], fold: int, evalua
     if len(modalities) > 1:
         raise UserError(f"{name}: `joint` needs datasets of one modality, not {' and '.join(modalities)}")
     learned = [(dataset, dataset.split_cases("train", one.fold_number)) for one, dataset in chosen]
-    _refuse_evaluated_scans(name, learned, [(d, d.split_cases(evaluated, one.fold_number)) for one, d in chosen])
+    tested = [case for one, dataset in chosen for case in dataset.split_cases(evaluated, one.fold_number)]
+    both = same_scan([case for _, cases in learned for case in cases], tested)
+    if both is not None:
+        case, other = both
+        raise UserError(
+            f"{name}: `joint` would train on '{case.case_id}' of {case.dataset}, which is evaluated as "
+            f"'{other.case_id}' of {other.dataset}; give both the same `splits`"
+        )
     return tuple((target, tuple(cases)) for dataset, cases in learned for target in dataset.targets)
 
 
@@ -55,28 +61,5 @@ def _of_fold(name: str, members: Sequence[Member], fold: int) -> list[Member]:
         right = own if len(own) == 1 else [one for one in own if one[0].fold_number == fold]
         if not right:
             raise UserError(f"{name}: `joint` in fold {fold} needs a fold {fold} of {own[0][1].name}, too")
-        entry, dataset = right[0]
-        if entry.fold_number >= len(dataset.splits):
-            raise UserError(
-                f"dataset '{dataset.name}' has folds 0 to {len(dataset.splits) - 1}, not {entry.fold_number}"
-            )
         found.append(right[0])
     return found
-
-
-def _refuse_evaluated_scans(
-    name: str, learned: Sequence[tuple[Dataset, Sequence[Case]]], evaluated: Sequence[tuple[Dataset, Sequence[Case]]]
-) -> None:
-    """By content: the same scan may stand in two datasets under two names."""
-    tested = {
-        content: f"'{case.case_id}' of {dataset.name}"
-        for dataset, cases in evaluated
-        for case, content in zip(cases, sha256_of_all([case.image for case in cases]), strict=True)
-    }
-    for dataset, cases in learned:
-        for case, content in zip(cases, sha256_of_all([case.image for case in cases]), strict=True):
-            if content in tested:
-                raise UserError(
-                    f"{name}: `joint` would train on '{case.case_id}' of {dataset.name}, which is evaluated as "
-                    f"{tested[content]}; give both the same `splits`"
-                )

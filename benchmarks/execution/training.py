@@ -83,7 +83,7 @@ def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: bool) -> dict[
         _bring(storage, work, folder)
     if finished(folder) and not fresh:
         return dict(json.loads((folder / "training.json").read_text(encoding="utf-8")))
-    if not job.cases:
+    if not all(cases for _, cases in job.parts):
         raise UserError(f"method '{job.method}' has to be trained, and the training split is empty")
     method = find_method(job.method)
     work.mkdir(parents=True, exist_ok=True)
