@@ -148,8 +148,10 @@ def _load_layout(root: Path, reading: Reading) -> Dataset:
         return replace(dataset, targets=(_official_target(dataset, reading),))
     official = _recognise(root)
     if official is not None:
+        if name in datasets() and name != official:
+            raise UserError(f"{root}: these are files of {official}, not of {name}; give them another name")
         dataset = load_dataset(official, root, splits=PATIENT, seed=seed, strict=strict)
-        return replace(dataset, targets=(_official_target(dataset, reading),))
+        return replace(dataset, targets=(_official_target(dataset, reading),)).renamed(name or official)
     if not (root / "imagesTr").is_dir():
         raise UserError(
             f"{root}: no known layout; needed: imagesTr, labelsTr and dataset.json (MSD or nnU-Net raw), "

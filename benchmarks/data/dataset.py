@@ -81,6 +81,7 @@ class Dataset:
         notes: what a reader of results must know, such as a download that is only partial.
         label_values: that a label map may hold, the background included; empty if that is not known.
         external: what methods learn from, if that is another dataset.
+        recognised: the known dataset whose official files these are, where they go by a name of the user's.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Dataset:
     notes: tuple[str, ...] = ()
     label_values: tuple[int, ...] = ()
     external: External | None = None
+    recognised: str = ""
 
     def learning_cases(self, part: str, fold: int = 0) -> list[Case]:
         """The cases of "train" or "validation" that methods learn from: its own, or those of another dataset."""
@@ -106,7 +108,14 @@ class Dataset:
     @property
     def known_as(self) -> str:
         """The name under which the tested cases are known, whatever was learned from."""
-        return self.name if self.external is None else self.external.tested
+        return self.recognised or (self.name if self.external is None else self.external.tested)
+
+    def renamed(self, name: str) -> Dataset:
+        """The same under a name of the user's; `known_as` stays."""
+        if name == self.name:
+            return self
+        cases = {case_id: replace(case, dataset=name) for case_id, case in self.cases.items()}
+        return replace(self, name=name, cases=cases, recognised=self.known_as)
 
     @property
     def modality(self) -> str:

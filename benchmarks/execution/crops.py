@@ -142,10 +142,12 @@ class JointCrops(CropSource):
 def deep_places(mask: CachedMask, spacing: Sequence[float]) -> list[np.ndarray]:
     """Of every lesion (26-connected component) of a mask the voxels (N, 3) at least 0.8 as deep as its deepest.
 
-    Depth is the distance in mm to the nearest voxel outside the lesion.
+    Depth is the distance in mm to the nearest voxel outside the lesion. A case without the target has none.
     """
     from scipy import ndimage
 
+    if not mask.voxels:
+        return []
     labelled, _ = ndimage.label(mask.box, np.ones((3, 3, 3), bool))
     places = []
     for number, box in enumerate(ndimage.find_objects(labelled), start=1):

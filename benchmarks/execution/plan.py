@@ -23,6 +23,7 @@ from benchmarks.execution.evaluate import Evaluation, applicable
 from benchmarks.execution.given_masks import MADE_ELSEWHERE, GivenMasks, given_masks, masks_method
 from benchmarks.execution.joint import Part, joint_parts
 from benchmarks.execution.members import members, method_of
+from benchmarks.execution.prompt_banks import bank_folder
 from benchmarks.execution.suite import MethodEntry, Suite
 from benchmarks.execution.training_job import TrainingJob
 from benchmarks.execution.unit import Unit
@@ -51,7 +52,7 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
         if not dataset.split_cases(suite.part, fold):
             raise UserError(f"dataset '{dataset.name}', fold {fold}: no case in its {suite.part} split")
         files = fingerprint_cases(dataset.split_cases(suite.part, fold))
-        banks = _frozen_prompts(suite, dataset, fold, folders.prompts / files)
+        banks = _frozen_prompts(suite, dataset, fold, bank_folder(folders.prompts, files, dataset))
         prompts = _prompts_digest(suite, fold, files, banks)
         evaluated = _Evaluated(dataset, fold, files, banks, prompts, everything)
         for target in dataset.targets:

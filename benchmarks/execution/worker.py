@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import logging
 import os
 import socket
 import sys
@@ -44,6 +45,8 @@ from benchmarks.execution.training import (
 from benchmarks.metrics import Reference, evaluate_mask
 
 Rows = list[dict[str, Any]]
+
+logger = logging.getLogger(__name__)
 
 
 class OutOfMemory(Exception):
@@ -111,7 +114,11 @@ def _train_task(
         for case in (case for _, cases in job.parts for case in cases):
             if not (case.image.exists() and case.label.exists()):
                 raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
-        return run_job(job, folder, log, cache, fresh, report)
+        try:
+            return run_job(job, folder, log, cache, fresh, report)
+        except Exception:  # the record has a line of it, the log where it came from
+            logger.exception("the training of %s failed", job.method)
+            raise
 
 
 class Turns:

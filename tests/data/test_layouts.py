@@ -257,6 +257,17 @@ def test_folder_recognises_the_official_layouts(tmp_path):
         load_folder(tmp_path / "kits", 9)
 
 
+def test_official_files_go_by_the_name_that_the_user_gives(tmp_path):
+    """Two targets of the same files are two datasets; what a method has seen is still looked up by the official one."""
+    kits(tmp_path)
+    cysts = load_folder(tmp_path, 3, organ="kidney", lesion="cyst", name="cysts")
+    assert (cysts.name, cysts.known_as) == ("cysts", "kits21")
+    assert {case.dataset for case in cysts.cases.values()} == {"cysts"}
+    assert load_folder(tmp_path, name="kits21").recognised == ""
+    with pytest.raises(UserError, match="these are files of kits21, not of lits17; give them another name"):
+        load_folder(tmp_path, name="lits17")
+
+
 def test_single_foreground_label_needs_no_target(tmp_path):
     msd(tmp_path, "x", range(1, 4), {"0": "background", "1": "sarcoma"})
     (target,) = load_folder(tmp_path).targets

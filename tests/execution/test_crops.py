@@ -173,3 +173,13 @@ def test_deep_centres_lie_deep_in_every_lesion_alike(tmp_path: Path) -> None:
     assert np.abs(anywhere - [11.5, 14.5, 14.5]).max() > 8
     mixed = centres(0.5)
     assert 0.1 < (mixed[:, 0] >= 30).mean() < 0.4
+
+
+def test_a_case_without_the_target_gives_empty_crops(tmp_path: Path) -> None:
+    """Half of all patients have no cyst; a training that wants deep centres takes them as it takes any other case."""
+    for name, kind in (("image", np.float32), ("label", np.int16)):
+        nib.Nifti1Image(np.zeros((20, 20, 20), kind), np.eye(4)).to_filename(tmp_path / f"{name}.nii.gz")
+    case = Case("d", "c", tmp_path / "image.nii.gz", tmp_path / "label.nii.gz")
+    recipe = replace(RECIPE, patch=(8, 8, 8), foreground=1.0, deep=1.0, preprocessing=Preprocessing(None, None))
+    source = CropSource([case], TARGET, recipe, 1, cache=Cache(tmp_path / "cache"))
+    assert all(batch.label.sum() == 0 for batch in source.step(0))

@@ -217,6 +217,8 @@ def test_failures_become_rows_and_the_others_go_on(local_ray: None, dataset: Dat
     assert "the process died" in reasons["mock-die"]
     assert "it ended 2 processes" in reasons["mock-die"]
     assert "training failed: ValueError: the tool ended with exit code 9" in reasons["mock-bad-fit"]
+    (log,) = Folders(tmp_path).logs.rglob("mock-bad-fit*.log")
+    assert "Traceback" in log.read_text("utf-8"), "where a method failed is its author's first question"
     board = leaderboard_of(rows, [unit.description() for unit in units])
     assert board.set_index("method").loc["mock-die", "failed"].tolist() == [len(dataset.splits[0].test)] * 2
     assert any("exit code 9" in note for note in notes_of(rows, [unit.description() for unit in units]))
