@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 CLIP_MEAN = open_clip.OPENAI_DATASET_MEAN
 CLIP_STD = open_clip.OPENAI_DATASET_STD
+PLAIN_CLIP = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}  # what open_clip says of one; others have more
 TINY_CLIP = "tiny"  # our own architecture name, for the size that needs no download
 
 
@@ -39,8 +40,10 @@ def build_clip(name: str) -> CLIP:
             vision_cfg=CLIPVisionCfg(layers=2, width=32, head_width=16, patch_size=8, image_size=32),
             text_cfg=CLIPTextCfg(context_length=77, width=16, heads=2, layers=2),
         )
-    model = open_clip.create_model(name, pretrained=None, device=torch.empty(0).device)  # the default device
-    if not isinstance(model, CLIP) or not isinstance(model.visual, VisionTransformer):
+    config = open_clip.get_model_config(name)
+    plain = config is not None and config.keys() <= PLAIN_CLIP and "hf_model_name" not in config["text_cfg"]
+    model = CLIP(**config) if plain else None
+    if model is None or not isinstance(model.visual, VisionTransformer):
         raise ValueError(f"open_clip model '{name}' has no plain ViT image tower with text tower; use a ViT-* CLIP")
     return model
 

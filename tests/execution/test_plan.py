@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from benchmarks.common.errors import UserError
 from benchmarks.data.cache import default_cache
 from benchmarks.data.dataset import Dataset
+from benchmarks.data.volume import read_label
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset, without_repeats
 from benchmarks.execution.suite import parse_suite
 from benchmarks.results.records import key_of
@@ -53,6 +55,22 @@ def test_equal_prompts_have_one_digest_whatever_the_protocols(dataset: Dataset, 
     assert one["prompts_digest"] == fewer["prompts_digest"] != seed["prompts_digest"]
     assert one["cases_digest"] == seed["cases_digest"]
     assert one["lesion_rule"]
+
+
+def test_another_label_value_of_the_same_files_has_prompts_of_its_own(dataset: Dataset, tmp_path: Path) -> None:
+    """One output folder, one dataset, first the tumours, then the cysts under the very words of the tumours."""
+    (tumour,) = dataset.targets
+    cysts = replace(dataset, targets=(replace(tumour, labels=(3,)),))
+    text = SUITE.replace("[none, {kind: iterative, rounds: 2}]", "[centre-click]")
+    banks = [units_of(one, tmp_path, text)[0].evaluation.banks["centre-click"] for one in (dataset, cysts)]
+    for case in dataset.split_cases("test"):
+        label = read_label(case.label)
+        for bank, value in zip(banks, (2, 3), strict=True):
+            if not bank.has_target(case.case_id, tumour.name):
+                assert not (label == value).any()
+                continue
+            (click,) = bank.prompts(case.case_id, tumour.name).clicks
+            assert label[tuple(click.position)] == value
 
 
 def test_the_cache_settings_count(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
