@@ -1,0 +1,47 @@
+"""docs/methods/index.md says of every method what its card says, and names tests that are there."""
+
+from __future__ import annotations
+
+import importlib.util
+import tomllib
+from pathlib import Path
+
+from benchmarks.contestants import method
+
+ROOT = Path(__file__).resolve().parents[2]
+SPEC = importlib.util.spec_from_file_location("contestants_page", ROOT / "docs" / "contestants.py")
+assert SPEC is not None
+assert SPEC.loader is not None
+page = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(page)
+
+
+def own() -> list[str]:
+    """The methods that this project announces, whatever else is installed."""
+    content = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    return list(content["project"]["entry-points"]["tags_bench.methods"])
+
+
+def test_the_list_is_the_one_that_the_cards_give() -> None:
+    text = page.PAGE.read_text("utf-8")
+    for row in page.table(method(name) for name in own()).splitlines():
+        assert row in text, "run `python docs/contestants.py`"
+    assert text.count("| [`") == len(own())
+    assert page.tests_table() in text
+
+
+def test_every_page_of_a_method_has_tests_that_are_there() -> None:
+    described = {path.stem for path in (ROOT / "docs" / "methods").glob("*.md")} - {"index"}
+    assert described == set(page.PAGES)
+    for _, tests in page.PAGES.values():
+        assert all((ROOT / test).exists() for test in tests)
+
+
+def test_a_method_belongs_to_the_page_with_the_longest_fitting_name() -> None:
+    assert [page.page_of(name) for name in ("sam-b-tiny", "sam-med2d", "medsam2", "ball", "tags-vit-b")] == [
+        "sam-b",
+        "sam-med2d",
+        "sam2",
+        "floors",
+        "tags",
+    ]
