@@ -135,13 +135,14 @@ class Suite(Strict):
         return self
 
     def with_methods(self, names: Sequence[str]) -> Suite:
-        """Only these methods; a name that the suite does not list joins with its default configuration, a YAML file
-        as the entry that it holds."""
+        """Only these methods, by title or label; a name that the suite does not list joins with its default
+        configuration, a YAML file as the entry that it holds."""
         if not all(names):
             raise UserError("methods: an empty name; give names with commas between them")
         if not names:
             raise UserError("methods: no method is named")
-        listed = {entry.title: entry for entry in self.methods}
+        listed = {entry.label: entry for entry in self.methods if entry.label}
+        listed |= {entry.title: entry for entry in self.methods}
         return self.model_copy(update={"methods": tuple(listed[n] if n in listed else _entry(n) for n in names)})
 
     def with_checkpoints(self, files: Mapping[str, Path]) -> Suite:

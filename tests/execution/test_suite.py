@@ -212,3 +212,12 @@ def test_yaml_that_nobody_can_mean(text):
     with pytest.raises(UserError, match="suite x: not valid YAML") as caught:
         parse_suite(text, "x")
     assert len(str(caught.value)) < 400
+
+
+def test_a_method_of_a_suite_is_chosen_by_its_label_too() -> None:
+    """A title may say more than the label: what is trained jointly has the word behind it."""
+    suite = parse_suite(
+        MINIMAL.replace("{name: ball, label: ball-again}", "{name: tags-tiny, label: both, joint: true}"), "mine"
+    )
+    assert [entry.title for entry in suite.with_methods(["both"]).methods] == ["both (joint)"]
+    assert suite.with_methods(["both (joint)"]).methods == suite.with_methods(["both"]).methods
