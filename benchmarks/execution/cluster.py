@@ -46,7 +46,7 @@ def start_ray(address: str | None = None, say: Callable[[str], None] = lambda li
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")  # relative paths must keep their meaning in workers
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    if _is_running():
+    if is_running():
         return False
     if named and named != "local":
         _join(named, origin)
@@ -57,7 +57,8 @@ def start_ray(address: str | None = None, say: Callable[[str], None] = lambda li
     return True
 
 
-def _is_running() -> bool:
+def is_running() -> bool:
+    """Whether this process has Ray already."""
     ray = sys.modules.get("ray")
     return ray is not None and bool(ray.is_initialized())
 

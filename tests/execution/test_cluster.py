@@ -22,7 +22,7 @@ from tests.execution.clusters import free_port, head
 def _no_cluster_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_TMPDIR"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(cluster, "_is_running", lambda: False)
+    monkeypatch.setattr(cluster, "is_running", lambda: False)
 
 
 @pytest.mark.parametrize("named_by", ["--address", "RAY_ADDRESS"])

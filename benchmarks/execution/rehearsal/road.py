@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from benchmarks.contestants import method as find_method
 from benchmarks.data import registry
 from benchmarks.data.catalogue import phantom_names
 from benchmarks.data.volume import read_grid
+from benchmarks.execution.cluster import is_running
 from benchmarks.execution.entries import BudgetChanges, DatasetEntry, MethodEntry
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.rehearsal.watch import MemoryWatch
@@ -170,12 +172,26 @@ def _passage(
     return passed
 
 
+@contextmanager
+def _processes_of_its_own() -> Iterator[None]:
+    """End the Ray that is started in the block: its processes keep the memory of what they did, and would have it
+    counted for the next passage."""
+    before = is_running()
+    try:
+        yield
+    finally:
+        if not before and is_running():
+            import ray
+
+            ray.shutdown()
+
+
 def _walked(suite: Suite, work: Any, begun: Passage, how: Rehearsed, progress: Progress) -> Passage:
     """Train and evaluate the one unit. A fault of the method is a passage that says so."""
     from benchmarks.execution.work import executed
 
     started = time.monotonic()
-    with MemoryWatch() as watch:
+    with _processes_of_its_own(), MemoryWatch() as watch:
         try:
             result = executed(work, None, how.address, "failed", progress)
         except UserError as error:
