@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.common.errors import UserError
 from benchmarks.data import registry
 from benchmarks.execution.entries import DatasetEntry
+from benchmarks.execution.rehearsal import road
 from benchmarks.execution.rehearsal.checks import (
     data_checks,
     file_checks,
@@ -214,6 +217,19 @@ def test_from_end_to_end_and_never_a_result(call, tmp_path: Path, local_ray: Non
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # what has passed does not go again
     assert "missing: kits21: `tags-bench data fetch kits21`" in shown.out
     assert "did not pass: mock-official on kits21: refused" in shown.out
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_passage_ends_the_ray_that_it_started_and_no_other(before: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Ray goes on, an idle process keeps the memory of one method and has it counted for the next."""
+    ended: list[bool] = []
+    state = [before]
+    monkeypatch.setattr(road, "is_running", lambda: state[-1])
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(shutdown=lambda: ended.append(True)))
+    with pytest.raises(UserError), road._processes_of_its_own():
+        state.append(True)
+        raise UserError("a method that fails ends it, too")
+    assert ended == ([] if before else [True])
 
 
 def test_a_folder_with_results_is_left_alone(call) -> None:
