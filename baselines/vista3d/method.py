@@ -18,6 +18,7 @@ _FILE = official_file(
     ),
     restricted=True,
     system="VISTA3D",
+    stand_in="baselines.vista3d.stand_in:write",
 )
 
 vista3d = Method(
