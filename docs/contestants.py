@@ -1,13 +1,16 @@
 """The list of contestants that docs/methods/index.md shows, made from their cards.
 
-python docs/contestants.py          # after a card, an environment or a licence has changed
+    python docs/contestants.py          # after a card, an environment or a licence has changed
+
+A test holds the page to the cards.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from marks import with_block
 
 from benchmarks.contestants import Environment, Method, methods
 
@@ -36,25 +39,29 @@ PAGES = {
     "totalsegmentator": ("its own package", ["tests/baselines/test_totalsegmentator.py"]),
     "floors": ("no network", ["tests/baselines/test_ball.py", "tests/baselines/test_region_growing.py"]),
 }
-PREFIXES = {"ball": "floors", "region-growing": "floors", "medsam2": "sam2"}
+OTHER_NAMES = {"ball": "floors", "region-growing": "floors", "medsam2": "sam2"}
 
 
 def page_of(name: str) -> str:
     """The page that describes a method: the longest one whose name its own begins with."""
     fitting = [page for page in PAGES if name == page or name.startswith(f"{page}-")]
-    return PREFIXES.get(name) or max(fitting, key=len)
+    return OTHER_NAMES.get(name) or max(fitting, key=len)
 
 
 def table(found: Iterable[Method]) -> str:
     """The list in Markdown, a row for each method."""
     rows = [_row(method) for method in sorted(found, key=lambda one: (list(PAGES).index(page_of(one.name)), one.name))]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (HEADINGS, ["---"] * len(HEADINGS), *rows))
+    return _markdown(HEADINGS, rows)
 
 
 def tests_table() -> str:
     """For every page the tests that compare its methods with something that is not ours."""
     rows = [(f"[{page}]({page}.md)", ", ".join(f"`{test}`" for test in tests)) for page, (_, tests) in PAGES.items()]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in (("methods of", "tests"), ["---"] * 2, *rows))
+    return _markdown(("methods of", "tests"), rows)
+
+
+def _markdown(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (headings, ["---"] * len(headings), *rows))
 
 
 def _row(method: Method) -> list[str]:
@@ -77,11 +84,7 @@ def _environment(environment: Environment | None) -> str:
 
 def with_tables(page: str) -> str:
     """The page with both tables between its marks."""
-    block = f"{BEGIN}\n\n{table(methods().values())}\n\n## Tests\n\n{tests_table()}\n\n{END}"
-    replaced, count = re.subn(f"{BEGIN}.*{END}", lambda _: block, page, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"the page needs {BEGIN} and {END} once")
-    return replaced
+    return with_block(page, BEGIN, END, f"{table(methods().values())}\n\n## Tests\n\n{tests_table()}")
 
 
 if __name__ == "__main__":

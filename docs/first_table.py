@@ -9,11 +9,11 @@ JSON file to an evaluation of its own.
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from marks import with_block
 
 import benchmarks
 from benchmarks.results.tables import leaderboard_page, render
@@ -40,7 +40,7 @@ def with_table(readme: str, markdown: str) -> str:
     """README with the tables of a page between its two marks, without the notes under them."""
     blocks = [block for block in markdown.split("\n\n") if block.startswith(("**", "|"))]
     tables = "\n\n".join(untrained_in_a_line(block) if block.startswith("|") else block for block in blocks)
-    return re.sub(f"{BEGIN}.*{END}", lambda _: f"{BEGIN}\n\n{tables}\n\n{END}", readme, flags=re.DOTALL)
+    return with_block(readme, BEGIN, END, tables)
 
 
 def untrained_in_a_line(table: str) -> str:

@@ -8,10 +8,11 @@ What stands between the two marks of the page is the output of one command, unch
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
+
+from marks import with_block
 
 PAGE = Path(__file__).resolve().parent / "paper.md"
 BEGIN, END = "<!-- rehearsal -->", "<!-- end of the rehearsal -->"
@@ -31,11 +32,7 @@ def main(folder: Path, words: list[str]) -> None:
 def with_output(page: str, command: str, output: str) -> str:
     """The page with a command and what it printed between the two marks."""
     lines = "\n".join(line.rstrip() for line in output.splitlines())
-    block = f"{BEGIN}\n\n```\n$ {command}\n{lines}\n```\n\n{END}"
-    replaced, count = re.subn(f"{BEGIN}.*{END}", lambda _: block, page, flags=re.DOTALL)
-    if count != 1:
-        raise ValueError(f"the page needs {BEGIN} and {END} once")
-    return replaced
+    return with_block(page, BEGIN, END, f"```\n$ {command}\n{lines}\n```")
 
 
 if __name__ == "__main__":

@@ -142,14 +142,12 @@ def _load_layout(root: Path, reading: Reading) -> Dataset:
     require_folder(root)
     name, seed, strict = reading.name, reading.seed, reading.strict
     if kits23.is_layout(root):
-        if name in datasets():
-            raise UserError(f"{root}: these are files of KiTS19 or KiTS23, not of {name}; give them another name")
+        _refuse_name_of_another(root, name, "KiTS19 or KiTS23")
         dataset = kits23.load(root, name or _slug(root.resolve().name) or "folder", seed=seed, strict=strict)
         return replace(dataset, targets=(_official_target(dataset, reading),))
     official = _recognise(root)
     if official is not None:
-        if name in datasets() and name != official:
-            raise UserError(f"{root}: these are files of {official}, not of {name}; give them another name")
+        _refuse_name_of_another(root, name, official)
         dataset = load_dataset(official, root, splits=PATIENT, seed=seed, strict=strict)
         return replace(dataset, targets=(_official_target(dataset, reading),)).renamed(name or official)
     if not (root / "imagesTr").is_dir():
@@ -177,6 +175,12 @@ def _load_layout(root: Path, reading: Reading) -> Dataset:
     load = nnunet_raw.load if nnunet_raw.is_layout(root, content) else msd.load
     splitting = Splitting(_stored_splits(chosen_name), PATIENT, seed)
     return load(root, info, splitting, strict=strict, tested=reading.splits == FOLDERS)
+
+
+def _refuse_name_of_another(root: Path, name: str | None, found: str) -> None:
+    """What is known of a dataset is looked up by its name: the files of one do not go by the name of another."""
+    if name in datasets() and name != found:
+        raise UserError(f"{root}: these are files of {found}, not of {name}; give them another name")
 
 
 def _modality(content: Mapping[str, Any]) -> str:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tomllib
-from pathlib import Path
 
 from benchmarks.contestants import method
+from tests.documents.scripts import ROOT, script
 
-ROOT = Path(__file__).resolve().parents[2]
-SPEC = importlib.util.spec_from_file_location("contestants_page", ROOT / "docs" / "contestants.py")
-assert SPEC is not None
-assert SPEC.loader is not None
-page = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(page)
+page = script("contestants")
 
 
 def own() -> list[str]:

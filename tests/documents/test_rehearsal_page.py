@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-SPEC = importlib.util.spec_from_file_location("rehearsal_page", ROOT / "docs" / "rehearsal.py")
-assert SPEC is not None
-assert SPEC.loader is not None
-page = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(page)
+from tests.documents.scripts import ROOT, script
+
+page = script("rehearsal")
 
 
 def test_the_output_replaces_what_stood_between_the_marks() -> None:
