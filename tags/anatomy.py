@@ -45,6 +45,7 @@ LESION_DESCRIPTIONS = {
     "lung": "a dense nodule or mass in dark lung, rounded or spiculated",
     "soft tissue": "a large mass between muscles, often over five centimetres, of mixed density",
 }
+CYST_DESCRIPTION = "a rounded pocket of fluid with a thin, sharp wall, evenly dark, without contrast medium"
 GENERIC_ORGAN = "an organ of the body"
 GENERIC_LESION = "an abnormal mass whose density differs from the tissue around it"
 
@@ -60,6 +61,8 @@ def lesion_sentences(anatomy: Anatomy) -> list[str]:
     """Sentences about the lesion; an unnamed one is a "tumor"."""
     organ, lesion = anatomy[0] or "body", anatomy[1] or "tumor"
     description = LESION_DESCRIPTIONS.get(organ.lower(), GENERIC_LESION)
+    if lesion.lower() == "cyst":
+        description = CYST_DESCRIPTION
     return [s.format(organ=organ, lesion=lesion, description=description) for s in LESION_SENTENCES]
 
 

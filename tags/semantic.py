@@ -14,7 +14,8 @@ from torch import Tensor, nn
 CLIP_MEAN = open_clip.OPENAI_DATASET_MEAN
 CLIP_STD = open_clip.OPENAI_DATASET_STD
 PLAIN_CLIP = {"embed_dim", "vision_cfg", "text_cfg", "quick_gelu"}  # what open_clip says of one; others have more
-TINY_CLIP = "tiny"  # our own architecture name, for the size that needs no download
+TINY_CLIP = "tiny"  # our own architecture names, for the size that needs no download: the one with random weights,
+PHANTOM_CLIP = "tiny-phantoms"  # and the one that `tags.contrast` trains
 
 
 @dataclass
@@ -33,12 +34,18 @@ class VisualFeatures:
 
 
 def build_clip(name: str) -> CLIP:
-    """The CLIP architecture of that open_clip name, without pre-trained weights; `tiny` is made here."""
+    """The CLIP architecture of that open_clip name, without pre-trained weights; two small ones are made here."""
     if name == TINY_CLIP:
         return CLIP(
             embed_dim=32,
             vision_cfg=CLIPVisionCfg(layers=2, width=32, head_width=16, patch_size=8, image_size=32),
             text_cfg=CLIPTextCfg(context_length=77, width=16, heads=2, layers=2),
+        )
+    if name == PHANTOM_CLIP:
+        return CLIP(
+            embed_dim=48,
+            vision_cfg=CLIPVisionCfg(layers=3, width=48, head_width=16, patch_size=4, image_size=32),
+            text_cfg=CLIPTextCfg(context_length=77, width=24, heads=2, layers=2),
         )
     config = open_clip.get_model_config(name)
     plain = config is not None and config.keys() <= PLAIN_CLIP and "hf_model_name" not in config["text_cfg"]
@@ -92,6 +99,10 @@ class ClipVision(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor, bounds: Tensor) -> VisualFeatures:
+        return self.look(image, bounds)
+
+    def look(self, image: Tensor, bounds: Tensor) -> VisualFeatures:
+        """The same with gradients, for those who train the tower."""
         visual = self._clip[0].visual
         out = visual.forward_intermediates(self.pictures(image, bounds), indices=list(self.layers), output_fmt="NCHW")
         maps = out["image_intermediates"]

@@ -6,14 +6,16 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from benchmarks.common.files import write_json
 from benchmarks.common.weight_file import locate, weights_folder
 from benchmarks.weights.segment_anything import FILES as SAM_FILES
 from tags.model import TAGS
@@ -21,6 +23,8 @@ from tags.official import CLIP_FILES
 from tags.semantic import build_clip
 
 RANDOM = "random"  # weights from a fixed seed: no download, no knowledge
+PHANTOMS = "phantoms"  # CLIP towers that `tags.contrast` has trained; they come with the package
+TOWERS_FILE = "towers.safetensors"
 UNUSED_PREFIXES = ("prompt_encoder.", "mask_decoder.")  # SAM's own prompt and mask heads are 2D
 SAM_WIDTHS = {"SAM-B": 768, "SAM-L": 1024, "SAM-H": 1280}  # channels of the encoder
 
@@ -187,7 +191,7 @@ def seed_tower(module: nn.Module, seed: int) -> None:
 
 
 def load_clip(model: TAGS, weights: str) -> None:
-    """Put weights under the CLIP tower: "random" (seeded), a local file, or an open_clip pre-trained tag.
+    """Put weights under the CLIP tower: "random" (seeded), "phantoms", a local file, or an open_clip pre-trained tag.
 
     A tag whose file lies in the weights folder is read from there; otherwise open_clip fetches it into its own cache.
 
@@ -201,7 +205,9 @@ def load_clip(model: TAGS, weights: str) -> None:
         return
     name = model.config.clip
     official = CLIP_FILES.get((name, weights))
-    if official is not None and official.path.is_file():
+    if weights == PHANTOMS:
+        state = read_state(phantom_towers() / TOWERS_FILE)
+    elif official is not None and official.path.is_file():
         state = read_clip_file(official.path)
     elif weights in open_clip.list_pretrained_tags_by_model(name):
         state = _download_clip(name, weights)
@@ -212,6 +218,20 @@ def load_clip(model: TAGS, weights: str) -> None:
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise WeightsError(f"CLIP weights '{weights}' do not fit '{name}': {reason}") from error
+
+
+def phantom_towers() -> Path:
+    """The folder of the towers trained by `tags.contrast`: their weights and the card that says how they were made."""
+    return Path(__file__).parent / "zoo" / "clip-phantoms"
+
+
+def save_phantom_towers(clip: nn.Module, card: Mapping[str, Any], folder: Path) -> None:
+    """Write towers in half precision, which is what is read again, and their card with the SHA-256 of that file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    state = {name: value.detach().cpu().half().contiguous() for name, value in clip.state_dict().items()}
+    save_file(state, folder / TOWERS_FILE)
+    digest = hashlib.sha256((folder / TOWERS_FILE).read_bytes()).hexdigest()
+    write_json(folder / "card.json", {**card, "sha256": digest})
 
 
 def read_clip_file(path: Path) -> dict[str, Tensor]:
