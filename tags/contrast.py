@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ from tags.weights import PHANTOMS, phantom_towers, save_phantom_towers, seed_tow
 
 SEED, UNSEEN_SEED = 770_071, 770_070  # of the phantoms that are learned from, and of those that are tested on
 CASES, UNSEEN_CASES = 96, 12  # of each data set
-STEPS, BATCH = 6000, 16
+STEPS, BATCH = 4000, 16
 LEARNING_RATE, WARM_UP = 1e-3, 0.05
 SOURCE_MM = 2.0  # the phantoms' voxels before a view is taken
 VIEW_MM = (1.2, 6.0)  # a voxel of a view, as TAGS's first to widest views of phantoms have them
@@ -76,17 +77,17 @@ NAMES: tuple[Anatomy, ...] = tuple(name for family in FAMILIES for name in famil
 
 @dataclass(frozen=True)
 class Scene:
-    """One phantom: HU and label layers (organ, tumour, cyst) at 2 mm.
+    """One phantom at 2 mm, and at half that resolution for wide views.
 
     Attributes:
         family: index into `FAMILIES`.
-        image: (X, Y, Z), HU.
         label: (X, Y, Z), 0 for what is unnamed, else the layer plus one.
+        levels: (4, X, Y, Z), then half as many voxels along each axis: HU, and the share of each layer.
     """
 
     family: int
-    image: NDArray[np.float32]
     label: NDArray[np.uint8]
+    levels: tuple[NDArray[np.float16], NDArray[np.float16]]
 
 
 def scenes(seed: int, cases: int) -> list[Scene]:
@@ -100,7 +101,11 @@ def scenes(seed: int, cases: int) -> list[Scene]:
         x, y, z = (max(1, round(mm / SOURCE_MM)) for mm in extent)
         sides = zip((x, y, z), phantom.label.shape, strict=True)
         nearest = np.ix_(*(((np.arange(n) + 0.5) * m / n).astype(int) for n, m in sides))
-        return Scene(family, resize(phantom.image, (x, y, z)), phantom.label[nearest])
+        label = phantom.label[nearest]
+        layers = [resize(phantom.image, (x, y, z)), *(label == 1 + layer for layer in (ORGAN, TUMOUR, CYST))]
+        fine = np.stack(layers).astype(np.float16)
+        coarse = F.avg_pool3d(torch.from_numpy(fine)[None].float(), 2)[0].half().numpy()
+        return Scene(family, label, (fine, coarse))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(one, [(family, index) for family in range(len(FAMILIES)) for index in range(cases)]))
@@ -127,15 +132,18 @@ def draw_views(known: Sequence[Scene], batch: int, random: np.random.Generator, 
     for _ in range(batch):
         scene = known[int(random.integers(len(known)))]
         voxel = float(np.exp(random.uniform(*np.log(VIEW_MM)))) / SOURCE_MM
-        factors = torch.tensor(voxel * random.uniform(0.9, 1.1, 3), dtype=torch.float32)
+        level = int(voxel >= 2)
+        factors = torch.tensor(voxel / 2**level * random.uniform(0.9, 1.1, 3), dtype=torch.float32)
         turn = rotations(torch.tensor(np.radians(random.uniform(-20, 20, (1, 3))), dtype=torch.float32))[0]
-        reach = 2 * int(np.ceil(SIDE / 2 * float(factors.max()) * 1.4)) + 8
-        centre = _centre(scene, random)
+        reach = 2 * math.ceil(SIDE / 2 * float(factors.max()) * 1.4) + 8
+        centre = _centre(scene, random) / 2**level
         low, high = FAMILIES[int(random.integers(len(FAMILIES)))].window
-        image = (crop(scene.image, centre, (reach,) * 3, fill=-1024)[0].clip(low, high) - low) / (high - low)
-        label = crop(scene.label, centre, (reach,) * 3)[0]
-        layers = [image, *(label == 1 + layer for layer in (ORGAN, TUMOUR, CYST))]
-        source = torch.from_numpy(np.stack(layers).astype(np.float32))[None].to(device)
+        hu, *layers = (
+            crop(layer, centre, (reach,) * 3, fill)[0]
+            for layer, fill in zip(scene.levels[level], (-1024, 0, 0, 0), strict=True)
+        )
+        image = (hu.astype(np.float32).clip(low, high) - low) / (high - low)
+        source = torch.from_numpy(np.stack((image, *layers)).astype(np.float32))[None].to(device)
         view = seen(source, SIDE, factors, turn)
         images.append(view[:, :1])
         shares.append(view[:, 1:])
