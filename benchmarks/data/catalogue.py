@@ -224,6 +224,8 @@ def intensity_statistics(cases: Iterable[Case], target: Target, seed: int = 0) -
 
     The window runs from the 0.5 to the 99.5 percentile of the voxels of target and organ; mean and deviation
     are taken after clipping. At most 20 000 voxels of a case are drawn, so every case counts about the same.
+    All are rounded to a ten-thousandth: the last digits of a sum depend on the processor and on NumPy, and a run that
+    goes on somewhere else must find the same target.
 
     Raises:
         UserError: no case has a voxel of the target.
@@ -244,8 +246,8 @@ def intensity_statistics(cases: Iterable[Case], target: Target, seed: int = 0) -
     if low == high:
         low, high = low - 1, high + 1
     clipped = together.clip(low, high)
-    deviation = max(float(clipped.std(dtype=np.float64)), 1e-3)
-    return replace(target, window=(low, high), mean=float(clipped.mean(dtype=np.float64)), std=deviation)
+    mean, deviation = float(clipped.mean(dtype=np.float64)), max(float(clipped.std(dtype=np.float64)), 1e-3)
+    return replace(target, window=(round(low, 4), round(high, 4)), mean=round(mean, 4), std=round(deviation, 4))
 
 
 def _recognise(root: Path) -> str | None:
