@@ -421,8 +421,8 @@ def test_intensity_statistics_against_the_definition(tmp_path):
     assert target.window == pytest.approx((low, high), abs=1e-4)
     assert target.mean == pytest.approx(values.clip(low, high).mean(), abs=1e-4)
     assert target.std == pytest.approx(values.clip(low, high).std(), abs=1e-4)
-    backwards = intensity_statistics(list(dataset.cases.values())[::-1], dataset.targets[0])
-    assert backwards == target, "sums in another order differ in their last digits, and a target must not"
+    figures = (*target.window, target.mean, target.std)
+    assert figures == tuple(round(one, 4) for one in figures), "the last digits of a sum depend on the processor"
     with pytest.raises(UserError, match="no training case"):
         intensity_statistics([], dataset.targets[0])
 
