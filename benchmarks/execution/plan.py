@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -38,8 +38,11 @@ from benchmarks.weights.zoo import ZooWeights, zoo_weights
 __all__ = ["Folders", "Unit", "members", "method_of", "plan", "resolve_dataset", "without_repeats"]
 
 
-def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Unit]:
+def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders, by_rule: Collection[str] = ()) -> list[Unit]:
     """The units of a suite, one per method, dataset and target, methods inside datasets.
+
+    Args:
+        by_rule: names of the official files whose place a stand-in of a rehearsal takes.
 
     Raises:
         UserError: an unknown method or setting, a fold that does not exist, an empty split.
@@ -62,13 +65,13 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders) -> list[Un
                 if member.kind == "masks":
                     units += _masks_unit(suite, member, evaluated, target, folders)
                     continue
-                unit = _unit(suite, member, evaluated, target, folders)
+                unit = _unit(suite, member, evaluated, target, folders, by_rule)
                 if suite.untrained and member.untrained and unit.key in {known.key for known in units}:
                     continue  # as a twin already
                 units.append(unit)
                 if suite.untrained and unit.method.training == "bench" and unit.learns_of_nothing and not member.repeat:
                     twin = member.model_copy(update={"untrained": True, "zoo": False})
-                    units.append(_unit(suite, twin, evaluated, target, folders))
+                    units.append(_unit(suite, twin, evaluated, target, folders, by_rule))
     _refuse_unused_masks(suite, units)
     keys = [unit.key for unit in units]
     for unit in units:
@@ -122,11 +125,18 @@ class _Evaluated:
     everything: Sequence[tuple[DatasetEntry, Dataset]]
 
 
-def _unit(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, target: Target, folders: Folders) -> Unit:
+def _unit(
+    suite: Suite,
+    entry: MethodEntry,
+    evaluated: _Evaluated,
+    target: Target,
+    folders: Folders,
+    by_rule: Collection[str],
+) -> Unit:
     dataset, fold, files, banks = evaluated.dataset, evaluated.fold, evaluated.files, evaluated.banks
     method = find_method(entry.name)
     config = method.configured(entry.config)
-    official = settings_from_files(method, entry.title, config, dataset.known_as)
+    official = settings_from_files(method, entry.title, config, dataset.known_as, by_rule)
     entry = entry.model_copy(update={"config": {**entry.config, **official}})
     config |= official
     cases = tuple(dataset.split_cases(suite.part, fold))

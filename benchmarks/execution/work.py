@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -44,8 +44,12 @@ class Work:
     datasets: list[Dataset]
 
 
-def planned(suite: Suite, out: str | Path, progress: Progress) -> Work:
-    """Read the data, writing phantoms on the way, and plan the units. Bad input ends here, before any work."""
+def planned(suite: Suite, out: str | Path, progress: Progress, by_rule: Collection[str] = ()) -> Work:
+    """Read the data, writing phantoms on the way, and plan the units. Bad input ends here, before any work.
+
+    Args:
+        by_rule: names of the official files whose place a stand-in of a rehearsal takes.
+    """
     for entry in suite.methods:
         method_of(entry)
     folders = Folders(writable_folder(out))
@@ -61,7 +65,7 @@ def planned(suite: Suite, out: str | Path, progress: Progress) -> Work:
     for dataset in {one.name: one for one in datasets}.values():
         progress.note(data_line(dataset))
     suite = suite.model_copy(update={"datasets": tuple(entries)})
-    return Work(suite, folders, plan(suite, datasets, folders), datasets)
+    return Work(suite, folders, plan(suite, datasets, folders, by_rule), datasets)
 
 
 def executed(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -269,17 +269,20 @@ def _inside_once(check: str, path: Path, system: str, size: int, mtime_ns: int) 
 # -- for a run --
 
 
-def settings_from_files(method: Method, title: str, config: Mapping[str, Any], dataset: str) -> dict[str, str]:
+def settings_from_files(
+    method: Method, title: str, config: Mapping[str, Any], dataset: str, by_rule: Collection[str] = ()
+) -> dict[str, str]:
     """Settings that name the official files of the weights folder where the configuration names none.
 
     Args:
         title: the method's name in the suite, for messages.
         config: the method's whole configuration.
         dataset: name of the dataset at hand; some methods have a file for each.
+        by_rule: names of the files whose place a stand-in of a rehearsal takes.
 
     Raises:
-        UserError: a file that the method cannot do without is not there (says how to get it), or it holds something
-            else than it should.
+        UserError: a file that the method cannot do without is not there (says how to get it), it holds something
+            else than it should, or its licence has not been accepted.
     """
     found = {}
     for setting in dict.fromkeys(file.setting for file in method.files if not file.optional):
@@ -300,14 +303,17 @@ def settings_from_files(method: Method, title: str, config: Mapping[str, Any], d
             f"(docs/methods says which file)"
         )
     _refuse_another_content(method, title, {**config, **found}.get("checkpoint"))
-    _refuse_what_was_not_accepted(method, title)
+    _refuse_what_was_not_accepted(method, title, by_rule)
     return found
 
 
-def _refuse_what_was_not_accepted(method: Method, title: str) -> None:
-    """A licence that restricts the use is accepted before the use, however the file came to be there."""
+def _refuse_what_was_not_accepted(method: Method, title: str, by_rule: Collection[str]) -> None:
+    """A licence that restricts the use is accepted before the use, however the file came to be there.
+
+    A stand-in is not the authors' work: only its keys and shapes are those of the file, so no licence is asked for.
+    """
     for file in method.files:
-        if file.restricted and not licence_accepted(file):
+        if file.restricted and file.name not in by_rule and not licence_accepted(file):
             raise UserError(
                 f"method '{title}': the licence of {terms(file)} restricts its use; read it, and accept it with "
                 f"`tags-bench weights fetch {method.name} --accept-licence`"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,8 +24,9 @@ from benchmarks.execution.rehearsal.checks import (
     room_checks,
 )
 from benchmarks.execution.rehearsal.costs import SCAN_LITRES, Cost, case_counts, costs, total
-from benchmarks.execution.rehearsal.road import Passage, rehearsal_suite, shortened
+from benchmarks.execution.rehearsal.road import Passage, Rehearsed, rehearsal_suite, shortened
 from benchmarks.execution.suite import load_suite, parse_suite
+from benchmarks.weights.stand_ins import StandIn
 from tests.scan_folders import write_msd
 
 SUITE = """
@@ -119,6 +121,33 @@ def test_a_licence_that_restricts_the_use_has_to_be_accepted_first() -> None:
     (found,) = file_checks(suite)
     assert found.state == "not accepted"
     assert found.remedy == "`tags-bench weights fetch vista3d-model.pt --accept-licence`"
+
+
+class Silent:
+    """A progress that says nothing."""
+
+    def step(self, text: str) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def note(self, text: str) -> None: ...
+
+
+@pytest.mark.parametrize(("real", "told"), [(False, "walked"), (True, "restricts its use")])
+def test_a_stand_in_asks_for_no_licence_on_the_road_and_the_file_does(
+    real: bool, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes, once made by the rule and once found on this machine; no licence was accepted."""
+    import torch
+
+    suite = parse_suite(SUITE.replace("mock-network, region-growing", "vista3d").replace(", {name: mine}", ""), "test")
+    (one,) = files_of(suite)
+    path = tmp_path / one.file.name
+    torch.save({"point_head.x": torch.zeros(3)}, path)
+    how = Rehearsed(tmp_path / "out", {one.file.name: StandIn(one.file, real, path)})
+    monkeypatch.setattr(road, "_walked", lambda suite, work, begun, *_: replace(begun, state="ok", reason="walked"))
+    (passage,) = road.along_the_road(suite, rehearsal_suite(suite, 1, 0.0), how, Silent())  # type: ignore[arg-type]
+    assert told in passage.reason
+    assert passage.weights == ("official" if real else "by rule")
 
 
 def test_a_registered_dataset_is_taken_and_a_partial_one_said(tmp_path: Path) -> None:

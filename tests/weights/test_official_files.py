@@ -415,6 +415,18 @@ def test_a_licence_that_restricts_the_use_is_accepted_before_the_use(call, monke
     assert not official_files.licence_accepted(others)
 
 
+def test_a_stand_in_asks_for_no_licence_and_the_file_still_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = announce(monkeypatch, restricted=True)
+    mock = official_files.methods()["mock-official"]
+    weights_folder().mkdir(parents=True)
+    file.path.write_bytes(CONTENT)
+    found = settings_from_files(mock, "mine", mock.config, "kits21", by_rule={file.name})
+    assert found == {"checkpoint": str(file.path)}
+    for others in ((), {"another.bin"}):
+        with pytest.raises(UserError, match="restricts its use"):
+            settings_from_files(mock, "mine", mock.config, "kits21", by_rule=others)
+
+
 def test_a_method_that_announces_nothing_still_says_what_it_needs() -> None:
     bare = replace(mock_methods.official, files=())
     with pytest.raises(UserError, match="needs its official file: --checkpoint mine=FILE"):

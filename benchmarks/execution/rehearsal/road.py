@@ -149,14 +149,14 @@ def _passage(
 ) -> Passage:
     from benchmarks.execution.work import planned
 
-    config, weights = _configured(member, entry, how)
+    config, weights, by_rule = _configured(member, entry, how)
     data = "phantom" if entry.source == "phantom" else "real"
     empty = Passage("", member.title, entry.name, data, weights, "refused")
     member = member.model_copy(update={"config": {**member.config, **config}})
     single = short.model_copy(update={"datasets": (entry,), "methods": (member,)})
     single = single.model_copy(update={"name": f"{short.name}-{safe_name(member.title)}-{entry.name}"})
     try:
-        work = planned(single, how.out, progress)
+        work = planned(single, how.out, progress, by_rule)
     except UserError as error:
         return replace(empty, reason=str(error))
     unit = work.units[0]
@@ -225,18 +225,21 @@ def _walked(suite: Suite, work: Any, begun: Passage, how: Rehearsed, progress: P
     )
 
 
-def _configured(member: MethodEntry, entry: DatasetEntry, how: Rehearsed) -> tuple[dict[str, str], str]:
-    """The settings that name the files of the rehearsal, and where these come from."""
+def _configured(member: MethodEntry, entry: DatasetEntry, how: Rehearsed) -> tuple[dict[str, str], str, frozenset[str]]:
+    """The settings that name the files of the rehearsal, where these come from, and which are stand-ins."""
     method = find_method(member.name)
-    config, origins = {}, []
+    config: dict[str, str] = {}
+    used: list[StandIn] = []
     for use in method.files:
         placed = how.files.get(use.name)
         fits = not use.datasets or entry.name in use.datasets
         if placed is None or not fits or (use.setting == "checkpoint" and member.config.get("checkpoint")):
             continue
         config[use.setting] = str(placed.path)
-        origins.append("official" if placed.real else "by rule")
-    return config, " and ".join(dict.fromkeys(origins)) or ("trained here" if method.training != "none" else "none")
+        used.append(placed)
+    origins = dict.fromkeys("official" if placed.real else "by rule" for placed in used)
+    weights = " and ".join(origins) or ("trained here" if method.training != "none" else "none")
+    return config, weights, frozenset(placed.file.name for placed in used if not placed.real)
 
 
 def _case_seconds(rows: Any, suite: Suite) -> float:
