@@ -23,6 +23,7 @@ def _part(name: str, setting: str, system: str = "nnInteractive", check: str = _
         setting=setting,
         system=system,
         check=check,
+        stand_in=f"baselines.nninteractive.stand_in:write_{setting}",
     )
 
 

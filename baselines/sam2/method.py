@@ -21,6 +21,7 @@ _SAM2_FILE = official_file(
     licence="Apache-2.0",
     url="https://dl.fbaipublicfiles.com/segment_anything_2/092824/sam2.1_hiera_large.pt",
     system="SAM 2",
+    stand_in="baselines.sam2.stand_in:write_sam2",
 )
 
 # Address: checkpoints/download_medsam2_models.py of github.com/bowang-lab/MedSAM2.
@@ -31,6 +32,7 @@ _MEDSAM2_FILE = official_file(
     url="https://huggingface.co/wanglab/MedSAM2/resolve/main/MedSAM2_latest.pt",
     system="SAM 2",
     restricted=True,
+    stand_in="baselines.sam2.stand_in:write_medsam2",
 )
 
 sam2 = Method(

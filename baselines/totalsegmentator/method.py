@@ -20,6 +20,7 @@ def _file(model: Model, setting: str) -> WeightFile:
         setting=setting,
         system=model.dataset,
         check="baselines.totalsegmentator.archive:archive_problem",
+        stand_in="baselines.totalsegmentator.stand_in:write",
     )
 
 

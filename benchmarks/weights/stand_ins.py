@@ -10,8 +10,9 @@ The rule: a tensor is drawn from PCG64 seeded with the CRC-32 of its key, as the
 from __future__ import annotations
 
 import importlib
+import logging
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from benchmarks.weights.official_files import Announced
 
 if TYPE_CHECKING:
     import torch
+
+logger = logging.getLogger(__name__)
 
 EMBEDDINGS = ("pos_embed", "depth_embed", "position_embeddings", "global_query")
 STANDARD_NORMAL = ("positional_encoding_gaussian_matrix", "organ_embedding")
@@ -77,11 +80,14 @@ def _scaled(key: str, x: Any) -> Any:
     return x * min(0.05, 1 / np.sqrt(np.prod(x.shape[1:])))
 
 
-def folder_for_rehearsal(announced: Iterable[Announced], folder: Path) -> list[StandIn]:
+def folder_for_rehearsal(
+    announced: Iterable[Announced], folder: Path, note: Callable[[str], None] = logger.warning
+) -> list[StandIn]:
     """Fill a weights folder: a link to each official file that is on this machine, a stand-in for every other.
 
-    A file whose methods say no way to make a stand-in is left out. What is there already is not made again, but a
-    stand-in gives way to the official file.
+    A file whose methods say no way to make a stand-in is left out, and so is, with a note, one whose stand-in is
+    made with a package that is not here. What is there already is not made again, but a stand-in gives way to the
+    official file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     placed = []
@@ -95,8 +101,16 @@ def folder_for_rehearsal(announced: Iterable[Announced], folder: Path) -> list[S
             if maker is None:
                 continue
             path.unlink(missing_ok=True)
-            with atomically(path) as partial:
-                module, _, name = maker.stand_in.partition(":")
-                getattr(importlib.import_module(module), name)(partial, maker.system)
+            try:
+                _write(maker, path)
+            except ModuleNotFoundError as error:  # of the method's own environment
+                note(f"no stand-in for {path.name}: it is made with {error.name}, which is not installed here")
+                continue
         placed.append(StandIn(one.file, path.is_symlink(), path))
     return placed
+
+
+def _write(maker: WeightFile, path: Path) -> None:
+    module, _, name = maker.stand_in.partition(":")
+    with atomically(path) as partial:
+        getattr(importlib.import_module(module), name)(partial, maker.system)

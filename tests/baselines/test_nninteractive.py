@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import filecmp
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,8 @@ from baselines.nninteractive.segmenter import NnInteractive, flat_box
 from benchmarks.common.errors import UserError
 from benchmarks.data.volume import Volume
 from benchmarks.prompting.prompts import Box, Click, Prompts
+from benchmarks.weights.official_files import official_files
+from benchmarks.weights.stand_ins import folder_for_rehearsal
 from tests.baselines.sam_helpers import TARGET, affine
 
 pytest.importorskip("nnInteractive.inference", reason="pip install tags-bench[nninteractive]")
@@ -197,6 +201,26 @@ def test_what_is_missing_is_one_line(files: dict[str, str], segmenter: NnInterac
         nninteractive.build({**files, "plans": FILES[1].name})
     with pytest.raises(UserError, match="needs at least one positive click or a box"):
         segmenter.open(scan(), TARGET).segment(Prompts((Click((1, 1, 1), False),)))
+
+
+@pytest.mark.slow
+def test_stand_ins_are_read_as_the_official_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the wrapper and the package, at the published size; the same bytes twice."""
+    monkeypatch.setenv("TAGS_BENCH_ENVIRONMENT", "nninteractive")
+    folders = (tmp_path / "one", tmp_path / "two")
+    announced = official_files([nninteractive]).values()
+    placed = [folder_for_rehearsal(announced, folder) for folder in folders]
+    assert [one.real for one in placed[0]] == [False] * len(FILES)
+    for file in FILES:
+        assert filecmp.cmp(*(folder / file.name for folder in folders), shallow=False)
+        module, _, check = file.check.partition(":")
+        assert getattr(importlib.import_module(module), check)(folders[0] / file.name, file.system) == ""
+    built = nninteractive.build({file.setting: str(folders[0] / file.name) for file in FILES})
+    session = built.session
+    assert sum(one.numel() for one in session.network.parameters()) / 1e6 == pytest.approx(102, abs=0.5)
+    assert list(session.configuration_manager.patch_size) == [192, 192, 192]
+    assert session.license == "CC BY-NC-SA 4.0"  # the package takes plans and configuration for those of the release
+    assert not built.takes_3d_boxes
 
 
 def test_the_middle_of_a_box() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from baselines.checkpoints import official_file_problem
 from baselines.sam2.method import medsam2, sam2
 from baselines.sam2.segmenter import Sam2, slices_in_reach
+from baselines.sam2.stand_in import write_medsam2, write_sam2
 from baselines.sam2.weights import build_predictor
 from benchmarks.common.errors import UserError
 from benchmarks.prompting.prompts import Box, Click, Prompts
@@ -157,6 +159,23 @@ def test_a_file_of_something_else_is_told(weights: Path, tmp_path: Path) -> None
         Sam2({**sam2.config, "checkpoint": str(weights), "size": "small", "image_size": 128}, "cpu")
     with pytest.raises(UserError, match="unknown size 'huge'"):
         Sam2({**sam2.config, "checkpoint": str(weights), "size": "huge"}, "cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_no_environment")
+@pytest.mark.parametrize(("method", "write", "million"), [(sam2, write_sam2, 224.4), (medsam2, write_medsam2, 38.9)])
+def test_a_stand_in_is_read_as_the_official_file(method: Any, write: Any, million: float, tmp_path: Path) -> None:
+    """By the wrapper and the package, at the size that the authors' README gives; the same bytes twice."""
+    path = tmp_path / method.files[0].name
+    write(path, "SAM 2")
+    assert official_file_problem(path, "SAM 2") == ""
+    predictor = method.build({"checkpoint": str(path)}).predictor
+    assert sum(one.numel() for one in predictor.parameters()) / 1e6 == pytest.approx(million, abs=0.1)
+    assert predictor.image_size == method.config["image_size"]
+    again = tmp_path / "again" / path.name
+    again.parent.mkdir()
+    write(again, "SAM 2")
+    assert filecmp.cmp(path, again, shallow=False)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ that run the package are skipped where it is not installed; `pip install tags-be
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 import json
 import os
 import subprocess
@@ -14,14 +15,18 @@ import sys
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 
+from baselines.checkpoints import read_checkpoint
+from baselines.nnunet_stand_in import network_of
 from baselines.totalsegmentator.archive import archive_problem, unpack
 from baselines.totalsegmentator.method import totalsegmentator_hepatic, totalsegmentator_liver, totalsegmentator_lung
-from baselines.totalsegmentator.tasks import LIVER
+from baselines.totalsegmentator.stand_in import LIVER_CLASS, LUNG_CLASSES, RELEASED, write
+from baselines.totalsegmentator.tasks import HEPATIC, LIVER, LUNG
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Target
 from benchmarks.data.volume import Volume, write_nifti
@@ -32,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHAPE = (44, 40, 26)
 TUMOUR = Target("liver-tumor", "liver", "tumor", (2,), organ_labels=(1,))
-LIVER_CLASS, TOTAL_CLASSES = 5, 117  # of the package's task `total`
+TOTAL_CLASSES = 117  # of the package's task `total`
 ORGANS_FOLDER = "nnUNetTrainer_4000epochs_NoMirroring__nnUNetPlans__3d_fullres"
 LESIONS_FOLDER = "nnUNetTrainer__nnUNetPlans__3d_fullres_high"
 
@@ -248,11 +253,74 @@ def test_what_a_reader_must_know_is_on_the_card() -> None:
     assert {file.system for file in totalsegmentator_liver.files} == {LIVER.model.dataset, LIVER.organs.dataset}
 
 
+MILLIONS = {
+    LIVER.organs.dataset: 16.60, HEPATIC.organs.dataset: 16.60,  # five stages, 118 classes
+    LIVER.model.dataset: 31.20, HEPATIC.model.dataset: 30.79,  # one halving of the slices less
+    LUNG.model.dataset: 102.35,
+}  # fmt: skip
+"""Parameters of nnU-Net's networks of these depths; the sizes of the released archives fit them."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", list(RELEASED))
+def test_a_stand_in_is_read_as_the_official_archive(system: str, tmp_path: Path) -> None:
+    """By the wrapper's check and unpacking and by nnU-Net's own loader, at the released size; the same bytes twice."""
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+    one, two = tmp_path / "one.zip", tmp_path / "two.zip"
+    write(one, system)
+    write(two, system)
+    assert filecmp.cmp(one, two, shallow=False)
+    assert archive_problem(one, system) == ""
+    (folder,) = unpack(one, system, "test", tmp_path).iterdir()
+    saved = read_checkpoint(folder / "fold_0" / "checkpoint_final.pth")
+    trainer = saved["trainer_name"]
+    assert folder.name == f"{trainer}__nnUNetPlans__{saved['init_args']['configuration']}"
+    saved["trainer_name"] = "nnUNetTrainer"  # the package's own ones are asked for in the next test
+    predictor = nnUNetPredictor(device=torch.device("cpu"))
+    with mock.patch.object(torch, "load", return_value=saved):
+        predictor.initialize_from_trained_model_folder(str(folder), (0,))
+    network = predictor.network
+    assert sum(each.numel() for each in network.parameters()) / 1e6 == pytest.approx(MILLIONS[system], abs=0.05)
+    assert tuple(predictor.configuration_manager.patch_size) == RELEASED[system].size.patch
+
+
+@pytest.mark.slow
+def test_a_stand_in_finds_its_organs_everywhere(tmp_path: Path) -> None:
+    """Else no lesion would be looked for, and the time of a case would be that of the first half."""
+    system = HEPATIC.organs.dataset
+    write(tmp_path / "one.zip", system)
+    (folder,) = unpack(tmp_path / "one.zip", system, "test", tmp_path).iterdir()
+    network = network_of(RELEASED[system].size, 1, 1 + TOTAL_CLASSES)
+    network.load_state_dict(read_checkpoint(folder / "fold_0" / "checkpoint_final.pth")["network_weights"])
+    noise = torch.randn((1, 1, 64, 64, 64), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found = network.eval()(noise).argmax(1).unique().tolist()
+    assert found == [LIVER_CLASS, *LUNG_CLASSES]
+
+
+def test_stand_ins_have_the_names_of_the_packages_tables(package: list[Any]) -> None:
+    from totalsegmentator.map_tasks_config import TASK_CONFIGS
+    from totalsegmentator.map_to_binary import class_map
+
+    total = TASK_CONFIGS["total"]["sub_modes"]
+    known = {model.dataset: total[mode] for model, mode in ((LIVER.organs, "fast"), (HEPATIC.organs, "fastest"))}
+    known |= {task.model.dataset: TASK_CONFIGS[task.name] for task in (LIVER, HEPATIC, LUNG)}
+    for system, facts in known.items():
+        one = RELEASED[system]
+        assert (one.trainer, one.configuration) == (facts["trainer"], facts.get("model", "3d_fullres"))
+        spacing = np.broadcast_to(facts.get("resample", one.size.spacing[::-1]), 3)
+        assert tuple(spacing[::-1]) == one.size.spacing  # nnU-Net's axes are the package's, reversed
+    for task in (LIVER, HEPATIC, LUNG):
+        assert tuple(class_map[task.name].values()) == RELEASED[task.model.dataset].labels
+    organs = {class_map["total"][number] for number in LUNG_CLASSES}
+    assert organs == set(TASK_CONFIGS[LUNG.name]["crop"])
+    assert class_map["total"][LIVER_CLASS] == "liver"
+
+
 def test_tasks_are_the_packages_own(package: list[Any]) -> None:
     from totalsegmentator.map_tasks_config import TASK_CONFIGS, TASK_ID_WEIGHTS_CONFIGS
     from totalsegmentator.map_to_binary import class_map
-
-    from baselines.totalsegmentator.tasks import HEPATIC, LUNG
 
     for task in (LIVER, HEPATIC, LUNG):
         known = TASK_CONFIGS[task.name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from benchmarks.common.weight_file import WeightFile
 from benchmarks.contestants import methods
 from benchmarks.execution.suite import load_suite
 from benchmarks.weights import stand_ins
-from benchmarks.weights.official_files import official_files
+from benchmarks.weights.official_files import Announced, official_files
 from benchmarks.weights.stand_ins import by_rule, folder_for_rehearsal
 from tests.parity.rule import Golden, rule_tensor
 
@@ -29,6 +30,7 @@ MODELS = {
     "3dsam-adapter_kits21.pth.tar": ("sam3d_adapter", ""),
 }
 SMALL = 200_000
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("model", [model for model, _ in MODELS.values()])
@@ -82,6 +84,32 @@ def test_every_official_file_of_the_suite_paper_has_a_stand_in() -> None:
     files = official_files(one for one in methods().values() if one.name in rehearsed)
     assert len(files) >= 7
     assert [name for name, one in files.items() if not any(use.stand_in for use in one.uses)] == []
+
+
+def test_every_released_contestant_has_a_stand_in_for_each_of_its_files() -> None:
+    files = official_files(one for one in methods().values() if one.factory.startswith("baselines."))
+    without = [name for name, one in files.items() if not any(use.stand_in for use in one.uses)]
+    assert without == []
+    for use in (use for one in files.values() for use in one.uses):
+        module, _, function = use.stand_in.partition(":")
+        assert importlib.util.find_spec(module) is not None, use.name
+        assert f"def {function}(" in Path(ROOT, *module.split(".")).with_suffix(".py").read_text("utf-8"), use.name
+
+
+def write_elsewhere(path: Path, system: str) -> None:
+    raise ModuleNotFoundError("No module named 'elsewhere'", name="elsewhere")
+
+
+def test_a_stand_in_that_cannot_be_made_here_is_left_out_and_named(tmp_path: Path) -> None:
+    """Its package lies in the environment of the method; the rehearsal of the others goes on."""
+    name = "sam-med2d_b.pth"
+    makers = [WeightFile(name, "p", "l", stand_in=f"{__name__}:write_elsewhere"),
+              WeightFile("other.pth", "p", "l", system="S", stand_in=f"{__name__}:write_word")]  # fmt: skip
+    notes: list[str] = []
+    placed = folder_for_rehearsal([Announced(one, ("m",), (one,)) for one in makers], tmp_path, notes.append)
+    assert [one.file.name for one in placed] == ["other.pth"]
+    assert notes == [f"no stand-in for {name}: it is made with elsewhere, which is not installed here"]
+    assert [path.name for path in tmp_path.iterdir()] == ["other.pth"]
 
 
 def write_word(path: Path, system: str) -> None:

@@ -87,7 +87,7 @@ def rehearsed(suite: Suite, out: Path, scope: Scope, progress: Progress) -> Rehe
             "machine": tuple(machine_checks(suite, scope.address)),
         }
     with progress.step("writing stand-ins for the files that are not"):
-        placed = folder_for_rehearsal(files_of(suite), folder / "weights")
+        placed = folder_for_rehearsal(files_of(suite), folder / "weights", progress.note)
     cpus, gpus = _means(suite, scope.cpus, scope.gpus, scope.address)
     short = rehearsal_suite(suite, cpus, gpus)
     how = Rehearsed(folder, {one.file.name: one for one in placed}, scope.address, scope.kept_only)
