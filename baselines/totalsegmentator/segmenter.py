@@ -102,6 +102,8 @@ class TotalSegmentator(Segmenter):
     @contextlib.contextmanager
     def _kept_in(self) -> Iterator[None]:
         """Folders, threads and the loading of checkpoints as the bench needs them, put back afterwards."""
+        # The package replaces functions of nnU-Net when this is imported: before ours, or ours would be lost.
+        import totalsegmentator.nnunet  # noqa: F401
         from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
         threads, benchmark = torch.get_num_threads(), torch.backends.cudnn.benchmark
@@ -132,8 +134,13 @@ def _reader(load: Callable[..., Any]) -> Callable[..., Any]:
 def _one_after_the_other(
     predictor: Any, files: Any, out: Any, save_probabilities: bool = False, overwrite: bool = True, **_: Any
 ) -> Any:
-    """nnU-Net's prediction without its pools: the same steps in this process."""
-    return predictor.predict_from_files_sequential(files, out, save_probabilities, overwrite)
+    """nnU-Net's prediction without its pools: the same steps in this process.
+
+    Another pool lists the files of a folder, and can wait for ever for a process that was ended while it started: the
+    list, one channel for each case, is made here.
+    """
+    cases = [[str(path)] for path in sorted(Path(files).glob("*_0000.nii.gz"))]
+    return predictor.predict_from_files_sequential(cases, out, save_probabilities, overwrite)
 
 
 class TotalSegmentatorSession(Session):

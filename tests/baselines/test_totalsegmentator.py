@@ -38,6 +38,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPE = (44, 40, 26)
 TUMOUR = Target("liver-tumor", "liver", "tumor", (2,), organ_labels=(1,))
 TOTAL_CLASSES = 117  # of the package's task `total`
+ROOT = Path(__file__).parents[2]
 ORGANS_FOLDER = "nnUNetTrainer_4000epochs_NoMirroring__nnUNetPlans__3d_fullres"
 LESIONS_FOLDER = "nnUNetTrainer__nnUNetPlans__3d_fullres_high"
 
@@ -175,6 +176,22 @@ def test_the_lesion_comes_back_on_its_own_voxels_and_nothing_else_is_touched(
     assert (after, torch.load, torch.get_num_threads()) == (places, load, 1)
     with pytest.raises(UserError, match="takes no prompt"):
         session.segment(Prompts(clicks=(Click((0, 0, 0)),)))
+
+
+@pytest.mark.slow
+def test_no_process_is_started(package: list[Any], archives: dict[str, str]) -> None:
+    """The package replaces functions of nnU-Net when it is first imported, so this asks a process that has not yet."""
+    code = (
+        "import multiprocessing.pool\n"
+        "def refuse(*_, **__):\n"
+        "    raise AssertionError('a pool')\n"
+        "multiprocessing.pool.Pool.__init__ = refuse\n"
+        "from tests.baselines.test_totalsegmentator import body, build, dice, TUMOUR, Prompts\n"
+        "volume, lesion = body()\n"
+        f"assert dice(build({archives!r}).open(volume, TUMOUR).segment(Prompts()), lesion) > 0.9\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_no_organ_no_lesion(package: list[Any], archives: dict[str, str]) -> None:
