@@ -1,6 +1,6 @@
 """Small towers of CLIP's kind, trained by contrast on slices of phantoms and on the sentences that name what they show.
 
-    python -m tags.contrast        # about 20 minutes on one core; writes tags/zoo/clip-phantoms
+    python -m tags.contrast        # less than 20 minutes on one core; writes tags/zoo/clip-phantoms
 
 They take CLIP's place at the tiny size (`clip: tiny-phantoms`, `clip_weights: phantoms`), so that words and slices
 carry knowledge there, too: of SYNTHETIC organs, tumours and cysts, and of nothing else. The phantoms are drawn from
