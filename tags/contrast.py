@@ -37,7 +37,7 @@ from benchmarks.data.synthetic.abdomen import Abdomen
 from benchmarks.data.synthetic.scan import draw
 from tags.anatomy import Anatomy, AnatomyPrompts, lesion_sentences, organ_sentences
 from tags.augment import rotations, seen
-from tags.semantic import PHANTOM_CLIP, ClipVision, build_clip
+from tags.semantic import PHANTOM_CLIP, ClipVision, build_clip, slice_centres
 from tags.weights import PHANTOMS, phantom_towers, save_phantom_towers, seed_tower
 
 SEED, UNSEEN_SEED = 770_071, 770_070  # of the phantoms that are learned from, and of those that are tested on
@@ -161,9 +161,7 @@ def _centre(scene: Scene, random: np.random.Generator) -> NDArray[np.intp]:
 
 def _patches(layers: Tensor) -> Tensor:
     """(B, 3, 32, 32, 32) → (B, 3, 8, 8, S): mean over each patch of the slices that `ClipVision` looks at."""
-    depth = layers.shape[-1]
-    centres = ((torch.arange(SLICES) + 0.5) * depth / SLICES - 0.5).round().long()
-    slices = layers[..., centres.to(layers.device)]
+    slices = layers[..., slice_centres(layers.shape[-1], SLICES).to(layers.device)]
     return F.avg_pool3d(slices, (SIDE // 8, SIDE // 8, 1))
 
 
@@ -180,9 +178,7 @@ class Contrast(nn.Module):
 
     def forward(self, views: Views, text: Tensor) -> Tensor:
         """Loss of patches against names; `text` (names, E), unit length."""
-        bounds = torch.tensor([[0.0, 1.0]], device=views.image.device).expand(len(views.image), 2)
-        joint = F.normalize(self.vision.look(views.image, bounds).joint, dim=1)
-        logits = self.scale * torch.einsum("ne,bexys->bnxys", text, joint) + self.bias
+        logits = self.scale * self.likeness(views, text) + self.bias
         wanted, known = named(views)
         pairs = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
         for_, against = known * wanted, known * (1 - wanted)
@@ -191,6 +187,12 @@ class Contrast(nn.Module):
         right = wanted.argmax(dim=1)
         rival = F.cross_entropy(logits, right, reduction="none", weight=self._weights(right, filled))
         return loss + (rival * filled).sum() / filled.sum().clamp(min=1)
+
+    def likeness(self, views: Views, text: Tensor) -> Tensor:
+        """(B, names, 8, 8, S): cosine of every patch with every name."""
+        bounds = torch.tensor([[0.0, 1.0]], device=views.image.device).expand(len(views.image), 2)
+        joint = F.normalize(self.vision.look(views.image, bounds).joint, dim=1)
+        return torch.einsum("ne,bexys->bnxys", text, joint)
 
     def sentences(self, random: np.random.Generator) -> Tensor:
         """(names, E): for each name one of its sentences."""
@@ -271,8 +273,7 @@ def recall(model: Contrast, unseen: Sequence[Scene], batches: int = 100, seed: i
     hits, all_ = torch.zeros(len(NAMES)), torch.zeros(len(NAMES))
     for _ in range(batches):
         views = draw_views(unseen, BATCH, random, device)
-        bounds = torch.tensor([[0.0, 1.0]], device=device).expand(BATCH, 2)
-        cosine = torch.einsum("ne,bexys->bnxys", text, F.normalize(model.vision(views.image, bounds).joint, dim=1))
+        cosine = model.likeness(views, text)
         wanted, _ = named(views)
         filled, right = wanted.amax(dim=1) > 0, wanted.argmax(dim=1)
         all_ += torch.bincount(right[filled], minlength=len(NAMES)).cpu()

@@ -55,6 +55,12 @@ def build_clip(name: str) -> CLIP:
     return model
 
 
+def slice_centres(depth: int, slices: int) -> Tensor:
+    """Indices of the slices that are looked at, in the middles of as many equal parts; never more than there are."""
+    count = min(slices, depth)
+    return ((torch.arange(count) + 0.5) * depth / count - 0.5).round().long()
+
+
 class ClipVision(nn.Module):
     """Sees S axial slices of a crop (three neighbouring slices as the colours) through a frozen visual tower.
 
@@ -87,8 +93,7 @@ class ClipVision(nn.Module):
             bounds: (B, 2), the normalised values of black and white.
         """
         depth = image.shape[-1]
-        count = min(self.slices, depth)
-        centres = ((torch.arange(count) + 0.5) * depth / count - 0.5).round().long()
+        centres = slice_centres(depth, self.slices)
         planes = (centres[:, None] + torch.tensor([-1, 0, 1])).clamp(0, depth - 1)
         chosen = image[:, 0, :, :, planes.to(image.device)].permute(0, 3, 4, 1, 2)  # B, S, 3, X, Y
         low, high = bounds[:, 0].view(-1, 1, 1, 1, 1), bounds[:, 1].view(-1, 1, 1, 1, 1)

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from benchmarks.common.content import sha256_of
 from benchmarks.common.files import write_json
 from benchmarks.common.weight_file import locate, weights_folder
 from benchmarks.weights.segment_anything import FILES as SAM_FILES
@@ -230,8 +231,7 @@ def save_phantom_towers(clip: nn.Module, card: Mapping[str, Any], folder: Path) 
     folder.mkdir(parents=True, exist_ok=True)
     state = {name: value.detach().cpu().half().contiguous() for name, value in clip.state_dict().items()}
     save_file(state, folder / TOWERS_FILE)
-    digest = hashlib.sha256((folder / TOWERS_FILE).read_bytes()).hexdigest()
-    write_json(folder / "card.json", {**card, "sha256": digest})
+    write_json(folder / "card.json", {**card, "sha256": sha256_of(folder / TOWERS_FILE)})
 
 
 def read_clip_file(path: Path) -> dict[str, Tensor]:
