@@ -1,6 +1,6 @@
 """What a person sees: pages of sheets, and how they are printed. Nothing is computed here.
 
-page = leaderboard_page(board, notes) + details_page(rows, units)
+page = leaderboard_page(board, overall, notes) + details_page(rows, units)
 text = render(page, "markdown")     # or "latex", "svg", "terminal"; print_page(page, console) for a terminal
 """
 
