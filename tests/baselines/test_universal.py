@@ -97,6 +97,13 @@ def test_prompts_are_refused() -> None:
         build().open(volume, KIDNEY).segment(Prompts(clicks=(Click((1, 1, 1)),)))
 
 
+def test_text_may_be_the_targets_own_words_and_no_others() -> None:
+    session = build().open(Volume(np.full((20, 20, 20), 100, np.float32), np.eye(4)), KIDNEY)
+    assert np.array_equal(session.segment(Prompts(text=" Kidney Tumor ")), session.segment(Prompts()))
+    with pytest.raises(UserError, match="has a class for 'kidney tumor', not for 'liver tumor'"):
+        session.segment(Prompts(text="liver tumor"))
+
+
 def test_largest_components_are_26_connected() -> None:
     mask = np.zeros((12, 12, 12), bool)
     mask[0:3, 0:3, 0:3] = mask[3:5, 3:5, 3:5] = True  # touch at a corner only: one component

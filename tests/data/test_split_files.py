@@ -76,10 +76,12 @@ def test_a_patient_of_two_centres_is_never_learned_from_and_tested(folder: Path,
     first = load_own(pairs, Reading(label=1, splits=f"{pairs}:centre")).splits[0]
     assert "case_0" in first.test
     assert "case_1" not in (*first.train, *first.validation)
-    shared = table(tmp_path / "s.csv", [{"case": case, "split": "test" if i == 0 else "train"}
-                                        for i, case in enumerate(CASES)])  # fmt: skip
-    with pytest.raises(UserError, match="has the patient of 'case_0' on both sides"):
-        load_own(pairs, Reading(label=1, splits=str(shared)))
+    for learned_as in ("train", "validation"):
+        parts = ["test", learned_as, *["train"] * (len(CASES) - 2)]
+        listed = [{"case": case, "split": part} for case, part in zip(CASES, parts, strict=True)]
+        shared = table(tmp_path / "s.csv", listed)
+        with pytest.raises(UserError, match="has the patient of 'case_0' on both sides"):
+            load_own(pairs, Reading(label=1, splits=str(shared)))
 
 
 def test_nnunets_folds_test_what_they_call_val(folder: Path, tmp_path: Path) -> None:
@@ -89,6 +91,13 @@ def test_nnunets_folds_test_what_they_call_val(folder: Path, tmp_path: Path) -> 
     assert [(list(one.train), list(one.validation), list(one.test)) for one in dataset.splits] == [
         (fold["train"], [], fold["val"]) for fold in folds
     ]
+
+
+def test_a_fold_that_names_a_case_which_is_not_there_is_refused(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "splits_final.json"
+    path.write_text(json.dumps([{"train": CASES[1:], "val": ["case_00"]}]))
+    with pytest.raises(UserError, match="has no case 'case_00'; did you mean 'case_0'"):
+        load_own(folder, Reading(splits=str(path)))
 
 
 def test_what_data_splits_writes_is_read_back(folder: Path, tmp_path: Path) -> None:

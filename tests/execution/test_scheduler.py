@@ -71,8 +71,6 @@ def test_the_longest_come_first_and_the_node_that_has_read_a_case_reads_it_again
 
 
 def test_what_a_slow_worker_has_not_begun_is_taken_over() -> None:
-    slow = {"done": False}
-
     def seconds(item: Item, node: str) -> float:
         return 500.0 if item.work == ("m", 0) else 1.0
 
@@ -81,18 +79,18 @@ def test_what_a_slow_worker_has_not_begun_is_taken_over() -> None:
     cluster.play()
     others = [when for item, when in cluster.ended_at.items() if item.work != ("m", 0)]
     assert max(others) < 20
-    assert not slow["done"]
 
 
 def test_a_straggler_is_computed_twice_and_counts_once() -> None:
     def seconds(item: Item, node: str) -> float:
-        return 1000.0 if item.work == ("m", 63) and node == "n1" and len(cluster.assigned[item]) == 1 else 1.0
+        return 1000.0 if item.work == ("m", 63) and node == "n1" and len(cluster.assigned[item]) == 1 else 10.0
 
     cluster = Cluster([Node("n0", 4), Node("n1", 4)], seconds=seconds)
     cluster.submit(items(Key("m", ONE), 64))
     cluster.play()
     assert ends(cluster) == {"Commit": 64}
-    assert cluster.now < 30
+    # Begun at 70 s, at three times the usual 10 s begun again, and 10 s later there; a tick is a second.
+    assert 110 <= cluster.now <= 113
     assert not cluster.processes or cluster.scheduler.outstanding == 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Target
@@ -116,6 +117,10 @@ def test_another_grid_case_target_or_purpose_is_refused(bank_file: Path) -> None
     with pytest.raises(UserError, match="did you mean 'kidney-tumor'"):
         bank.prompts("case_1", "kidney-tumour")
     bank.require("kits21", "test-0", Protocol("clicks", clicks=3), 7)
+    with pytest.raises(UserError, match="dataset 'kits21', not for 'lits17'"):
+        bank.require("lits17", "test-0", Protocol("clicks", clicks=3), 7)
+    with pytest.raises(UserError, match="split 'test-0', not for 'test-1'"):
+        bank.require("kits21", "test-1", Protocol("clicks", clicks=3), 7)
     with pytest.raises(UserError, match="protocol '3-clicks', not for 'box'"):
         bank.require("kits21", "test-0", Protocol("box"), 7)
     with pytest.raises(UserError, match="seed '7', not for '8'"):
@@ -178,10 +183,33 @@ GOLDEN = {
 """SHA-256 (first 16 digits) of banks under protocol version 1."""
 
 
-def test_prompts_do_not_change_between_releases() -> None:
-    """Whoever changes a digest here changes everybody's prompts, and raises PROTOCOL_VERSION."""
+def four_lesions() -> NDArray[np.bool_]:
     truth = np.zeros((40, 36, 20), bool)
     truth[4:16, 5:17, 3:12] = truth[10:14, 14:22, 8:12] = truth[28:33, 24:28, 10:14] = truth[36, 30, 17] = True
+    return truth
+
+
+def test_corrections_do_not_change_between_releases() -> None:
+    """Corrections stand in no bank, because they depend on the prediction; here it is the label, ever further away."""
+    truth, spacing = four_lesions(), (0.75, 0.75, 2.5)
+    protocol = Protocol("iterative", rounds=5, start="random-click", noise=OperatorNoise(3.0, 0.5))
+    user = SimulatedUser(protocol, (2026, "lits17", "one", "liver-tumor"))
+    prompts = user.first(truth, spacing, Target("liver-tumor", "liver", "tumor", (2,)))
+    for shift in range(3, 7):
+        prompts = user.next(truth, np.roll(truth, (shift, -2, 1), (0, 1, 2)), prompts, spacing) or prompts
+    assert PROTOCOL_VERSION == "1"
+    assert [(*click.position, click.positive) for click in prompts.clicks] == [
+        (27, 34, 15, True),
+        (8, 18, 4, False),
+        (8, 6, 4, False),
+        (12, 9, 3, True),
+        (14, 9, 3, True),
+    ]
+
+
+def test_prompts_do_not_change_between_releases() -> None:
+    """Whoever changes a digest here changes everybody's prompts, and raises PROTOCOL_VERSION."""
+    truth = four_lesions()
     affine = np.array([[0.75, 0, 0, -100.0], [0, 0.75, 0, -50.0], [0, 0, 2.5, 300.0], [0, 0, 0, 1.0]])
     item = BankItem("one", Target("liver-tumor", "liver", "tumor", (2,)), truth, StoredGrid((40, 36, 20), affine))
     protocols = [

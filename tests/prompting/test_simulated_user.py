@@ -379,6 +379,12 @@ def test_a_rough_mask_is_off_by_the_stated_amount_and_never_empty() -> None:
         dice = 2 * (rough & label).sum() / (rough.sum() + label.sum())
         assert 0.4 < dice < previous
         previous = dice
+        moved = []
+        for case in range(20):
+            mask = first(Protocol("mask", mask_error_mm=error), label, (case,)).mask
+            outwards = ndimage.distance_transform_edt(~mask, SPACING) - ndimage.distance_transform_edt(mask, SPACING)
+            moved.append(outwards[label & ~ndimage.binary_erosion(label)])
+        assert np.std(moved) == pytest.approx(error, rel=0.1)  # of the border, in mm
     speck = np.zeros((20, 20, 20), bool)
     speck[4, 4, 4] = True
     masks = [first(Protocol("mask", mask_error_mm=8), speck, (i,)).mask for i in range(20)]

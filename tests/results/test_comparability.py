@@ -100,6 +100,16 @@ def test_whatever_differs_is_said(change: dict[str, Any], text: str) -> None:
     assert text_of(units, "c") == text
 
 
+def test_protocols_of_one_name_and_other_settings_are_two_lists() -> None:
+    strict, lenient = (Protocol("iterative", rounds=3, stop_dice=stop).to_mapping() for stop in (0.9, 0.8))
+    units = [
+        described(name, protocols=[protocol], protocol_names=["rounds"])
+        for name, protocol in (("a", strict), ("b", strict), ("c", lenient))
+    ]
+    assert text_of(units, "a") == text_of(units, "b") == ""
+    assert text_of(units, "c") == "other protocol"
+
+
 @pytest.mark.parametrize(
     ("protocol", "knows", "apart"),
     [

@@ -63,6 +63,8 @@ def test_two_methods_of_a_run() -> None:
         ({"cases_digest": "d"}, "other cases"),
         ({"empty_policy": "x"}, "other empty-mask policy"),
         ({"synthetic": True}, "other data"),
+        ({"prompts_digest": "q"}, "other prompts"),
+        ({"tolerances_mm": [1.0]}, "other tolerances"),
     ],
 )
 def test_what_was_made_otherwise_is_not_compared_and_named(changes: dict[str, Any], reason: str) -> None:
@@ -71,6 +73,14 @@ def test_what_was_made_otherwise_is_not_compared_and_named(changes: dict[str, An
     assert reason in pairs.notes[0]
     assert pairs.notes[0].startswith("not compared: kits21 · kidney-tumor · centre-click, net")
     assert "nothing can be compared" in render(pairs_page(pairs, ("old", "new"), "dice", False), "terminal")
+
+
+def test_p_values_are_corrected_over_the_whole_page() -> None:
+    # Six patients with the same sign: p is 2 / 2^6 for each method; Holm over two doubles it.
+    better = {"one": [0.51, 0.52, 0.53, 0.54, 0.55, 0.56], "two": [0.61, 0.62, 0.63, 0.64, 0.65, 0.66]}
+    table = compared(side("old", {"one": [0.5] * 6, "two": [0.6] * 6}), side("new", better)).table
+    assert table["p_sign_flip"].tolist() == pytest.approx([2 / 2**6] * 2)
+    assert table["p_sign_flip_holm"].tolist() == pytest.approx([4 / 2**6] * 2)
 
 
 def test_another_budget_is_compared_and_said() -> None:
