@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -25,9 +26,9 @@ from tests.scan_folders import write_msd
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def documented_lines() -> str:
-    """The first Python block of the document on running."""
-    return (ROOT / "docs" / "running.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+def block(page: str, number: int = 0) -> str:
+    """A Python block of a document."""
+    return (ROOT / "docs" / page).read_text(encoding="utf-8").split("```python\n")[1 + number].split("```")[0]
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_the_three_lines_of_the_document(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], local_ray: None
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    lines = [line for line in documented_lines().splitlines() if line]
+    lines = [line for line in block("running.md").splitlines() if line]
     assert len(lines) == 3
     names: dict[str, object] = {}
     exec("\n".join(lines[:-1]), names)
@@ -73,6 +74,18 @@ def test_the_three_lines_of_the_document(
     assert f"{means['ball']:.{decimals}f} [" in result._repr_html_()
     assert "SYNTHETIC" in result._repr_html_()
     assert repr(result).count("\n") == 0
+
+    capsys.readouterr()
+    exec(block("leaderboard.md"), {})  # the page of the leaderboard, from the records of that run
+    printed = capsys.readouterr().out
+    assert f"| {means['ball']:.{decimals}f} [" in printed
+    assert "sign-flip" in printed
+    again = block("running.md", 1).replace("my-results", "tags-bench-out")
+    assert '"tags-tiny", "ball"' in again
+    second: dict[str, Any] = {}
+    exec(again.replace('"tags-tiny", "ball"', '"ball", "region-growing"').replace("kits21", "lits17"), second)
+    assert second["result"].computed == 0
+    pd.testing.assert_frame_equal(second["result"].leaderboard, result.leaderboard)
     assert capsys.readouterr().out == ""
     assert all(Path(place.removeprefix("sqlite:///")).exists() for place in result.places.values())
 
