@@ -385,6 +385,7 @@ def show(
     """
     folder = user_path(out).resolve()
     rows, units = RecordStore(folder / "records").read_suite(suite)
+    refuse_rehearsal(suite, units)
     return trails_of(rows, units, folder, case, method)
 
 
@@ -416,6 +417,7 @@ def compare(
     else:
         sides = _methods_of_run(store, suite, names)
     for side in sides:
+        refuse_rehearsal(suite, side.units)
         Results(suite, side.rows, tuple(side.units)).check_metric(metric)
     return compared(sides[0], sides[1], metric, margin)
 

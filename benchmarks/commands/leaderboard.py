@@ -162,10 +162,12 @@ def _attach(results: Results, source: SourceOptions, files: Mapping[str, Path]) 
 
 
 def _print_page(page: Page, form: FormatOptions) -> dict[str, Path]:
+    from benchmarks.common.output import output_file
     from benchmarks.results.tables import print_page, render
 
     if form.svg is not None:
-        form.svg.write_text(render(page, "svg"), encoding="utf-8")
+        with output_file(form.svg) as partial:
+            partial.write_text(render(page, "svg"), encoding="utf-8")
         return {"leaderboard.svg": form.svg}
     if form.markdown or form.latex:
         print(render(page, "markdown" if form.markdown else "latex"))

@@ -258,6 +258,10 @@ def chosen_suite(work: WorkOptions) -> Suite:
 def _with_data(suite: Suite, data: DataOptions) -> Suite:
     """The suite on the data that the options name, split, prompted and learned from as they say."""
     own = _own_data(data)
+    if data.dataset and data.all_datasets:
+        raise UserError("--dataset and --all-datasets contradict each other")
+    if data.data is not None and data.phantoms:
+        raise UserError("--phantoms belongs to --dataset, not to --data")
     if own is not None:
         suite = suite.with_own_data(own)
     elif data.dataset:
@@ -307,6 +311,8 @@ def _checkpoint_files(words: Sequence[str]) -> dict[str, Path]:
             raise UserError(f"--checkpoint {word}: the form is METHOD=FILE")
         if not user_path(path).is_file():
             raise UserError(f"--checkpoint {word}: no such file")
+        if name in files:
+            raise UserError(f"--checkpoint {word}: '{name}' is named twice")
         files[name] = user_path(path).resolve()
     return files
 

@@ -21,8 +21,9 @@ MAX_VOXELS = 2**32  # five times the largest whole-body CT
 ITK_READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}  # read through SimpleITK
 ITK_SUFFIXES = tuple(ITK_READERS)
 MIN_ANGLE = 0.1  # sine of the least angle between axes; a gantry tilts by 30 degrees, a scan of one plane is no scan
-# A header must not make us read some other file of the machine
-DETACHED = re.compile(rb"^\s*(data ?file\s*:|ElementDataFile\s*=(?!\s*LOCAL\b))", re.IGNORECASE | re.MULTILINE)
+LONGEST_HEADER = 2**20  # bytes of an NRRD or MHA file
+NRRD_ELSEWHERE = re.compile(rb"^\s*data ?file\s*:", re.IGNORECASE | re.MULTILINE)
+MHA_HERE = re.compile(rb"(?:\A|\n)[ \t]*ElementDataFile[ \t]*[=:][ \t]*(?:LOCAL|Local|local)[ \t]*\r?\n")
 DEFLATE_LIMIT = 1032  # no gzip stream expands more than this
 
 
@@ -112,9 +113,7 @@ def open_itk(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64], NDArray[
 
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    with path.open("rb") as file:
-        if DETACHED.search(file.read(1 << 16).split(b"\n\n")[0]):
-            raise UserError(f"{path}: its voxels lie in another file; save it as one file")
+    _refuse_voxels_elsewhere(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))
     reader.SetImageIO(_itk_reader(path))  # by the suffix alone ITK does not know scan.MHA
@@ -132,6 +131,21 @@ def open_itk(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64], NDArray[
     affine[:3, 3] = reader.GetOrigin()
     affine[:2] *= -1  # ITK's world runs to the left and the back
     return shape, affine, _orientation(affine, path)
+
+
+def _refuse_voxels_elsewhere(path: Path) -> None:
+    """A header must not make us read some other file of the machine. What is not plainly whole is refused."""
+    with path.open("rb") as file:
+        start = file.read(LONGEST_HEADER)
+    if path.suffix.lower() == ".mha":  # the first mention of the key ends the header
+        mention = re.search(rb"ElementDataFile", start, re.IGNORECASE)
+        here = MHA_HERE.search(start)
+        whole = mention is not None and here is not None and here.start() <= mention.start() < here.end()
+    else:
+        header, empty_line, _ = start.partition(b"\r\n\r\n" if b"\r\n" in start[:100] else b"\n\n")
+        whole = bool(empty_line) and not NRRD_ELSEWHERE.search(header)
+    if not whole:
+        raise UserError(f"{path}: its voxels lie in another file, or its header has no end; save it as one file")
 
 
 def _itk_reader(path: Path) -> str:

@@ -119,7 +119,7 @@ def _listed(dataset: Dataset, fold: Any, key: str, path: Path) -> tuple[str, ...
     if not isinstance(cases, list):
         raise UserError(f"split file {path}: a fold without a list '{key}'")
     _refuse_unknown(dataset, map(str, cases), path)
-    return tuple(sorted(str(case_id) for case_id in cases if str(case_id) in dataset.cases))
+    return tuple(sorted({str(case_id) for case_id in cases} & dataset.cases.keys()))
 
 
 def _rows(path: Path) -> dict[str, dict[str, str]]:
@@ -189,10 +189,14 @@ def _refuse_unknown(dataset: Dataset, cases: Iterable[str], path: Path) -> None:
 
 
 def _refuse_shared_patients(dataset: Dataset, fold: Split, word: str) -> None:
-    """No patient may be learned from and tested."""
-    learned = {dataset.cases[case_id].patient or case_id for case_id in (*fold.train, *fold.validation)}
-    for case_id in fold.test:
-        if (dataset.cases[case_id].patient or case_id) in learned:
-            raise UserError(f"dataset '{dataset.name}': the split {word} has the patient of '{case_id}' on both sides")
+    """No patient may be in two parts: neither tested nor chosen by after having been learned from."""
+    seen: set[str] = set()
+    for part in (fold.train, fold.validation, fold.test):
+        patients = {dataset.cases[case_id].patient or case_id: case_id for case_id in part}
+        for patient in sorted(patients.keys() & seen):
+            raise UserError(
+                f"dataset '{dataset.name}': the split {word} has the patient of '{patients[patient]}' on both sides"
+            )
+        seen |= patients.keys()
     if not fold.test:
         raise UserError(f"dataset '{dataset.name}': the split {word} leaves no case to test")

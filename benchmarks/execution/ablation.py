@@ -64,7 +64,7 @@ def ablation_suite(suite: Suite, repeats: int = 1) -> tuple[Suite, list[Variant]
     def add(name: str, kind: str, entry: MethodEntry, times: int) -> None:
         titles = tuple(name if turn == 0 else f"{name} (repeat {turn + 1})" for turn in range(times))
         for turn, title in enumerate(titles):
-            entries.append(entry.model_copy(update={"label": title, "repeat": turn}))
+            entries.append(entry.model_copy(update={"label": title, "repeat": turn, "repeats": 1}))
         variants.append(Variant(name, kind, titles))
 
     add(base.title, "whole", base, repeats)

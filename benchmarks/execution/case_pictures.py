@@ -7,6 +7,7 @@ voxels. The same holds for the reference. What does not fit is named in the view
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -243,6 +244,14 @@ def _carried(rows: pd.DataFrame) -> pd.Series:
     return rows["carried"].eq(True) if "carried" in rows else pd.Series(False, rows.index)
 
 
+def _seconds_of(side_car: Path) -> Any:
+    """Of the answer, as its side-car has them; None for a mask made elsewhere, NaN for a side-car that is damaged."""
+    try:
+        return json.loads(side_car.read_text(encoding="utf-8")).get("facts", {}).get("seconds_segment")
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return math.nan
+
+
 def _stem(folder: Path, row: Mapping[Any, Any]) -> Path:
     name = safe_name(f"{row['target']}.{row['protocol']}")
     return folder / safe_name(str(row["case"])) / f"{name}.{row['step']}"
@@ -268,7 +277,7 @@ def _mask_folder(
     for folder in [*named, *sorted(path for path in place.glob("*") if path.name.rpartition("-")[0] in names)]:
         path = facts_file(_stem(folder, row))
         if path.is_file():
-            facts = json.loads(path.read_text(encoding="utf-8")).get("facts", {})
-            if facts.get("seconds_segment") == row["seconds_segment"]:
+            seconds = _seconds_of(path)
+            if seconds == row["seconds_segment"] or (seconds is None and pd.isna(row["seconds_segment"])):
                 return folder
     return None

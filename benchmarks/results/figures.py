@@ -11,9 +11,10 @@ import pandas as pd
 
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import safe_name
+from benchmarks.common.output import output_file
 from benchmarks.results.comparability import DIFFERS
 from benchmarks.results.leaderboard import LIST, last_steps
-from benchmarks.results.leaderboard.lists import best_first
+from benchmarks.results.leaderboard.lists import best_first, with_seconds_of_answers
 from benchmarks.results.statistics import summary, with_failures_as_worst, with_target
 
 COLUMNS = 2
@@ -126,7 +127,7 @@ def _boxes(axes: Any, rows: pd.DataFrame, metric: str) -> None:
 def _costs(axes: Any, rows: pd.DataFrame, metric: str) -> None:
     """Quality against time: what lies further up and left is better in both, if the metric is to be high."""
     means = summary(rows, metric).set_index("method")
-    seconds = rows.groupby("method", sort=False)["seconds_segment"].mean()
+    seconds = with_seconds_of_answers(rows).groupby("method", sort=False)["seconds_segment"].mean()
     for name in means.index:
         if seconds[name] > 0:
             axes.plot(seconds[name], means["mean"][name], "o")
@@ -164,9 +165,9 @@ def _saved(figure: Any, path: Path, note: str) -> Path:
 
     if note:
         figure.suptitle(note, fontsize="small", color="darkorange")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "tags-bench"}):  # text stays text; same input, same file
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    style = {"svg.fonttype": "none", "svg.hashsalt": "tags-bench"}  # text stays text; same input, same file
+    with output_file(path) as partial, rc_context(style):
+        figure.savefig(partial, metadata={"Date": None} if path.suffix == ".svg" else None)
     return path
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -12,6 +13,7 @@ from benchmarks.common.errors import UserError
 from benchmarks.results.comparability import DIFFERS, with_lists
 from benchmarks.results.leaderboard import CONFIDENCE_SEED, last_steps, verdict
 from benchmarks.results.leaderboard.comparisons import MARGIN
+from benchmarks.results.leaderboard.completeness import missing_cases
 from benchmarks.results.leaderboard.lists import row_dicts
 from benchmarks.results.statistics import case_table, comparisons, higher_is_better, holm, with_target
 
@@ -61,7 +63,8 @@ def compared(a: Side, b: Side, metric: str = "dice", margin: float | None = None
     stated = MARGIN if margin is None and higher_is_better(metric) else margin
     marked = [_marked(side, mark) for side, mark in ((a, "a"), (b, "b"))]
     units = [unit for side in marked for unit in side.units]
-    rows = last_steps(with_lists(pd.concat([side.rows for side in marked], ignore_index=True), units))
+    everything = with_lists(pd.concat([side.rows for side in marked], ignore_index=True), units)
+    rows, missing = last_steps(everything), missing_cases(everything, units)
     lines: list[dict[str, Any]] = []
     notes: list[str] = []
     places = dict.fromkeys(zip(*(rows[column] for column in ("dataset", "target", "track", "protocol")), strict=True))
@@ -70,7 +73,7 @@ def compared(a: Side, b: Side, metric: str = "dice", margin: float | None = None
         names = list(dict.fromkeys(name.split(":", 1)[1] for name in mine["method"]))
         others: list[tuple[str, str]] = [(min(methods[0]), min(methods[1]))]
         for pair in [(name, name) for name in names] if same_method else others:
-            line, note = _pair(mine, place, pair, metric, stated)
+            line, note = _pair(mine, place, pair, metric, stated, missing)
             lines += [line] if line else []
             notes += [note] if note else []
     table = pd.DataFrame(lines)
@@ -80,8 +83,9 @@ def compared(a: Side, b: Side, metric: str = "dice", margin: float | None = None
             verdict({**row, "better": {"a": a.name, "b": b.name}.get(row["better"], "")}, len(table))
             for row in row_dicts(table)
         ]
+    notes += _budgets(a, b, same_method)
     if same_method:
-        notes += [*_budgets(a, b), *_alone(a, b, methods)]
+        notes += _alone(a, b, methods)
     synthetic = any(bool(unit["synthetic"]) for unit in units)
     return RunPairs(table, tuple(dict.fromkeys(notes)), synthetic)
 
@@ -99,9 +103,14 @@ def _marked(side: Side, mark: str) -> Side:
 
 
 def _pair(
-    rows: pd.DataFrame, place: tuple[str, ...], pair: tuple[str, str], metric: str, margin: float | None
+    rows: pd.DataFrame,
+    place: tuple[str, ...],
+    pair: tuple[str, str],
+    metric: str,
+    margin: float | None,
+    missing: Collection[tuple[str, ...]],
 ) -> tuple[dict[str, Any] | None, str]:
-    """The comparison of one pair on one list, or why there is none."""
+    """The comparison of one pair on one list, or why there is none; `missing` as `missing_cases` has it."""
     a, b = (rows[rows["method"] == f"{mark}:{name}"] for mark, name in zip("ab", pair, strict=True))
     where = f"{' · '.join((place[0], place[1], place[3]))}, {' and '.join(dict.fromkeys(pair))}"
     if a.empty or b.empty:
@@ -110,7 +119,13 @@ def _pair(
     if len(differs) > 1:
         return None, f"not compared: {where}: {'; '.join(sorted(filter(None, differs)))}"
     both = with_target(pd.concat([a, b]))
-    if set(a["case"]) != set(b["case"]):
+    if both.empty:
+        return None, f"not compared: {where}: no case has anything to find"
+    dataset, target, _, protocol = place
+    unfinished = any(
+        (dataset, target, protocol, f"{mark}:{name}") in missing for mark, name in zip("ab", pair, strict=True)
+    )
+    if unfinished or set(a["case"]) != set(b["case"]):
         return None, f"not compared: {where}: a run is not finished"
     table, _ = case_table(both, metric)
     found = comparisons(both, metric, CONFIDENCE_SEED, margin).iloc[0].to_dict()
@@ -120,15 +135,21 @@ def _pair(
     line = dict(zip(PAIR, (*place, " → ".join(dict.fromkeys(pair))), strict=True)) | means
     line |= {key: found[key] for key in kept if key in found}
     line |= {"difference": -found["difference"], "low": -found["high"], "high": -found["low"]}
+    line |= {"cohen_d": -found["cohen_d"]}
     return line | {"better": str(found["better"])[:1]}, ""
 
 
-def _budgets(a: Side, b: Side) -> list[str]:
-    """Where two runs trained with other budgets: that is allowed, and said."""
-    budgets = [{(str(u["method"]), str(u["dataset"])): u.get("budget") or {} for u in side.units} for side in (a, b)]
-    return [
-        f"{method} on {dataset} was trained with {budgets[0][method, dataset]} in {a.name}, with "
-        f"{budgets[1][method, dataset]} in {b.name}"
-        for method, dataset in budgets[0].keys() & budgets[1].keys()
-        if budgets[0][method, dataset] != budgets[1][method, dataset]
-    ]
+def _budgets(a: Side, b: Side, same_method: bool) -> list[str]:
+    """Where two runs, or two methods of one, trained with other budgets: that is allowed, and said."""
+    trained = [[unit for unit in side.units if unit.get("budget")] for side in (a, b)]
+    notes = []
+    for one, other in product(*trained):
+        paired = not same_method or one["method"] == other["method"]
+        if paired and one["dataset"] == other["dataset"] and one["budget"] != other["budget"]:
+            name = "" if same_method else f"{other['method']} "
+            where = (f" in {a.name}", f" in {b.name}") if same_method else ("", "")
+            notes.append(
+                f"{one['method']} on {one['dataset']} was trained with {one['budget']}{where[0]}, "
+                f"{name}with {other['budget']}{where[1]}"
+            )
+    return notes

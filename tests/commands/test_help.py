@@ -106,6 +106,12 @@ def test_options_stand_under_their_headings(call, monkeypatch: pytest.MonkeyPatc
         (["run", "--methods", "ball,"], "an empty name"),
         (["run", "--data", "nowhere"], "no such folder"),
         (["run", "--target", "2"], "belong to --data"),
+        (["run", "--dataset", "kits21", "--all-datasets"], "contradict each other"),
+        (["run", "--data", ".", "--phantoms"], "--phantoms belongs to --dataset"),
+        (
+            ["run", "--checkpoint", "ball=/etc/hostname", "--checkpoint", "ball=/etc/hosts"],
+            "'ball' is named twice",
+        ),
         (["run", "--fold", "first"], "a number from 0 on, or 'all'"),
         (["run", "--splits", "nowhere.csv"], "split table nowhere.csv: not readable"),
         (["run", "--train-on", "kits"], "did you mean 'kits21'"),

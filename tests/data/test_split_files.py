@@ -76,11 +76,11 @@ def test_a_patient_of_two_centres_is_never_learned_from_and_tested(folder: Path,
     first = load_own(pairs, Reading(label=1, splits=f"{pairs}:centre")).splits[0]
     assert "case_0" in first.test
     assert "case_1" not in (*first.train, *first.validation)
-    for learned_as in ("train", "validation"):
-        parts = ["test", learned_as, *["train"] * (len(CASES) - 2)]
+    for first, second in (("test", "train"), ("test", "validation"), ("train", "validation")):
+        parts = [first, second, *["train"] * (len(CASES) - 3), "test"]
         listed = [{"case": case, "split": part} for case, part in zip(CASES, parts, strict=True)]
         shared = table(tmp_path / "s.csv", listed)
-        with pytest.raises(UserError, match="has the patient of 'case_0' on both sides"):
+        with pytest.raises(UserError, match=r"has the patient of 'case_[01]' on both sides"):
             load_own(pairs, Reading(label=1, splits=str(shared)))
 
 
@@ -98,6 +98,12 @@ def test_a_fold_that_names_a_case_which_is_not_there_is_refused(folder: Path, tm
     path.write_text(json.dumps([{"train": CASES[1:], "val": ["case_00"]}]))
     with pytest.raises(UserError, match="has no case 'case_00'; did you mean 'case_0'"):
         load_own(folder, Reading(splits=str(path)))
+
+
+def test_a_case_that_a_fold_lists_twice_is_tested_once(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "splits_final.json"
+    path.write_text(json.dumps([{"train": CASES[2:], "val": [*CASES[:2], CASES[0]]}]))
+    assert load_own(folder, Reading(splits=str(path))).splits[0].test == tuple(CASES[:2])
 
 
 def test_what_data_splits_writes_is_read_back(folder: Path, tmp_path: Path) -> None:

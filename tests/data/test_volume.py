@@ -411,6 +411,26 @@ def test_header_pointing_to_another_file_is_refused(tmp_path):
             read_grid(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("scan.mha", lambda header: header.replace(b"ElementDataFile", b"\nElementDataFile")),
+        ("scan.mha", lambda header: header.replace(b"DimSize", b"Comment = " + b"x" * 70_000 + b"\nDimSize")),
+        ("scan.mha", lambda header: header.replace(b"ElementDataFile =", b"ElementDataFile:")),
+        ("scan.mha", lambda header: header.replace(b"ElementDataFile", b"Comment = ElementDataFile = LOCAL\nElementDataFile")),  # noqa: E501
+        ("scan.nrrd", lambda header: header.replace(b"type:", b"#" + b"x" * 70_000 + b"\ntype:")),
+        ("scan.nrrd", lambda header: header.replace(b"type:", b"#" + b"x" * 2**20 + b"\ntype:")),
+    ],
+)  # fmt: skip
+def test_no_way_of_writing_a_header_leads_to_another_file(tmp_path, name, change):
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.ones((4, 4, 4), np.uint8)), str(tmp_path / "secret.mhd"))
+    other = "secret.mhd" if name.endswith("mha") else "secret.nhdr"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.ones((4, 4, 4), np.uint8)), str(tmp_path / other))
+    (tmp_path / name).write_bytes(change((tmp_path / other).read_bytes()))
+    with pytest.raises(UserError, match="voxels lie in another file"):
+        read_volume(tmp_path / name)
+
+
 @pytest.mark.parametrize("degrees", [0, 5, 17.3, 45])
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.7, 5.0), (0.742188, 0.976562, 2.5)])
 def test_the_spacing_of_a_turned_grid_is_the_decimal_that_was_meant(tmp_path, degrees, spacing):

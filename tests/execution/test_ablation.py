@@ -14,6 +14,7 @@ from scipy import stats
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import method, methods
 from benchmarks.execution.ablation import Variant, ablation_suite, ablation_table
+from benchmarks.execution.members import members
 from benchmarks.execution.suite import MethodEntry, load_suite
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results.tables import ablation_page, print_page
@@ -50,6 +51,13 @@ def test_the_variants_of_tags_and_the_floors() -> None:
     assert wider.protocols == suite.protocols
     assert wider.budget == suite.budget
     assert wider.name != suite.name
+
+
+def test_repeats_are_those_of_the_ablation_and_no_others() -> None:
+    suite = load_suite("phantom").with_methods(["tags-tiny"]).model_copy(update={"repeats": 2})
+    for repeats in (1, 2):
+        wider, variants = ablation_suite(suite, repeats)
+        assert {one.title for one in members(wider)} == {title for one in variants for title in one.titles}
 
 
 def test_every_announced_switch_is_a_setting_with_another_value() -> None:

@@ -229,9 +229,10 @@ def test_from_end_to_end_and_never_a_result(call, tmp_path: Path, local_ray: Non
     assert records
     assert all(name.startswith("rehearsal-small") for name in records)
     for name in records:
-        ranked = call("leaderboard", "--suite", name, "--out", "out")
-        assert ranked.code == 2
-        assert "was rehearsed, not run" in ranked.err
+        for reading in (["leaderboard"], ["report"], ["show", "mine"], ["compare", "out", "out"]):
+            refused = call(*reading, "--suite", name, "--out", "out")
+            assert refused.code == 2
+            assert "was rehearsed, not run" in refused.err
     kept = {path: path.stat().st_mtime_ns for path in Path("out/passages").iterdir()}
     assert len(kept) == 2
     kept_only = call(*words, "--kept", "--price", "2")

@@ -95,6 +95,22 @@ def test_over_all_datasets_the_lead_is_that_of_the_pooled_table() -> None:
     assert answer.cost == "2.00 s a scan, 0.50 s a prompt, 0.1 GB"
 
 
+def test_nobody_is_credited_with_a_lead_while_cases_are_missing() -> None:
+    """The best so far has five of thirty cases; the lead that could be measured is another method's."""
+    rows, units = study(methods=3, cases=30)
+    best = units[0]["method"]
+    begun = rows[(rows["method"] != best) | (rows["case"] < "case_05")]
+    board = leaderboard_of(begun, units)
+    table = overall_of(board, begun).query("protocol == 'centre-click'")
+    answer = answer_over_all(row_dicts(table), row_dicts(board.query("protocol == 'centre-click'")))
+    assert answer is not None
+    assert answer.winner["method"] == best
+    assert (answer.rival, answer.ahead, answer.p) == ("", "", "")
+    assert table["behind"].isna().all()
+    assert set(table["against_best"].fillna("")) == {""}
+    assert table["low"].notna().any()  # intervals are of each method's own cases
+
+
 def test_mean_ranks_are_those_of_the_cases() -> None:
     rows, units = by_hand({"a": [0.9, 0.5, 0.5], "b": [0.8, 0.6, 0.5], "c": [0.1, 0.2, 0.3]})
     ranks = rankings_of(with_lists(rows, units)).set_index("method")["mean_case_rank"]

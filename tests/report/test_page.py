@@ -252,6 +252,17 @@ def test_records_of_real_data_show_published_numbers_apart_and_what_was_seen() -
     assert page.found["data"]["lists"][0]["pictures"] == [None] * 5
 
 
+def test_another_metric_changes_the_tables_and_not_who_wins() -> None:
+    """Distances are drawn at random here, so that by them another method leads."""
+    rows, units = study(methods=3, cases=30)
+    units = [unit | {"suite": "s"} for unit in units]
+    usual, other = (parsed(report_html(ReportContent("s", rows, units, metric))) for metric in ("dice", "hd95_mm"))
+    assert usual.found["data"] == other.found["data"]  # the board, and what every chart is drawn from
+    wins = [[text for text in page.texts if "Dice 0." in text or "winner" in text] for page in (usual, other)]
+    assert wins[0] == wins[1] != []
+    assert usual.texts != other.texts
+
+
 def test_nothing_recorded_gives_a_page_that_says_so() -> None:
     import pandas as pd
 

@@ -160,7 +160,7 @@ def test_costs_are_those_of_the_trainings_and_of_the_rows() -> None:
     assert sheet.title == "costs, over all lists"
     assert sheet.headings == ("method", "knows", "train min", "parameters", "memory GB", "s open", "s prompt")
     assert sheet.rows == (
-        ("net", "–", "12.5", "1.24 M", "2.5", "2.00", "1.50"),
+        ("net", "–", "12.5", "1.24 M", "3.0", "2.00", "1.50"),
         ("ball", "–", "–", "–", "0.1", "2.00", "0.50"),
     )
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -38,6 +39,7 @@ def test_the_difference_is_that_of_a_paired_t_interval_over_patients() -> None:
     )
     assert row["p_sign_flip"] == pytest.approx(flipped.pvalue, abs=0.02)
     assert row["patients"] == row["n"] == 25
+    assert row["cohen_d"] == pytest.approx(np.mean(after - before) / np.std(after - before, ddof=1))  # b minus a
 
 
 def test_the_side_that_is_better_is_named_whatever_the_direction() -> None:
@@ -92,11 +94,37 @@ def test_another_budget_is_compared_and_said() -> None:
     assert "only in new: more" in pairs.notes
 
 
+def test_another_budget_of_two_methods_is_said_too() -> None:
+    a = side("net", {"net": [0.5, 0.6]}, budget={"minutes": 1})
+    b = side("other", {"other": [0.6, 0.7]}, budget={"minutes": 2})
+    assert compared(a, b).notes == ("net on kits21 was trained with {'minutes': 1}, other with {'minutes': 2}",)
+    assert compared(a, side("ball", {"ball": [0.6, 0.7]})).notes == ()  # a floor has no budget
+
+
 def test_a_run_that_is_not_finished_is_not_compared() -> None:
     old, new = side("old", {"net": [0.5, 0.6]}), side("new", {"net": [0.6, 0.7]})
     pairs = compared(old, Side("new", new.rows.iloc[:1], new.units))
     assert pairs.table.empty
     assert "a run is not finished" in pairs.notes[0]
+
+
+def test_a_case_that_both_runs_lack_is_missed_too() -> None:
+    sides = [side(name, {"net": [0.5, 0.6, 0.7]}) for name in ("old", "new")]
+    pairs = compared(*(Side(one.name, one.rows.iloc[1:], one.units) for one in sides))
+    assert pairs.table.empty
+    assert "a run is not finished" in pairs.notes[0]
+
+
+def test_a_list_with_nothing_to_find_is_named_and_the_others_are_compared() -> None:
+    sides = []
+    for name in ("old", "new"):
+        found, nothing = side(name, {"net": [0.5, 0.6]}), side(name, {"net": [0.0, 0.0]})
+        empty = nothing.rows.assign(dataset="lits17", unit="net@lits17", status="no-target", dice=float("nan"))
+        units = [*found.units, {**nothing.units[0], "dataset": "lits17", "unit": "net@lits17"}]
+        sides.append(Side(name, pd.concat([found.rows, empty]), units))
+    pairs = compared(*sides)
+    assert pairs.table["dataset"].tolist() == ["kits21"]
+    assert any("lits17" in note and "no case has anything to find" in note for note in pairs.notes)
 
 
 def test_failures_count_as_worst() -> None:

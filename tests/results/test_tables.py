@@ -24,7 +24,7 @@ FORMATS = ("terminal", "markdown", "latex", "svg")
 def bare(text: str) -> str:
     """The text without spaces, escapes and line breaks, as far as the four forms differ in them."""
     for wrong, right in ((r"\textbackslash{}", "\\"), (r"\textless{}", "<"), (r"\textgreater{}", ">"),
-                         (r"\textperiodcentered{}", "·"), ("--", "–")):  # fmt: skip
+                         (r"\textperiodcentered{}", "·"), (r"$\tau$", "τ"), ("--", "–")):  # fmt: skip
         text = text.replace(wrong, right)
     return re.sub(r"[\s\\ ]", "", text)
 
@@ -73,6 +73,16 @@ def test_a_page_holds_what_was_asked_for_and_no_more(pages: dict[str, Page]) -> 
     assert len(pages["all"].sheets) == 3 + 9 + 1  # costs
     assert len(pages["details"].sheets) == 3 + 9 + 1 + 1 + 3 * 9
     assert len(pages["table"].sheets) == 9
+
+
+def test_a_name_is_neither_a_link_nor_a_picture() -> None:
+    page = Page((Sheet("s", ("method",), (("![x](http://example.org/x.png)",),)),))
+    assert "](" not in render(page, "markdown")
+
+
+def test_no_latex_sign_is_left_that_plain_latex_does_not_know(pages: dict[str, Page]) -> None:
+    text = render(pages["details"], "latex") + render(Page((Sheet("a → b, τ, 2ⁿ", ("method",), ()),)), "latex")
+    assert {sign for sign in text if ord(sign) > 255} <= set("†‡…")
 
 
 def test_floors_and_phantoms_are_marked_in_the_details_as_in_the_leaderboard(pages: dict[str, Page]) -> None:

@@ -14,7 +14,15 @@ from benchmarks.metrics import metrics_among
 from benchmarks.metrics.registry import Place
 from benchmarks.results.comparability import with_lists
 from benchmarks.results.leaderboard.completeness import PLACE, missing_cases
-from benchmarks.results.leaderboard.lists import GROUP, LIST, Units, beside_trained, last_steps, list_place
+from benchmarks.results.leaderboard.lists import (
+    GROUP,
+    LIST,
+    Units,
+    beside_trained,
+    last_steps,
+    list_place,
+    with_seconds_of_answers,
+)
 from benchmarks.results.records import FAILED
 from benchmarks.results.statistics import mean_interval, with_target
 
@@ -30,6 +38,9 @@ TRAINING_FACTS = {"train_minutes": "minutes", "parameters": "parameters"}
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over cases at the last step of each protocol, one row per dataset, target, track, protocol, method.
 
+    The seconds of a step that kept the mask before it, because the user had stopped, are those of the last answer; the
+    memory is the largest of the process, failed cases included.
+
     `dice_low` and `dice_high` bound the mean Dice with 95 % (t interval over patients). Failed rows count with
     their worst values; only what is measured beside an answer leaves them out, because a failure has none. `cases`
     are those in which there was something to ask; `no_target` counts the others, which are the same for every method
@@ -41,7 +52,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """
     if rows.empty:
         return pd.DataFrame()
-    final = last_steps(rows)
+    final = last_steps(with_seconds_of_answers(rows))
     counted = with_target(final)
     _refuse_skipped(counted)
     metrics = mean_columns(final)
@@ -50,6 +61,8 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     for key, everything in final.groupby(GROUP, sort=False):
         group = everything[everything.index.isin(in_means)]
         means = {column: float(group[column].mean(skipna=column in MEASURED)) for column in metrics}
+        if "peak_memory_mb" in means:
+            means["peak_memory_mb"] = float(group["peak_memory_mb"].max())
         low = high = math.nan
         if len(group):
             interval = mean_interval(group["dice"].to_numpy(), group["patient"].to_numpy(), "share")

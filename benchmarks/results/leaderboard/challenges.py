@@ -7,6 +7,7 @@ import pandas as pd
 from benchmarks.metrics.challenges import CVPR25_STEPS, CVPR25_TOLERANCE_MM, cvpr25_figures
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results.leaderboard.lists import Units, per_list
+from benchmarks.results.records import FAILED
 from benchmarks.results.statistics import with_failures_as_worst
 
 SURFACE_DICE = f"nsd@{CVPR25_TOLERANCE_MM:g}mm"
@@ -21,6 +22,8 @@ def cvpr25_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     """
 
     def figures(one: pd.DataFrame) -> pd.DataFrame:
+        if one.loc[one["status"] != FAILED, SURFACE_DICE].isna().any():
+            return pd.DataFrame()  # of other tolerances, and so in a list of its own
         scored = with_failures_as_worst(with_failures_as_worst(one, "dice"), SURFACE_DICE).sort_values("step")
         lines = []
         for method, group in scored.groupby("method", sort=False):

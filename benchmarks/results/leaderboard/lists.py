@@ -27,6 +27,20 @@ def last_steps(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.loc[rows.groupby([*GROUP, "unit", "case"], sort=False)["step"].idxmax()]
 
 
+def with_seconds_of_answers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows in which a step that kept the mask before it has the seconds of the answer that it kept.
+
+    Such a step costs nothing itself: with its 0 s a method that satisfies its user sooner would look faster.
+    """
+    if "carried" not in rows or not rows["carried"].eq(True).any():
+        return rows
+    in_order = rows.sort_values("step", kind="stable")
+    kept = in_order["carried"].eq(True)
+    dialogue = [in_order[column] for column in ("unit", "method", "case", "target", "protocol")]
+    answered = in_order["seconds_segment"].mask(kept).groupby(dialogue, sort=False).ffill()
+    return rows.assign(seconds_segment=in_order["seconds_segment"].where(~kept, answered))
+
+
 def listed(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows that nobody has put into lists are of one list for each protocol."""
     return rows if DIFFERS in rows else rows.assign(**{DIFFERS: ""})
@@ -41,6 +55,8 @@ def per_list(
     for key, one in lists(with_target(last_steps(rows) if last and len(rows) else rows)):
         if one["method"].nunique() >= methods:
             table = table_of(one)
+            if table.empty:
+                continue
             for place, (column, value) in enumerate(zip(LIST, key, strict=True)):
                 table.insert(place, column, value)
             tables.append(table)

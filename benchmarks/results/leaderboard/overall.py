@@ -47,6 +47,7 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         and one column "dice/<dataset>" (or "dice/<dataset>/<target>") with the mean Dice of each list. `behind` is the
         mean Dice of the best method of the table minus this one's, with its 95 % interval. `p` is that of the
         sign-flip test against the best method, with Holm's correction over all pairs; `against_best` says it in words.
+        Where the best method so far is not finished, nothing is compared.
     """
     tables = []
     final = _final(board, rows)
@@ -57,7 +58,7 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
             for dataset, target in zip(lists["dataset"], lists["target"], strict=True)
         ]
         wide = lists.assign(_list=names).pivot(index="method", columns="_list", values="dice")
-        wide = wide[list(dict.fromkeys(names))]
+        wide = wide[list(dict.fromkeys(names))].dropna(axis="columns", how="all")  # lists with nothing to find
         everywhere = wide.notna().all(axis=1)
         ranks = wide[everywhere].round(12).rank(ascending=False, method="min")
         table = pd.DataFrame(
@@ -77,11 +78,19 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         )
         mine = final[(final["track"] == track) & (final["protocol"] == protocol) & (final[DIFFERS] == differs)]
         pooled = _pooled(mine, list(wide.index[everywhere]))
+        best_so_far = table.sort_values("dice", ascending=False, kind="stable").iloc[:1]
+        if best_so_far["missing"].any():
+            pooled = uncompared(pooled)  # the lead of the best finished method is not that of the best so far
         table = table.join(pooled.astype(dict.fromkeys(POOLED[:-1], float) | {POOLED[-1]: object}))
         best_first = pd.concat([table, wide], axis=1).sort_values("dice", ascending=False, kind="stable")
         tables.append(beside_trained(best_first))
     tables.sort(key=lambda table: TRACKS.index(table["track"].iloc[0]))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def uncompared(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with means and intervals alone."""
+    return table.assign(**dict.fromkeys([*BEHIND, "p"], math.nan), against_best="") if len(table) else table
 
 
 def _final(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

@@ -12,6 +12,7 @@ from benchmarks.results.comparability import with_lists
 from benchmarks.results.leaderboard import LIST, comparisons_of, leaderboard_of, notes_of, overall_of
 from benchmarks.results.records import FAILED
 from benchmarks.results.tables import SYNTHETIC_BANNER, Page, leaderboard_page, render
+from benchmarks.results.tables.render import markdown_text
 
 NOTE_LENGTH = 4500
 """Letters of a note; MLflow takes 5000 for an experiment, its older versions at least."""
@@ -50,8 +51,9 @@ def leaders_of(board: pd.DataFrame, lists: int = 6) -> str:
     """Who is first by mean Dice, in one line: MLflow shows the first line of a note, and the rest when asked."""
     first = board[board["rank"] == 1].drop_duplicates(LIST)
     texts = [
-        f"{row['dataset']}, {row['protocol']}: **{row['method']}** {row['dice']:.2f} "
-        f"[{row['dice_low']:.2f}, {row['dice_high']:.2f}]"
+        f"{markdown_text(row['dataset'])}, {markdown_text(row['protocol'])}: "
+        f"**{markdown_text(row['method'])}** "
+        f"{row['dice']:.2f} [{row['dice_low']:.2f}, {row['dice_high']:.2f}]"
         for row in first.head(lists).to_dict("records")
     ]
     more = f"; {len(first) - lists} more lists below" if len(first) > lists else ""

@@ -64,24 +64,35 @@ class ListPage:
         return list_title(self.key[2:], False).removeprefix("all datasets · ")
 
 
+@dataclass(frozen=True)
+class Shown:
+    """The tables that stand on the page, and the metric that they compare."""
+
+    tables: Tables
+    metric: str
+
+
 def list_pages(
-    board: pd.DataFrame, rows: pd.DataFrame, tables: Tables, units: Sequence[Mapping[str, Any]], metric: str
+    board: pd.DataFrame, rows: pd.DataFrame, by_dice: Tables, shown: Shown, units: Sequence[Mapping[str, Any]]
 ) -> Iterator[ListPage]:
     """The lists in the order of the leaderboard.
 
     Args:
         rows: with the column `comparability.DIFFERS`.
-        tables: what `leaderboard.details` gave; empty for a run that is not finished.
+        by_dice: what `leaderboard.details` gave for Dice, which the answer, the ranks and the charts go by; empty for
+            a run that is not finished.
+        shown: the same for the metric that was asked for.
     """
     synthetic = {str(unit["dataset"]) for unit in units if unit["synthetic"]}
     floors = {str(unit["method"]) for unit in units if unit.get("floor")}
     groups = dict(iter(rows.groupby(LIST, sort=False)))
     for number, (key, lines) in enumerate(board.groupby(LIST, sort=False)):
-        mine = {name: _of_list(table, key) for name, table in tables.items()}
+        mine = {name: _of_list(table, key) for name, table in by_dice.items()}
+        asked = {name: _of_list(table, key) for name, table in shown.tables.items()}
         boarded = row_dicts(lines)
         pairs = row_dicts(mine.get("comparisons", pd.DataFrame()))
-        ranking, quality = _sheets(key, mine, metric, synthetic, floors)
-        ranking += _every_pair(pairs)
+        ranking, quality = _sheets(key, asked, shown.metric, synthetic, floors)
+        ranking += _every_pair(row_dicts(asked.get("comparisons", pd.DataFrame())))
         yield ListPage(
             number=number,
             key=tuple(map(str, key)),

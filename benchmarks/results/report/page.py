@@ -24,9 +24,9 @@ from benchmarks.results.leaderboard import (
     published_of,
 )
 from benchmarks.results.leaderboard.lists import row_dicts
-from benchmarks.results.leaderboard.overall import OVER
+from benchmarks.results.leaderboard.overall import OVER, uncompared
 from benchmarks.results.report.answers import Answer, answer_over_all
-from benchmarks.results.report.lists import ListPage, list_pages
+from benchmarks.results.report.lists import ListPage, Shown, list_pages
 from benchmarks.results.report.provenance import provenance_of
 from benchmarks.results.tables import SYNTHETIC_BANNER, Sheet, detail_sheets, details_page, legend, overall_sheets
 from benchmarks.results.tables.sheet import few_note, list_title
@@ -39,6 +39,7 @@ LICENCES = ("vendor/d3.LICENSE", "vendor/plot.LICENSE")
 ABOUT_ALL = ("completeness", "contamination", "robustness", "published", "claims", "overall")
 """Tables that are not of one list."""
 
+DICE = "dice"
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
 """With which a browser opens the page: whatever it holds, it can ask no server for anything."""
 
@@ -60,7 +61,7 @@ class ReportContent:
     suite: str
     rows: pd.DataFrame
     units: Sequence[Mapping[str, Any]]
-    metric: str = "dice"
+    metric: str = DICE
     margin: float | None = None
     incomplete: bool = False
     pictures: Iterable[tuple[tuple[str, str, str], Mapping[str, Any]]] = ()
@@ -101,8 +102,11 @@ def report_html(content: ReportContent) -> str:
     rows = with_lists(content.rows, units)
     board = leaderboard_of(rows, units)
     overall = overall_of(board, rows)
-    tables = {} if content.incomplete else details(rows, units, content.metric, content.margin)
-    pages = [] if board.empty else list(list_pages(board, rows, _of_lists(tables), units, content.metric))
+    if content.incomplete:
+        overall = uncompared(overall)
+    tables, by_dice = _tables(content, rows)
+    shown, ranking = Shown(_of_lists(tables), content.metric), _of_lists(by_dice)
+    pages = [] if board.empty else list(list_pages(board, rows, ranking, shown, units))
     givens = [] if board.empty else list(_givens(pages, board, overall))
     synthetic = any(unit["synthetic"] for unit in units)
     pictures = list(content.pictures)
@@ -133,9 +137,17 @@ def report_html(content: ReportContent) -> str:
         licences=[_static(name) for name in LICENCES],
         styles=[_static(name) for name in STYLES],
         scripts=[_static(name) for name in SCRIPTS],
-        data=_data(board, overall, tables, units, pages, pictures),
+        data=_data(board, overall, by_dice, units, pages, pictures),
         pictures=[picture for _, picture in pictures],
     )
+
+
+def _tables(content: ReportContent, rows: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], dict[str, pd.DataFrame]]:
+    """The tables of the metric that was asked for, and those by Dice, which answers, ranks and charts go by."""
+    if content.incomplete:
+        return {}, {}
+    tables = details(rows, content.units, content.metric, content.margin)
+    return tables, tables if content.metric == DICE else details(rows, content.units, DICE)
 
 
 def _of_lists(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from benchmarks.results.statistics import higher_is_better
 from benchmarks.results.tables.sheet import Page, Sheet, few_mark, few_note, list_title, mean_text, p_text
 
 
@@ -13,7 +14,8 @@ def ablation_page(table: pd.DataFrame, metric: str, synthetic: bool) -> Page:
         ablation_sheet(list_title((*key, ""), synthetic), rows, metric)
         for key, rows in table.groupby(["track", "protocol"], sort=False)
     ]
-    note = "A positive difference says that the variant is better than the whole. Cases of all datasets together; "
+    sign = "positive" if higher_is_better(metric) else "negative"
+    note = f"A {sign} difference says that the variant is better than the whole. Cases of all datasets together; "
     note += "the interval and the test are over patients, and know nothing of the chance in training."
     repeats = int(table["repeats"].max())
     if repeats > 1:

@@ -22,7 +22,7 @@ NOTHING = "no records yet"
 def render(page: Page, form: Format, width: int = 100) -> str:
     """The text of a page. `width` is that of the terminal and of its picture, in columns."""
     if form == "markdown":
-        return _to_markdown(page)
+        return _tomarkdown_text(page)
     if form == "latex":
         return _to_latex(page)
     return _svg(page, width) if form == "svg" else _terminal(page, width)
@@ -67,28 +67,29 @@ def _svg(page: Page, width: int) -> str:
     return re.sub(r"@font-face\s*{.*?}", "", picture, flags=re.DOTALL)
 
 
-def _to_markdown(page: Page) -> str:
+def _tomarkdown_text(page: Page) -> str:
     if not page.sheets and not page.notes:
         return f"{NOTHING}\n"
     blocks = [f"**{SYNTHETIC_BANNER}**"] if page.synthetic else []
     for sheet in page.sheets:
-        lines = [f"**{_markdown(sheet.title)}**", ""]
+        lines = [f"**{markdown_text(sheet.title)}**", ""]
         lines.append(_markdown_row(sheet.headings))
         lines.append("| " + " | ".join("---:" if name in sheet.numeric else "---" for name in sheet.headings) + " |")
         lines += [_markdown_row(row) for row in sheet.rows]
         blocks.append("\n".join(lines))
-    blocks.append("\n".join(f"- {_markdown(note)}" for note in page.notes))
+    blocks.append("\n".join(f"- {markdown_text(note)}" for note in page.notes))
     return "\n\n".join(blocks) + "\n"
 
 
 def _markdown_row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(map(_markdown, cells)) + " |"
+    return "| " + " | ".join(map(markdown_text, cells)) + " |"
 
 
-def _markdown(text: str) -> str:
+def markdown_text(text: str) -> str:
+    """Words that Markdown shows as they are, on one line."""
     for sign in "\\|*_`<>":
         text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
+    return " ".join(text.replace("](", "]\\(").split())  # no name is a link or a picture
 
 
 def _to_latex(page: Page) -> str:
@@ -131,6 +132,9 @@ LATEX_SIGNS = {
     ">": r"\textgreater{}",
     "·": r"\textperiodcentered{}",
     "–": "--",
+    "τ": r"$\tau$",
+    "→": r"$\to$",
+    "ⁿ": "$^n$",
 } | {sign: f"\\{sign}" for sign in "&%$#_{}"}
 
 
