@@ -17,7 +17,7 @@ from benchmarks.execution.ablation import Variant, ablation_suite, ablation_tabl
 from benchmarks.execution.members import members
 from benchmarks.execution.suite import MethodEntry, load_suite
 from benchmarks.prompting.protocol import Protocol
-from benchmarks.results.tables import ablation_page, print_page
+from benchmarks.results.tables import ablation_page, print_page, render
 from tests.results.boards import row_of, unit_of
 
 CLICK = Protocol(kind="centre-click")
@@ -134,3 +134,6 @@ def test_the_printed_table_names_floors_and_fits_100_columns() -> None:
     assert "SYNTHETIC" in text
     assert "region-growing (floor)" in text
     assert "mean over 2 trainings" in text
+    assert "A positive difference says that the variant is better" in text
+    distances = render(ablation_page(table, "hd95_mm", True), "markdown")
+    assert "A negative difference says that the variant is better" in distances

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
 
@@ -41,3 +43,12 @@ def test_it_is_shown_where_the_protocol_is_the_challenges() -> None:
     assert "DSC AUC" in render(details_page(rows, units, only=["cvpr25"]), "markdown")
     other = Protocol("iterative", rounds=6, start="box")
     assert details(*study(other), only=["cvpr25"])["cvpr25"].empty
+
+
+def test_a_method_of_other_tolerances_stands_apart_and_spoils_nothing() -> None:
+    rows, units = study()
+    alone = [unit_of("other", "kits21", [CHALLENGE], 1, tolerances_mm=[1.0])]
+    apart = [row_of(alone[0], 0, CHALLENGE, step, 0.5, **{"nsd@2mm": math.nan}) for step in range(1, 7)]
+    units = [unit | {"tolerances_mm": [1.0, 2.0]} for unit in units]
+    table = details(pd.concat([rows, pd.DataFrame(apart)]), [*units, *alone], only=["cvpr25"])["cvpr25"]
+    assert list(table["method"]) == ["good", "poor"]

@@ -66,6 +66,43 @@ def test_the_last_step_counts_case_by_case() -> None:
     assert lb.summarise(rows)["cases"].tolist() == [2]
 
 
+def test_a_step_that_kept_its_mask_has_the_seconds_of_the_answer_that_it_kept() -> None:
+    """Two cases at 10 s a prompt: the user of the first stops at step 2, that of the second never."""
+    unit = unit_of("a", "kits21", [SEVEN], 2)
+    rows = [
+        row_of(unit, case, SEVEN, step, 0.5, seconds_segment=0.0 if kept else 10.0 + step, carried=kept)
+        for case in (0, 1)
+        for step in range(7, 0, -1)
+        for kept in [case == 0 and step > 2]
+    ]
+    board = lb.leaderboard_of(pd.DataFrame(rows), [unit])
+    assert board["seconds_segment"].tolist() == [pytest.approx((12 + 17) / 2)]
+
+
+def test_memory_is_the_largest_of_all_cases_and_of_those_that_failed() -> None:
+    unit = unit_of("a", "kits21", [Protocol("centre-click")], 3)
+    rows = [
+        row_of(unit, case, Protocol("centre-click"), 1, dice, peak_memory_mb=memory)
+        for case, (dice, memory) in enumerate([(0.5, 1000.0), (None, 11000.0), (0.6, 2000.0)])
+    ]
+    assert lb.leaderboard_of(pd.DataFrame(rows), [unit])["peak_memory_mb"].tolist() == [11000.0]
+
+
+def test_a_list_with_nothing_to_find_leaves_the_others_their_mean_over_all() -> None:
+    click = Protocol("centre-click")
+    rows, units = [], []
+    for dataset, status in (("kits21", "ok"), ("lits17", "ok"), ("msd-pancreas", "no-target")):
+        for place, method in enumerate(("a", "b")):
+            unit = unit_of(method, dataset, [click], 8)
+            units.append(unit)
+            dice = 0.5 + 0.1 * place if status == "ok" else math.nan
+            rows += [row_of(unit, case, click, 1, 0.5) | {"dice": dice, "status": status} for case in range(8)]
+    frame = pd.DataFrame(rows)
+    overall = lb.overall_of(lb.leaderboard_of(frame, units), frame).set_index("method")
+    assert overall["dice"].to_dict() == pytest.approx({"a": 0.5, "b": 0.6})
+    assert overall["of"].tolist() == [2, 2]
+
+
 def test_lists_are_apart_and_in_order() -> None:
     """Datasets as they come, tracks from the least given to the most, best first."""
     box, none = Protocol(kind="box"), Protocol(kind="none")
