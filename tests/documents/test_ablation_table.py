@@ -29,7 +29,7 @@ def shown() -> dict[str, list[str]]:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_means_and_differences_are_those_of_the_cases(protocol: str) -> None:
     rows = pd.read_csv(ROOT / "examples" / "sarcoma_study" / "ablation.csv")
-    dice = rows[rows["protocol"] == protocol].pivot(index="case", columns="variant", values="dice")
+    dice = rows[rows["protocol"] == protocol].pivot_table(index="case", columns="variant", values="dice")
     assert len(dice) == 24
     place, table = PROTOCOLS[protocol], shown()
     assert set(dice.columns) <= set(table)
