@@ -131,25 +131,27 @@ def _pair(
     found = comparisons(both, metric, CONFIDENCE_SEED, margin).iloc[0].to_dict()
     names = dict(zip("ab", pair, strict=True))
     means = {f"mean_{mark}": float(table[f"{mark}:{name}"].mean()) for mark, name in names.items()}
-    kept = ("n", "patients", "p_sign_flip", "p_wilcoxon", "cohen_d", "margin", "equivalent", "both_failed")
+    kept = ("n", "patients", "p_sign_flip", "p_wilcoxon", "margin", "equivalent", "both_failed")
     line = dict(zip(PAIR, (*place, " → ".join(dict.fromkeys(pair))), strict=True)) | means
     line |= {key: found[key] for key in kept if key in found}
-    line |= {"difference": -found["difference"], "low": -found["high"], "high": -found["low"]}
+    line |= {"difference": -found["difference"], "low": -found["high"], "high": -found["low"]}  # b minus a
     line |= {"cohen_d": -found["cohen_d"]}
     return line | {"better": str(found["better"])[:1]}, ""
 
 
 def _budgets(a: Side, b: Side, same_method: bool) -> list[str]:
-    """Where two runs, or two methods of one, trained with other budgets: that is allowed, and said."""
-    trained = [[unit for unit in side.units if unit.get("budget")] for side in (a, b)]
+    """Where two runs, or two methods of one, trained with other budgets: that is allowed, and said.
+
+    A method that one run trains and the other does not is named, too; of two methods one may have nothing to learn.
+    """
     notes = []
-    for one, other in product(*trained):
-        paired = not same_method or one["method"] == other["method"]
-        if paired and one["dataset"] == other["dataset"] and one["budget"] != other["budget"]:
-            name = "" if same_method else f"{other['method']} "
-            where = (f" in {a.name}", f" in {b.name}") if same_method else ("", "")
-            notes.append(
-                f"{one['method']} on {one['dataset']} was trained with {one['budget']}{where[0]}, "
-                f"{name}with {other['budget']}{where[1]}"
-            )
+    for one, other in product(a.units, b.units):
+        budgets = [unit.get("budget") or {} for unit in (one, other)]
+        if one["dataset"] != other["dataset"] or budgets[0] == budgets[1]:
+            continue
+        what = f"{one['method']} on {one['dataset']} was trained with {budgets[0]}"
+        if same_method and one["method"] == other["method"]:
+            notes.append(f"{what} in {a.name}, with {budgets[1]} in {b.name}")
+        elif not same_method and all(budgets):
+            notes.append(f"{what}, {other['method']} with {budgets[1]}")
     return notes

@@ -22,7 +22,7 @@ NOTHING = "no records yet"
 def render(page: Page, form: Format, width: int = 100) -> str:
     """The text of a page. `width` is that of the terminal and of its picture, in columns."""
     if form == "markdown":
-        return _tomarkdown_text(page)
+        return _to_markdown(page)
     if form == "latex":
         return _to_latex(page)
     return _svg(page, width) if form == "svg" else _terminal(page, width)
@@ -67,7 +67,7 @@ def _svg(page: Page, width: int) -> str:
     return re.sub(r"@font-face\s*{.*?}", "", picture, flags=re.DOTALL)
 
 
-def _tomarkdown_text(page: Page) -> str:
+def _to_markdown(page: Page) -> str:
     if not page.sheets and not page.notes:
         return f"{NOTHING}\n"
     blocks = [f"**{SYNTHETIC_BANNER}**"] if page.synthetic else []
