@@ -94,6 +94,11 @@ def test_another_budget_is_compared_and_said() -> None:
     assert "only in new: more" in pairs.notes
 
 
+def test_a_method_that_only_one_run_trains_is_named() -> None:
+    old, new = side("old", {"net": [0.5, 0.6]}, budget={"minutes": 1}), side("new", {"net": [0.6, 0.7]}, budget={})
+    assert compared(old, new).notes == ("net on kits21 was trained with {'minutes': 1} in old, with {} in new",)
+
+
 def test_another_budget_of_two_methods_is_said_too() -> None:
     a = side("net", {"net": [0.5, 0.6]}, budget={"minutes": 1})
     b = side("other", {"other": [0.6, 0.7]}, budget={"minutes": 2})
