@@ -8,6 +8,7 @@ never trained on goes through the same tower.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -104,6 +105,12 @@ class AnatomyPrompts(nn.Module):
         projection = clip.text_projection
         x = projection(x) if isinstance(projection, nn.Module) else x @ projection
         return F.normalize(x.float(), dim=-1)
+
+    def train(self, mode: bool = True) -> Self:
+        """Forget the embedded sentences: a fused optimiser changes parameters without raising their version."""
+        if mode:
+            self._cache.clear()
+        return super().train(mode)
 
     def text(self, anatomy: Anatomy) -> Tensor:
         """(2, E): organ and lesion, each the mean of its sentences. Cached where nothing can change it."""

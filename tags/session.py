@@ -104,11 +104,15 @@ class TagsSession(Session):
 
     def _answer(self, prompts: Prompts) -> Answer:
         """The answer to a box and clicks, in rounds: the box, then click by click from the first positive one on."""
-        answer: Answer | None = None
-        for round_prompts in _rounds(prompts):
+        rounds = _rounds(prompts)
+        known = next((place for place in reversed(range(len(rounds))) if rounds[place] in self._answers), None)
+        answer = None if known is None else self._answers[rounds[known]]
+        if known is not None:
+            self._answers.move_to_end(rounds[known])
+        for round_prompts in rounds if known is None else rounds[known + 1 :]:
             prompted = GridPrompts(round_prompts, self.prepared)
             before = _Inscribed(prompted.box) if answer is None and prompted.box is not None else answer
-            answer = self._answers.get(round_prompts) or self._follow(prompted, before)
+            answer = self._follow(prompted, before)
             self._answers[round_prompts] = answer
             self._answers.move_to_end(round_prompts)
             while len(self._answers) > REMEMBERED:

@@ -8,6 +8,8 @@ crop: kernel 6, stride 4, replicate padding 1. The enlarged volume (512³ for a 
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -56,6 +58,12 @@ class VolumetricStem(nn.Module):
         self._composed: tuple[object, Tensor, Tensor] | None = None
         nn.init.normal_(self.patch_weight, std=(3 * PATCH * PATCH) ** -0.5)
         nn.init.normal_(self.pos_embed, std=0.02)
+
+    def train(self, mode: bool = True) -> Self:
+        """Forget the composed kernel: a fused optimiser changes parameters without raising their version."""
+        if mode:
+            self._composed = None
+        return super().train(mode)
 
     def composed(self) -> tuple[Tensor, Tensor]:
         """Kernel (C, 1, 6, 6, 6) and bias (C,) of the one convolution; differentiable in training, cached otherwise."""

@@ -21,7 +21,7 @@ from baselines.nninteractive.model import load_model
 from baselines.rounds import added_clicks
 from baselines.sam.prompting import check_prompts
 from benchmarks.common.errors import UserError
-from benchmarks.contestants import Box, Click, PromptKind, Segmenter, Session, Target
+from benchmarks.contestants import Box, Click, Segmenter, Session, Target
 from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.prompting.prompts import Prompts
 
@@ -80,8 +80,7 @@ class NnInteractiveSession(Session):
     def segment(self, prompts: Prompts) -> BoolArray:
         """The mask after all prompts so far; what was given before is not given again."""
         segmenter, shape = self.segmenter, self.volume.shape
-        if prompts.kinds != {PromptKind.MASK}:
-            check_prompts(prompts, segmenter.prompts, shape, "nninteractive")
+        check_prompts(prompts, segmenter.prompts, shape, "nninteractive", mask_says_where=True)
         if segmenter.session.target_buffer is not self.buffer:
             self._take()
         new = added_clicks(self.given, prompts)

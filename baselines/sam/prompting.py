@@ -6,8 +6,17 @@ from benchmarks.common.errors import UserError
 from benchmarks.prompting.prompts import PromptKind, Prompts
 
 
-def check_prompts(prompts: Prompts, kinds: frozenset[PromptKind], shape: tuple[int, int, int], method: str) -> None:
-    """Raises UserError for a kind that the method does not understand, or a place outside the volume."""
+def check_prompts(
+    prompts: Prompts,
+    kinds: frozenset[PromptKind],
+    shape: tuple[int, int, int],
+    method: str,
+    mask_says_where: bool = False,
+) -> None:
+    """Raises UserError for a kind that the method does not understand, or a place outside the volume.
+
+    Something has to say where to look: a positive click or a box, and for some methods a mask.
+    """
     foreign = prompts.kinds - kinds
     if foreign:
         given, known = (", ".join(sorted(part)) for part in (foreign, kinds))
@@ -21,6 +30,8 @@ def check_prompts(prompts: Prompts, kinds: frozenset[PromptKind], shape: tuple[i
             raise UserError(
                 f"box {prompts.box.low} to {prompts.box.high} is empty or leaves the volume of shape {shape}"
             )
+    if mask_says_where and prompts.mask is not None:
+        return
     if prompts.kinds <= {PromptKind.NEGATIVE_CLICK, PromptKind.MASK}:
         raise UserError(
             f"{method} needs at least one positive click" + (" or a box" if PromptKind.BOX in kinds else "")

@@ -25,6 +25,7 @@ _FILES = tuple(
         ),
         datasets=(dataset,),
         system="3DSAM-adapter",
+        restricted=True,
         stand_in="baselines.sam3d_adapter.stand_in:write",
     )
     for dataset, folder in _FOLDERS.items()

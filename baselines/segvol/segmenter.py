@@ -318,7 +318,10 @@ class SegVolSession(Session):
                 window_box = self._clipped(box, origin)
             elif (box is not None or points) and predicted.any():
                 window_box = self._predicted_box(predicted, origin)
-            part = self.segmenter.logits(self._tokens(origin), inside, window_box, text).float().cpu().numpy()
+            if inside or window_box is not None or text is not None:
+                part = self.segmenter.logits(self._tokens(origin), inside, window_box, text).float().cpu().numpy()
+            else:  # between clicks far apart: nobody says that there is anything
+                part = np.full(self.window, MISSED, np.float32)
             d, h, w = (slice(o - s, o - s + n) for o, s, n in zip(origin, start, self.window, strict=True))
             total[d, h, w] += part
             count[d, h, w] += 1

@@ -35,6 +35,7 @@ def _file(name: str, system: str, checksum: str = "") -> WeightFile:
         note=_NOTE,
         stand_in="baselines.universal.stand_in:write",
         system=system,
+        restricted=True,
     )
 
 

@@ -1,7 +1,7 @@
 """VISTA3D with clicks: the preprocessing of its MONAI bundle, MONAI's network and MONAI's inferer for points.
 
 Bundle: RAS+, 1.5 mm, linear; the box of the voxels above 0 HU with a margin of 10; −963.8 … 1053.7 HU become 0 … 1; a
-window of 128³ around every click, their logits averaged where they overlap; what lies in no window is background. Every
+window of 128³ around every click, their logits added where they overlap; what lies in no window is background. Every
 round gives all clicks so far.
 """
 

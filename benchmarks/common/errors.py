@@ -46,10 +46,15 @@ def is_fault_of_files(error: BaseException | None) -> bool:
     return False
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the processor or of the GPU. Imports no torch."""
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory ran out, of the processor or of the GPU, somewhere in the chain of causes. Imports no torch."""
     torch = sys.modules.get("torch")
-    return isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError))
+    kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    while error is not None:
+        if isinstance(error, kinds):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def one_line(error: BaseException, limit: int = 1000) -> str:

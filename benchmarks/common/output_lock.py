@@ -165,12 +165,21 @@ def _machine() -> str:
 
 
 def _started(pid: Any) -> float | None:
-    """When a process of this machine began, so that a number that is used again is not taken for it; None: gone."""
+    """When a process of this machine began, so that a number that is used again is not taken for it; None: gone.
+
+    In ticks since the machine's start where that is told: a time of day moves when the clock is set.
+    """
     import psutil
 
     try:
         process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else float(process.create_time())
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        try:
+            facts = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
+            return float(facts.split()[19])
+        except (OSError, IndexError):
+            return float(process.create_time())
     except (psutil.NoSuchProcess, ValueError, TypeError):
         return None
 

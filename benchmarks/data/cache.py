@@ -164,7 +164,8 @@ class Cache:
         """The mask of a target on the grid of a prepared volume; as `CachedVolume.label_mask`."""
         case = volume.case
         content = [sha256_of(case.image), sha256_of(case.label)]
-        key = digest(["mask", content, volume.shape, sorted(target.labels), _code()], 32)
+        names = [case.dataset, case.case_id, target.name]  # they decide which voxels are drawn
+        key = digest(["mask", content, volume.shape, sorted(target.labels), names, _code()], 32)
         arrays, facts, _ = self._get(key, lambda: _prepare_mask(volume, target))
         origin = _triple(facts["origin"])
         return CachedMask(volume.shape, origin, arrays["box"], arrays["foreground"], facts["voxels"])

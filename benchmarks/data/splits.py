@@ -139,6 +139,7 @@ def patient_folds(
     The order of patients is cut into `folds` test blocks; the patients after a block (around the end) are its
     validation part. Fewer patients than folds give fewer folds; a single patient gives one, to train on.
     """
+    ids = list(ids)
     by_patient, order = _ordered(ids, patients, seed)
     count = min(folds, len(order))
     if count < 2:

@@ -69,13 +69,14 @@ def call_apart(command: str, method: str, work: Work, tell: Tell) -> Any:
                 kind, content = pickle.load(process.stdout)  # noqa: S301 (from the process just started)
                 if kind == "told":
                     tell(content)
-                elif kind == "error":
-                    raise content
                 else:
-                    return content
+                    break
         except (EOFError, BrokenPipeError, pickle.UnpicklingError):
             code = process.wait()
             raise MachineFault(f"the process of '{method}' in its environment ended with exit code {code}") from None
+        if kind == "error":
+            raise content
+        return content
     finally:
         process.kill()  # it has answered, or nobody waits for it any more
         process.wait()

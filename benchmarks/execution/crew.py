@@ -5,6 +5,7 @@ Whatever Ray reports is one of three things: a result, an error of the method's 
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -151,6 +152,7 @@ class Crew:
         self._nodes: dict[int, tuple[str, ...]] = {}
         self._references: dict[Any, tuple[int, Item | str]] = {}
         self._numbers: dict[Item, int] = {}
+        self._next_number = itertools.count()  # an item that is given out again has another one
         self._at_once: list[int] = []
         self._results: dict[tuple[int, Item], Any] = {}
         self._watches: dict[Any, TrainingWatch] = {}
@@ -258,7 +260,7 @@ class Crew:
             self._watches[reference] = TrainingWatch(work.job, work.folder)
         else:
             assert isinstance(work, CaseWork)
-            self._numbers[item] = number = len(self._numbers)
+            self._numbers[item] = number = next(self._next_number)
             order = Order(number, work.case, [work.evaluation()], work.log, last_try)
             actor = self._actors[worker]
             reference = actor.rescore.remote(order) if work.score_only else actor.evaluate.remote(order)

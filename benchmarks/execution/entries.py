@@ -24,8 +24,10 @@ class EveryKeyOnce(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys: list[Any] = []
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
             key = self.construct_object(key_node, deep=True)
-            if key in keys and key_node.tag != "tag:yaml.org,2002:merge":
+            if key in keys:
                 problem = f"the key '{key}' stands twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key_node.start_mark)
             keys.append(key)
@@ -138,10 +140,10 @@ class MethodEntry(Strict):
         try:
             content = yaml.load(path.read_text(encoding="utf-8"), Loader=EveryKeyOnce)  # noqa: S506 - a SafeLoader
             return MethodEntry.model_validate(content)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"method file {path}: cannot be read ({' '.join(str(error).split())})") from error
         except ValidationError as error:
             raise UserError(f"method file {path}: {first_problem(error, MethodEntry.model_fields)}") from error
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            raise UserError(f"method file {path}: cannot be read ({' '.join(str(error).split())})") from error
 
 
 @one_line_errors("budget")

@@ -177,6 +177,8 @@ def _score_given(case: Case, evaluation: Evaluation) -> Rows:
         try:
             mask = evaluation.given.mask(case, loaded.volume)
         except UserError as error:
+            if is_fault_of_files(error):
+                raise MachineFault(f"{one_line(error)} on {socket.gethostname()}") from error
             rows += cell.failed(error, since=1)
             continue
         facts = {"carried": False, "clicks": 0, "predicted_commit": ""}

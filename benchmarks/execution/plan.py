@@ -54,6 +54,7 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders, by_rule: C
         fold = entry.fold_number
         if not dataset.split_cases(suite.part, fold):
             raise UserError(f"dataset '{dataset.name}', fold {fold}: no case in its {suite.part} split")
+        _refuse_tested_twice(suite.part, everything, dataset, fold)
         files = fingerprint_cases(dataset.split_cases(suite.part, fold))
         banks = _frozen_prompts(suite, dataset, fold, bank_folder(folders.prompts, files, dataset))
         prompts = _prompts_digest(suite, fold, files, banks)
@@ -66,6 +67,8 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders, by_rule: C
                     units += _masks_unit(suite, member, evaluated, target, folders)
                     continue
                 unit = _unit(suite, member, evaluated, target, folders, by_rule)
+                if member.repeat and unit.job is None:
+                    continue  # weights that are there are not trained again
                 if suite.untrained and member.untrained and unit.key in {known.key for known in units}:
                     continue  # as a twin already
                 units.append(unit)
@@ -90,10 +93,26 @@ def _refuse_unused_masks(suite: Suite, units: Iterable[Unit]) -> None:
 
 def without_repeats(units: Iterable[Unit]) -> list[tuple[Unit, tuple[Unit, ...]]]:
     """Every unit that has to be computed, with those that give the same numbers under another label."""
-    groups: dict[str, list[Unit]] = {}
+    groups: dict[tuple[str, str], list[Unit]] = {}
     for unit in units:
-        groups.setdefault(unit.digest, []).append(unit)
+        groups.setdefault((unit.digest, str(unit.environment)), []).append(unit)  # an interpreter has no identity
     return [(first, tuple(others)) for first, *others in groups.values()]
+
+
+def _refuse_tested_twice(
+    part: str, everything: Iterable[tuple[DatasetEntry, Dataset]], dataset: Dataset, fold: int
+) -> None:
+    """A case that two folds test would stand in a list twice."""
+    mine = {case.case_id for case in dataset.split_cases(part, fold)}
+    for entry, other in everything:
+        if other.name != dataset.name or entry.fold_number >= fold:
+            continue
+        again = mine & {case.case_id for case in other.split_cases(part, entry.fold_number)}
+        if again:
+            raise UserError(
+                f"dataset '{dataset.name}': the folds {entry.fold_number} and {fold} both test '{min(again)}'; "
+                "choose folds whose tests do not overlap"
+            )
 
 
 def _frozen_prompts(suite: Suite, dataset: Dataset, fold: int, folder: Path) -> dict[str, PromptBank]:

@@ -6,7 +6,7 @@ everything else is not, and the next run of the same suite goes on from there.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -88,13 +88,18 @@ def run(
                 on_unit(twin, _shared(unit, twin, store, observer, training), training)
 
         one = Course(firsts, folders, observer, machines, fresh, Records(store, ended, retry_failed))
-        one.use(prepare(one.due(), machines.nodes, observer))
+        one.use(prepare(one.due(), _fit(machines, unfit), observer))
         one.leave_out(unfit)
         with one.interruptible():
             one.to_the_end()
         return RunOutcome(one.computed, tuple(one.not_run))
     finally:
         machines.close()
+
+
+def _fit(machines: Machines, unfit: Mapping[str, str]) -> dict[str, str]:
+    """The nodes that take part, name → Ray's id."""
+    return {name: number for name, number in machines.nodes.items() if name not in unfit}
 
 
 def anything_due(units: list[Unit], folders: Folders, fresh: bool, retry_failed: bool) -> bool:
@@ -127,8 +132,9 @@ def train_units(units: list[Unit], folders: Folders, observer: Observer, fresh: 
     try:
         check_room(units, machines)
         one = Course([unit for unit in units if unit.job], folders, observer, machines, fresh)
-        one.use(prepare(one.due(), machines.nodes, observer))
-        one.leave_out(unfit_nodes(units, folders, machines, observer))
+        unfit = unfit_nodes(units, folders, machines, observer)
+        one.use(prepare(one.due(), _fit(machines, unfit), observer))
+        one.leave_out(unfit)
         with one.interruptible():
             one.to_the_end()
         figures = {way.unit.digest: way.training for way in one.ways if way.training is not None}

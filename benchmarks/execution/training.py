@@ -21,6 +21,7 @@ from benchmarks.common.errors import UserError
 from benchmarks.common.files import in_turn, write_json
 from benchmarks.contestants import Budget, Method, OwnTraining, Trainable
 from benchmarks.contestants import method as find_method
+from benchmarks.data.dataset import fingerprint_cases
 from benchmarks.execution.training_job import TrainingJob, checkpoint_folder, finished, storage_of
 from benchmarks.execution.training_storage import BEST, CHECKPOINT, STATE, TrainingStorage
 from benchmarks.execution.training_watch import CURVE, SIGN_OF_LIFE, Heartbeat, cause_in_group, work_folder
@@ -113,6 +114,7 @@ def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: bool) -> dict[
         "seed": job.seed,
         "workers": job.workers,
         "untrained": job.untrained,
+        "validation": fingerprint_cases(job.validation) if job.validate_at else "",
         "seconds_total": time.perf_counter() - started,
     }
     write_json(work / "training.json", figures)
@@ -122,6 +124,15 @@ def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: bool) -> dict[
             storage.remove(kind)
     _take_place(work, folder)
     return figures
+
+
+def forget_state(job: TrainingJob, folder: Path) -> None:
+    """Leave nothing of a training that was interrupted, so that it begins anew; its finished checkpoint stays."""
+    shutil.rmtree(work_folder(folder), ignore_errors=True)
+    storage = storage_of(job)
+    if storage is not None:
+        for kind in (STATE, BEST):
+            storage.remove(kind)
 
 
 def _bring(storage: TrainingStorage, work: Path, folder: Path) -> None:

@@ -88,8 +88,12 @@ class TrainingJob:
             identity["crops"] = "joined order"
         if self.keep_best:
             identity["keep_best"] = [list(self.validate_at), fingerprint_cases(self.validation)]
+        elif self.validate_at:  # what a sweep decides by
+            identity["validation"] = fingerprint_cases(self.validation)
         if self.untrained:
             identity["untrained"] = True
+        if self.environment is not None and self.environment.identity:
+            identity["environment"] = self.environment.identity
         if self.further:
             identity["further"] = [[asdict(target), fingerprint_cases(cases)] for target, cases in self.further]
         if self.start is not None:

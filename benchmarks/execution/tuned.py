@@ -72,7 +72,7 @@ def tuned(
     sink.log_sweep(description, sorted(found, key=lambda one: one.number), name)
     sink.close()
     best_file = folder / "best.yaml"
-    write_best(best_file, job, found[0])
+    write_best(best_file, job, found[0], unit.entry)
     places = {"MLflow store": sink.shown_uri, "sweep": str(folder), "best setting": str(best_file)}
     if found[0].checkpoint is not None:
         places["best model"] = str(sweep.kept_checkpoint(found[0].config))

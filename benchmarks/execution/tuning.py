@@ -24,7 +24,9 @@ from benchmarks.common.paths import user_path
 from benchmarks.contestants import Method
 from benchmarks.contestants import method as find_method
 from benchmarks.data.cache import FOLDER_VARIABLE
+from benchmarks.data.dataset import fingerprint_cases
 from benchmarks.execution.course import Interrupted
+from benchmarks.execution.entries import MethodEntry
 from benchmarks.execution.last_words import last_words
 from benchmarks.execution.sweep_log import SweepLog
 from benchmarks.execution.sweep_space import SweepSpace
@@ -94,12 +96,15 @@ def sweep_name(job: TrainingJob, unit: str) -> str:
     """What a sweep is: another space, budget, or set of cases is another sweep."""
     method = find_method(job.method)
     space = SweepSpace.of(method, job.config).plain()
-    return digest([unit, job.digest(), [case.case_id for case in job.validation], space, RUNGS])
+    return digest([unit, job.digest(), fingerprint_cases(job.validation), space, RUNGS])
 
 
-def write_best(path: Path, job: TrainingJob, best: Trial) -> None:
+def write_best(path: Path, job: TrainingJob, best: Trial, swept: MethodEntry) -> None:
     """Write the best setting as one entry of a suite's `methods:`, on top of what the sweep's own entry had set."""
     entry = {"name": job.method, "label": f"{job.method}-tuned", "config": {**job.config, **best.config}}
+    entry |= swept.model_dump(mode="json", include={"fine_tune", "joint", "budget"}, exclude_defaults=True)
+    if swept.environment is not None:
+        entry["environment"] = swept.environment.as_mapping()
     with atomically(path) as partial:
         partial.write_text(yaml.safe_dump(entry, sort_keys=False), encoding="utf-8")
 
@@ -339,7 +344,8 @@ def _bring_checkpoint(sweep: Sweep, space: SweepSpace) -> None:
     kept, own = sweep.kept_checkpoint({}), sweep.checkpoint(space.first_setting())
     if finished(kept) and not finished(own):
         figures = read_json(kept / "training.json")
-        if len(figures.get("validations", ())) == len(RUNGS):
+        alike = figures.get("validation") == fingerprint_cases(sweep.job.validation)
+        if alike and len(figures.get("validations", ())) == len(RUNGS):
             _copy(kept, own)
 
 

@@ -103,6 +103,7 @@ class Unit:
             "prompt_banks": {name: bank.digest for name, bank in self.evaluation.banks.items()},
             "skipped_protocols": list(self.skipped_protocols),
             "cases": [case.case_id for case in self.cases],
+            "patients": {case.case_id: case.patient for case in self.cases if case.patient},
             "cases_digest": self.cases_digest,
             "training_cases": self._training_cases(),
             **self._particulars(),

@@ -197,7 +197,7 @@ class Evaluator:
         """
         turn = self._turns.next()
         try:
-            if order.number in self._withdrawn:
+            if self._is_withdrawn(order):
                 return None
             evaluation = replace(_fetched(order.evaluation[0]), raise_out_of_memory=True)
             with reading_labels():
@@ -239,6 +239,8 @@ class Evaluator:
         except MachineFault:
             raise
         except Exception as error:
+            if is_fault_of_files(error):
+                raise MachineFault(one_line(error)) from error
             return one_line(error)
         return "no mask" if rows is None else rows
 
@@ -246,9 +248,13 @@ class Evaluator:
         """Take an order back, if it has not been begun. Runs beside the other calls."""
         self._withdrawn.add(number)
 
+    def _is_withdrawn(self, order: Order) -> bool:
+        withdrawn = order.number in self._withdrawn
+        self._withdrawn.discard(order.number)
+        return withdrawn
+
     def _begin(self, order: Order) -> bool:
-        if order.number in self._withdrawn:
-            self._withdrawn.discard(order.number)
+        if self._is_withdrawn(order):
             return False
         if order.log != self._log:
             self._log = order.log

@@ -200,7 +200,7 @@ class RecordStore:
         for name, latest in index.current().items():
             folder = path.parent / name
             unit = self._described(folder, index.units.get(name))
-            rows = self.read_unit(folder)
+            rows = _of_patients(self.read_unit(folder), unit)
             if unit is not None:
                 units.append({"key": key_of(unit), **unit, "latest_call": latest})
             elif rows.empty:
@@ -260,6 +260,13 @@ class RecordStore:
         self._read.pop(folder, None)
         self._generations.pop(_in_place(folder).place, None)
         self._generations.pop(folder / ".afresh", None)
+
+
+def _of_patients(rows: pd.DataFrame, unit: Mapping[str, Any] | None) -> pd.DataFrame:
+    """The rows with the patients that the cases have now: whose a case is can be corrected without a new number."""
+    if rows.empty or unit is None or "patients" not in unit or "patient" not in rows:
+        return rows
+    return rows.assign(patient=rows["case"].map(unit["patients"]).fillna(rows["case"]))
 
 
 def _in_place(folder: Path) -> RowFiles:

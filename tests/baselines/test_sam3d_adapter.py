@@ -113,6 +113,9 @@ def test_centre_of_clicks() -> None:
     centre, kept = centre_of(np.array([[0, 0, 0], [200, 0, 0]]), (48, 48, 48))  # too far apart for one crop
     assert centre.tolist() == [200, 0, 0]
     assert kept.tolist() == [[200, 0, 0]]
+    centre, kept = centre_of(np.array([[0, 0, 0], [100, 0, 0], [200, 0, 0]]), (48, 48, 48))  # the middle holds one
+    assert centre.tolist() == [100, 0, 0]
+    assert kept.tolist() == [[100, 0, 0]]
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,14 @@ def test_where_zoom_out_misses_the_click_the_window_around_it_decides(
         assert not (found & ~block).any()
 
 
+def test_a_window_between_clicks_that_are_far_apart_is_empty() -> None:
+    """No click lies in it and zoom-out has found nothing: there is no prompt to decode it by."""
+    segmenter = segvol_tiny.build({"window": None, "zoom_to_clicks": True})
+    volume = Volume(np.random.default_rng(0).normal(0, 1, (160, 160, 40)).astype(np.float32), np.eye(4))
+    prompts = Prompts(clicks=(Click((30, 80, 20)), Click((130, 80, 20))))
+    assert segmenter.open(volume, TARGET).segment(prompts).shape == volume.shape
+
+
 def test_a_window_of_hu_is_what_training_and_inference_see() -> None:
     segmenter = segvol_tiny.build({"window": [-100.0, 300.0]})
     assert isinstance(segmenter, SegVolSegmenter)

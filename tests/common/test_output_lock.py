@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from benchmarks.common import output_lock
@@ -65,6 +66,14 @@ def test_a_process_number_that_is_used_again_is_another_process(tmp_path: Path) 
     (tmp_path / LOCK_NAME).write_text(json.dumps({**mine, "started": mine["started"] - 1000}))
     with writing_to(tmp_path, "run"):
         pass
+
+
+def test_a_clock_that_is_set_does_not_free_a_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with another(tmp_path):
+        monkeypatch.setattr(psutil, "boot_time", lambda: 1.0)
+        monkeypatch.setattr(psutil.Process, "create_time", lambda self: 1e9)
+        with pytest.raises(UserError, match="is writing there since"), writing_to(tmp_path, "run"):
+            pass
 
 
 @pytest.mark.parametrize(("age", "stale"), [(0, False), (30, False), (3600, True)])

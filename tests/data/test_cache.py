@@ -181,6 +181,15 @@ def test_foreground_is_sampled_from_everywhere(cache, case, monkeypatch):
     assert (mask.foreground.max(0) - mask.foreground.min(0) >= (box_high - box_low) * 0.7).all()
 
 
+def test_the_sample_is_that_of_the_names_whoever_came_first(cache, case, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "FOREGROUND_SAMPLES", 50)
+    other = replace(case, dataset="another")
+    samples = [cache.prepared(one, RECIPE).label_mask(TARGET).foreground for one in (case, other)]
+    alone = Cache(tmp_path / "alone").prepared(other, RECIPE).label_mask(TARGET).foreground
+    assert not np.array_equal(*samples)
+    assert np.array_equal(samples[1], alone)
+
+
 def test_label_on_another_grid_is_refused(cache, case):
     label = nib.load(case.label)
     nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[:-1], label.affine), case.label)

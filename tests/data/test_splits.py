@@ -187,6 +187,7 @@ def test_split_does_not_depend_on_the_order_of_files():
     random.Random(1).shuffle(shuffled)
     assert patient_split(ids, seed=3) == patient_split(shuffled, seed=3)
     assert patient_folds(ids, seed=3) == patient_folds(shuffled, seed=3)
+    assert patient_folds(iter(["alone"])) == patient_folds(["alone"])  # of one patient, read once
     assert patient_split(ids, seed=3) != patient_split(ids, seed=4)
 
 

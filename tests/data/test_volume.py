@@ -192,6 +192,11 @@ def test_same_grid_tolerates_rounding_only():
     moved = affine.copy()
     moved[2, 3] = 2.5
     assert not same_grid(moved, affine, (512, 512, 100))
+    moved[2, 3], moved[0, 3] = 0.0, 0.35  # half a voxel, in a grid that is wide
+    assert not same_grid(moved, affine, (512, 512, 100))
+    rounded = np.diag([0.7005, 0.7, 5.0, 1.0])  # a spacing that was written with three digits
+    assert same_grid(rounded, affine, (512, 512, 100))
+    assert not same_grid(np.diag([0.703, 0.7, 5.0, 1.0]), affine, (512, 512, 100))
 
 
 # Files that are broken, or mean harm.

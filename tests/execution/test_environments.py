@@ -52,6 +52,10 @@ def raise_full_disk() -> None:
     raise OSError(28, "No space left on device")
 
 
+def raise_end_of_file() -> None:
+    raise EOFError("of a method, not of its process")
+
+
 def raise_own_error() -> None:
     raise Own("of a method")
 
@@ -198,6 +202,7 @@ def test_a_sweep_whose_environment_cannot_be_built_is_the_machines_fault(
         (raise_user_error, UserError, "what is wrong"),
         (raise_full_disk, MachineFault, "No space left"),
         (raise_own_error, RuntimeError, "Own: of a method"),
+        (raise_end_of_file, EOFError, "of a method, not of its process"),
     ],
 )
 def test_what_is_raised_in_another_environment_is_raised_here(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,6 +46,21 @@ def test_a_key_names_a_place_and_a_digest_what_decides_the_numbers(dataset: Data
         (one.key, [twin.key]),
         (other.key, []),
     ]
+
+
+def test_interpreters_have_no_identity_and_are_no_twins(dataset: Dataset, tmp_path: Path) -> None:
+    """Equal requirements give equal numbers wherever they lie; what another interpreter holds nobody knows."""
+    other = f"{{name: mock-noop, label: twin, environment: {{python: {sys.executable}}}}}"
+    units = units_of(dataset, tmp_path, SUITE.replace("{name: mock-noop, label: twin}", other))
+    assert units[0].digest == units[1].digest
+    assert [rest for _, rest in without_repeats(units)] == [(), (), ()]
+
+
+def test_a_case_that_two_folds_test_is_refused(dataset: Dataset, tmp_path: Path) -> None:
+    twice = replace(dataset, splits=(dataset.splits[0], dataset.splits[0]))
+    text = SUITE.replace("cases: 6}", "cases: 6, fold: 0}, {name: kits21, source: phantom, cases: 6, fold: 1}")
+    with pytest.raises(UserError, match="the folds 0 and 1 both test"):
+        plan(parse_suite(text, "test"), [twice, twice], Folders(tmp_path))
 
 
 def test_equal_prompts_have_one_digest_whatever_the_protocols(dataset: Dataset, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,22 @@ def test_failures_become_rows_and_the_others_go_on(local_ray: None, dataset: Dat
     assert any("exit code 9" in note for note in notes_of(rows, [unit.description() for unit in units]))
     _, computed = run_methods("[mock-crash]", dataset, tmp_path, retry_failed=True)
     assert computed == len(dataset.splits[0].test)
+
+
+def test_masks_of_before_are_not_those_of_a_case_that_fails_now(
+    local_ray: None, dataset: Dataset, tmp_path: Path
+) -> None:
+    """--fresh, in which the method fails, and then --retry-failed: it fails again."""
+    units, _ = run_methods("[mock-crash]", dataset, tmp_path)
+    assert set(records(tmp_path)["status"]) == {"failed"}
+    folder = units[0].evaluation.predictions
+    (other,), _ = run_methods("[mock-noop]", dataset, tmp_path / "other")
+    assert folder is not None
+    assert other.evaluation.predictions is not None
+    shutil.copytree(other.evaluation.predictions, folder, dirs_exist_ok=True)  # as if it had not crashed once
+    run_methods("[mock-crash]", dataset, tmp_path, fresh=True)
+    run_methods("[mock-crash]", dataset, tmp_path, retry_failed=True)
+    assert set(records(tmp_path)["status"]) == {"failed"}
 
 
 def test_a_case_that_hangs_is_ended(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:

@@ -111,6 +111,7 @@ def test_the_suite_of_operators_has_a_ladder_rounds_and_lesions() -> None:
     [
         (("budget: {steps: 5}", "budget: {steps: 5}\nname: again"), "the key 'name' stands twice"),
         (("{kind: iterative, rounds: 3}", "{kind: iterative, rounds: 3, rounds: 4}"), "the key 'rounds' stands twice"),
+        (("budget: {steps: 5}", "budget: {steps: 5}\nzoo: 2026-13-45"), "not valid YAML"),
         (("budget: {steps: 5}", "budget: {}"), "give minutes or steps"),
         (("budget: {steps: 5}", "budget: {minutes: .inf}"), "budget.minutes"),
         (("budget: {steps: 5}", "budget: {minutes: .nan}"), "budget.minutes"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +17,9 @@ import yaml
 from benchmarks.common.errors import MachineFault, UserError
 from benchmarks.contestants import Budget, Method, Target, method, methods
 from benchmarks.contestants.search_space import knobs_of
+from benchmarks.data.dataset import fingerprint_cases
 from benchmarks.execution import tuning
+from benchmarks.execution.entries import MethodEntry
 from benchmarks.execution.sweep_log import SweepLog
 from benchmarks.execution.sweep_space import SweepSpace
 from benchmarks.execution.training_job import TrainingJob
@@ -143,12 +147,43 @@ def test_what_tags_suggests_can_be_built() -> None:
 
 def test_the_best_setting_keeps_what_the_sweep_had_fixed(tmp_path: Path) -> None:
     job = TrainingJob("mock-learner", {"dropout": 0.5, "batch_size": 1}, Target("t", "", "", (1,)), (), Budget(), 1)
-    write_best(tmp_path / "best.yaml", job, Trial(3, {"batch_size": 2, "learning_rate": 0.02}, 0.5, 4, 1.0, "", None))
+    write_best(
+        tmp_path / "best.yaml",
+        job,
+        Trial(3, {"batch_size": 2, "learning_rate": 0.02}, 0.5, 4, 1.0, "", None),
+        MethodEntry(name="mock-learner"),
+    )
     assert yaml.safe_load((tmp_path / "best.yaml").read_text(encoding="utf-8")) == {
         "name": "mock-learner",
         "label": "mock-learner-tuned",
         "config": {"dropout": 0.5, "batch_size": 2, "learning_rate": 0.02},
     }
+
+
+def test_the_best_setting_keeps_how_its_entry_is_trained_and_where(tmp_path: Path) -> None:
+    """Without `fine_tune` a run of it would rank the released weights."""
+    swept = MethodEntry(
+        name="mock-learner", fine_tune=True, budget={"steps": 7}, environment={"python": sys.executable}
+    )
+    job = TrainingJob("mock-learner", {}, Target("t", "", "", (1,)), (), Budget(), 1)
+    write_best(tmp_path / "best.yaml", job, Trial(0, {"batch_size": 2}, 0.5, 4, 1.0, "", None), swept)
+    best = MethodEntry.from_file(tmp_path / "best.yaml")
+    assert (best.fine_tune, best.budget, best.environment) == (True, swept.budget, swept.environment)
+    assert best.config == {"batch_size": 2}
+
+
+def test_corrected_validation_labels_are_another_sweep(tmp_path: Path) -> None:
+    own_cases = write_cases(tmp_path)
+
+    def names() -> set[str]:
+        job = TrainingJob(
+            "mock-learner", {}, Target("t", "", "", (1,)), own_cases[1:], Budget(), 1, validation=own_cases[:1]
+        )
+        return {sweep_name(job, "unit"), replace(job, validate_at=(0.5, 1.0)).digest()}
+
+    before = names()
+    shutil.copy(own_cases[1].label, own_cases[0].label)
+    assert not before & names()
 
 
 # The log of a sweep ---------------------------------------------------------------------------------------------------
@@ -254,6 +289,7 @@ def test_the_best_checkpoint_goes_where_a_run_looks_for_it_and_back_into_the_nex
     (trained / "checkpoint").mkdir(parents=True)
     (trained / "checkpoint" / "weights").write_text("w", encoding="utf-8")
     figures = {"validations": [{"validation_dice": 0.1 * n} for n in range(4)]}
+    figures |= {"validation": fingerprint_cases(cases[1:])}
     (trained / "training.json").write_text(json.dumps(figures), encoding="utf-8")
     best = Trial(1, config, 0.3, 4, 1.0, "finished", trained)
     tuning._keep_checkpoint(sweep, best)
@@ -265,6 +301,9 @@ def test_the_best_checkpoint_goes_where_a_run_looks_for_it_and_back_into_the_nex
     following = Sweep(replace(job, config=config), tmp_path / "next", tmp_path / "checkpoints")
     tuning._bring_checkpoint(following, following.space())
     assert (following.checkpoint(following.space().first_setting()) / "training.json").is_file()
+    corrected = Sweep(replace(job, config=config, validation=cases[:1]), tmp_path / "new", tmp_path / "checkpoints")
+    tuning._bring_checkpoint(corrected, corrected.space())
+    assert not (tmp_path / "new").exists()
     other = Sweep(replace(job, config={"learning_rate": 0.03}), tmp_path / "other", tmp_path / "checkpoints")
     tuning._bring_checkpoint(other, other.space())
     assert not (tmp_path / "other").exists()

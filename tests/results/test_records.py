@@ -441,6 +441,18 @@ def test_the_current_unit_replaces_the_older_one_of_the_same_method(tmp_path: Pa
     assert len(store.read_unit(old)) == 6, "its records stay"
 
 
+def test_a_corrected_patient_counts_without_a_new_number(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    folder = filled(store, patients={"one": "p", "two": "p"})
+    before = {path: path.read_bytes() for path in folder.rglob("*.parquet")}
+    rows, _ = store.read_suite("suite")
+    assert rows.groupby("case")["patient"].first().to_dict() == {"one": "p", "two": "p", "three": "three"}
+    describe(store, patients={"two": "q"})
+    rows, _ = store.read_suite("suite")
+    assert rows.groupby("case")["patient"].first().to_dict() == {"one": "one", "two": "q", "three": "three"}
+    assert before == {path: path.read_bytes() for path in folder.rglob("*.parquet")}
+
+
 def test_a_first_call_warns_of_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = RecordStore(tmp_path)
     store.set_current("suite", [filled(store), describe(store, method="region-growing")])

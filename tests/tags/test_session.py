@@ -247,6 +247,18 @@ def test_a_session_gives_what_a_fresh_one_gives_and_encodes_a_view_once(segmente
     assert not np.array_equal(masks[0], masks[1])
 
 
+def test_a_further_click_costs_one_round_however_long_the_dialogue(segmenter, monkeypatch):
+    session = segmenter.open(volume_of((60, 60, 60)), TARGET)
+    rounds = []
+    real = session._follow
+    monkeypatch.setattr(session, "_follow", lambda *a: rounds.append(1) or real(*a))
+    clicks = tuple(Click((30 + number % 3, 30, 30)) for number in range(8))
+    for number in range(1, 9):
+        mask = session.segment(Prompts(clicks=clicks[:number]))
+    assert len(rounds) == 8
+    assert np.array_equal(segmenter.open(volume_of((60, 60, 60)), TARGET).segment(Prompts(clicks=clicks)), mask)
+
+
 def test_a_given_mask_changes_only_where_the_network_disagrees(segmenter):
     """A perfect mask comes back voxel by voxel, although the network saw it in voxels of 4 mm; an error is mended."""
     shape, spacing = (120, 110, 50), (1.0, 1.0, 3.0)

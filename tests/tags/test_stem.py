@@ -30,6 +30,20 @@ def test_equals_the_naive_chain_borders_included(stem, noise, shape):
     assert (composed - naive).abs().max() <= 1e-4 * naive.abs().max()
 
 
+def test_a_fused_optimiser_leaves_no_kernel_of_before(stem, noise):
+    """It does not raise a parameter's version, which the kept kernel is known by."""
+    image = noise(1, 1, 8, 8, 8)
+    optimiser = torch.optim.AdamW(stem.parameters(), lr=0.5, fused=True)
+    with torch.no_grad():
+        before = stem.eval().embed(image)
+    stem.train().embed(image).square().sum().backward()
+    optimiser.step()
+    with torch.no_grad():
+        after, naive = stem.eval().embed(image), naive_embed(stem, image)
+    assert not torch.allclose(before, after, rtol=1e-2)
+    assert (after - naive).abs().max() <= 1e-4 * naive.abs().max()
+
+
 def test_interpolation_matrix_is_torch_trilinear():
     ramp = torch.zeros(1, 1, 18)
     for voxel in range(6):

@@ -415,6 +415,14 @@ def test_a_licence_that_restricts_the_use_is_accepted_before_the_use(call, monke
     assert not official_files.licence_accepted(others)
 
 
+def test_every_licence_that_is_not_permissive_is_accepted_before_the_use() -> None:
+    files = {file.name: file for method in OURS for file in method.files}
+    permissive = {name for name, file in files.items() if re.match(r"(Apache-2\.0|MIT)\b", file.licence)}
+    assert {name for name, file in files.items() if not file.restricted} == permissive
+    assert len(permissive) > 10
+    assert len(files) - len(permissive) > 5
+
+
 def test_a_stand_in_asks_for_no_licence_and_the_file_still_does(monkeypatch: pytest.MonkeyPatch) -> None:
     file = announce(monkeypatch, restricted=True)
     mock = official_files.methods()["mock-official"]

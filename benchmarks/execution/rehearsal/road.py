@@ -138,7 +138,10 @@ def along_the_road(suite: Suite, short: Suite, how: Rehearsed, progress: Progres
     for entry in short.datasets:
         gone: dict[str, Passage] = {}
         for member in short.methods:
-            key = digest([member.name, member.config, member.fine_tune, member.untrained])
+            if member.datasets and entry.name not in member.datasets:
+                continue
+            of_training = member.model_dump(mode="json", include={"fine_tune", "untrained", "joint", "budget"})
+            key = digest([member.name, member.config, of_training, str(member.environment)])
             if key not in gone:
                 gone[key] = _passage(suite, short, member, entry, how, progress)
             yield replace(gone[key], method=member.title)

@@ -97,7 +97,7 @@ def rehearsed(suite: Suite, out: Path, scope: Scope, progress: Progress) -> Rehe
         if passage.state != "not rehearsed":
             progress.note(line_of(passage))
     taken = tuple(costs(suite, passages))
-    checks["machine"] += tuple(room_checks(out, passages, total(taken)))
+    checks["machine"] += tuple(room_checks(folder, passages, total(taken)))
     licences = tuple(licence_rows(suite.methods, (entry.name for entry in suite.datasets)))
     return Rehearsal(suite, checks, licences, tuple(passages), taken, cpus, gpus)
 

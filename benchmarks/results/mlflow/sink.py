@@ -102,7 +102,7 @@ class MlflowSink:
         content = {
             "plan": self._plan,
             "out": self._out_id,
-            "description": {**description, "cases": []},
+            "description": {**description, "cases": [], "patients": {}},
             "folder": place,
         }
         self._put("model", str(description["checkpoint"]), content)
@@ -178,7 +178,7 @@ class MlflowSink:
         return left
 
     def _training(self, description: Mapping[str, Any], figures: Mapping[str, Any], finished: bool) -> dict[str, Any]:
-        content = {"plan": self._plan, "out": self._out_id, "description": {**description, "cases": []}}
+        content = {"plan": self._plan, "out": self._out_id, "description": {**description, "cases": [], "patients": {}}}
         return {**content, "training": figures, "finished": finished, **_origin()}
 
     def _log_curve(self, description: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], times: Times) -> None:
