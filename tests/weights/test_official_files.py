@@ -375,7 +375,8 @@ def test_a_run_takes_the_file_of_the_weights_folder() -> None:
     assert settings_from_files(sam, "mine", {**sam.config, "checkpoint": "/my/own.pth"}, "kits21") == {}
 
 
-def test_a_file_for_each_dataset() -> None:
+def test_a_file_for_each_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(official_files, "licence_accepted", lambda file: True)
     adapter = methods()["3dsam-adapter"]
     with pytest.raises(UserError, match=r"weights fetch 3dsam-adapter_lits17\.pth\.tar` \(by hand, from https"):
         settings_from_files(adapter, "3dsam-adapter", adapter.config, "lits17")
