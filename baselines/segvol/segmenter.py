@@ -318,14 +318,14 @@ class SegVolSession(Session):
                 window_box = self._clipped(box, origin)
             elif (box is not None or points) and predicted.any():
                 window_box = self._predicted_box(predicted, origin)
-            if inside or window_box is not None or text is not None:
-                part = self.segmenter.logits(self._tokens(origin), inside, window_box, text).float().cpu().numpy()
-            else:  # between clicks far apart: nobody says that there is anything
-                part = np.full(self.window, MISSED, np.float32)
+            if not inside and window_box is None and text is None:
+                continue  # between clicks far apart: nobody says that there is anything
+            part = self.segmenter.logits(self._tokens(origin), inside, window_box, text).float().cpu().numpy()
             d, h, w = (slice(o - s, o - s + n) for o, s, n in zip(origin, start, self.window, strict=True))
             total[d, h, w] += part
             count[d, h, w] += 1
-        total /= count
+        total /= np.maximum(count, 1)
+        total[count == 0] = MISSED
         there, here = [], []
         for low, size, limit in zip(start, extent, logits.shape, strict=True):
             there.append(slice(max(low, 0), min(low + size, limit)))

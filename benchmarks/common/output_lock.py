@@ -111,7 +111,8 @@ def _take(path: Path, mine: Mapping[str, Any]) -> None:
 def _gone(path: Path, holder: Mapping[str, Any]) -> bool:
     """Whether the holder of a lock cannot hold it any more."""
     if holder.get("machine") == _machine():
-        return _started(holder.get("pid")) != holder.get("started")
+        started, ticks = _started(holder.get("pid"))
+        return ticks != holder["ticks"] if "ticks" in holder else started != holder.get("started")
     try:
         age = _now_on_disk(path.parent) - path.stat().st_mtime
     except FileNotFoundError:
@@ -142,13 +143,15 @@ def _holder(path: Path) -> dict[str, Any]:
 
 
 def _about_me(command: str) -> dict[str, Any]:
+    started, ticks = _started(os.getpid())
     return {
         "token": uuid.uuid4().hex,
         "command": command,
         "host": socket.gethostname(),
         "machine": _machine(),
         "pid": os.getpid(),
-        "started": _started(os.getpid()),
+        "started": started,
+        "ticks": ticks,
         "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
     }
 
@@ -164,24 +167,26 @@ def _machine() -> str:
     return " ".join(facts)
 
 
-def _started(pid: Any) -> float | None:
+def _started(pid: Any) -> tuple[float | None, float | None]:
     """When a process of this machine began, so that a number that is used again is not taken for it; None: gone.
 
-    In ticks since the machine's start where that is told: a time of day moves when the clock is set.
+    As a time of day, and in ticks since the machine's start, which do not move when the clock is set; where these are
+    not told they are the time of day.
     """
     import psutil
 
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE:
-            return None
+            return None, None
+        started = float(process.create_time())
         try:
             facts = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2]
-            return float(facts.split()[19])
+            return started, float(facts.split()[19])
         except (OSError, IndexError):
-            return float(process.create_time())
+            return started, started
     except (psutil.NoSuchProcess, ValueError, TypeError):
-        return None
+        return None, None
 
 
 def _now_on_disk(folder: Path) -> float:

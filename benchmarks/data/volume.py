@@ -154,15 +154,17 @@ def read_orientation(path: Path) -> NDArray[np.float64]:
 def same_grid(a: NDArray[np.float64], b: NDArray[np.float64], shape: tuple[int, int, int]) -> bool:
     """Whether two affines mean the same grid of `shape`, up to the rounding of their numbers.
 
-    The first voxel may lie 0.01 mm plus 5 % of the smallest side of a voxel apart. From there spacing and directions
-    may differ by 0.1 %, which adds up along an axis.
+    One of the corner voxels, the one that the files begin with, may lie 0.01 mm plus 5 % of the smallest side of a
+    voxel apart. From there spacing and directions may differ by 0.1 %, which adds up along an axis.
     """
     voxel = float(np.linalg.norm(b[:3, :3], axis=0).min())
-    if np.abs(a[:3, 3] - b[:3, 3]).max() > AFFINE_TOLERANCE_MM + 0.05 * voxel:
-        return False
-    corners = np.array(list(itertools.product(*((0, n) for n in shape))), float).T
-    apart = np.abs((a[:3, :3] - b[:3, :3]) @ corners).max()
-    return bool(apart <= AFFINE_TOLERANCE_MM + 1e-3 * voxel * max(shape))
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in shape))), float).T
+    turned = (a[:3, :3] - b[:3, :3]) @ corners
+    moved = np.abs(turned + (a[:3, 3] - b[:3, 3])[:, None]).max(axis=0)
+    return bool(
+        moved.min() <= AFFINE_TOLERANCE_MM + 0.05 * voxel
+        and np.abs(turned).max() <= AFFINE_TOLERANCE_MM + 1e-3 * voxel * max(shape)
+    )
 
 
 def write_mask(mask: NDArray[np.generic], like: Volume, path: Path) -> None:

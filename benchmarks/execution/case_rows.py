@@ -24,7 +24,7 @@ from benchmarks.prompting.bank import PromptBank
 from benchmarks.prompting.prompts import SIMULATED
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.prompting.tasks import Task
-from benchmarks.results.predictions import facts_file, step_stem
+from benchmarks.results.predictions import facts_file, mask_file, step_stem
 from benchmarks.results.records import FAILED, NO_TARGET, OK, SCHEMA_VERSION, SPACINGS
 
 UNKNOWN_DIAGONAL_MM = 1000.0  # worst distance where the image cannot be read, so that its size is not known
@@ -135,7 +135,14 @@ class Cell:
         }
 
     def failed(self, error: BaseException, since: int, lesions: Sequence[Task] = ()) -> list[dict[str, Any]]:
-        """The rows from a step on, with the worst values, the reason, and the clicks that were due by then."""
+        """The rows from a step on, with the worst values, the reason, and the clicks that were due by then.
+
+        A failed step has no mask: what an earlier run kept of it is removed, or `--retry-failed` would score that.
+        """
+        if self.evaluation.predictions is not None:
+            for step in self.steps[since - 1 :]:
+                facts_file(self.stem(step)).unlink(missing_ok=True)
+                mask_file(self.stem(step)).unlink(missing_ok=True)
         values = failed_values(self.truth.reference) | _without_answer(FAILED, one_line(error)[:500])
         values |= lesion_figures(self, lesions, [0.0] * len(lesions))
         sessions = max(1, len(lesions))

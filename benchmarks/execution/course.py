@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import signal
 import threading
 import time
@@ -22,7 +21,6 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.common.errors import one_line
-from benchmarks.common.files import safe_name
 from benchmarks.common.identity import digest
 from benchmarks.data.dataset import Case
 from benchmarks.execution.crew import CaseWork, ClusterLost, Crew, Machines, TrainingWork
@@ -45,7 +43,7 @@ from benchmarks.execution.orders import (
 from benchmarks.execution.plan import Folders, Unit
 from benchmarks.execution.room import need_of, training_need
 from benchmarks.execution.scheduler import Scheduler
-from benchmarks.execution.training import checkpoint_folder, finished, forget_state, run_job
+from benchmarks.execution.training import checkpoint_folder, finished, run_job
 from benchmarks.execution.way import Way
 from benchmarks.execution.worker import Loading
 from benchmarks.execution.writing import Writer
@@ -252,10 +250,6 @@ class Course:
             self._train(way)
 
     def _predict(self, way: Way, cases: list[Case]) -> None:
-        kept = way.unit.evaluation.predictions
-        if self.fresh and kept is not None:  # or the masks of before would be taken for those of a case that fails now
-            for case in cases:
-                shutil.rmtree(kept / safe_name(case.case_id), ignore_errors=True)
         self._submit(self._items(way, cases, score_only=False))
 
     def _items(self, way: Way, cases: list[Case], score_only: bool) -> list[Item]:
@@ -284,8 +278,6 @@ class Course:
         trainees = self.trainees.get(job.digest())
         if trainees is None:
             self.trainees[job.digest()] = [way]
-            if self.fresh:
-                forget_state(job, way.checkpoint)
             key = Key(("training", job.digest()), training_need(job), first=True, resumes=True)
             self._submit([Item(key, TrainingWork(job, way.checkpoint, way.unit.log, self.folders.cache, self.fresh))])
         elif way not in trainees:

@@ -108,10 +108,12 @@ def prepare(units: Iterable[Unit], nodes: Mapping[str, str], observer: Observer)
 
 
 def _on_nodes(nodes: Mapping[str, str], method: str, environment: Environment) -> dict[str, str | Exception]:
-    """For each node the command, or what is wrong. One machine alone needs no process of Ray for that."""
-    if len(nodes) == 1:
-        return {node: _attempt(partial(make_ready, environment, method)) for node in nodes}
+    """For each node the command, or what is wrong. This machine alone needs no process of Ray for that."""
     import ray
+
+    here = ray.get_runtime_context().get_node_id() if ray.is_initialized() else None
+    if len(nodes) == 1 and here in (None, *nodes.values()):
+        return {node: _attempt(partial(make_ready, environment, method)) for node in nodes}
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(num_cpus=0, max_retries=0)(make_ready)

@@ -40,6 +40,7 @@ __all__ = [
 
 
 Report = Callable[[dict[str, Any]], None]
+AFRESH = "afresh"  # what tells that an interrupted training was begun with --fresh
 
 
 def run_job(
@@ -77,9 +78,11 @@ class Aside:
 
 def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: bool) -> dict[str, Any]:
     work = work_folder(folder)
-    if finished(work) and not fresh:
-        _take_place(work, folder)  # a process that was killed had only this left to do
     storage = storage_of(job)
+    if fresh:
+        _begin_afresh(work, storage)
+    elif finished(work):
+        _take_place(work, folder)  # a process that was killed had only this left to do
     if storage is not None and not finished(folder) and not fresh:
         _bring(storage, work, folder)
     if finished(folder) and not fresh:
@@ -99,7 +102,7 @@ def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: bool) -> dict[
         figures = _train_by_own_tool(method, job, work)
     else:
         raise UserError(f"method '{method.name}' does not train")
-    for name in ("state.pt", "state.pt.new", SIGN_OF_LIFE, CURVE):
+    for name in ("state.pt", "state.pt.new", SIGN_OF_LIFE, CURVE, AFRESH):
         (work / name).unlink(missing_ok=True)
     shutil.rmtree(work / "best", ignore_errors=True)
     figures |= {
@@ -120,19 +123,25 @@ def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: bool) -> dict[
     write_json(work / "training.json", figures)
     if storage is not None:
         storage.write_folder(CHECKPOINT, work)
-        for kind in (STATE, BEST):
+        for kind in (STATE, BEST, AFRESH):
             storage.remove(kind)
     _take_place(work, folder)
     return figures
 
 
-def forget_state(job: TrainingJob, folder: Path) -> None:
-    """Leave nothing of a training that was interrupted, so that it begins anew; its finished checkpoint stays."""
-    shutil.rmtree(work_folder(folder), ignore_errors=True)
-    storage = storage_of(job)
+def _begin_afresh(work: Path, storage: TrainingStorage | None) -> None:
+    """Leave nothing of a training that was interrupted before, and note that this one has begun: called again, it
+    goes on from its own state. The finished checkpoint stays until then."""
+    if (work / AFRESH).exists() or (storage is not None and storage.read(AFRESH) is not None):
+        return
+    if work.exists():
+        shutil.rmtree(work)
     if storage is not None:
         for kind in (STATE, BEST):
             storage.remove(kind)
+        storage.write(AFRESH, b"begun", ".txt")
+    work.mkdir(parents=True)
+    (work / AFRESH).touch()
 
 
 def _bring(storage: TrainingStorage, work: Path, folder: Path) -> None:

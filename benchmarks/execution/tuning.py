@@ -102,7 +102,7 @@ def sweep_name(job: TrainingJob, unit: str) -> str:
 def write_best(path: Path, job: TrainingJob, best: Trial, swept: MethodEntry) -> None:
     """Write the best setting as one entry of a suite's `methods:`, on top of what the sweep's own entry had set."""
     entry = {"name": job.method, "label": f"{job.method}-tuned", "config": {**job.config, **best.config}}
-    entry |= swept.model_dump(mode="json", include={"fine_tune", "joint", "budget"}, exclude_defaults=True)
+    entry |= swept.model_dump(mode="json", include={"fine_tune", "budget"}, exclude_defaults=True)
     if swept.environment is not None:
         entry["environment"] = swept.environment.as_mapping()
     with atomically(path) as partial:

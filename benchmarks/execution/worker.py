@@ -238,9 +238,7 @@ class Evaluator:
             rows = rescore_case(order.case, _fetched(order.evaluation[0]))
         except MachineFault:
             raise
-        except Exception as error:
-            if is_fault_of_files(error):
-                raise MachineFault(one_line(error)) from error
+        except Exception as error:  # a mask that cannot be read is made again
             return one_line(error)
         return "no mask" if rows is None else rows
 

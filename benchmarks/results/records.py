@@ -175,7 +175,7 @@ class RecordStore:
             if fault not in self._named:
                 logger.warning("%s; its rows count as missing: run the suite again", fault)
                 self._named.add(fault)
-        return contents.rows.copy()
+        return _of_patients(contents.rows.copy(), self._unit(folder))
 
     def suites(self) -> list[str]:
         """Names of the suites that have records here."""
@@ -200,7 +200,7 @@ class RecordStore:
         for name, latest in index.current().items():
             folder = path.parent / name
             unit = self._described(folder, index.units.get(name))
-            rows = _of_patients(self.read_unit(folder), unit)
+            rows = self.read_unit(folder)
             if unit is not None:
                 units.append({"key": key_of(unit), **unit, "latest_call": latest})
             elif rows.empty:
@@ -262,9 +262,9 @@ class RecordStore:
         self._generations.pop(folder / ".afresh", None)
 
 
-def _of_patients(rows: pd.DataFrame, unit: Mapping[str, Any] | None) -> pd.DataFrame:
+def _of_patients(rows: pd.DataFrame, unit: Mapping[str, Any]) -> pd.DataFrame:
     """The rows with the patients that the cases have now: whose a case is can be corrected without a new number."""
-    if rows.empty or unit is None or "patients" not in unit or "patient" not in rows:
+    if rows.empty or "patients" not in unit or "patient" not in rows:
         return rows
     return rows.assign(patient=rows["case"].map(unit["patients"]).fillna(rows["case"]))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -303,20 +303,36 @@ def settings_from_files(
             f"(docs/methods says which file)"
         )
     _refuse_another_content(method, title, {**config, **found}.get("checkpoint"))
-    _refuse_what_was_not_accepted(method, title, by_rule)
+    due = [file for file in _used(method.files, {**config, **found}, dataset) if file.name not in by_rule]
+    _refuse_what_was_not_accepted(method, title, due)
     return found
 
 
-def _refuse_what_was_not_accepted(method: Method, title: str, by_rule: Collection[str]) -> None:
+def _used(files: Sequence[WeightFile], config: Mapping[str, Any], dataset: str) -> list[WeightFile]:
+    """Of a method's files those that a configuration uses on a dataset.
+
+    Where a setting has a file for each dataset, it is the one that is named, or else the one of the dataset; all of
+    them where neither says which.
+    """
+    used = []
+    for setting in dict.fromkeys(file.setting for file in files):
+        choice = [file for file in files if file.setting == setting]
+        named = [file for file in choice if file.name == user_path(str(config.get(setting))).name]
+        fitting = [file for file in choice if not file.datasets or dataset in file.datasets]
+        used += named or fitting or choice
+    return used
+
+
+def _refuse_what_was_not_accepted(method: Method, title: str, files: Sequence[WeightFile]) -> None:
     """A licence that restricts the use is accepted before the use, however the file came to be there.
 
     A stand-in is not the authors' work: only its keys and shapes are those of the file, so no licence is asked for.
     """
-    for file in method.files:
-        if file.restricted and file.name not in by_rule and not licence_accepted(file):
+    for file in files:
+        if file.restricted and not licence_accepted(file):
             raise UserError(
-                f"method '{title}': the licence of {terms(file)} restricts its use; read it, and accept it with "
-                f"`tags-bench weights fetch {method.name} --accept-licence`"
+                f"method '{title}': the terms of {terms(file)} restrict its use; read them, and accept them with "
+                f"`tags-bench weights fetch {file.name} --accept-licence`"
             )
 
 

@@ -192,12 +192,24 @@ def test_where_zoom_out_misses_the_click_the_window_around_it_decides(
         assert not (found & ~block).any()
 
 
-def test_a_window_between_clicks_that_are_far_apart_is_empty() -> None:
-    """No click lies in it and zoom-out has found nothing: there is no prompt to decode it by."""
+def test_a_window_between_clicks_that_are_far_apart_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No click lies in it and zoom-out has found nothing: what the windows of the clicks say stands alone."""
     segmenter = segvol_tiny.build({"window": None, "zoom_to_clicks": True})
-    volume = Volume(np.random.default_rng(0).normal(0, 1, (160, 160, 40)).astype(np.float32), np.eye(4))
-    prompts = Prompts(clicks=(Click((30, 80, 20)), Click((130, 80, 20))))
-    assert segmenter.open(volume, TARGET).segment(prompts).shape == volume.shape
+    assert isinstance(segmenter, SegVolSegmenter)
+    seen: list[list] = []
+
+    def logits(tokens: torch.Tensor, points: list, box: tuple | None, text: object) -> torch.Tensor:
+        seen.append(points)
+        return torch.full(segmenter.module.size.image, -1.0 if len(seen) == 1 else 1.0)
+
+    monkeypatch.setattr(segmenter, "logits", logits)
+    volume = Volume(np.random.default_rng(0).normal(0, 1, (240, 60, 40)).astype(np.float32), np.eye(4))
+    found = segmenter.open(volume, TARGET).segment(Prompts(clicks=(Click((10, 30, 20)), Click((230, 30, 20)))))
+    assert all(seen[1:])
+    along = found[:, 30, 20]
+    assert along[[10, 230]].all()
+    assert not along[110:130].any()
+    assert np.maximum(np.diff(along.astype(int)), 0).sum() == 2  # two parts: no hole where windows overlap
 
 
 def test_a_window_of_hu_is_what_training_and_inference_see() -> None:

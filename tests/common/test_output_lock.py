@@ -63,7 +63,7 @@ def test_the_lock_of_a_killed_process_is_taken_over(tmp_path: Path, caplog: pyte
 
 def test_a_process_number_that_is_used_again_is_another_process(tmp_path: Path) -> None:
     mine = output_lock._about_me("run")
-    (tmp_path / LOCK_NAME).write_text(json.dumps({**mine, "started": mine["started"] - 1000}))
+    (tmp_path / LOCK_NAME).write_text(json.dumps({**mine, "ticks": mine["ticks"] - 1000}))
     with writing_to(tmp_path, "run"):
         pass
 

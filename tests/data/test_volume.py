@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import re
 import struct
 import tracemalloc
@@ -197,6 +198,22 @@ def test_same_grid_tolerates_rounding_only():
     rounded = np.diag([0.7005, 0.7, 5.0, 1.0])  # a spacing that was written with three digits
     assert same_grid(rounded, affine, (512, 512, 100))
     assert not same_grid(np.diag([0.703, 0.7, 5.0, 1.0]), affine, (512, 512, 100))
+
+
+@pytest.mark.parametrize("turned", list(itertools.product((1, -1), repeat=3)))
+def test_same_grid_does_not_hang_on_the_end_that_a_file_begins_with(turned):
+    """Both files begin at one voxel, with spacings 0.7 and 0.7005; as RAS+ their origins may lie 0.26 mm apart."""
+    shape = (512, 512, 100)
+
+    def as_ras(spacing):
+        stored = np.diag([sign * step for sign, step in zip(turned, spacing, strict=True)] + [1.0])
+        return stored @ nib.orientations.inv_ornt_aff(nib.io_orientation(stored), shape)
+
+    assert same_grid(as_ras((0.7005, 0.7005, 5.0)), as_ras((0.7, 0.7, 5.0)), shape)
+    assert not same_grid(as_ras((0.703, 0.7, 5.0)), as_ras((0.7, 0.7, 5.0)), shape)
+    moved = as_ras((0.7, 0.7, 5.0))
+    moved[0, 3] += 0.35
+    assert not same_grid(moved, as_ras((0.7, 0.7, 5.0)), shape)
 
 
 # Files that are broken, or mean harm.

@@ -33,6 +33,19 @@ def test_a_checkpoint_stays_until_the_fresh_one_is_complete(tmp_path: Path) -> N
     assert sorted(path.name for path in tmp_path.glob("*model*")) == ["model"]
 
 
+def test_a_fresh_training_leaves_the_state_of_before_and_goes_on_from_its_own(tmp_path: Path) -> None:
+    job = replace(job_of(write_cases(tmp_path / "scans", 1)), method="mock-bad-fit")
+    folder = tmp_path / "model"
+    state = work_folder(folder) / "state.pt"
+    state.parent.mkdir()
+    state.write_bytes(b"of an interrupted training")
+    for there in (False, True):
+        with pytest.raises(ValueError, match="exit code 9"):
+            run_job(job, folder, fresh=True)
+        assert state.exists() == there
+        state.write_bytes(b"of the fresh one")
+
+
 @pytest.mark.parametrize("old_one", [True, False])
 def test_a_training_that_only_had_to_take_its_place_is_not_done_again(tmp_path: Path, old_one: bool) -> None:
     job = replace(job_of(write_cases(tmp_path / "scans", 1)), method="mock-bad-fit")

@@ -132,7 +132,7 @@ class Silent:
     def note(self, text: str) -> None: ...
 
 
-@pytest.mark.parametrize(("real", "told"), [(False, "walked"), (True, "restricts its use")])
+@pytest.mark.parametrize(("real", "told"), [(False, "walked"), (True, "restrict its use")])
 def test_a_stand_in_asks_for_no_licence_on_the_road_and_the_file_does(
     real: bool, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -448,6 +448,7 @@ def test_a_corrected_patient_counts_without_a_new_number(tmp_path: Path) -> None
     rows, _ = store.read_suite("suite")
     assert rows.groupby("case")["patient"].first().to_dict() == {"one": "p", "two": "p", "three": "three"}
     describe(store, patients={"two": "q"})
+    assert set(store.read_unit(folder)["patient"]) == {"one", "q", "three"}
     rows, _ = store.read_suite("suite")
     assert rows.groupby("case")["patient"].first().to_dict() == {"one": "one", "two": "q", "three": "three"}
     assert before == {path: path.read_bytes() for path in folder.rglob("*.parquet")}

@@ -405,7 +405,7 @@ def test_a_licence_that_restricts_the_use_is_accepted_before_the_use(call, monke
     mock = official_files.methods()["mock-official"]
     weights_folder().mkdir(parents=True)
     file.path.write_bytes(CONTENT)
-    with pytest.raises(UserError, match=r"CC0-1\.0.* restricts its use.*fetch mock-official --accept-licence"):
+    with pytest.raises(UserError, match=r"CC0-1\.0.* restrict its use.*fetch mock\S* --accept-licence"):
         settings_from_files(mock, "mine", mock.config, "kits21")
     assert call("fetch", "mock-official").code == 2
     accepted = call("fetch", "mock-official", "--accept-licence")
@@ -424,6 +424,27 @@ def test_every_licence_that_is_not_permissive_is_accepted_before_the_use() -> No
     assert len(files) - len(permissive) > 5
 
 
+def test_only_files_that_are_used_ask_for_their_licence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """3DSAM-adapter has a file for each data set: whoever uses one of them accepts the terms of that one."""
+    adapter = methods()["3dsam-adapter"]
+    kits, lits = (next(file for file in adapter.files if name in file.datasets) for name in ("kits21", "lits17"))
+    weights_folder().mkdir(parents=True)
+    for file in (kits, lits):
+        official_layout(file.path, "sam3d_adapter")
+    monkeypatch.setattr(official_files, "licence_accepted", lambda file: file is lits)
+    config = adapter.config
+    assert settings_from_files(adapter, "a", config, "lits17") == {"checkpoint": str(lits.path)}
+    assert settings_from_files(adapter, "a", config, "kits21", by_rule={kits.name}) == {"checkpoint": str(kits.path)}
+    settings_from_files(adapter, "a", {**config, "checkpoint": str(lits.path)}, "mine")
+    with pytest.raises(
+        UserError, match=r"terms of 3dsam-adapter_kits21\.pth\.tar.*fetch 3dsam-adapter_kits21\.pth\.tar "
+    ):
+        settings_from_files(adapter, "a", config, "kits21")
+    renamed = kits.path.rename(kits.path.with_name("own.pth"))
+    with pytest.raises(UserError, match="terms of 3dsam-adapter"):  # whose file it is nobody knows
+        settings_from_files(adapter, "a", {**config, "checkpoint": str(renamed)}, "mine")
+
+
 def test_a_stand_in_asks_for_no_licence_and_the_file_still_does(monkeypatch: pytest.MonkeyPatch) -> None:
     file = announce(monkeypatch, restricted=True)
     mock = official_files.methods()["mock-official"]
@@ -432,7 +453,7 @@ def test_a_stand_in_asks_for_no_licence_and_the_file_still_does(monkeypatch: pyt
     found = settings_from_files(mock, "mine", mock.config, "kits21", by_rule={file.name})
     assert found == {"checkpoint": str(file.path)}
     for others in ((), {"another.bin"}):
-        with pytest.raises(UserError, match="restricts its use"):
+        with pytest.raises(UserError, match="restrict its use"):
             settings_from_files(mock, "mine", mock.config, "kits21", by_rule=others)
 
 

@@ -85,7 +85,8 @@ def _cost(suite: Suite, entry: MethodEntry, passages: Sequence[Passage]) -> Cost
     repeats = (entry.repeats or suite.repeats) if trained or own_tool else 1
     sums = dict.fromkeys(("trainings", "known", "measured", "low", "high", "disk"), 0.0)
     unknown, working = [], 0.0
-    for dataset in suite.datasets:
+    met = [one for one in suite.datasets if not entry.datasets or one.name in entry.datasets]
+    for dataset in met:
         training, tested = case_counts(dataset)
         times = repeats * fold_count(dataset) if trained or own_tool else 0
         sums["trainings"] += times
@@ -114,7 +115,7 @@ def _cost(suite: Suite, entry: MethodEntry, passages: Sequence[Passage]) -> Cost
         working,
         tuple(dict.fromkeys(unknown)),
         sums["known"],
-        len(unknown) < len(suite.datasets),
+        len(unknown) < len(met),
     )
 
 

@@ -140,7 +140,7 @@ def along_the_road(suite: Suite, short: Suite, how: Rehearsed, progress: Progres
         for member in short.methods:
             if member.datasets and entry.name not in member.datasets:
                 continue
-            of_training = member.model_dump(mode="json", include={"fine_tune", "untrained", "joint", "budget"})
+            of_training = member.model_dump(mode="json", include={"fine_tune", "untrained", "joint"})
             key = digest([member.name, member.config, of_training, str(member.environment)])
             if key not in gone:
                 gone[key] = _passage(suite, short, member, entry, how, progress)
