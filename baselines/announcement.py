@@ -79,6 +79,7 @@ class TinySize:
         zoo_steps: of the training of the weights that come with it.
         knobs: of its own that a sweep varies, see `network_space`.
         note: what else differs, for the card.
+        version: of the method, see `Method`.
     """
 
     name: str
@@ -90,6 +91,7 @@ class TinySize:
     zoo_steps: int
     what: str = ""
     note: str = ""
+    version: str = "3"
     knobs: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
     def of(self, official: Method) -> Method:
@@ -101,7 +103,7 @@ class TinySize:
             official,
             name=self.name,
             summary=f"{what} at a small size, trained from scratch by the bench",
-            version="3",
+            version=self.version,
             zoo=ZooTraining("baselines", self.zoo_steps),
             needs_checkpoint=False,
             files=(),

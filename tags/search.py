@@ -17,7 +17,10 @@ MOST_PARTS = 16  # that are looked at, the heaviest first
 
 
 def views_over(box: tuple[Sequence[int], Sequence[int]], step: float, side: int, overlap: float) -> list[View]:
-    """Views of `side`³ voxels of `step`, from end to end of a box; neighbours share `overlap` of their side or more."""
+    """Views of `side`³ voxels of `step`, from end to end of a box; neighbours share `overlap` of their side.
+
+    Their centres are rounded to half voxels, see `View`, so that a gap or an overlap may differ by as much.
+    """
     long = side * step
     axes: list[list[float]] = []
     for low, high in zip(*box, strict=True):
@@ -26,7 +29,8 @@ def views_over(box: tuple[Sequence[int], Sequence[int]], step: float, side: int,
             axes.append([(low + high - 1) / 2])
         else:
             number = int(np.ceil(room / (long * (1 - overlap)))) + 1
-            axes.append([float(start) + (long - 1) / 2 for start in np.linspace(low, low + room, number)])
+            middles = np.linspace(low, low + room, number) + (long - 1) / 2
+            axes.append((np.rint(2 * middles) / 2).tolist())
     return [View((x, y, z), step, side) for x in axes[0] for y in axes[1] for z in axes[2]]
 
 

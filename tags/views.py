@@ -27,7 +27,8 @@ class View:
     """A cube of `side`³ voxels, each `step` voxels of the model's grid large.
 
     Attributes:
-        centre: its geometric centre, between two voxels of the grid where `side` is even and `step` is 1.
+        centre: its geometric centre: a voxel's or the middle between two, along each axis; where `step` is 1 between
+            two if `side` is even, a voxel's if it is odd.
     """
 
     centre: Point
@@ -60,12 +61,13 @@ class View:
 
     def cut(self, prepared: Prepared, fill: float) -> FloatArray:
         """What it sees of a volume on the model's grid, averaged where it is coarser; `fill` beyond the volume."""
-        half = int(np.ceil(self.side * self.step / 2)) + 1
-        middle = [int(np.floor(c)) + 1 for c in self.centre]
+        middle = [int(np.ceil(c)) for c in self.centre]
         if self.step == 1:
             patch, _ = crop(prepared.array, middle, (self.side,) * 3, fill)
             return patch
-        patch, _ = crop(prepared.array, middle, (2 * half,) * 3, fill)
+        half = int(np.ceil(self.side * self.step / 2)) + 1
+        x, y, z = (2 * half + (c == m) for c, m in zip(self.centre, middle, strict=True))  # odd about a voxel
+        patch, _ = crop(prepared.array, middle, (x, y, z), fill)
         source = torch.from_numpy(np.ascontiguousarray(patch, np.float32))[None, None]
         cut: FloatArray = seen(source, self.side, torch.full((3,), self.step))[0, 0].numpy()
         return cut

@@ -161,9 +161,13 @@ class SliceSession(Session):
         return [_Front(z, 1, mask, above), _Front(z, -1, mask, below)]
 
     def _clicked(self, z: int, points: tuple[tuple[int, int, int], ...]) -> SliceResult:
-        """The last of the rounds in which a slice's clicks were made; earlier rounds are remembered."""
+        """The last of the rounds in which a slice's clicks were made; earlier rounds are remembered.
+
+        The first round is that of the first positive click: before it there is no mask that a click could correct.
+        """
         if (z, points) not in self._rounds:
-            earlier = self._clicked(z, points[:-1]) if len(points) > 1 else None
+            begun = any(label for *_, label in points[:-1])
+            earlier = self._clicked(z, points[:-1]) if begun else None
             mask = None if earlier is None else self.segmenter.mask_prompt(earlier.low)
             self._rounds[z, points] = self.segmenter.decode(self._embed([z]), [SlicePrompt(points)], self.plane, mask)
         return self._rounds[z, points]

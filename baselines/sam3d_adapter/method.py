@@ -37,6 +37,7 @@ sam3d_adapter = Method(
     factory="baselines.sam3d_adapter.segmenter:Sam3dAdapterSegmenter",
     prompts=_PROMPTS,
     training="bench",
+    version="2",
     needs_checkpoint=True,
     files=_FILES,
     config=_CONFIG,
@@ -66,6 +67,7 @@ sam3d_adapter_tiny = TinySize(
     page="3dsam-adapter",
     parameters="0.3 M",
     knobs={"tumour_points": ["randint", 1, 6], "stray_points": ["randint", 0, 6]},
+    version="4",
     zoo_steps=2400,
     config={
         "training_batch": 2,

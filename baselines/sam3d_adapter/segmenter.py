@@ -32,6 +32,7 @@ from benchmarks.prompting.prompts import Prompts
 
 FILE_NAME = "best.pth.tar or last.pth.tar of the dataset"
 SOURCE = "released by med-air/3DSAM-adapter, one file per dataset"
+BEYOND = 0.0  # the mean intensity: what a crop shows beyond the scan
 
 Place = tuple[int, int, int]
 
@@ -99,7 +100,7 @@ class Sam3dAdapterSegmenter(NetworkSegmenter):
 
     def recipe(self, target: Target) -> TrainingRecipe:
         """The paper's: crops at the network's size, learning rate falling linearly to a hundredth."""
-        return self.training_recipe(self.preprocessing(target), self.crop)
+        return self.training_recipe(self.preprocessing(target), self.crop, fill=BEYOND)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """The paper's loss, half Dice and half cross-entropy by default, at the official size.
@@ -160,7 +161,7 @@ class Sam3dAdapterSession(Session):
         clicks = self.prepared.to_prepared([click.position for click in prompts.clicks])
         places = np.clip(np.rint(clicks).astype(int), 0, np.array(self.prepared.shape) - 1)
         centre, places = centre_of(places, self.segmenter.crop)
-        patch, origin = crop(self.prepared.array, centre, self.segmenter.crop)
+        patch, origin = crop(self.prepared.array, centre, self.segmenter.crop, BEYOND)
         if self._crop is None or self._crop[0] != origin:
             self._crop = origin, self.segmenter.encode(self._turned(patch))
         points = [self._point(place - np.array(origin)) for place in places]

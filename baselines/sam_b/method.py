@@ -15,7 +15,7 @@ sam_b = Method(
     factory="baselines.sam_b.segmenter:SamB",
     prompts=SLICE_PROMPTS,
     training="bench",
-    version="2",
+    version="3",
     needs_checkpoint=True,
     files=(sam_file("vit-b", "checkpoint", CHECK),),
     config=_CONFIG,
@@ -40,6 +40,7 @@ sam_b_tiny = TinySize(
     page="sam-b",
     parameters="0.3 M",
     knobs=SLICE_KNOBS,
+    version="4",
     zoo_steps=3000,
     config={"train": "all", "learning_rate": 1.5e-3, "batch_size": 8, "least_quality": 0.0, "reach": 0.5},
 ).of(sam_b)

@@ -27,7 +27,7 @@ sam_med2d = Method(
     factory="baselines.sam_med2d.segmenter:SamMed2D",
     prompts=SLICE_PROMPTS,
     training="bench",
-    version="2",
+    version="3",
     needs_checkpoint=True,
     files=(_FILE,),
     config=_CONFIG,
@@ -57,6 +57,7 @@ sam_med2d_tiny = TinySize(
     page="sam-med2d",
     parameters="0.5 M",
     knobs=SLICE_KNOBS,
+    version="4",
     zoo_steps=3000,
     config={"train": "all", "learning_rate": 1.5e-3, "least_quality": 0.0, "reach": 0.5},
 ).of(sam_med2d)

@@ -27,7 +27,7 @@ sam_med3d = Method(
     factory="baselines.sam_med3d.segmenter:SamMed3D",
     prompts=_PROMPTS,
     training="bench",
-    version="2",
+    version="3",
     needs_checkpoint=True,
     files=(_FILE,),
     config=_CONFIG,
@@ -57,6 +57,7 @@ sam_med3d_tiny = TinySize(
     page="sam-med3d",
     parameters="0.3 M",
     knobs=_KNOBS,
+    version="4",
     zoo_steps=3000,
     config={"spacing": 2.25, "train": "all", "learning_rate": 2e-3},
 ).of(sam_med3d)

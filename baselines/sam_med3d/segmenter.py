@@ -29,6 +29,8 @@ from benchmarks.prompting.prompts import Prompts
 
 CLAMP = (-1000.0, 1000.0)  # HU, as in upstream's training; its current inference script leaves it out
 
+BEYOND = 0.0  # HU of what a crop shows beyond the scan, as in upstream's scripts
+
 SIZES = {
     "official": SamSize(
         EncoderSize(
@@ -114,7 +116,7 @@ class SamMed3D(SamSegmenter):
 
     def recipe(self, target: Target) -> TrainingRecipe:
         """Crops of the network's size, centred on the target: there a user clicks."""
-        return self.training_recipe(self.preprocessing, self.window)
+        return self.training_recipe(self.preprocessing, self.window, fill=BEYOND)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Rounds of clicks: the first inside the target, each later one where the mask is still wrong."""
@@ -209,7 +211,7 @@ class SamMed3DSession(Session):
 
     def _crop(self, centre: Place) -> _Crop:
         if centre not in self._crops:
-            patch, origin = crop(self.prepared.array, centre, self.segmenter.window)
+            patch, origin = crop(self.prepared.array, centre, self.segmenter.window, BEYOND)
             self._crops[centre] = _Crop(origin, self.segmenter.encode(torch.from_numpy(patch)[None, None]))
         return self._crops[centre]
 

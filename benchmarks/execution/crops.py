@@ -109,7 +109,7 @@ class CropSource:
             half = np.array(patch) / 2
             low, high = np.minimum(half, shape / 2), np.maximum(half, shape - half)
             centre = random.uniform(low, np.maximum(high, low))
-        image, _ = volume.crop(centre, patch)
+        image, _ = volume.crop(centre, patch, self.recipe.fill)
         label, _ = mask.crop(centre, patch)
         how = self.recipe.augmentation
         axes = tuple(axis for axis, chance in enumerate(how.flips) if random.random() < chance)

@@ -48,6 +48,14 @@ def shown(mask: np.ndarray, spacing: tuple[float, float, float], axes: str = "RA
     return Volume(np.where(mask, high, low).astype(np.float32), affine(spacing, oblique=True), orientation)
 
 
+def test_a_training_crop_shows_beyond_the_scan_what_one_at_inference_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter, seen = perfect(monkeypatch, 48)
+    scan = shown(np.zeros((20, 20, 20), bool), (1.0, 1.0, 1.0))
+    segmenter.open(scan, TARGET).segment(Prompts((Click((10, 10, 10)),)))
+    (crop, _), *_ = seen
+    assert float(crop[0, 0, 0]) == segmenter.recipe(TARGET).fill
+
+
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "IPL"])
 @pytest.mark.parametrize(
     ("shape", "spacing", "centre", "radii"),

@@ -98,6 +98,16 @@ def test_a_far_click_opens_a_second_crop() -> None:
     assert dice(both, mask) > 0.98
 
 
+def test_a_training_crop_shows_beyond_the_scan_what_one_at_inference_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    segmenter, _ = at_official_size()
+    shown: list[torch.Tensor] = []
+    encode = segmenter.encode
+    monkeypatch.setattr(segmenter, "encode", lambda crops: shown.append(crops) or encode(crops))
+    scan = volume_of(np.zeros((40, 40, 40), bool), (1.5, 1.5, 1.5), -900, 1000)
+    segmenter.open(scan, TARGET).segment(Prompts((Click((20, 20, 20)),)))
+    assert float(shown[0][..., 0, 0, 0]) == segmenter.recipe(TARGET).fill
+
+
 def test_normalisation_uses_the_voxels_above_zero() -> None:
     crops = torch.randn(2, 1, 8, 8, 8, generator=torch.Generator().manual_seed(0)) * 50
     result = normalised(crops)

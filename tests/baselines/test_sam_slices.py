@@ -146,6 +146,19 @@ def test_clicks_of_a_slice_are_rounds() -> None:
         assert all(len(points[0][0]) <= 2 for points, *_ in decoded[count:])  # only following
 
 
+def test_rounds_of_a_slice_begin_with_its_first_positive_click() -> None:
+    """Before it there is no mask to correct: the negative ones are seen together with it, without a mask."""
+    segmenter = at_official_size(sam_b_tiny)
+    mask = ellipsoid((64, 64, 3), (30, 30, 1), (20, 20, 5))
+    session = segmenter.open(volume_of(mask, (1.0, 1.0, 9.0), *TARGET.window), TARGET)
+    clicks = (Click((5, 5, 1), False), Click((5, 9, 1), False), Click((30, 30, 1)), Click((40, 30, 1)))
+    session.segment(Prompts(clicks))
+    rounds = cast(PerfectSlices, segmenter.module).decoded[:2]
+    assert [points[1].tolist() for points, _, _ in rounds] == [[[0, 0, 1]], [[0, 0, 1, 1]]]
+    assert rounds[0][2] is None
+    assert rounds[1][2] is not None
+
+
 @METHODS
 def test_segment_depends_on_the_prompts_only(method: Method) -> None:
     mask = ellipsoid((64, 64, 12), (30, 30, 6), (15, 12, 4))

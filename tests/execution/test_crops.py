@@ -52,6 +52,20 @@ def test_the_centre_is_in_the_target_for_the_share_that_the_recipe_wants(
     assert float(batch.label.mean()) == pytest.approx(0.75 + background_hits, abs=4 * (0.75 * 0.25 / 400) ** 0.5)
 
 
+@pytest.mark.parametrize("fill", [None, 0.5])
+def test_beyond_the_scan_is_its_lowest_value_or_what_the_recipe_says(
+    cases: tuple[Case, ...], tmp_path: Path, fill: float | None
+) -> None:
+    """The scan has 20 x 18 x 12 voxels."""
+    recipe = replace(RECIPE, patch=(60, 60, 60), batch_size=1, foreground=1.0, fill=fill)
+    recipe = replace(recipe, augmentation=NO_AUGMENTATION)
+    (batch,) = CropSource(cases, TARGET, recipe, 1, cache=Cache(tmp_path)).step(0)
+    corners = batch.image[0, 0, ::59, ::59, ::59].unique()
+    low = float(batch.image.min()) if fill is None else fill
+    assert corners.tolist() == [pytest.approx(low)]
+    assert int((batch.image[0, 0] == corners[0]).sum()) >= 60**3 - 20 * 18 * 12
+
+
 def test_workers_see_together_what_one_worker_sees(cases: tuple[Case, ...], tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     whole = images(CropSource(cases, TARGET, RECIPE, 1, cache=cache), 3)

@@ -26,6 +26,19 @@ def test_a_view_of_step_one_is_a_crop_with_the_click_at_half_its_side():
     assert (View.about((0, 0, 0), 1.0, 8).cut(prepared, -1.0)[:4] == -1).all()
 
 
+@pytest.mark.parametrize("side", [15, 16])
+def test_a_view_about_a_voxel_or_between_two_sees_what_lies_there(side):
+    """Each axis has a ramp of its own: what a view shows is where its voxels lie."""
+    prepared = grid((80, 80, 80), function=lambda x, y, z: x + 100 * y + 10_000 * z)
+    for step in (1.0, 1.5, 2.25):
+        about = View.about((40, 38, 42), 1.0, side).centre
+        for centre in (about, (40.0, 38.5, 42.0), (40.5, 38.0, 41.5))[: 1 if step == 1 else None]:
+            view = View(centre, step, side)
+            x, y, z = (start + step * np.arange(side) + 0.5 for start in view.start)
+            expected = x[:, None, None] + 100 * y[:, None] + 10_000 * z
+            assert np.allclose(view.cut(prepared, 0.0), expected, atol=0.2), (step, centre)  # float32 of 500 000
+
+
 @pytest.mark.parametrize("step", [1.5, 2.25])
 def test_a_wider_view_keeps_the_centre_and_averages_what_a_voxel_holds(step):
     """A ramp keeps its values; a checkerboard of single voxels, which would alias, becomes grey."""
