@@ -19,19 +19,27 @@ MOST_PARTS = 16  # that are looked at, the heaviest first
 def views_over(box: tuple[Sequence[int], Sequence[int]], step: float, side: int, overlap: float) -> list[View]:
     """Views of `side`³ voxels of `step`, from end to end of a box; neighbours share `overlap` of their side.
 
-    Their centres are rounded to half voxels, see `View`, so that a gap or an overlap may differ by as much.
+    Their centres are rounded, see `View`, so that an overlap may be up to a voxel smaller.
     """
     long = side * step
     axes: list[list[float]] = []
     for low, high in zip(*box, strict=True):
         room = high - low - long
         if room <= 0:
-            axes.append([(low + high - 1) / 2])
+            middles = np.array([(low + high - 1) / 2])
         else:
             number = int(np.ceil(room / (long * (1 - overlap)))) + 1
             middles = np.linspace(low, low + room, number) + (long - 1) / 2
-            axes.append((np.rint(2 * middles) / 2).tolist())
+        axes.append(_allowed(middles, step, side).tolist())
     return [View((x, y, z), step, side) for x in axes[0] for y in axes[1] for z in axes[2]]
+
+
+def _allowed(middles: NDArray[np.float64], step: float, side: int) -> NDArray[np.float64]:
+    """The nearest coordinates that a view's centre may have, see `View`."""
+    if step != 1:
+        return np.asarray(np.rint(2 * middles) / 2)
+    first = (side - 1) / 2 % 1
+    return np.asarray(np.rint(middles - first) + first)
 
 
 def parts_found(

@@ -3,8 +3,9 @@
 Preprocessing follows the public scripts: RAS+ orientation, isotropic spacing (linear), CT clamped to
 [−1000, 1000] HU, a cubic crop padded with zeros, z-scores by the voxels above zero of that crop. Upstream centres
 the crop on the label; here it is centred on the first positive click. A later positive click outside the crop opens
-another one, and the masks are united. Each click is a round that sees all clicks so far and the low-resolution logits
-of the round before (zeros at first). The mask goes back by linear interpolation of its probabilities.
+another one, and the masks are united. Each click from the first positive one on is a round that sees all clicks so
+far and the low-resolution logits of the round before (zeros at first). The mask goes back by linear interpolation of
+its probabilities.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from baselines.sam.network import SamSize
 from baselines.sam.prompting import check_prompts
 from baselines.sam.sam_segmenter import SamSegmenter
 from baselines.sam.training import draw_error, draw_voxel, mask_losses, true_quality
-from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
+from benchmarks.contestants import Augmentation, Batch, Session, Target, TrainingRecipe
 from benchmarks.data.preprocessing import Prepared, Preprocessing, Shape, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import Prompts
@@ -115,8 +116,13 @@ class SamMed3D(SamSegmenter):
         return given[..., :3], given[..., 3]
 
     def recipe(self, target: Target) -> TrainingRecipe:
-        """Crops of the network's size, centred on the target: there a user clicks."""
-        return self.training_recipe(self.preprocessing, self.window, fill=BEYOND)
+        """Crops of the network's size, centred on the target: there a user clicks.
+
+        Intensities are not shifted: z-scores are over the voxels above zero, to which what lies beyond the scan must
+        not come to belong.
+        """
+        augmentation = Augmentation(intensity_shift=0.0)
+        return self.training_recipe(self.preprocessing, self.window, fill=BEYOND, augmentation=augmentation)
 
     def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         """Rounds of clicks: the first inside the target, each later one where the mask is still wrong."""
@@ -216,9 +222,13 @@ class SamMed3DSession(Session):
         return self._crops[centre]
 
     def _logits(self, embedded: _Crop, points: tuple[LabelledPoint, ...]) -> Tensor:
-        """Low-resolution logits after the last of the clicks; earlier rounds are remembered."""
+        """Low-resolution logits after the last of the clicks; earlier rounds are remembered.
+
+        The first round is that of the first positive click: before it there is no mask that a click could correct.
+        """
         if points not in embedded.rounds:
-            earlier = self._logits(embedded, points[:-1]) if len(points) > 1 else self.segmenter.blank(1)
+            begun = any(label for *_, label in points[:-1])
+            earlier = self._logits(embedded, points[:-1]) if begun else self.segmenter.blank(1)
             given = self.segmenter.tokens([list(points)])
             low, _ = self.segmenter.module.decode(embedded.embedding, given, masks=earlier)
             embedded.rounds[points] = low

@@ -88,6 +88,18 @@ def test_clicks_are_rounds_in_the_crop() -> None:
     assert len(perfect.decoded) == 3  # that round was played already
 
 
+def test_rounds_begin_with_the_first_positive_click() -> None:
+    """Before it there is no mask to correct: the negative one is seen together with it, beside the zeros."""
+    mask = ellipsoid((128, 128, 128), (60, 50, 70), (20, 20, 20))
+    segmenter, perfect = at_official_size()
+    session = segmenter.open(volume_of(mask, (1.5, 1.5, 1.5), 0, 1000), TARGET)
+    session.segment(Prompts((Click((90, 50, 75), False), Click((60, 50, 70)))))
+    ((points, labels, masks),) = perfect.decoded
+    assert points.shape[1] == 2
+    assert labels.tolist() == [[0, 1]]
+    assert not masks.any()
+
+
 def test_a_far_click_opens_a_second_crop() -> None:
     mask = ellipsoid((300, 60, 60), (40, 30, 30), (20, 16, 16)) | ellipsoid((300, 60, 60), (260, 30, 30), (20, 16, 16))
     segmenter, _ = at_official_size()
@@ -105,7 +117,9 @@ def test_a_training_crop_shows_beyond_the_scan_what_one_at_inference_shows(monke
     monkeypatch.setattr(segmenter, "encode", lambda crops: shown.append(crops) or encode(crops))
     scan = volume_of(np.zeros((40, 40, 40), bool), (1.5, 1.5, 1.5), -900, 1000)
     segmenter.open(scan, TARGET).segment(Prompts((Click((20, 20, 20)),)))
-    assert float(shown[0][..., 0, 0, 0]) == segmenter.recipe(TARGET).fill
+    recipe = segmenter.recipe(TARGET)
+    assert float(shown[0][..., 0, 0, 0]) == recipe.fill
+    assert recipe.augmentation.intensity_shift == 0  # else padding could rise above zero and count in the z-scores
 
 
 def test_normalisation_uses_the_voxels_above_zero() -> None:
