@@ -174,6 +174,7 @@ class Settings:
         search_view: field of view of the views in which a volume is searched without clicks, likewise a multiple.
         overlap: of neighbouring ones.
         part_share: of the heaviest part that they find; parts that weigh less are not looked at.
+        box_prior: share of the ellipsoid in a box in the answer to that box; the rest is the network's.
         widest: largest field of view of a prompted view, as a multiple of the first view's.
         mirror: look at every view a second time in the mirror, left and right exchanged, and take the mean; only
             where training exchanges them, too. It doubles the cost of everything.
@@ -211,6 +212,7 @@ class Settings:
     search_view: float = 1.5
     overlap: float = 0.5
     part_share: float = 0.5
+    box_prior: float = 0.5
     widest: float = 2.25
     mirror: bool = False
     cached_views: int = 8

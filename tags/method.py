@@ -11,7 +11,16 @@ from tags.official import files_of
 from tags.search_space import search_space
 
 PROMPTS = frozenset(PromptKind)
-INFERENCE_SETTINGS = ("threshold", "search_view", "overlap", "part_share", "widest", "mirror", "cached_views")
+INFERENCE_SETTINGS = (
+    "threshold",
+    "search_view",
+    "overlap",
+    "part_share",
+    "box_prior",
+    "widest",
+    "mirror",
+    "cached_views",
+)
 ABLATIONS: dict[str, dict[str, Any]] = {
     "adapters": {"adapters": False},
     "semantic guidance": {"semantic": False},

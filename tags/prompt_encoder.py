@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,7 +12,20 @@ from torch import Tensor, nn
 POSITIVE, NEGATIVE, ABSENT = 1, 0, -1
 PRIOR = 4.0  # logit that a click adds at its own place before any training
 DENSE_EXTRA = 4  # dense channels besides the click maps: contrast, likeness, box, previous mask
+SOFTNESS = 4.0  # slope of the border of the ellipsoid that a box is taken for, per radius
 LIKE = 0.3  # difference from the clicked tissue, in normalised intensity, at which likeness has fallen to 0.6
+
+
+def inscribed(low: Sequence[float], high: Sequence[float], axes: Sequence[Tensor]) -> Tensor:
+    """(X, Y, Z): what a box says as a mask: near 1 in the middle of the ellipsoid that it holds, a half on its surface.
+
+    Args:
+        low, high: its faces.
+        axes: coordinates of the voxels along each axis, in the same unit.
+    """
+    x, y, z = ((2 * at - a - b) / (b - a) for at, a, b in zip(axes, low, high, strict=True))
+    distance = (x[:, None, None] ** 2 + y[:, None] ** 2 + z**2).sqrt()  # 1 on the surface
+    return torch.sigmoid(SOFTNESS * (1 - distance))
 
 
 @dataclass

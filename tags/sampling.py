@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tags.prompt_encoder import ABSENT, NEGATIVE, POSITIVE, PromptTensors
+from tags.prompt_encoder import ABSENT, NEGATIVE, POSITIVE, PromptTensors, inscribed
 
 
 @dataclass(frozen=True)
@@ -149,6 +149,7 @@ def _prompts_of(mask: Tensor, generator: torch.Generator, how: Sampling) -> _Dra
         negative = int(torch.randint(0, how.clicks - positive + 1, (), generator=generator))
         if present and random_number(generator) < how.box:
             drawn.box = jittered_box(mask, how.box_jitter, generator)
+            drawn.mask = _inside(drawn.box, mask)
             if random_number(generator) < 0.5:
                 return drawn
     inside = random_voxels(mask, positive, generator) if positive else drawn.points
@@ -201,6 +202,12 @@ def jittered_box(mask: Tensor, jitter: float, generator: torch.Generator) -> Ten
     low, high = (low + moves[0]).round(), (high + moves[1]).round()
     low = torch.minimum(low.clamp(min=0), extent)
     return torch.stack((low, torch.maximum(torch.minimum(high, extent), low)))
+
+
+def _inside(box: Tensor, mask: Tensor) -> Tensor:
+    """(X, Y, Z): the ellipsoid in a box, which is told beside it, as at inference."""
+    axes = [torch.arange(n, device=mask.device, dtype=torch.float32) for n in mask.shape]
+    return inscribed((box[0] - 0.5).tolist(), (box[1] + 0.5).tolist(), axes)
 
 
 def correct(prompts: PromptTensors, logits: Tensor, label: Tensor, generator: torch.Generator) -> PromptTensors:

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import special
 
 from benchmarks.contestants import Session, Target
 from benchmarks.data.boxes import bounding_box
@@ -21,7 +20,7 @@ from tags.augment import flipped, flipped_features
 from tags.config import Settings, TagsConfig
 from tags.grid_prompts import GridPrompts
 from tags.model import TAGS, Encoding
-from tags.prompt_encoder import PromptTensors
+from tags.prompt_encoder import PromptTensors, inscribed
 from tags.search import parts_found, views_over
 from tags.targets import anatomy_of, anatomy_of_text, bounds_of, flips_of
 from tags.views import Answer, View, across, sampled
@@ -31,7 +30,6 @@ NARROWER = 1 / 2.25  # and each that follows a lesion too small to be seen well
 LEAST_ACROSS = 5  # voxels, of the box round it, that a lesion has to measure in a view
 REMEMBERED = 4  # answers of earlier rounds kept
 LEFT_AND_RIGHT = [[0]]  # the axes that a mirror turns round, in each crop of a batch of one
-SOFTNESS = 4.0  # slope of the border of the ellipsoid that a box is taken for, per radius
 
 
 class Trained(Protocol):
@@ -111,8 +109,10 @@ class TagsSession(Session):
             self._answers.move_to_end(rounds[known])
         for round_prompts in rounds if known is None else rounds[known + 1 :]:
             prompted = GridPrompts(round_prompts, self.prepared)
-            before = _Inscribed(prompted.box) if answer is None and prompted.box is not None else answer
-            answer = self._follow(prompted, before)
+            if answer is None and prompted.box is not None:
+                answer = self._to_box(prompted, prompted.box)
+            else:
+                answer = self._follow(prompted, answer)
             self._answers[round_prompts] = answer
             self._answers.move_to_end(round_prompts)
             while len(self._answers) > REMEMBERED:
@@ -120,6 +120,17 @@ class TagsSession(Session):
         if answer is None:
             raise RuntimeError("prompts that ask for no view came here")
         return answer
+
+    def _to_box(self, prompted: GridPrompts, box: NDArray[np.float64]) -> Answer:
+        """The answer to a box: the mean of the ellipsoid in it and of what the network says that is told of both."""
+        share, ellipsoid = np.float32(self.segmenter.settings.box_prior), _Inscribed(box)
+        answer = self._follow(prompted, ellipsoid)
+        return Answer(
+            tuple(
+                (view, (1 - share) * probability + share * ellipsoid.seen_from(view))
+                for view, probability in answer.parts
+            )
+        )
 
     def _edited(self, given: BoolArray, prompted: GridPrompts) -> BoolArray:
         """A mask of the user's with the network's changes: where it agrees or did not look, not a voxel moves."""
@@ -258,16 +269,14 @@ class _Inscribed:
 
     def __init__(self, box: NDArray[np.float64]) -> None:
         low, high = box
-        self.centre, self.radii = (low + high) / 2, (high - low) / 2
+        self.low, self.high = low.tolist(), high.tolist()
 
     def seen_from(self, view: View) -> FloatArray:
-        """Its probability in the voxels of a view: a half on the ellipsoid, near 1 in its middle."""
-        x, y, z = (
-            ((view.start[axis] + view.step * np.arange(view.side) - self.centre[axis]) / self.radii[axis]) ** 2
-            for axis in range(3)
-        )
-        distance = np.sqrt(x[:, None, None] + y[:, None] + z)  # 1 on the ellipsoid
-        return np.asarray(special.expit(SOFTNESS * (1 - distance)), np.float32)
+        """Its probability in the voxels of a view."""
+        places = view.step * np.arange(view.side)
+        axes = [torch.tensor(view.start[axis] + places, dtype=torch.float32) for axis in range(3)]
+        seen: FloatArray = inscribed(self.low, self.high, axes).numpy()
+        return seen
 
 
 class _Given:

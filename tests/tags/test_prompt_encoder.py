@@ -125,6 +125,19 @@ def test_sampled_clicks_lie_where_their_sign_says():
     assert nothing >= 2
 
 
+def test_a_sampled_box_comes_with_the_ellipsoid_that_it_holds():
+    how = Sampling(none=0, single=0, box=1, mask=0)
+    drawn = [sample_prompts(ball(9), torch.Generator().manual_seed(seed), how) for seed in range(10)]
+    assert any(bool((prompts.labels != ABSENT).any()) for prompts in drawn), "with clicks and without"
+    for prompts in drawn:
+        assert bool(prompts.has_box.all())
+        assert bool(prompts.has_mask.all())
+        volume = float((prompts.box[0, 1] - prompts.box[0, 0] + 1).prod())
+        assert float((prompts.mask > 0.5).sum()) == pytest.approx(np.pi / 6 * volume, rel=0.06)
+        middle = prompts.box[0].mean(dim=0).round().long()
+        assert prompts.mask[0, 0][tuple(middle)] > 0.95
+
+
 def test_the_first_click_is_the_centre_that_a_view_is_about():
     """A ball off the crop's centre that still holds it, and one that does not."""
     label = torch.cat((ball(9, (20, 18, 16)), ball(4, (8, 8, 8))))

@@ -166,6 +166,27 @@ def test_a_box_fills_three_quarters_of_the_view(segmenter, sides):
     assert (perfect.told[0] > 0.5).sum() == pytest.approx(np.pi / 6 * voxels, rel=0.1), "the ellipsoid in the box"
 
 
+def test_the_ellipsoid_in_a_box_decides_where_the_network_is_undecided(segmenter):
+    """Half and half: who knows nothing answers the ellipsoid, who is sure answers what it sees."""
+    shape, low, high = (64, 64, 64), (12, 16, 20), (52, 44, 40)
+    ellipsoid = sum(
+        ((np.arange(n) + 0.5 - (a + b) / 2) / ((b - a) / 2)).reshape(-1, *(1,) * (2 - axis)) ** 2
+        for axis, (n, a, b) in enumerate(zip(shape, low, high, strict=True))
+    )
+    half = np.zeros(shape, bool)
+    half[:32] = True
+
+    def answered(probability):
+        session = segmenter.open(volume_of(shape), TARGET)
+        session._probability = lambda view, prompted, before: probability(Perfect(session, half), view, prompted)
+        return session.segment(Prompts(box=Box(low, high)))
+
+    undecided = answered(lambda perfect, view, prompted: np.full((32,) * 3, 0.5, np.float32))
+    assert dice(undecided, ellipsoid <= 1) > 0.97
+    sure = answered(lambda perfect, view, prompted: perfect.probability(view, prompted, None))
+    assert dice(sure[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], half[12:52, 16:44, 20:40]) > 0.97
+
+
 def test_a_given_box_reaches_the_network_where_it_lies(segmenter):
     session = segmenter.open(volume_of((64, 64, 64), (4.0, 4.0, 4.0)), TARGET)
     from tags.grid_prompts import GridPrompts
