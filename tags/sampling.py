@@ -25,7 +25,8 @@ class Sampling:
         single: share of the others that get exactly one positive click and nothing else.
         central: share of crops whose first positive click is the crop's centre, where a view looks at inference
             (deep inside the target where the centre does not belong to it), instead of anywhere in the target.
-        box: share of the crops with several prompts that get a box; half of those get nothing else.
+        box: share of the crops with several prompts that get a box; half of those get nothing else. Without a previous
+            mask a box comes with the ellipsoid that it holds in the place of one, as at inference.
         box_jitter: how far each face of the box may move, as a share of its side.
         mask: share of crops with a target that get a previous mask; half of those get nothing else.
     """
@@ -149,7 +150,8 @@ def _prompts_of(mask: Tensor, generator: torch.Generator, how: Sampling) -> _Dra
         negative = int(torch.randint(0, how.clicks - positive + 1, (), generator=generator))
         if present and random_number(generator) < how.box:
             drawn.box = jittered_box(mask, how.box_jitter, generator)
-            drawn.mask = _inside(drawn.box, mask)
+            if drawn.mask is None:
+                drawn.mask = _inside(drawn.box, mask)
             if random_number(generator) < 0.5:
                 return drawn
     inside = random_voxels(mask, positive, generator) if positive else drawn.points

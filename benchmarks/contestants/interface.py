@@ -94,8 +94,8 @@ class TrainingRecipe:
     Attributes:
         preprocessing: spacing and intensity of the crops; the same object as at inference.
         patch: voxels of a training crop (x, y, z), after preprocessing.
-        fill: of what a crop shows beyond the scan, after preprocessing, as the method fills it at inference; None for
-            the scan's lowest value.
+        fill: of what a crop shows beyond the scan, after preprocessing and unchanged by the augmentation, as the method
+            fills it at inference; None for the scan's lowest value.
         batch_size: crops in a step on one worker.
         learning_rate, final_learning_rate: linear fall over the budget.
         warm_up: share of the budget over which the learning rate rises linearly first.

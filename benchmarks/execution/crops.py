@@ -18,6 +18,7 @@ from benchmarks.common.seeds import derive_seed, generator
 from benchmarks.contestants import Batch, Target, TrainingRecipe
 from benchmarks.data.cache import Cache, CachedMask, CachedVolume, default_cache
 from benchmarks.data.dataset import Case
+from benchmarks.data.preprocessing import overlap
 
 if TYPE_CHECKING:
     import torch
@@ -109,14 +110,16 @@ class CropSource:
             half = np.array(patch) / 2
             low, high = np.minimum(half, shape / 2), np.maximum(half, shape - half)
             centre = random.uniform(low, np.maximum(high, low))
-        image, _ = volume.crop(centre, patch, self.recipe.fill)
+        image, origin = volume.crop(centre, patch, self.recipe.fill)
         label, _ = mask.crop(centre, patch)
         how = self.recipe.augmentation
         axes = tuple(axis for axis, chance in enumerate(how.flips) if random.random() < chance)
-        image, label = np.flip(image, axes), np.flip(label, axes)
         scale = 1 + random.uniform(-how.intensity_scale, how.intensity_scale)
         shift = random.uniform(-how.intensity_shift, how.intensity_shift)
-        return np.ascontiguousarray(image * scale + shift, np.float32), np.ascontiguousarray(label)
+        changed = (...,) if self.recipe.fill is None else overlap(volume.shape, patch, origin)[1]
+        image[changed] = image[changed] * scale + shift
+        image, label = np.flip(image, axes), np.flip(label, axes)
+        return np.ascontiguousarray(image, np.float32), np.ascontiguousarray(label)
 
 
 class JointCrops(CropSource):

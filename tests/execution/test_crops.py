@@ -58,7 +58,7 @@ def test_beyond_the_scan_is_its_lowest_value_or_what_the_recipe_says(
 ) -> None:
     """The scan has 20 x 18 x 12 voxels."""
     recipe = replace(RECIPE, patch=(60, 60, 60), batch_size=1, foreground=1.0, fill=fill)
-    recipe = replace(recipe, augmentation=NO_AUGMENTATION)
+    recipe = replace(recipe, augmentation=NO_AUGMENTATION if fill is None else RECIPE.augmentation)
     (batch,) = CropSource(cases, TARGET, recipe, 1, cache=Cache(tmp_path)).step(0)
     corners = batch.image[0, 0, ::59, ::59, ::59].unique()
     low = float(batch.image.min()) if fill is None else fill
