@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import resource
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -112,6 +113,21 @@ class Cell:
             return self.bank.has_target(self.case.case_id, self.target.name)
         return not self.truth.known or self.truth.reference.voxels > 0
 
+    def forget_kept(self) -> None:
+        """Remove the masks and facts that an earlier run kept of all steps, or they would be taken for this one's.
+
+        Raises:
+            MachineFault: the storage fails.
+        """
+        if self.evaluation.predictions is None:
+            return
+        try:
+            for step in self.steps:
+                facts_file(self.stem(step)).unlink(missing_ok=True)  # who finds them believes the mask
+                mask_file(self.stem(step)).unlink(missing_ok=True)
+        except OSError as error:
+            raise MachineFault(f"{one_line(error)} on {socket.gethostname()}") from error
+
     def stem(self, step: int) -> Path:
         """Where the mask and the facts of a step are kept, without suffix."""
         assert self.evaluation.predictions is not None
@@ -135,14 +151,7 @@ class Cell:
         }
 
     def failed(self, error: BaseException, since: int, lesions: Sequence[Task] = ()) -> list[dict[str, Any]]:
-        """The rows from a step on, with the worst values, the reason, and the clicks that were due by then.
-
-        A failed step has no mask: what an earlier run kept of it is removed, or `--retry-failed` would score that.
-        """
-        if self.evaluation.predictions is not None:
-            for step in self.steps[since - 1 :]:
-                facts_file(self.stem(step)).unlink(missing_ok=True)
-                mask_file(self.stem(step)).unlink(missing_ok=True)
+        """The rows from a step on, with the worst values, the reason, and the clicks that were due by then."""
         values = failed_values(self.truth.reference) | _without_answer(FAILED, one_line(error)[:500])
         values |= lesion_figures(self, lesions, [0.0] * len(lesions))
         sessions = max(1, len(lesions))

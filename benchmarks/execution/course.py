@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -99,6 +100,7 @@ class Course:
         records: Records | None = None,
     ) -> None:
         self.folders, self.observer, self.machines, self.fresh = folders, observer, machines, fresh
+        self.call = uuid.uuid4().hex if fresh else ""
         self.records = records
         self.writer = Writer(records.store) if records else None
         self.computed = 0
@@ -279,7 +281,7 @@ class Course:
         if trainees is None:
             self.trainees[job.digest()] = [way]
             key = Key(("training", job.digest()), training_need(job), first=True, resumes=True)
-            self._submit([Item(key, TrainingWork(job, way.checkpoint, way.unit.log, self.folders.cache, self.fresh))])
+            self._submit([Item(key, TrainingWork(job, way.checkpoint, way.unit.log, self.folders.cache, self.call))])
         elif way not in trainees:
             trainees.append(way)
 

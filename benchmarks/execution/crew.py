@@ -40,13 +40,13 @@ class CaseWork:
 
 @dataclass(frozen=True)
 class TrainingWork:
-    """An item: one training."""
+    """An item: one training; `fresh` names the call that wants it afresh."""
 
     job: TrainingJob
     folder: Path
     log: Path
     cache: Path
-    fresh: bool
+    fresh: str
 
 
 class ClusterLost(Exception):

@@ -130,6 +130,7 @@ def score_case(loaded: LoadedCase, predictions: Sequence[Predicted]) -> Rows:
     predicted = {id(one.cell): one for one in predictions}
     rows: Rows = []
     for cell in loaded.cells:
+        cell.forget_kept()
         one = predicted.get(id(cell))
         rows += cell.without_target() if one is None else _scored(one, loaded.volume)
     return rows
@@ -174,6 +175,7 @@ def _score_given(case: Case, evaluation: Evaluation) -> Rows:
         return loaded
     rows: Rows = []
     for cell in loaded.cells:
+        cell.forget_kept()
         try:
             mask = evaluation.given.mask(case, loaded.volume)
         except UserError as error:
@@ -196,6 +198,10 @@ def failed_case(case: Case, evaluation: Evaluation, error: BaseException) -> Row
         cells = _cells(case, evaluation)
     rows: Rows = []
     for cell in cells:
+        try:
+            cell.forget_kept()
+        except MachineFault as fault:  # the failure is written all the same
+            logger.warning("%s/%s: what an earlier run kept stays: %s", case.dataset, case.case_id, fault)
         rows += cell.failed(error, since=1) if cell.has_target() else cell.without_target()
     return rows
 

@@ -40,7 +40,7 @@ __all__ = [
 
 
 Report = Callable[[dict[str, Any]], None]
-AFRESH = "afresh"  # what tells that an interrupted training was begun with --fresh
+AFRESH = "afresh"  # names the call with --fresh that began a training
 
 
 def run_job(
@@ -48,13 +48,14 @@ def run_job(
     folder: Path,
     log: Path | None = None,
     cache: Path | None = None,
-    fresh: bool = False,
+    fresh: str = "",
     report: Report | None = None,
 ) -> dict[str, Any]:
     """Train, and leave the checkpoint with its `training.json` in `folder`; the figures are returned.
 
     Args:
-        fresh: train even if the checkpoint is there; the old one stays until the new one is complete.
+        fresh: name of the call that trains even if the checkpoint, or the state of another call, is there; the old
+            checkpoint stays until the new one is complete.
         log: file for the output of Ray Train workers.
         cache: folder of the preprocessing cache, absolute; by default the user's own.
         report: is given every validation but the last while the training goes on; it is picklable.
@@ -76,11 +77,11 @@ class Aside:
     report: Report | None = None
 
 
-def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: bool) -> dict[str, Any]:
+def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: str) -> dict[str, Any]:
     work = work_folder(folder)
     storage = storage_of(job)
     if fresh:
-        _begin_afresh(work, storage)
+        _begin_afresh(work, storage, fresh)
     elif finished(work):
         _take_place(work, folder)  # a process that was killed had only this left to do
     if storage is not None and not finished(folder) and not fresh:
@@ -129,19 +130,19 @@ def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: bool) -> dict[
     return figures
 
 
-def _begin_afresh(work: Path, storage: TrainingStorage | None) -> None:
-    """Leave nothing of a training that was interrupted before, and note that this one has begun: called again, it
-    goes on from its own state. The finished checkpoint stays until then."""
-    if (work / AFRESH).exists() or (storage is not None and storage.read(AFRESH) is not None):
+def _begin_afresh(work: Path, storage: TrainingStorage | None, call: str) -> None:
+    """Leave nothing of a training that another call began; what this call has begun goes on from its own state."""
+    mark = work / AFRESH
+    if mark.exists() and mark.read_text(encoding="utf-8") == call:
         return
     if work.exists():
         shutil.rmtree(work)
-    if storage is not None:
+    if storage is not None and storage.read(AFRESH) != call.encode():
         for kind in (STATE, BEST):
             storage.remove(kind)
-        storage.write(AFRESH, b"begun", ".txt")
+        storage.write(AFRESH, call.encode(), ".txt")
     work.mkdir(parents=True)
-    (work / AFRESH).touch()
+    mark.write_text(call, encoding="utf-8")
 
 
 def _bring(storage: TrainingStorage, work: Path, folder: Path) -> None:

@@ -98,7 +98,7 @@ def training_task(job: TrainingJob) -> Any:
 
 
 def _train_task(
-    job: TrainingJob, folder: Path, log: Path | None, cache: Path, fresh: bool, report: Report | None = None
+    job: TrainingJob, folder: Path, log: Path | None, cache: Path, fresh: str, report: Report | None = None
 ) -> dict[str, Any]:
     """Runs in a Ray worker process.
 

@@ -23,25 +23,25 @@ def test_a_checkpoint_stays_until_the_fresh_one_is_complete(tmp_path: Path) -> N
     job = replace(job_of(write_cases(tmp_path / "scans", 1)), method="mock-bad-fit")
     folder = completed(tmp_path / "model", steps=5)
     with pytest.raises(ValueError, match="exit code 9"):
-        run_job(job, folder, fresh=True)
+        run_job(job, folder, fresh="one")
     assert run_job(job, folder) == {"steps": 5}
 
     job = replace(job, method="mock-dying-fit", config={"folder": str(tmp_path)})
     (tmp_path / "asked").touch()  # the second time it lives
-    assert run_job(job, folder, fresh=True)["steps"] == 1
+    assert run_job(job, folder, fresh="one")["steps"] == 1
     assert run_job(job, folder)["steps"] == 1
     assert sorted(path.name for path in tmp_path.glob("*model*")) == ["model"]
 
 
-def test_a_fresh_training_leaves_the_state_of_before_and_goes_on_from_its_own(tmp_path: Path) -> None:
+def test_a_fresh_training_leaves_the_state_of_other_calls_and_goes_on_from_its_own(tmp_path: Path) -> None:
     job = replace(job_of(write_cases(tmp_path / "scans", 1)), method="mock-bad-fit")
     folder = tmp_path / "model"
     state = work_folder(folder) / "state.pt"
     state.parent.mkdir()
     state.write_bytes(b"of an interrupted training")
-    for there in (False, True):
+    for call, there in (("one", False), ("one", True), ("two", False)):
         with pytest.raises(ValueError, match="exit code 9"):
-            run_job(job, folder, fresh=True)
+            run_job(job, folder, fresh=call)
         assert state.exists() == there
         state.write_bytes(b"of the fresh one")
 

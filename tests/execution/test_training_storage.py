@@ -266,7 +266,7 @@ def test_a_finished_training_is_taken_from_the_storage_and_is_not_made_again(
         if (first / path).is_file():
             assert (first / path).read_bytes() == (other / path).read_bytes()
     with pytest.raises(AssertionError, match="trained again"):
-        run_job(job, other, fresh=True)
+        run_job(job, other, fresh="one")
 
 
 def _trained(job: TrainingJob, work: Path) -> dict[str, Any]:

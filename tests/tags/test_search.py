@@ -29,7 +29,6 @@ def test_views_cover_a_box_from_end_to_end(step: float, overlap: float) -> None:
     assert covered[3:200, 10:45, 0:300].min() >= 1
     starts = np.unique([view.start[2] for view in views])
     assert np.diff(starts).max() <= side * step * (1 - overlap) + 1
-    first = (side - 1) / 2 % 1
     unit, first = (1, (side - 1) / 2 % 1) if step == 1 else (0.5, 0)
     assert all(((at - first) / unit).is_integer() for view in views for at in view.centre)
 
