@@ -174,7 +174,8 @@ class Settings:
         search_view: field of view of the views in which a volume is searched without clicks, likewise a multiple.
         overlap: of neighbouring ones.
         part_share: of the heaviest part that they find; parts that weigh less are not looked at.
-        box_prior: share of the ellipsoid in a box in the answer to that box; the rest is the network's.
+        box_prior: share of the ellipsoid in a box in the answer, the rest is the network's: up to a half, so that at the
+            default threshold a network that is sure overrules it. It has no say once a positive click lies outside the box.
         widest: largest field of view of a prompted view, as a multiple of the first view's.
         mirror: look at every view a second time in the mirror, left and right exchanged, and take the mean; only
             where training exchanges them, too. It doubles the cost of everything.
@@ -217,6 +218,10 @@ class Settings:
     mirror: bool = False
     cached_views: int = 8
     mixed_precision: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.box_prior <= 0.5:
+            raise ValueError(f"box_prior must lie between 0 and 0.5, not at {self.box_prior}")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Settings:

@@ -48,6 +48,12 @@ class GridPrompts:
                 views.append(View.about(point, 1.0, side))
         return views
 
+    def in_box(self, points: NDArray[np.float64]) -> BoolArray:
+        """Which of the points (N, 3) lie in the box; there is one."""
+        assert self.box is not None
+        low, high = self.box
+        return np.asarray(((points >= low) & (points <= high)).all(axis=1))
+
     def prompted_part(self, mask: BoolArray, view: View) -> BoolArray:
         """The connected parts of a view's mask that hold a positive click; the whole mask if no part does."""
         local = np.rint(view.local(self.points[self.positive])).astype(np.intp)

@@ -82,7 +82,7 @@ class TagsSession(Session):
                 return self._searched(prompts, prompted)
             if prompts.mask is not None:
                 return self._edited(prompts.mask, prompted)
-            return self._on_volume(self._answer(prompts))
+            return self._on_volume(self._with_box(self._answer(prompts), prompted))
 
     def _read(self, text: str | None) -> None:
         """Take the anatomy from the words of the prompts, or from the target where they have none."""
@@ -109,10 +109,8 @@ class TagsSession(Session):
             self._answers.move_to_end(rounds[known])
         for round_prompts in rounds if known is None else rounds[known + 1 :]:
             prompted = GridPrompts(round_prompts, self.prepared)
-            if answer is None and prompted.box is not None:
-                answer = self._to_box(prompted, prompted.box)
-            else:
-                answer = self._follow(prompted, answer)
+            before = _Inscribed(prompted.box) if answer is None and prompted.box is not None else answer
+            answer = self._follow(prompted, before)
             self._answers[round_prompts] = answer
             self._answers.move_to_end(round_prompts)
             while len(self._answers) > REMEMBERED:
@@ -121,16 +119,21 @@ class TagsSession(Session):
             raise RuntimeError("prompts that ask for no view came here")
         return answer
 
-    def _to_box(self, prompted: GridPrompts, box: NDArray[np.float64]) -> Answer:
-        """The answer to a box: the mean of the ellipsoid in it and of what the network says that is told of both."""
-        share, ellipsoid = np.float32(self.segmenter.settings.box_prior), _Inscribed(box)
-        answer = self._follow(prompted, ellipsoid)
-        return Answer(
-            tuple(
-                (view, (1 - share) * probability + share * ellipsoid.seen_from(view))
-                for view, probability in answer.parts
-            )
-        )
+    def _with_box(self, answer: Answer, prompted: GridPrompts) -> Answer:
+        """The mean of an answer and of the ellipsoid in the box, as long as no positive click lies outside the box.
+
+        Neutral at the threshold: where the ellipsoid is undecided, the network decides, and the other way round.
+        """
+        share, threshold = self.segmenter.settings.box_prior, self.segmenter.settings.threshold
+        if prompted.box is None or not prompted.in_box(prompted.points[prompted.positive]).all():
+            return answer
+        ellipsoid = _Inscribed(prompted.box)
+
+        def mixed(view: View, probability: FloatArray) -> FloatArray:
+            told = ellipsoid.seen_from(view) - np.float32(0.5 - threshold)
+            return (1 - np.float32(share)) * probability + np.float32(share) * told
+
+        return Answer(tuple((view, mixed(view, probability)) for view, probability in answer.parts))
 
     def _edited(self, given: BoolArray, prompted: GridPrompts) -> BoolArray:
         """A mask of the user's with the network's changes: where it agrees or did not look, not a voxel moves."""

@@ -176,15 +176,32 @@ def test_the_ellipsoid_in_a_box_decides_where_the_network_is_undecided(segmenter
     half = np.zeros(shape, bool)
     half[:32] = True
 
-    def answered(probability):
+    def answered(probability, *clicks):
         session = segmenter.open(volume_of(shape), TARGET)
-        session._probability = lambda view, prompted, before: probability(Perfect(session, half), view, prompted)
-        return session.segment(Prompts(box=Box(low, high)))
+        perfect = Perfect(session, half)
+        session._probability = lambda view, prompted, before: probability(perfect, view, prompted)
+        return session.segment(Prompts(clicks=clicks, box=Box(low, high)))
 
     undecided = answered(lambda perfect, view, prompted: np.full((32,) * 3, 0.5, np.float32))
     assert dice(undecided, ellipsoid <= 1) > 0.97
     sure = answered(lambda perfect, view, prompted: perfect.probability(view, prompted, None))
     assert dice(sure[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], half[12:52, 16:44, 20:40]) > 0.97
+    unsure = answered(lambda perfect, view, prompted: np.full((32,) * 3, 0.6, np.float32), Click((32, 30, 30)))
+    assert dice(unsure, ellipsoid <= 1.21) > 0.97  # 0.3 and half of 0.4: e is 0.4 at 1.1 radii
+    outside = answered(lambda perfect, view, prompted: np.full((32,) * 3, 0.6, np.float32), Click((32, 30, 42)))
+    assert outside[32, 30, 42]
+    assert outside.sum() > 3 * unsure.sum(), "a box that a click contradicts has no say"
+
+
+def test_the_round_after_a_box_is_told_what_the_network_said(segmenter):
+    shape = (64, 64, 64)
+    session = segmenter.open(volume_of(shape), TARGET)
+    perfect = Perfect(session, np.zeros(shape, bool))
+    session.segment(Prompts(clicks=(Click((32, 32, 32)),), box=Box((20, 20, 20), (44, 44, 44))))
+    assert perfect.told[0].max() > 0.9, "the ellipsoid"
+    assert perfect.told[-1].max() == 0
+    with pytest.raises(UserError, match="box_prior must lie between 0 and 0.5, not at 0.6"):
+        tags_tiny.build({"box_prior": 0.6})
 
 
 def test_a_given_box_reaches_the_network_where_it_lies(segmenter):
