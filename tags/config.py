@@ -174,8 +174,9 @@ class Settings:
         search_view: field of view of the views in which a volume is searched without clicks, likewise a multiple.
         overlap: of neighbouring ones.
         part_share: of the heaviest part that they find; parts that weigh less are not looked at.
-        box_prior: share of the ellipsoid in a box in the answer, the rest is the network's: up to a half, so that at the
-            default threshold a network that is sure overrules it. It has no say once a positive click lies outside the box.
+        box_prior: share of the ellipsoid in a box in the answer, the rest is the network's: up to a half, so that at
+            the default threshold a network that is sure overrules it. It has no say once a positive click lies outside
+            the box.
         widest: largest field of view of a prompted view, as a multiple of the first view's.
         mirror: look at every view a second time in the mirror, left and right exchanged, and take the mean; only
             where training exchanges them, too. It doubles the cost of everything.

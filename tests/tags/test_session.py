@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.common.errors import UserError
 from benchmarks.contestants import Target
 from benchmarks.data.volume import Volume
 from benchmarks.prompting.prompts import Box, Click, Prompts
@@ -200,7 +201,7 @@ def test_the_round_after_a_box_is_told_what_the_network_said(segmenter):
     session.segment(Prompts(clicks=(Click((32, 32, 32)),), box=Box((20, 20, 20), (44, 44, 44))))
     assert perfect.told[0].max() > 0.9, "the ellipsoid"
     assert perfect.told[-1].max() == 0
-    with pytest.raises(UserError, match="box_prior must lie between 0 and 0.5, not at 0.6"):
+    with pytest.raises(UserError, match=r"box_prior must lie between 0 and 0\.5, not at 0\.6"):
         tags_tiny.build({"box_prior": 0.6})
 
 
