@@ -48,7 +48,16 @@ def test_only_settings_of_training_name_the_checkpoint(one: Method) -> None:
 
 def test_every_kind_of_method_names_what_it_has() -> None:
     expected = {
-        "tags-tiny": {"threshold", "search_view", "overlap", "part_share", "widest", "mirror", "cached_views"},
+        "tags-tiny": {
+            "threshold",
+            "search_view",
+            "overlap",
+            "part_share",
+            "box_prior",
+            "widest",
+            "mirror",
+            "cached_views",
+        },
         "nnunet": {"mirroring", "tile_step_size", "keep_workdir"},
         "sam-b": {"precision", "batch_size", "least_quality", "reach"},
         "sam-med2d-tiny": {"precision", "batch_size", "least_quality", "reach"},
