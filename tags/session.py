@@ -253,7 +253,7 @@ class TagsSession(Session):
 
     def _native(self, array: FloatArray | BoolArray, view: View) -> tuple[FloatArray, list[NDArray[np.float64]]]:
         """Linear samples of an array on the volume's own grid in the voxels of a view, and their coordinates."""
-        axes = [view.start[axis] + view.step * np.arange(view.side) for axis in range(3)]
+        axes = view.axes
         places = [
             (axis + 0.5) * (n / m) - 0.5
             for axis, n, m in zip(axes, self.prepared.native_shape, self.prepared.shape, strict=True)
@@ -276,8 +276,7 @@ class _Inscribed:
 
     def seen_from(self, view: View) -> FloatArray:
         """Its probability in the voxels of a view."""
-        places = view.step * np.arange(view.side)
-        axes = [torch.tensor(view.start[axis] + places, dtype=torch.float32) for axis in range(3)]
+        axes = [torch.tensor(axis, dtype=torch.float32) for axis in view.axes]
         seen: FloatArray = inscribed(self.low, self.high, axes).numpy()
         return seen
 

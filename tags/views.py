@@ -51,6 +51,11 @@ class View:
         """Where its first voxel lies."""
         return np.array(self.centre) - (self.side - 1) / 2 * self.step
 
+    @property
+    def axes(self) -> list[NDArray[np.float64]]:
+        """Coordinates of its voxels along each axis."""
+        return [first + self.step * np.arange(self.side) for first in self.start]
+
     def local(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
         """Coordinates (N, 3) of the model's grid → of the view's own voxels."""
         return np.asarray((points - self.start) / self.step)
@@ -110,7 +115,7 @@ class Answer:
 
     def seen_from(self, view: View) -> FloatArray:
         """The answer in the voxels of a view; 0 where no view looked."""
-        return self.read_at([view.start[axis] + view.step * np.arange(view.side) for axis in range(3)])
+        return self.read_at(view.axes)
 
     def read_at(self, axes: Sequence[NDArray[np.float64]]) -> FloatArray:
         """The answer at the crossings of coordinates along each axis; 0 where no view looked."""

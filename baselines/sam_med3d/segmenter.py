@@ -29,7 +29,6 @@ from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import Prompts
 
 CLAMP = (-1000.0, 1000.0)  # HU, as in upstream's training; its current inference script leaves it out
-
 BEYOND = 0.0  # HU of what a crop shows beyond the scan, as in upstream's scripts
 
 SIZES = {
@@ -118,8 +117,7 @@ class SamMed3D(SamSegmenter):
     def recipe(self, target: Target) -> TrainingRecipe:
         """Crops of the network's size, centred on the target: there a user clicks.
 
-        Intensities are not shifted: z-scores are over the voxels above zero, to which what lies beyond the scan must
-        not come to belong.
+        Intensities are not shifted: a tenth of an HU is nothing here, and the z-scores take it out.
         """
         augmentation = Augmentation(intensity_shift=0.0)
         return self.training_recipe(self.preprocessing, self.window, fill=BEYOND, augmentation=augmentation)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import errno
+import socket
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 LONGEST_MESSAGE = 2000
 
@@ -39,22 +41,39 @@ FAULTS_OF_FILES = frozenset(
 
 def is_fault_of_files(error: BaseException | None) -> bool:
     """Whether the storage is at fault, somewhere in the chain of causes."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in FAULTS_OF_FILES:
-            return True
-        error = error.__cause__ or error.__context__
-    return False
+    return any(isinstance(one, OSError) and one.errno in FAULTS_OF_FILES for one in _chain(error))
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether memory ran out, of the processor or of the GPU, somewhere in the chain of causes. Imports no torch."""
     torch = sys.modules.get("torch")
     kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
+    return any(isinstance(one, kinds) for one in _chain(error))
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, what caused it, and what caused that."""
     while error is not None:
-        if isinstance(error, kinds):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
+
+
+def fault_here(error: BaseException) -> MachineFault:
+    """The fault of this machine that an error was; raise it `from` that error."""
+    return MachineFault(f"{one_line(error)} on {socket.gethostname()}")
+
+
+@contextmanager
+def machine_faults() -> Iterator[None]:
+    """Turns a failing storage into a `MachineFault` that names the machine."""
+    try:
+        yield
+    except MachineFault:
+        raise
+    except Exception as error:
+        if is_fault_of_files(error):
+            raise fault_here(error) from error
+        raise
 
 
 def one_line(error: BaseException, limit: int = 1000) -> str:

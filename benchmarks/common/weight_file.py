@@ -63,6 +63,10 @@ class WeightFile:
     check: str = field(default="", compare=False)
     stand_in: str = field(default="", compare=False)
 
+    def fits(self, dataset: str) -> bool:
+        """Whether it was trained for that dataset, or for any."""
+        return not self.datasets or dataset in self.datasets
+
     def __post_init__(self) -> None:
         """Mistakes of whoever wrote the method; a name can never lead out of the weights folder."""
         if not _PLAIN_NAME.fullmatch(self.name):

@@ -1,11 +1,10 @@
 """A cache of prepared volumes and masks on disk, so that a training crop costs a few pages and not a scan.
 
 A volume is named by its content: SHA-256 of the image's bytes, the recipe, and the code that prepares; a mask by data
-set, case and target, too, which seed the sample of its voxels. An entry is a
-folder with plain `.npy` files, read through a memory map, and `entry.json`; no pickle. Intensities are int16
-where they are whole numbers, float16 where that keeps them within 0.25 HU (a bound that every entry is checked
-against), else float32. A mask is kept as the box that holds it, with a sample of its voxels to draw training
-crops from.
+set, case and target, too, which seed the sample of its voxels. An entry is a folder with plain `.npy` files, read
+through a memory map, and `entry.json`; no pickle. Intensities are int16 where they are whole numbers, float16 where
+that keeps them within 0.25 HU (a bound that every entry is checked against), else float32. A mask is kept as the box
+that holds it, with a sample of its voxels to draw training crops from.
 
 Safe with any number of processes: an entry is written beside its place and moved there whole. Eviction of the
 least recently used keeps the size in bounds; whoever has an entry open goes on reading it (POSIX). What cannot

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import resource
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.environment import revision
-from benchmarks.common.errors import MachineFault, is_out_of_memory, one_line
+from benchmarks.common.errors import MachineFault, fault_here, is_out_of_memory, one_line
 from benchmarks.contestants import Target
 from benchmarks.data.dataset import Case
 from benchmarks.data.volume import BoolArray
@@ -126,7 +125,7 @@ class Cell:
                 facts_file(self.stem(step)).unlink(missing_ok=True)  # who finds them believes the mask
                 mask_file(self.stem(step)).unlink(missing_ok=True)
         except OSError as error:
-            raise MachineFault(f"{one_line(error)} on {socket.gethostname()}") from error
+            raise fault_here(error) from error
 
     def stem(self, step: int) -> Path:
         """Where the mask and the facts of a step are kept, without suffix."""

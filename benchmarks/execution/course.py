@@ -242,7 +242,7 @@ class Course:
         elif problem is not None:
             self._leave_out(way, cases, problem)
         elif way.trained:
-            self._predict(way, cases)
+            self._submit(self._items(way, cases, score_only=False))
         elif failed is not None:
             self._write_untrained(way, cases, failed)
         elif not_run is not None:
@@ -250,9 +250,6 @@ class Course:
         else:
             way.awaiting += cases
             self._train(way)
-
-    def _predict(self, way: Way, cases: list[Case]) -> None:
-        self._submit(self._items(way, cases, score_only=False))
 
     def _items(self, way: Way, cases: list[Case], score_only: bool) -> list[Item]:
         unit = way.unit

@@ -134,6 +134,10 @@ class MethodEntry(Strict):
     def title(self) -> str:
         return (self.label or self.name) + " (joint)" * self.joint + " (untrained)" * self.untrained
 
+    def meets(self, dataset: str) -> bool:
+        """Whether it is evaluated on that dataset of the suite."""
+        return not self.datasets or dataset in self.datasets
+
     @staticmethod
     def from_file(path: Path) -> MethodEntry:
         """Read one entry from a YAML file, such as the `best.yaml` of a sweep. Raises UserError."""

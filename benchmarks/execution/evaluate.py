@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.environment import revision
-from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, one_line
+from benchmarks.common.errors import MachineFault, UserError, fault_here, machine_faults
 from benchmarks.common.files import safe_name, write_json
 from benchmarks.contestants import Segmenter
 from benchmarks.data.dataset import Case, target_mask
@@ -177,10 +177,9 @@ def _score_given(case: Case, evaluation: Evaluation) -> Rows:
     for cell in loaded.cells:
         cell.forget_kept()
         try:
-            mask = evaluation.given.mask(case, loaded.volume)
+            with machine_faults():
+                mask = evaluation.given.mask(case, loaded.volume)
         except UserError as error:
-            if is_fault_of_files(error):
-                raise MachineFault(f"{one_line(error)} on {socket.gethostname()}") from error
             rows += cell.failed(error, since=1)
             continue
         facts = {"carried": False, "clicks": 0, "predicted_commit": ""}
@@ -211,12 +210,8 @@ def _read(case: Case) -> tuple[Volume, NDArray[np.int16]]:
     for path in (case.image, case.label):
         if not path.exists():
             raise MachineFault(f"{path} is not there on {socket.gethostname()}")
-    try:
+    with machine_faults():
         return case.load()
-    except Exception as error:
-        if is_fault_of_files(error):
-            raise MachineFault(f"{one_line(error)} on {socket.gethostname()}") from error
-        raise
 
 
 def _cells(
@@ -284,7 +279,7 @@ def _keep(cell: Cell, step: int, content: dict[str, Any], volume: Volume, mask: 
             write_mask(mask, volume, mask_file(stem))
         write_json(facts_file(stem), {**content, "facts": facts})
     except OSError as error:
-        raise MachineFault(f"{one_line(error)} on {socket.gethostname()}") from error
+        raise fault_here(error) from error
 
 
 def applicable(protocols: Sequence[Protocol], segmenter_prompts: frozenset[Any]) -> tuple[Protocol, ...]:

@@ -31,7 +31,7 @@ def joint_parts(entry: MethodEntry, members: Sequence[Member], fold: int, evalua
     name = f"method '{entry.title}'"
     if method_of(entry).training != "bench":
         raise UserError(f"{name}: `joint` is for methods that the bench trains")
-    chosen = _of_fold(name, [one for one in members if not entry.datasets or one[1].name in entry.datasets], fold)
+    chosen = _of_fold(name, [one for one in members if entry.meets(one[1].name)], fold)
     if len(chosen) < 2 and len(chosen[0][1].targets) < 2:
         raise UserError(f"{name}: `joint` needs more than one target, and there is only {chosen[0][1].name}")
     for _, dataset in chosen:

@@ -61,7 +61,7 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders, by_rule: C
         evaluated = _Evaluated(dataset, fold, files, banks, prompts, everything)
         for target in dataset.targets:
             for member in members(suite):
-                if member.datasets and dataset.name not in member.datasets:
+                if not member.meets(dataset.name):
                     continue
                 if member.kind == "masks":
                     units += _masks_unit(suite, member, evaluated, target, folders)

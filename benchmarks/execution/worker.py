@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.environment import revision
-from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, is_out_of_memory, one_line
+from benchmarks.common.errors import MachineFault, UserError, is_out_of_memory, machine_faults, one_line
 from benchmarks.contestants import Budget, Environment
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import Case
@@ -107,7 +107,7 @@ def _train_task(
         Exception: whatever the method raises.
     """
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "86400")  # wait for a free machine
-    with _machine_faults():
+    with machine_faults():
         if log is not None:
             redirect_output(log)
         _check_machine(job.method, None, job.budget.gpus if job.workers == 1 else 0.0)
@@ -161,7 +161,7 @@ class Evaluator:
         self._segmenter: Any = None
         self._withdrawn: set[int] = set()
         self._turns = Turns()
-        with _machine_faults():
+        with machine_faults():
             redirect_output(self._log)
 
     def where(self) -> str:
@@ -180,7 +180,7 @@ class Evaluator:
         warm_up()
         if not one.method:
             return time.perf_counter() - started
-        with _machine_faults():
+        with machine_faults():
             device = _check_machine(one.method, one.checkpoint, one.gpus)
             self._segmenter = load_segmenter(find_method(one.method), one.config, device, one.checkpoint)
         _set_threads(one.cpus)
@@ -310,19 +310,6 @@ def _check_machine(method: str, checkpoint: Path | None, gpus: float) -> str:
         return device_for(Budget(gpus=gpus))
     except UserError as error:
         raise MachineFault(f"{error} ({host})") from error
-
-
-@contextmanager
-def _machine_faults() -> Iterator[None]:
-    """Turns a failing storage into a `MachineFault` that names the machine."""
-    try:
-        yield
-    except MachineFault:
-        raise
-    except Exception as error:
-        if is_fault_of_files(error):
-            raise MachineFault(f"{one_line(error)} on {socket.gethostname()}") from error
-        raise
 
 
 def _empty_caches() -> None:

@@ -318,7 +318,7 @@ def _used(files: Sequence[WeightFile], config: Mapping[str, Any], dataset: str) 
     for setting in dict.fromkeys(file.setting for file in files):
         choice = [file for file in files if file.setting == setting]
         named = [file for file in choice if file.name == user_path(str(config.get(setting))).name]
-        fitting = [file for file in choice if not file.datasets or dataset in file.datasets]
+        fitting = [file for file in choice if file.fits(dataset)]
         used += named or fitting or choice
     return used
 
@@ -349,7 +349,7 @@ def _refuse_another_content(method: Method, title: str, checkpoint: Any) -> None
 
 
 def _file_for(files: list[WeightFile], title: str, dataset: str) -> Path:
-    suited = [file for file in files if not file.datasets or dataset in file.datasets]
+    suited = [file for file in files if file.fits(dataset)]
     if not suited:
         known = ", ".join(dict.fromkeys(name for file in files for name in file.datasets))
         raise UserError(

@@ -85,7 +85,7 @@ def _cost(suite: Suite, entry: MethodEntry, passages: Sequence[Passage]) -> Cost
     repeats = (entry.repeats or suite.repeats) if trained or own_tool else 1
     sums = dict.fromkeys(("trainings", "known", "measured", "low", "high", "disk"), 0.0)
     unknown, working = [], 0.0
-    met = [one for one in suite.datasets if not entry.datasets or one.name in entry.datasets]
+    met = [one for one in suite.datasets if entry.meets(one.name)]
     for dataset in met:
         training, tested = case_counts(dataset)
         times = repeats * fold_count(dataset) if trained or own_tool else 0

@@ -138,7 +138,7 @@ def along_the_road(suite: Suite, short: Suite, how: Rehearsed, progress: Progres
     for entry in short.datasets:
         gone: dict[str, Passage] = {}
         for member in short.methods:
-            if member.datasets and entry.name not in member.datasets:
+            if not member.meets(entry.name):
                 continue
             of_training = member.model_dump(mode="json", include={"fine_tune", "untrained", "joint"})
             key = digest([member.name, member.config, of_training, str(member.environment)])
@@ -235,7 +235,7 @@ def _configured(member: MethodEntry, entry: DatasetEntry, how: Rehearsed) -> tup
     used: list[StandIn] = []
     for use in method.files:
         placed = how.files.get(use.name)
-        fits = not use.datasets or entry.name in use.datasets
+        fits = use.fits(entry.name)
         if placed is None or not fits or (use.setting == "checkpoint" and member.config.get("checkpoint")):
             continue
         config[use.setting] = str(placed.path)

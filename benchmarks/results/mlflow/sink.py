@@ -102,7 +102,7 @@ class MlflowSink:
         content = {
             "plan": self._plan,
             "out": self._out_id,
-            "description": {**description, "cases": [], "patients": {}},
+            "description": _without_cases(description),
             "folder": place,
         }
         self._put("model", str(description["checkpoint"]), content)
@@ -178,7 +178,7 @@ class MlflowSink:
         return left
 
     def _training(self, description: Mapping[str, Any], figures: Mapping[str, Any], finished: bool) -> dict[str, Any]:
-        content = {"plan": self._plan, "out": self._out_id, "description": {**description, "cases": [], "patients": {}}}
+        content = {"plan": self._plan, "out": self._out_id, "description": _without_cases(description)}
         return {**content, "training": figures, "finished": finished, **_origin()}
 
     def _log_curve(self, description: Mapping[str, Any], curve: Sequence[Mapping[str, Any]], times: Times) -> None:
@@ -208,6 +208,11 @@ def _identity_of(out: Path) -> str:
         with atomically(path) as partial:
             partial.write_text(uuid.uuid4().hex, encoding="utf-8")
     return path.read_text(encoding="utf-8").strip()
+
+
+def _without_cases(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The description of a unit without what it says case by case: the rows do."""
+    return {**description, "cases": [], "patients": {}}
 
 
 def _origin() -> dict[str, Any]:
