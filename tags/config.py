@@ -166,6 +166,7 @@ class Settings:
         zoom: range of the field of view of a training crop, as a multiple of the first view's.
         stretch: by how much each axis of a training crop may depart from its zoom, as a share.
         tilt: largest angle in degrees by which a training crop is turned about each axis.
+        augment_intensity: chance of each intensity augmentation of a training crop, see `intensity_augmented`.
         flips: chance that each axis (x, y, z) of a training crop is turned round, after CLIP has looked; None
             for left and right alone, and that only where the anatomy allows it, see `targets.flips_of`.
         dice_weight: Dice's share in the loss, the rest is cross-entropy.
@@ -207,6 +208,7 @@ class Settings:
     zoom: tuple[float, float] = (0.7, 2.4)
     stretch: float = 0.1
     tilt: float = 10.0
+    augment_intensity: float = 0.0
     flips: tuple[float, float, float] | None = None
     dice_weight: float = 0.5
     coarse_weight: float = 0.0

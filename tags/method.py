@@ -51,6 +51,7 @@ def _method(
         training="bench",
         config=config,
         inference_settings=INFERENCE_SETTINGS,
+        later_settings=("augment_intensity",),
         files=files_of(size, str(config["clip"]), str(config["clip_weights"])),
         search_space=search_space(size),
         ablations=ABLATIONS,

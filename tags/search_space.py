@@ -47,5 +47,6 @@ def search_space(size: str) -> dict[str, list[Any]]:
         "box_share": ["uniform", 0.0, 0.5],
         "mask_share": ["uniform", 0.0, 0.4],
         "corrections": ["randint", 0, 4],
+        "augment_intensity": ["choice", [0.0, 0.3]],
         "zoom": ["choice", zooms],
     }

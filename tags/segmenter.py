@@ -21,6 +21,7 @@ from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.data.volume import Volume
 from tags.augment import draw_flips, flipped, flipped_features, random_views
 from tags.config import Settings, TagsConfig
+from tags.intensity import intensity_augmented
 from tags.losses import rarity, segmentation_loss
 from tags.model import TAGS
 from tags.plan import Plan, fixed, plan_for, unplanned
@@ -126,6 +127,7 @@ class TagsSegmenter(Trainable):
         )
         random = batch.generator
         image, label = random_views(batch.image, batch.label, self.config.patch, s.zoom, random, s.stretch, s.tilt)
+        image = intensity_augmented(image, s.augment_intensity, random)
         bounds = bounds_of(batch.targets).to(image.device)
         seen = self.module.see(image, bounds)
         flips = draw_flips([s.flips or flips_of(t) for t in batch.targets], random)

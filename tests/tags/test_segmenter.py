@@ -18,7 +18,9 @@ from benchmarks.data.volume import Volume
 from benchmarks.prompting.prompts import Click, PromptKind, Prompts
 from tags import segmenter as segmenter_module
 from tags.image_encoder import CHUNK_TOKENS
+from tags.losses import segmentation_loss
 from tags.method import tags_tiny, tags_vit_b
+from tests.tags.shapes import ball
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)
 
@@ -132,6 +134,29 @@ def test_clip_looks_before_the_flips(monkeypatch):
     segmenter.loss(batch_of(image, torch.zeros_like(image)))
     assert torch.allclose(looked["clip"], image, atol=1e-5)
     assert torch.equal(looked["sam"], looked["clip"].flip(2, 3))
+
+
+def test_intensities_of_the_image_are_augmented_and_the_label_is_not(monkeypatch):
+    """What the network is shown, and what the loss compares with: the label's prompts lie where they lay."""
+    image = torch.randn(2, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
+    label = ball(8).expand(2, -1, -1, -1, -1).contiguous()
+    shown, compared = [], []
+    monkeypatch.setattr(
+        segmenter_module,
+        "segmentation_loss",
+        lambda logits, label, *rest: compared.append(label) or segmentation_loss(logits, label, *rest),
+    )
+    for chance in (0.0, 1.0):
+        fixed = {"zoom": [1.0, 1.0], "stretch": 0, "tilt": 0, "flips": [0.0, 0.0, 0.0], "corrections": 0}
+        segmenter = tags_tiny.build({**fixed, "augment_intensity": chance})
+        encode = segmenter.module.encode
+        monkeypatch.setattr(
+            segmenter.module, "encode", lambda x, *rest, encode=encode: shown.append(x) or encode(x, *rest)
+        )
+        segmenter.loss(batch_of(image, label))
+    assert torch.allclose(shown[0], image, atol=1e-5)
+    assert (shown[1] - image).flatten(1).std(dim=1).min() > 0.05
+    assert torch.equal(compared[1], label)
 
 
 def test_crops_are_mirrored_only_where_the_anatomy_allows_it(monkeypatch):
