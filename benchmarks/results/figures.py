@@ -16,6 +16,7 @@ from benchmarks.results.comparability import DIFFERS
 from benchmarks.results.leaderboard import LIST, last_steps
 from benchmarks.results.leaderboard.lists import best_first, with_seconds_of_answers
 from benchmarks.results.statistics import summary, with_failures_as_worst, with_target
+from benchmarks.results.tables.sheet import given_text
 
 COLUMNS = 2
 UNITS = {"displacement_mm": "displacement of the click (mm, each axis)", "box_jitter_mm": "error of the box (± mm)",
@@ -88,7 +89,7 @@ def all_figures(
     final = rows_on(board, rows)
     for number, (key, one) in enumerate(final.groupby(LIST, sort=False), start=1):
         name = safe_name("-".join(str(part) for part in (*key[:2], key[3]) if part)) + (f"-{number}" if key[4] else "")
-        title = _title(*key[:2], f"given: {key[2]} ({key[3]})", key[4])
+        title = _title(*key[:2], f"{given_text(key[2])} ({key[3]})", key[4])
         for kind, draw in (("means", _means), ("boxes", _boxes), ("costs", _costs)):
             figure = _figure(7.0, 1.2 + 0.36 * one["method"].nunique() if kind != "costs" else 4.2)
             axes = figure.add_subplot()
@@ -187,7 +188,9 @@ def _round_panels(tables: Mapping[str, pd.DataFrame]) -> list[Panel]:
     if table.empty:
         return []
     groups: Any = table.groupby(LIST, sort=False)
-    return [(_title(*key[:2], f"given: {key[2]} ({key[3]})", key[4]), "round", rows, "step") for key, rows in groups]
+    return [
+        (_title(*key[:2], f"{given_text(key[2])} ({key[3]})", key[4]), "round", rows, "step") for key, rows in groups
+    ]
 
 
 def _title(*parts: object) -> str:

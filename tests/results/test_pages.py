@@ -82,7 +82,7 @@ def test_a_row_of_the_main_table_stays_on_one_line(large: tuple[pd.DataFrame, li
 def test_a_summary_over_datasets_comes_first(large: tuple[pd.DataFrame, list[dict[str, Any]]]) -> None:
     rows, units = large
     shown = printed(show_all, rows, units)
-    assert shown.startswith("all datasets · given: automatic (automatic)")
+    assert shown.startswith("all datasets · given: nothing (automatic)")
     assert shown.index("all datasets · given: clicks (iterative-7)") < shown.index("kits21 · kidney-tumor")
     one = rows[rows["dataset"] == "kits21"]
     assert "all datasets" not in printed(show_all, one, units)

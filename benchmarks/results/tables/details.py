@@ -27,6 +27,7 @@ from benchmarks.results.tables.sheet import (
     Sheet,
     few_mark,
     few_note,
+    given_text,
     list_title,
     mean_text,
     method_text,
@@ -398,5 +399,5 @@ def _published_sheet(key: Sequence[str], rows: pd.DataFrame) -> Sheet:
     for (title, target), group in rows.groupby(["title", "target"], sort=False):
         values = dict(zip(group["metric"], group["value"], strict=True))
         cells.append((str(title), str(target), *(number_text(values.get(metric, math.nan), 3) for metric in metrics)))
-    name = f"PUBLISHED, not measured here · {dataset} · given: {track} · {paper}, {where} · protocol: {protocol}"
+    name = f"PUBLISHED, not measured here · {dataset} · {given_text(track)} · {paper}, {where} · protocol: {protocol}"
     return Sheet(name, headings, tuple(cells), metrics)

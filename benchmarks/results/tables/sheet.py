@@ -57,7 +57,12 @@ def list_title(key: Sequence[Any], synthetic: bool) -> str:
     """The title of a list (dataset, target, track, protocol, what differs) or over all datasets (the last three)."""
     *where, track, protocol, differs = (str(part) for part in key)
     mark = (f" · {differs}" if differs else "") + (" · SYNTHETIC" if synthetic else "")
-    return f"{' · '.join(where or ['all datasets'])} · given: {track} ({protocol}){mark}"
+    return f"{' · '.join(where or ['all datasets'])} · {given_text(track)} ({protocol}){mark}"
+
+
+def given_text(track: str) -> str:
+    """What the methods of a track are given."""
+    return f"given: {'nothing' if track == 'automatic' else track}"
 
 
 def few_note(sheets: Sequence[Sheet]) -> tuple[str, ...]:
