@@ -196,7 +196,7 @@ def shoot_mlflow(browser: Browser, address: str, experiment: str, parent: str, i
 
     table = address + view_link(experiment, LEADERBOARD_VIEW)
     with a_page(browser, (1600, 780), "light") as page:
-        settled(page, table, "text=matching runs")
+        settled(page, table, r"text=/^[1-9]\d* matching runs/")
         shot(page, images / "mlflow-runs.png")
         page.locator("input[value=CHART]").dispatch_event("click")  # the button over it is what one sees
         page.wait_for_selector(".js-plotly-plot svg.main-svg", timeout=60_000)
