@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pandas as pd
@@ -106,9 +108,35 @@ def test_the_experiment_opens_on_its_leaderboard(out: Path) -> None:
     assert max(len(value) for value in experiment.tags.values()) <= 5000  # what MLflow 3.0 takes
 
 
+def test_the_leaderboard_is_that_of_the_last_call_and_each_run_leads_to_its_own(out: Path) -> None:
+    """A method that joins is another plan: the rows of the one before stay in the experiment, and out of the way."""
+    for plan in ("first", "second"):
+        assert a_run(out, plan=plan) == 0
+    client = client_of(out)
+    experiment = client.get_experiment_by_name("tags-bench/suite")
+    parent_of = {run.data.tags["tagsbench.plan"]: run for run in parents(runs_of(out))}
+    assert set(parent_of) == {"first", "second"}
+
+    def found(search: str) -> list[tuple[str, str]]:
+        runs = client.search_runs([experiment.experiment_id], filter_string=search)
+        return sorted((run.data.tags["tagsbench.method"], run.data.tags["mlflow.parentRunId"]) for run in runs)
+
+    def rows(plan: str) -> list[tuple[str, str]]:
+        return [(method, parent_of[plan].info.run_id) for method in ("ball", "net")]
+
+    view = json.loads(experiment.tags["mlflow.sharedViewState.leaderboard"])
+    assert found(json.loads(view["state"])["searchFilter"]) == rows("second")
+    for plan, run in parent_of.items():
+        link = re.search(r"\[Its rows as a run table\]\(#(.+?)\)\n", run.data.tags["mlflow.note.content"])
+        assert link
+        query = parse_qs(urlsplit(link[1]).query)
+        assert found(query["searchFilter"][0]) == rows(plan)
+        assert query["orderByKey"] == ["metrics.`dice`"]
+
+
 def test_a_view_takes_the_tolerance_that_the_suite_has() -> None:
     state = json.loads(
-        json.loads(saved_views([{"tolerances_mm": [3.0]}], 0.0)["mlflow.sharedViewState.leaderboard"])["state"]
+        json.loads(saved_views([{"tolerances_mm": [3.0]}], "run", 0.0)["mlflow.sharedViewState.leaderboard"])["state"]
     )
     assert "metrics.`nsd_at_3mm`" in state["selectedColumns"]
     assert "metrics.`nsd_at_2mm`" not in state["selectedColumns"]

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
-from benchmarks.results.mlflow.values import KIND_TAG, RESULT, TRAINING, VERDICT_TAG
+from benchmarks.results.mlflow.values import KIND_TAG, PARENT_TAG, RESULT, TRAINING, VERDICT_TAG
 
+BY_DICE = "metrics.`dice`"
 VIEW_TAG = "mlflow.sharedViewState."
 LEADERBOARD_VIEW, TRAINING_VIEW = "leaderboard", "training"
 
@@ -25,18 +26,20 @@ RESULT_METRICS = ("rank", "dice", "dice_low", "dice_high", "nsd_at_2mm", "hd95_m
 TRAINING_METRICS = ("train/loss", "training/steps", "training/seconds_training", "training/parameters")
 
 
-def saved_views(units: Sequence[Mapping[str, Any]], now: float) -> dict[str, str]:
-    """The tags of an experiment that hold its views: rows of the leaderboard, and trainings."""
+def saved_views(units: Sequence[Mapping[str, Any]], parent: str, now: float) -> dict[str, str]:
+    """The tags of an experiment that hold its views: rows of the leaderboard of the run `parent`, and all trainings."""
     tolerances = [f"nsd_at_{mm:g}mm" for unit in units for mm in unit.get("tolerances_mm", ())]
     metrics = list(RESULT_METRICS)
     if tolerances and "nsd_at_2mm" not in tolerances:
         metrics[metrics.index("nsd_at_2mm")] = tolerances[0]
     leaderboard = _view(
         [*(_column("metrics", name) for name in metrics), _column("tags", VERDICT_TAG), _column("tags", "device")],
-        kind=RESULT,
-        order=_column("metrics", "dice"),
+        search=rows_of(parent),
+        order=BY_DICE,
     )
-    training = _view([_column("metrics", name) for name in TRAINING_METRICS], kind=TRAINING, order="")
+    training = _view(
+        [_column("metrics", name) for name in TRAINING_METRICS], search=_tagged(KIND_TAG, TRAINING), order=""
+    )
     states = {LEADERBOARD_VIEW: ("Leaderboard", leaderboard), TRAINING_VIEW: ("Trainings", training)}
     at = int(now * 1000)
     return {
@@ -45,9 +48,18 @@ def saved_views(units: Sequence[Mapping[str, Any]], now: float) -> dict[str, str
     }
 
 
-def _view(columns: list[str], kind: str, order: str) -> dict[str, Any]:
+def rows_of(parent: str) -> str:
+    """The search for the rows of one leaderboard: an experiment has those of earlier plans, too."""
+    return f"{_tagged(KIND_TAG, RESULT)} AND {_tagged(PARENT_TAG, parent)}"
+
+
+def _tagged(name: str, value: str) -> str:
+    return f"tags.`{name}` = '{value}'"
+
+
+def _view(columns: list[str], search: str, order: str) -> dict[str, Any]:
     """What the page of an experiment takes up: its columns in their order, its search and its sorting."""
-    facets = {"searchFilter": f"tags.`{KIND_TAG}` = '{kind}'"}
+    facets = {"searchFilter": search}
     if order:
         facets |= {"orderByKey": order, "orderByAsc": False}  # type: ignore[dict-item]
     widths = {column: 110 for column in columns if column.startswith("metrics")}
@@ -61,6 +73,12 @@ def _column(kind: str, name: str) -> str:
 def view_link(experiment: str, view: str) -> str:
     """The address of a view, from any page of MLflow."""
     return f"#/experiments/{quote(experiment)}/runs?{TRAINING_PAGES}&viewStateShareKey={view}"
+
+
+def rows_link(experiment: str, parent: str) -> str:
+    """The address of the rows of one leaderboard, best first."""
+    search = urlencode({"searchFilter": rows_of(parent), "orderByKey": BY_DICE, "orderByAsc": "false"}, quote_via=quote)
+    return f"#/experiments/{quote(experiment)}/runs?{TRAINING_PAGES}&{search}"
 
 
 def run_link(experiment: str, run: str, tab: str = "") -> str:
@@ -79,6 +97,6 @@ def experiment_note(tables: str, plan: Mapping[str, Any], experiment: str, paren
     return f"{links} · suite {plan['suite']}, seed {plan['seed']}. {tables}"
 
 
-def run_note(tables: str, experiment: str) -> str:
+def run_note(tables: str, experiment: str, parent: str) -> str:
     """The note of the run of a suite."""
-    return f"[Its rows as a run table]({view_link(experiment, LEADERBOARD_VIEW)})\n\n{tables}"
+    return f"[Its rows as a run table]({rows_link(experiment, parent)})\n\n{tables}"

@@ -95,7 +95,7 @@ class MlflowWriter:
         self.runs.json(parent, content["suite"], "suite.json")
         self.runs.json(parent, content["units"], "units.json")
         self.runs.json(parent, content["environment"], "environment.json")
-        for name, view in saved_views(content["units"], message.written_at).items():
+        for name, view in saved_views(content["units"], parent, message.written_at).items():
             self.client.set_experiment_tag(self.runs.experiment(str(plan["suite"])), name, view)
 
     def _end_abandoned(self, plan: Mapping[str, Any]) -> None:
@@ -115,7 +115,7 @@ class MlflowWriter:
             for run in self.runs.children(experiment, parent).values():
                 self._rank(run, message.rows)
             self.runs.changed(parent)
-            self.client.set_tag(parent, values.NOTE_TAG, run_note(content["note"], experiment))
+            self.client.set_tag(parent, values.NOTE_TAG, run_note(content["note"], experiment, parent))
             note = experiment_note(content["note"], plan, experiment, parent)
             self.client.set_experiment_tag(experiment, values.NOTE_TAG, note)
         if content["status"] != "FINISHED":
