@@ -89,7 +89,7 @@ def all_figures(
     final = rows_on(board, rows)
     for number, (key, one) in enumerate(final.groupby(LIST, sort=False), start=1):
         name = safe_name("-".join(str(part) for part in (*key[:2], key[3]) if part)) + (f"-{number}" if key[4] else "")
-        title = _title(*key[:2], f"{given_text(key[2])} ({key[3]})", key[4])
+        title = _title(*key[:2], f"{given_text(str(key[2]))} ({key[3]})", key[4])
         for kind, draw in (("means", _means), ("boxes", _boxes), ("costs", _costs)):
             figure = _figure(7.0, 1.2 + 0.36 * one["method"].nunique() if kind != "costs" else 4.2)
             axes = figure.add_subplot()
