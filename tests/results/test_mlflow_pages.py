@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -125,19 +126,37 @@ def test_the_leaderboard_is_that_of_the_last_call_and_each_run_leads_to_its_own(
         return [(method, parent_of[plan].info.run_id) for method in ("ball", "net")]
 
     view = json.loads(experiment.tags["mlflow.sharedViewState.leaderboard"])
-    assert found(json.loads(view["state"])["searchFilter"]) == rows("second")
+    state = json.loads(view["state"])
+    assert found(state["searchFilter"]) == rows("second")
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`dice`", False)
     for plan, run in parent_of.items():
         link = re.search(r"\[Its rows as a run table\]\(#(.+?)\)\n", run.data.tags["mlflow.note.content"])
         assert link
         query = parse_qs(urlsplit(link[1]).query)
         assert found(query["searchFilter"][0]) == rows(plan)
         assert query["orderByKey"] == ["metrics.`dice`"]
+        assert query["orderByAsc"] == ["false"]
+
+
+def test_what_was_written_earlier_and_comes_later_changes_neither_view_nor_note(out: Path, monkeypatch) -> None:
+    """Messages that were kept while the server was away, of another folder or an earlier plan."""
+    assert a_run(out, plan="new") == 0
+    experiment = client_of(out).get_experiment_by_name("tags-bench/suite")
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() - 3600)
+    assert a_run(out, plan="old") == 0
+    assert len(parents(runs_of(out))) == 2
+    after = client_of(out).get_experiment_by_name("tags-bench/suite")
+    assert after.tags == experiment.tags
+    monkeypatch.undo()
+    assert a_run(out, plan="old") == 0
+    called = client_of(out).get_experiment_by_name("tags-bench/suite")
+    for name in ("mlflow.note.content", "mlflow.sharedViewState.leaderboard"):
+        assert called.tags[name] != experiment.tags[name]
 
 
 def test_a_view_takes_the_tolerance_that_the_suite_has() -> None:
-    state = json.loads(
-        json.loads(saved_views([{"tolerances_mm": [3.0]}], "run", 0.0)["mlflow.sharedViewState.leaderboard"])["state"]
-    )
+    state = json.loads(json.loads(saved_views([3.0], "run", 0)["mlflow.sharedViewState.leaderboard"])["state"])
     assert "metrics.`nsd_at_3mm`" in state["selectedColumns"]
     assert "metrics.`nsd_at_2mm`" not in state["selectedColumns"]
 

@@ -30,6 +30,7 @@ from benchmarks.results.mlflow.outbox import Kind, Outbox
 from benchmarks.results.mlflow.sender import PATIENCE_SECONDS, Sender, outbox_folder
 from benchmarks.results.mlflow.store import default_uri
 from benchmarks.results.mlflow.summary import Summary
+from benchmarks.results.mlflow.values import tolerances_of
 from benchmarks.results.records import key_of
 from benchmarks.results.sweep import Trial
 
@@ -53,6 +54,7 @@ class MlflowSink:
         self._out_id = _identity_of(out)
         self._plan: dict[str, Any] = {}
         self._called_at = ""
+        self._tolerances_mm: list[float] = []
         self._sender = Sender(self.uri, out, self._outbox)
         self._follower = Follower(self._log_curve)
 
@@ -77,6 +79,7 @@ class MlflowSink:
             "user": _user(),
         }
         self._called_at = called_at = datetime.now(UTC).isoformat(timespec="microseconds")
+        self._tolerances_mm = tolerances_of(units)
         described = [{"key": key_of(unit), **unit} for unit in units]
         content = {"plan": self._plan, "suite": suite, "units": described, "called_at": called_at, **_origin()}
         self._put("begin", f"{plan} {self._out_id}", content)
@@ -160,7 +163,7 @@ class MlflowSink:
         rows = None if summary.board.empty else summary.board
         figures = {"rows": float(len(summary.board)), "failed_rows": float(summary.failed)}
         content = {"plan": self._plan, "figures": figures, "status": status, "called_at": self._called_at,
-                   "note": summary.note, "tables": summary.tables}  # fmt: skip
+                   "note": summary.note, "tables": summary.tables, "tolerances_mm": self._tolerances_mm}  # fmt: skip
         self._put("end", f"{self._plan['plan']} {self._out_id}", content, rows)
 
     def close(self, patience: float = PATIENCE_SECONDS) -> int:

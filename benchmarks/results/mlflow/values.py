@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -41,6 +41,11 @@ def protocols_of(description: Mapping[str, Any]) -> dict[str, str]:
     """The protocols of a unit: name → track."""
     given = [Protocol.from_mapping(one) for one in description["protocols"]]
     return {protocol.name: protocol.track for protocol in given}
+
+
+def tolerances_of(units: Sequence[Mapping[str, Any]]) -> list[float]:
+    """Of the surface Dice in the rows of these units, in mm."""
+    return list(dict.fromkeys(float(mm) for unit in units for mm in unit.get("tolerances_mm", ())))
 
 
 def curves_of(rows: pd.DataFrame) -> list[tuple[int, dict[str, float]]]:

@@ -26,9 +26,14 @@ RESULT_METRICS = ("rank", "dice", "dice_low", "dice_high", "nsd_at_2mm", "hd95_m
 TRAINING_METRICS = ("train/loss", "training/steps", "training/seconds_training", "training/parameters")
 
 
-def saved_views(units: Sequence[Mapping[str, Any]], parent: str, now: float) -> dict[str, str]:
-    """The tags of an experiment that hold its views: rows of the leaderboard of the run `parent`, and all trainings."""
-    tolerances = [f"nsd_at_{mm:g}mm" for unit in units for mm in unit.get("tolerances_mm", ())]
+def saved_views(tolerances_mm: Sequence[float], parent: str, at: int) -> dict[str, str]:
+    """The tags of an experiment that hold its views: rows of the leaderboard of the run `parent`, and all trainings.
+
+    Args:
+        tolerances_mm: of the surface Dice in these rows.
+        at: when the message was written that tells of them, in milliseconds, see `written_at`.
+    """
+    tolerances = [f"nsd_at_{mm:g}mm" for mm in tolerances_mm]
     metrics = list(RESULT_METRICS)
     if tolerances and "nsd_at_2mm" not in tolerances:
         metrics[metrics.index("nsd_at_2mm")] = tolerances[0]
@@ -41,11 +46,15 @@ def saved_views(units: Sequence[Mapping[str, Any]], parent: str, now: float) -> 
         [_column("metrics", name) for name in TRAINING_METRICS], search=_tagged(KIND_TAG, TRAINING), order=""
     )
     states = {LEADERBOARD_VIEW: ("Leaderboard", leaderboard), TRAINING_VIEW: ("Trainings", training)}
-    at = int(now * 1000)
     return {
         f"{VIEW_TAG}{key}": json.dumps({"name": name, "createdAt": at, "updatedAt": at, "state": json.dumps(state)})
         for key, (name, state) in states.items()
     }
+
+
+def written_at(view: str) -> int:
+    """When the message was written that a view tells of, in milliseconds; 0 if it is empty."""
+    return int(json.loads(view or "{}").get("updatedAt", 0))
 
 
 def rows_of(parent: str) -> str:

@@ -22,7 +22,7 @@ from benchmarks.results.mlflow import values
 from benchmarks.results.mlflow.models import Models
 from benchmarks.results.mlflow.outbox import Message
 from benchmarks.results.mlflow.runs import Runs, Warn, milliseconds
-from benchmarks.results.mlflow.view import experiment_note, run_note, saved_views
+from benchmarks.results.mlflow.view import experiment_note, run_note, saved_views, written_at
 from benchmarks.results.sweep import METRIC, RUNNING, Trial, as_rows, best_first, trial_of
 
 BOARD = "leaderboard.json"
@@ -95,8 +95,18 @@ class MlflowWriter:
         self.runs.json(parent, content["suite"], "suite.json")
         self.runs.json(parent, content["units"], "units.json")
         self.runs.json(parent, content["environment"], "environment.json")
-        for name, view in saved_views(content["units"], parent, message.written_at).items():
-            self.client.set_experiment_tag(self.runs.experiment(str(plan["suite"])), name, view)
+        self._show(parent, str(plan["suite"]), values.tolerances_of(content["units"]), message)
+
+    def _show(self, parent: str, suite: str, tolerances_mm: Sequence[float], message: Message) -> bool:
+        """Turn the views of the experiment to a run, unless a message that was written later has; whether they are."""
+        experiment = self.runs.experiment(suite)
+        views = saved_views(tolerances_mm, parent, milliseconds(message.written_at))
+        there = self.client.get_experiment(experiment).tags
+        if any(written_at(there[name]) > written_at(view) for name, view in views.items() if name in there):
+            return False
+        for name, view in views.items():
+            self.client.set_experiment_tag(experiment, name, view)
+        return True
 
     def _end_abandoned(self, plan: Mapping[str, Any]) -> None:
         """Runs of this output folder that a crash or an interruption left running are over."""
@@ -116,8 +126,9 @@ class MlflowWriter:
                 self._rank(run, message.rows)
             self.runs.changed(parent)
             self.client.set_tag(parent, values.NOTE_TAG, run_note(content["note"], experiment, parent))
-            note = experiment_note(content["note"], plan, experiment, parent)
-            self.client.set_experiment_tag(experiment, values.NOTE_TAG, note)
+            if self._show(parent, str(plan["suite"]), content.get("tolerances_mm", ()), message):
+                note = experiment_note(content["note"], plan, experiment, parent)
+                self.client.set_experiment_tag(experiment, values.NOTE_TAG, note)
         if content["status"] != "FINISHED":
             self._end_abandoned(plan)  # trainings that were cut off
         self.client.set_tag(parent, values.ENDED_TAG, str(content.get("called_at", "")))
