@@ -166,7 +166,7 @@ class Settings:
         zoom: range of the field of view of a training crop, as a multiple of the first view's.
         stretch: by how much each axis of a training crop may depart from its zoom, as a share.
         tilt: largest angle in degrees by which a training crop is turned about each axis.
-        augment_intensity: chance of each intensity augmentation of a training crop, see `intensity_augmented`.
+        augment_intensity: chance of each of five changes of a training crop's intensities, see `tags.intensity`.
         flips: chance that each axis (x, y, z) of a training crop is turned round, after CLIP has looked; None
             for left and right alone, and that only where the anatomy allows it, see `targets.flips_of`.
         dice_weight: Dice's share in the loss, the rest is cross-entropy.
@@ -225,6 +225,8 @@ class Settings:
     def __post_init__(self) -> None:
         if not 0 <= self.box_prior <= 0.5:
             raise ValueError(f"box_prior must lie between 0 and 0.5, not at {self.box_prior}")
+        if not 0 <= self.augment_intensity <= 1:
+            raise ValueError(f"augment_intensity is a chance between 0 and 1, not {self.augment_intensity}")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Settings:

@@ -1,7 +1,8 @@
-"""Training crops as other scanners could have shown them: noise, blur, contrast, resolution, brightness.
+"""Training crops as other scanners could have shown them: noise, blur, contrast, lower resolution, gamma.
 
-The five changes and, but for stronger noise, their ranges are those of nnU-Net. They work on whole batches on any
-device. Everything random comes from the generator that is passed in.
+After nnU-Net, with its ranges of blur, contrast, resolution and gamma, but noise of up to three times its deviation,
+one chance for all, and no correction of range, mean or deviation afterwards. Everything random comes from the
+generator that is passed in.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ def intensity_augmented(image: Tensor, chance: float, generator: torch.Generator
         return image
     image = image.clone()
     for change in (_with_noise, _blurred, _with_contrast, _at_lower_resolution, _with_gamma):
-        chosen = torch.rand(len(image), generator=generator) < chance
-        if chosen.any():
-            chosen = chosen.to(image.device)
-            image[chosen] = change(image[chosen], generator)
+        chosen = torch.nonzero(torch.rand(len(image), generator=generator) < chance).flatten()
+        if len(chosen):
+            places = chosen.to(image.device, non_blocking=True)  # a mask would have the host wait for the card
+            image.index_copy_(0, places, change(image.index_select(0, places), generator))
     return image
 
 

@@ -326,12 +326,14 @@ def _zoo_weights(entry: MethodEntry, method: Method, dataset: Dataset, cases: It
     if weights is None:
         return None
     if not entry.fine_tune:
-        changed = method.training_config(entry.config)
-        for key, value in weights.card["config"].items():
-            if json.loads(json.dumps(changed.get(key))) != value:
+        wanted = json.loads(json.dumps(method.training_config(entry.config)))
+        before = json.loads(json.dumps(method.training_config()))  # of settings that joined after the training
+        trained = {**before, **weights.card["config"]}
+        for key, value in trained.items():
+            if wanted.get(key) != value:
                 raise UserError(
                     f"method '{entry.title}': the weights of the zoo were trained with {key} = {value}, not "
-                    f"{changed.get(key)}; leave `zoo` out to train it"
+                    f"{wanted.get(key)}; leave `zoo` out to train it"
                 )
     weights.refuse_seen(cases, entry.title)
     return weights

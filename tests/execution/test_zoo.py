@@ -154,10 +154,19 @@ def test_a_budget_means_training_and_what_is_fine_tuned_falls_away() -> None:
     assert parse_suite(SUITE, "test").with_budget(BudgetChanges(gpus=1)).methods[0].zoo
 
 
-def test_a_setting_that_the_weights_do_not_have_is_refused(dataset: Dataset, tmp_path: Path) -> None:
-    text = SUITE.replace("sam-med3d-tiny, zoo: true}", "sam-med3d-tiny, zoo: true, config: {spacing: 3.0}}")
-    with pytest.raises(UserError, match=r"trained with spacing = 2.25, not 3.0; leave `zoo` out"):
-        units_of(parse_suite(text, "test"), dataset, tmp_path)
+@pytest.mark.parametrize(
+    ("entry", "refusal"),
+    [
+        ("sam-med3d-tiny, zoo: true, config: {spacing: 3.0}", "trained with spacing = 2.25, not 3.0; leave `zoo` out"),
+        ("tags-tiny, zoo: true, config: {augment_intensity: 0.3}", "trained with augment_intensity = 0.0, not 0.3"),
+    ],
+)
+def test_a_setting_that_the_weights_do_not_have_is_refused(
+    dataset: Dataset, tmp_path: Path, entry: str, refusal: str
+) -> None:
+    """One that joined after the training, and that its card does not name, had its default."""
+    with pytest.raises(UserError, match=refusal):
+        units_of(parse_suite(SUITE.replace("sam-med3d-tiny, zoo: true", entry, 1), "test"), dataset, tmp_path)
 
 
 def test_phantoms_that_the_weights_know_are_refused(tmp_path: Path) -> None:

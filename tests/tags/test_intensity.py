@@ -27,11 +27,20 @@ def test_a_blur_is_scipys():
         assert np.allclose(blurred[0], expected, atol=1e-5)
 
 
-def test_a_blur_is_not_rounded_under_autocast():
-    image, deviation = crops(), torch.full((4, 1, 1, 1, 1), 0.8)
+def test_blurs_are_of_half_a_voxel_to_one(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(intensity, "gaussian_blur", lambda image, deviation: drawn.append(deviation) or image)
+    intensity._blurred(crops(200, 4), generator())
+    assert drawn[0].shape == (200, 1, 1, 1, 1)
+    assert 0.5 <= drawn[0].min() < 0.51
+    assert 0.99 < drawn[0].max() <= 1.0
+
+
+def test_nothing_is_rounded_under_autocast():
+    image = crops()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = gaussian_blur(image, deviation)
-    assert torch.equal(found, gaussian_blur(image, deviation))
+        found = intensity_augmented(image, 1.0, generator())
+    assert torch.equal(found, intensity_augmented(image, 1.0, generator()))
 
 
 def test_gamma_keeps_the_range_and_is_a_power_between_its_ends():
@@ -65,18 +74,24 @@ def test_contrast_keeps_the_mean_and_noise_and_contrast_stay_in_their_ranges():
     assert noise.mean().abs() < 0.005
 
 
-def test_a_lower_resolution_loses_what_changes_from_voxel_to_voxel_and_keeps_the_place():
-    side = 32
-    ramp = torch.arange(side).float().expand(1, 1, side, side, side)
-    coarse = intensity._resampled(ramp, [16, 16, 16])
-    inner = (coarse - ramp)[..., 2:-2]
-    assert inner.abs().max() <= 1.0
-    assert inner.mean().abs() <= 0.51, "the nearest of two voxels lies half a voxel beside their middle"
-    noise = crops(30, 16)
-    found = intensity._at_lower_resolution(noise, generator())
-    assert found.shape == noise.shape
-    rough = [one.diff(dim=-1).abs().mean() for one in (found, noise)]
-    assert rough[0] < 0.75 * rough[1]
+def test_a_lower_resolution_keeps_the_place_and_loses_what_lies_between():
+    """Of three voxels the one in the middle stays, so that a ramp is itself again."""
+    ramp = torch.arange(33).float().expand(1, 1, 33, 33, 33)
+    assert (intensity._resampled(ramp, [11, 11, 11]) - ramp)[..., 2:-2].abs().max() < 1e-4
+    peaks = (torch.arange(33) % 3 == 0).float().expand(1, 1, 33, 33, 33)
+    assert not intensity._resampled(peaks, [11, 11, 11])[..., 2:-2].any()
+
+
+def test_each_crop_has_its_own_resolution_the_same_along_each_axis(monkeypatch):
+    seen = []
+    monkeypatch.setattr(intensity, "_resampled", lambda image, size: seen.append((image, size)) or image)
+    image = torch.arange(200.0).view(200, 1, 1, 1, 1).expand(-1, -1, 40, 60, 80)
+    assert torch.equal(intensity._at_lower_resolution(image, generator()), image)
+    assert [float(one[0, 0, 0, 0, 0]) for one, _ in seen] == list(range(200))
+    shares = torch.tensor([size for _, size in seen]) / torch.tensor([40, 60, 80])
+    assert (shares.amax(dim=1) - shares.amin(dim=1)).max() < 0.02
+    assert 0.49 < shares.min() < 0.52
+    assert 0.98 < shares.max() <= 1.0
 
 
 def test_each_change_has_its_own_chance_for_each_crop():
@@ -87,6 +102,15 @@ def test_each_change_has_its_own_chance_for_each_crop():
     changed = (found != image).flatten(1).any(dim=1)
     assert changed.float().mean() == pytest.approx(1 - 0.7**5, abs=0.05)
     assert len({tuple(one.flatten()[:9].tolist()) for one in found[changed]}) > 300, "equal crops differ afterwards"
+
+
+def test_all_five_changes_come_equally_often(monkeypatch):
+    counted = {}
+    for name in ("_with_noise", "_blurred", "_with_contrast", "_at_lower_resolution", "_with_gamma"):
+        monkeypatch.setattr(intensity, name, lambda image, _, name=name: counted.update({name: len(image)}) or image)
+    intensity_augmented(crops(1000, 2), 0.3, generator())
+    assert len(counted) == 5
+    assert all(250 < times < 350 for times in counted.values())
 
 
 def test_no_chance_changes_nothing_and_draws_nothing():

@@ -136,11 +136,11 @@ def test_clip_looks_before_the_flips(monkeypatch):
     assert torch.equal(looked["sam"], looked["clip"].flip(2, 3))
 
 
-def test_intensities_of_the_image_are_augmented_and_the_label_is_not(monkeypatch):
-    """What the network is shown, and what the loss compares with: the label's prompts lie where they lay."""
+def test_intensities_of_the_image_are_augmented_for_clip_too_and_the_label_is_not(monkeypatch):
+    """What the network and CLIP are shown, and what the loss compares with."""
     image = torch.randn(2, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0))
     label = ball(8).expand(2, -1, -1, -1, -1).contiguous()
-    shown, compared = [], []
+    shown, looked, compared = [], [], []
     monkeypatch.setattr(
         segmenter_module,
         "segmentation_loss",
@@ -149,14 +149,22 @@ def test_intensities_of_the_image_are_augmented_and_the_label_is_not(monkeypatch
     for chance in (0.0, 1.0):
         fixed = {"zoom": [1.0, 1.0], "stretch": 0, "tilt": 0, "flips": [0.0, 0.0, 0.0], "corrections": 0}
         segmenter = tags_tiny.build({**fixed, "augment_intensity": chance})
-        encode = segmenter.module.encode
+        encode, see = segmenter.module.encode, segmenter.module.see
+        monkeypatch.setattr(segmenter.module, "see", lambda x, bounds, see=see: looked.append(x) or see(x, bounds))
         monkeypatch.setattr(
             segmenter.module, "encode", lambda x, *rest, encode=encode: shown.append(x) or encode(x, *rest)
         )
         segmenter.loss(batch_of(image, label))
     assert torch.allclose(shown[0], image, atol=1e-5)
     assert (shown[1] - image).flatten(1).std(dim=1).min() > 0.05
+    assert torch.equal(looked[1], shown[1])
     assert torch.equal(compared[1], label)
+
+
+@pytest.mark.parametrize("chance", [-0.1, 30])
+def test_a_chance_that_is_none_is_refused(chance):
+    with pytest.raises(UserError, match="augment_intensity is a chance between 0 and 1"):
+        tags_tiny.build({"augment_intensity": chance})
 
 
 def test_crops_are_mirrored_only_where_the_anatomy_allows_it(monkeypatch):
