@@ -3,7 +3,7 @@
     python docs/sarcoma_study.py DIR ...    # first takes the cases from the output folders of the study's runs
     python docs/sarcoma_study.py            # the table alone, from the cases that are there
 
-Every seed has every case once. Intervals and tests are over patients: two seeds of a patient are no two patients.
+Intervals and tests are over patients: two seeds of a patient are no two patients.
 """
 
 from __future__ import annotations
@@ -45,10 +45,18 @@ NAMES = {
 
 def main(folders: list[Path]) -> None:
     """Write the cases, if folders are given, and the table."""
+    cases = cases_of(folders) if folders else pd.read_csv(CASES)
+    page = with_block(PAGE.read_text("utf-8"), BEGIN, END, table_of(cases))
     if folders:
-        rows = pd.concat([benchmarks.load_results("sarcoma", out=folder).rows for folder in folders])
-        rows[COLUMNS].sort_values(COLUMNS).to_csv(CASES, index=False, float_format="%.5f")
-    PAGE.write_text(with_block(PAGE.read_text("utf-8"), BEGIN, END, table_of(pd.read_csv(CASES))), "utf-8")
+        cases.to_csv(CASES, index=False)
+    PAGE.write_text(page, "utf-8")
+
+
+def cases_of(folders: list[Path]) -> pd.DataFrame:
+    """Every round of every case in the records of these runs."""
+    rows = pd.concat([benchmarks.load_results("sarcoma", out=folder).rows for folder in folders])
+    cases = rows[COLUMNS].sort_values(COLUMNS, ignore_index=True)
+    return cases.assign(dice=cases["dice"].astype(float).round(5))
 
 
 def table_of(cases: pd.DataFrame) -> str:
@@ -56,8 +64,22 @@ def table_of(cases: pd.DataFrame) -> str:
     lines = ["| given | TAGS | the other | difference | verdict |", "| --- | --- | --- | --- | --- |"]
     for given, (protocol, step) in LISTS.items():
         chosen = cases[(cases["protocol"] == protocol) & (cases["step"] == step)]
+        _require_all(given, chosen, cases)
         lines += [f"| {' | '.join(cells)} |" for cells in _lines(given, _as_records(chosen))]
     return "\n".join(lines)
+
+
+def _require_all(given: str, chosen: pd.DataFrame, cases: pd.DataFrame) -> None:
+    """A list has every case of every seed once for each of its methods, or the table would compare what is not alike.
+
+    Raises:
+        ValueError: it has not.
+    """
+    wanted = {(seed, case) for seed in cases["seed"].unique() for case in cases["case"].unique()}
+    for method in {OURS, *chosen["method"]}:
+        mine = chosen[chosen["method"] == method]
+        if len(mine) != len(wanted) or set(zip(mine["seed"], mine["case"], strict=True)) != wanted:
+            raise ValueError(f"{given}: {method} has {len(mine)} rows, not each of {len(wanted)} seeds and cases once")
 
 
 def _as_records(cases: pd.DataFrame) -> pd.DataFrame:
@@ -76,7 +98,8 @@ def _lines(given: str, rows: pd.DataFrame) -> Iterator[tuple[str, str, str, str,
     for place, other in enumerate(means.index):
         name = "the ellipsoid in it" if (given, other) == ("box", "ball") else NAMES.get(other, other)
         first = (given, ours) if place == 0 else ("", "")
-        yield (*first, f"{name} {_mean(rows, other)}", *_difference(pairs, other))
+        difference, words = _difference(pairs, other)
+        yield (*first, f"{name} {_mean(rows, other)}", difference, words.replace(OURS, "TAGS").replace(other, name))
 
 
 def _mean(rows: pd.DataFrame, method: str) -> str:
@@ -89,8 +112,7 @@ def _difference(pairs: list[dict[Any, Any]], other: str) -> tuple[str, str]:
     """TAGS less the other, and the verdict of the list, whose pairs are all corrected for."""
     (pair,) = (one for one in pairs if {one["a"], one["b"]} == {OURS, other})
     mean, low, high = _turned(pair) if pair["a"] == other else (pair["difference"], pair["low"], pair["high"])
-    words = verdict(pair, len(pairs)).replace(OURS, "TAGS").replace(other, NAMES.get(other, other))
-    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]", words
+    return f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]", verdict(pair, len(pairs))
 
 
 def _turned(pair: dict[Any, Any]) -> tuple[float, float, float]:

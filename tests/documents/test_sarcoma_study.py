@@ -9,7 +9,6 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from benchmarks.common.errors import UserError
 from tests.documents.scripts import script
 
 page = script("sarcoma_study")
@@ -40,26 +39,61 @@ def two_lists(monkeypatch):
     monkeypatch.setattr(page, "LISTS", {key: page.LISTS[key] for key in chosen})
 
 
+def numbers(cell: str) -> list[float]:
+    return [float(number) for number in re.findall(r"[+-]?\d\.\d{3}", cell)]
+
+
+def on_log_odds(patients: pd.Series) -> list[float]:
+    """A mean and its interval over patients: Student's t on the log-odds of the mean."""
+    mean = patients.mean()
+    reach = stats.t.ppf(0.975, 23) * patients.std() / np.sqrt(24) / (mean * (1 - mean))
+    odds = np.log(mean / (1 - mean))
+    return [mean, *(1 / (1 + np.exp(-(odds + side * reach))) for side in (-1, 1))]
+
+
 @pytest.mark.parametrize("seeds", [(2026,), (2026, 2027)])
 def test_intervals_are_over_patients_whatever_the_number_of_seeds(seeds) -> None:
     rows = made(seeds)
     first, second, mask = cells(page.table_of(rows))
+    wide = rows[rows["protocol"] == "centre-click"].pivot_table(index="case", columns="method", values="dice")
+    better = "ball" if wide["ball"].mean() > wide["region-growing"].mean() else "region growing"
     assert first[0] == "one centre click"
+    assert first[2].startswith(better)
     assert second[:2] == ["", ""]
     assert mask[2:] == ["", "", ""]
     others = {line[2].split(" 0.")[0]: line for line in (first, second)}
-    assert set(others) == {"region growing", "ball"}
-    wide = rows[rows["protocol"] == "centre-click"].pivot_table(index="case", columns="method", values="dice")
     for name, method in (("region growing", "region-growing"), ("ball", "ball")):
         paired = wide["tags-tiny"] - wide[method]
         reach = stats.t.ppf(0.975, 23) * paired.std() / np.sqrt(24)
-        found = [float(number) for number in re.findall(r"[+-]\d\.\d{3}", others[name][3])]
-        assert found == pytest.approx([paired.mean(), paired.mean() - reach, paired.mean() + reach], abs=6e-4)
+        expected = [paired.mean(), paired.mean() - reach, paired.mean() + reach]
+        assert numbers(others[name][3]) == pytest.approx(expected, abs=6e-4)
+        assert numbers(others[name][2]) == pytest.approx(on_log_odds(wide[method]), abs=6e-4)
     assert others["region growing"][4] == "TAGS is better"
-    assert float(first[1].strip("*").split()[0]) == pytest.approx(wide["tags-tiny"].mean(), abs=6e-4)
+    assert numbers(first[1]) == pytest.approx(on_log_odds(wide["tags-tiny"]), abs=6e-4)
+    masks = rows[rows["protocol"] == "mask-error-2mm"].groupby("case")["dice"].mean()
+    assert numbers(mask[1]) == pytest.approx(on_log_odds(masks), abs=6e-4)
 
 
-def test_a_case_that_a_method_lacks_is_said() -> None:
+def test_the_ball_in_a_box_is_called_an_ellipsoid_in_the_verdict_too(monkeypatch) -> None:
+    monkeypatch.setattr(page, "LISTS", {"box": ("box", 1)})
     rows = made((2026,))
-    with pytest.raises(UserError, match="ball has no row for"):
-        page.table_of(rows[(rows["method"] != "ball") | (rows["case"] != "sts_007")])
+    rows = rows[(rows["protocol"] == "centre-click") & (rows["method"] != "region-growing")].assign(protocol="box")
+    rows.loc[rows["method"] == "ball", "dice"] = 0.95
+    (line,) = cells(page.table_of(rows))
+    assert line[2].startswith("the ellipsoid in it 0.950")
+    assert line[4] == "the ellipsoid in it is better"
+
+
+@pytest.mark.parametrize("protocol", ["centre-click", "mask-error-2mm"])
+def test_a_list_that_lacks_a_case_or_has_one_twice_is_no_table(protocol: str) -> None:
+    rows = made((2026, 2027))
+    (one,) = rows.index[
+        (rows["seed"] == 2027)
+        & (rows["case"] == "sts_007")
+        & (rows["method"] == "tags-tiny")
+        & (rows["protocol"] == protocol)
+    ]
+    with pytest.raises(ValueError, match="tags-tiny has 47 rows, not each of 48"):
+        page.table_of(rows.drop(index=one))
+    with pytest.raises(ValueError, match="tags-tiny has 49 rows"):
+        page.table_of(pd.concat([rows, rows.loc[[one]]]))

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = [("automatic", 1), ("iterative-5", 1), ("iterative-5", 5)]  # protocol and round, in the page's order
@@ -32,3 +34,13 @@ def test_means_are_those_of_the_cases(column: int) -> None:
         expected = [cases["dice"].mean(), halves[0], halves[1]]
         found = [float(cell) for cell in re.findall(r"\d\.\d{3}", table[str(method)][column])]
         assert found == pytest.approx(expected, abs=6e-4), method
+
+
+def test_the_difference_that_the_text_names_is_that_of_the_cases() -> None:
+    rows = pd.read_csv(ROOT / "examples" / "gpu_study" / "variety.csv")
+    dice = rows[rows["protocol"] == "automatic"].pivot_table(index="case", columns="method", values="dice")
+    paired = dice["tags-tiny, intensities"] - dice["tags-tiny"]
+    reach = stats.t.ppf(0.975, 23) * paired.std() / np.sqrt(24)
+    text = (ROOT / "docs" / "gpu.md").read_text(encoding="utf-8")
+    assert f"{paired.mean():.3f} [{paired.mean() - reach:+.3f}, {paired.mean() + reach:+.3f}]" in text
+    assert paired.nlargest(2).sum() / paired.sum() == pytest.approx(2 / 3, abs=0.03)
