@@ -97,3 +97,10 @@ def test_a_list_that_lacks_a_case_or_has_one_twice_is_no_table(protocol: str) ->
         page.table_of(rows.drop(index=one))
     with pytest.raises(ValueError, match="tags-tiny has 49 rows"):
         page.table_of(pd.concat([rows, rows.loc[[one]]]))
+
+
+def test_the_page_shows_what_the_cases_say(monkeypatch) -> None:
+    monkeypatch.undo()
+    text = page.PAGE.read_text("utf-8")
+    shown = text.partition(page.BEGIN)[2].partition(page.END)[0].strip()
+    assert shown == page.table_of(pd.read_csv(page.CASES))
