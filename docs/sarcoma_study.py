@@ -1,6 +1,6 @@
 """The table on real tumours in docs/methods/tags.md, made of the cases in examples/sarcoma_study/study.csv.
 
-    python docs/sarcoma_study.py DIR ...    # first takes the cases from the output folders of the study's runs
+    python docs/sarcoma_study.py DIR ...    # first takes the cases of more seeds from output folders of the study
     python docs/sarcoma_study.py            # the table alone, from the cases that are there
 
 Intervals and tests are over patients: two seeds of a patient are no two patients.
@@ -45,7 +45,9 @@ NAMES = {
 
 def main(folders: list[Path]) -> None:
     """Write the cases, if folders are given, and the table."""
-    cases = cases_of(folders) if folders else pd.read_csv(CASES)
+    cases = pd.read_csv(CASES)
+    if folders:
+        cases = with_seeds(cases, cases_of(folders))
     page = with_block(PAGE.read_text("utf-8"), BEGIN, END, table_of(cases))
     if folders:
         cases.to_csv(CASES, index=False)
@@ -57,6 +59,12 @@ def cases_of(folders: list[Path]) -> pd.DataFrame:
     rows = pd.concat([benchmarks.load_results("sarcoma", out=folder).rows for folder in folders])
     cases = rows[COLUMNS].sort_values(COLUMNS, ignore_index=True)
     return cases.assign(dice=cases["dice"].astype(float).round(5))
+
+
+def with_seeds(cases: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """The cases of all seeds; those of a seed that is measured again take the place of what there was."""
+    kept = cases[~cases["seed"].isin(new["seed"])]
+    return pd.concat([kept, new]).sort_values(COLUMNS, ignore_index=True)
 
 
 def table_of(cases: pd.DataFrame) -> str:

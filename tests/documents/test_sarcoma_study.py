@@ -99,6 +99,16 @@ def test_a_list_that_lacks_a_case_or_has_one_twice_is_no_table(protocol: str) ->
         page.table_of(pd.concat([rows, rows.loc[[one]]]))
 
 
+def test_a_seed_joins_and_one_that_is_measured_again_is_replaced() -> None:
+    first, second = made((2027,)), made((2026,))
+    both = page.with_seeds(first, second)
+    assert both.groupby("seed").size().to_dict() == {2026: len(second), 2027: len(first)}
+    pd.testing.assert_frame_equal(page.with_seeds(both, second), both)
+    changed = page.with_seeds(both, second.assign(dice=0.5))
+    assert set(changed[changed["seed"] == 2026]["dice"]) == {0.5}
+    assert page.table_of(changed) != page.table_of(both)
+
+
 def test_the_page_shows_what_the_cases_say(monkeypatch) -> None:
     monkeypatch.undo()
     text = page.PAGE.read_text("utf-8")
