@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.results.mlflow.store import experiment_name
-from benchmarks.results.mlflow.values import KEY_TAG, PARENT_TAG
+from benchmarks.results.mlflow.values import KEY_TAG, PARENT_TAG, filter_of
 
 PARAM_LIMIT = 500
 BATCH = 500
@@ -165,10 +165,9 @@ def milliseconds(seconds: float) -> int:
 def search_by_tags(client: Any, experiments: list[str], tags: Mapping[str, str]) -> Iterable[Any]:
     """The active runs of some experiments that carry all these tags, the newest first.
 
-    MLflow's filters have no way to escape a quote, so an unusual character is any character in the filter, and
-    the runs that come are compared.
+    The runs that come are compared: a filter may let in others, see `filter_of`.
     """
-    query = " and ".join(f"tags.`{name}` {_condition(value)}" for name, value in tags.items())
+    query = filter_of(tags)
     token = None
     while True:
         page = client.search_runs(
@@ -178,8 +177,3 @@ def search_by_tags(client: Any, experiments: list[str], tags: Mapping[str, str])
         token = page.token
         if not token:
             return
-
-
-def _condition(value: str) -> str:
-    plain = "".join(letter if letter.isalnum() or letter in " -./:" else "_" for letter in value)
-    return f"= '{value}'" if plain == value else f"LIKE '{plain}'"

@@ -43,6 +43,19 @@ def protocols_of(description: Mapping[str, Any]) -> dict[str, str]:
     return {protocol.name: protocol.track for protocol in given}
 
 
+def filter_of(tags: Mapping[str, str]) -> str:
+    """MLflow's search for runs that carry all these tags.
+
+    Its filters have no way to escape a quote, so an unusual character is any character in it.
+    """
+    return " and ".join(f"tags.`{name}` {_condition(value)}" for name, value in tags.items())
+
+
+def _condition(value: str) -> str:
+    plain = "".join(letter if letter.isalnum() or letter in " -./:" else "_" for letter in value)
+    return f"= '{value}'" if plain == value else f"LIKE '{plain}'"
+
+
 def tolerances_of(units: Sequence[Mapping[str, Any]]) -> list[float]:
     """Of the surface Dice in the rows of these units, in mm."""
     return list(dict.fromkeys(float(mm) for unit in units for mm in unit.get("tolerances_mm", ())))

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from benchmarks.results.mlflow.values import KIND_TAG, PARENT_TAG, RESULT, TRAINING, VERDICT_TAG
+from benchmarks.results.mlflow.values import KIND_TAG, PARENT_TAG, RESULT, TRAINING, VERDICT_TAG, filter_of
 
 BY_DICE = "metrics.`dice`"
 VIEW_TAG = "mlflow.sharedViewState."
@@ -43,7 +43,7 @@ def saved_views(tolerances_mm: Sequence[float], parent: str, at: int) -> dict[st
         order=BY_DICE,
     )
     training = _view(
-        [_column("metrics", name) for name in TRAINING_METRICS], search=_tagged(KIND_TAG, TRAINING), order=""
+        [_column("metrics", name) for name in TRAINING_METRICS], search=filter_of({KIND_TAG: TRAINING}), order=""
     )
     states = {LEADERBOARD_VIEW: ("Leaderboard", leaderboard), TRAINING_VIEW: ("Trainings", training)}
     return {
@@ -59,11 +59,7 @@ def written_at(view: str) -> int:
 
 def rows_of(parent: str) -> str:
     """The search for the rows of one leaderboard: an experiment has those of earlier plans, too."""
-    return f"{_tagged(KIND_TAG, RESULT)} AND {_tagged(PARENT_TAG, parent)}"
-
-
-def _tagged(name: str, value: str) -> str:
-    return f"tags.`{name}` = '{value}'"
+    return filter_of({KIND_TAG: RESULT, PARENT_TAG: parent})
 
 
 def _view(columns: list[str], search: str, order: str) -> dict[str, Any]:
