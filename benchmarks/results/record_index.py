@@ -4,7 +4,8 @@ Every unit is described twice, in its own `unit.json` and in the index, so that 
 other. What is damaged is named, set aside and made again; it is never thrown away.
 
 A unit's *key* names its place (data set, fold, target, method); its *digest* stands for what decides its numbers.
-A later unit of the same key takes the place of the earlier one, whose records stay on the disk.
+A later unit of the same key takes the place of the earlier one, whose records stay on the disk; so does one that tests
+a case again in another fold, because a case counts once.
 """
 
 from __future__ import annotations
@@ -192,7 +193,11 @@ class Index:
             self.units[name] = unit
 
     def add_call(self, folders: Sequence[Path]) -> None:
-        """Note what the latest call is about, and write the index; a damaged one is set aside."""
+        """Note what the latest call is about, and write the index; a damaged one is set aside.
+
+        What earlier calls computed and nobody sees any more is said in a line.
+        """
+        before = [self._unit(folder) for folder in self.current()]
         names = [str(folder.relative_to(self.path.parent)) for folder in folders]
         self.calls = [call for call in self.calls if call["units"] != names]
         self.calls.append({"at": now(), "units": names})
@@ -201,26 +206,71 @@ class Index:
         if self.made_again and self.path.exists():
             logger.warning("%s: set aside as %s", self.path, set_aside(self.path).name)
         write_json(self.path, {"version": INDEX_VERSION, "calls": self.calls, "units": self.units})
+        for line in no_longer_shown(before, [self._unit(folder) for folder in self.current()]):
+            logger.warning("%s: %s", self.path.parent.name, line)
 
     def current(self) -> dict[str, bool]:
-        """Folder → whether the latest call was about it; of every key the newest unit, in the order of the plans."""
+        """Folder → whether the latest call was about it; of every key the newest unit, in the order of the plans.
+
+        Of units of several folds that test the same case, the newest: the others would count it twice.
+        """
         newest: dict[str, str] = {}
+        tested: dict[str, dict[str, set[str]]] = {}  # data set, target and method → key → cases
         for call in self.calls:
             for folder in call["units"]:
-                key = self._key(folder)
-                newest.pop(key, None)  # so that it takes the place that the later plan gives it
-                newest[key] = folder
+                unit = self._unit(folder)
+                key = key_of(unit) if unit else folder  # whoever reads it says what is wrong
+                folds, cases = tested.setdefault(_without_fold(unit) if unit else key, {}), set(unit.get("cases", ()))
+                for again in [other for other, theirs in folds.items() if other == key or theirs & cases]:
+                    newest.pop(again, None)  # the same key, too: the later plan gives it its place
+                    folds.pop(again)
+                newest[key], folds[key] = folder, cases
         latest = set(self.calls[-1]["units"]) if self.calls else set()
         return {folder: folder in latest for folder in newest.values()}
 
-    def _key(self, folder: str) -> str:
-        unit = self.units.get(folder)
-        if unit is None:
-            try:
-                unit = read_unit_file(self.path.parent / folder / "unit.json")
-            except UserError:
-                return folder  # a unit of its own; whoever reads it says what is wrong
-        return key_of(unit)
+    def _unit(self, folder: str) -> Mapping[str, Any]:
+        """The description of a unit; empty if it is lost."""
+        if folder in self.units:
+            return self.units[folder]
+        try:
+            return read_unit_file(self.path.parent / folder / "unit.json")
+        except UserError:
+            return {}
+
+
+def no_longer_shown(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Lines on what earlier calls computed that the newest units do not cover: whole folds, protocols of a unit.
+
+    Args:
+        before: descriptions of the units that counted until now; empty ones say nothing.
+        after: of those that count from now on.
+    """
+    now_there = {key_of(unit): unit for unit in after if unit}
+    methods: dict[str, list[str]] = {}
+    for unit in before:
+        if not unit:
+            continue
+        where = f"of {unit['dataset']}, fold {unit['fold']}"
+        newer = now_there.get(key_of(unit))
+        if newer is None:
+            what = f"cases {where} are tested again in another fold, which takes its place"
+        elif hidden := [name for name in _protocols(unit) if name not in _protocols(newer)]:
+            what = f"protocols {', '.join(hidden)} {where} are not in this call, which takes an earlier one's place"
+        else:
+            continue
+        methods.setdefault(what, []).append(str(unit["method"]))
+    return [
+        f"{what}: earlier results are kept and no longer shown ({', '.join(dict.fromkeys(names))})"
+        for what, names in methods.items()
+    ]
+
+
+def _protocols(unit: Mapping[str, Any]) -> Collection[str]:
+    return unit.get("protocol_names") or ()
+
+
+def _without_fold(unit: Mapping[str, Any]) -> str:
+    return "|".join(str(part) for part in (unit["dataset"], unit["target"]["name"], unit["method"]))
 
 
 def _unit_folders(suite: Path) -> list[Path]:

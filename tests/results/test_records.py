@@ -441,6 +441,45 @@ def test_the_current_unit_replaces_the_older_one_of_the_same_method(tmp_path: Pa
     assert len(store.read_unit(old)) == 6, "its records stay"
 
 
+def test_a_case_that_another_fold_tests_again_counts_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = RecordStore(tmp_path)
+
+    def fold(number: int, *cases: str, method: str = "ball") -> Path:
+        digest = "-".join(cases)
+        folder = describe(store, digest, method, fold=number, cases=[*cases])
+        for case in cases:
+            store.write_case(folder, case, rows_of(case, method=method, fold=number, unit=digest))
+        return folder
+
+    store.set_current("suite", [fold(0, "one", "two"), fold(0, "one", "two", method="mean"), fold(2, "three")])
+    assert caplog.text == ""
+    store.set_current("suite", [fold(1, "two", "four")])
+    rows, units = RecordStore(tmp_path).read_suite("suite")
+    assert [unit["key"] for unit in units] == ["kits21|0|t|mean", "kits21|2|t|ball", "kits21|1|t|ball"]
+    assert sorted(set(rows.loc[rows["method"] == "ball", "case"])) == ["four", "three", "two"]
+    assert not rows.duplicated(["method", "case", "protocol", "step"]).any()
+    (line,) = caplog.messages
+    assert line == (
+        "suite: cases of kits21, fold 0 are tested again in another fold, which takes its place: earlier results are "
+        "kept and no longer shown (ball)"
+    )
+    store.set_current("suite", [fold(0, "five", "six")])
+    assert len(RecordStore(tmp_path).read_suite("suite")[1]) == 4, "these are other cases"
+
+
+def test_protocols_that_a_later_call_leaves_out_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = RecordStore(tmp_path)
+    both = [filled(store, digest="old", method=name, protocol_names=["box", "none"]) for name in ("ball", "mean")]
+    store.set_current("suite", both)
+    later = [filled(store, digest="new", method=name, protocol_names=["none", "mask"]) for name in ("ball", "mean")]
+    store.set_current("suite", later)
+    (line,) = caplog.messages
+    assert line == (
+        "suite: protocols box of kits21, fold 0 are not in this call, which takes an earlier one's place: "
+        "earlier results are kept and no longer shown (ball, mean)"
+    )
+
+
 def test_a_corrected_patient_counts_without_a_new_number(tmp_path: Path) -> None:
     store = RecordStore(tmp_path)
     folder = filled(store, patients={"one": "p", "two": "p"})
