@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
+from benchmarks.common.files import read_json
 from benchmarks.common.paths import user_path
 from benchmarks.data.layouts.layout import VOLUME_SUFFIXES, visible, volume_files
 from benchmarks.data.volume import read_grid, read_label, same_grid, values_in, voxel_size
@@ -38,7 +39,7 @@ from benchmarks.metrics import (
 
 MAX_VALUES = 8  # in a message
 CHANNEL_SUFFIX = "_0000"
-KEPT_MASK = re.compile(r"(?P<target>[^.]+)\.(?P<protocol>.+)\.(?P<step>[0-9]+)\.nii\.gz")
+KEPT_FACTS = re.compile(r"(?P<target>[^.]+)\.(?P<protocol>.+)\.(?P<step>[0-9]+)\.json")
 ANY = "any"  # `prediction_label` of a row whose prediction was read as a binary mask
 Row = dict[str, Any]
 
@@ -53,8 +54,23 @@ class _Grid:
         return voxel_size(self.affine)
 
 
+@dataclass(frozen=True)
+class KeptMasks:
+    """The masks that a run kept of one unit under one protocol.
+
+    Attributes:
+        folder: of the unit.
+        masks: case → mask of the last step, or the earlier one that this step kept; none where the step failed.
+        cases: those that the unit tests; None where its records do not lie beside its masks.
+    """
+
+    folder: Path
+    masks: Mapping[str, Path]
+    cases: frozenset[str] | None
+
+
 def score_folders(
-    predictions: Path | Mapping[str, Path],
+    predictions: Path | KeptMasks,
     labels: Path,
     label: int | None = None,
     tolerances: Sequence[float] = TOLERANCES_MM,
@@ -65,7 +81,8 @@ def score_folders(
     """One row for each label map, sorted by case, then one for each prediction without a label.
 
     Args:
-        predictions: a folder of NIfTI, NRRD or MHA files; or, case by case, masks that a run kept (`kept_masks`).
+        predictions: a folder of NIfTI, NRRD or MHA files; or masks that a run kept (`kept_masks`): then only the cases
+            that its unit tests are scored.
         labels: a folder of such files, or a data set in a layout that the bench reads.
         label: the value to score, in the label maps and in the predictions; None scores every voxel above 0.
         tolerances: mm, for "nsd@…mm".
@@ -87,8 +104,10 @@ def score_folders(
     """
     _check_arguments(label, prediction_label, tolerances)
     labels, label_files = user_path(labels), _label_files(user_path(labels), label)
-    if isinstance(predictions, Mapping):
-        folder, found = next(iter(predictions.values())).parents[1], dict(predictions)
+    if isinstance(predictions, KeptMasks):
+        folder, found = predictions.folder, dict(predictions.masks)
+        if predictions.cases is not None:
+            label_files = {case: path for case, path in label_files.items() if case in predictions.cases}
     else:
         folder, found = user_path(predictions), _mask_files(user_path(predictions), "prediction")
     prediction_files = _pair(found, label_files)
@@ -220,38 +239,69 @@ def _all_binary(paths: Sequence[Path], label: int, label_maps: Sequence[Path]) -
     return held <= {1} or not any(held & set(values_in(read_label(path))) for path in label_maps)
 
 
-def kept_masks(folder: Path, protocol: str | None = None) -> dict[str, Path] | None:
-    """Case → mask of the last step, where a folder is that of a unit of a run; None if it is any other.
+def kept_masks(folder: Path, protocol: str | None = None) -> KeptMasks | None:
+    """The masks of the last step, where a folder is that of a unit of a run; None if it is any other.
 
     Args:
         protocol: under which the masks were made; needed if there are several.
 
     Raises:
-        UserError: an unknown protocol, or none named where there are several.
+        UserError: an unknown protocol, none named where there are several, or no mask at all of its last step.
     """
-    kept = _kept_masks(user_path(folder))
+    folder = user_path(folder).absolute()
+    kept = _kept_steps(folder)
     if not kept:
         if protocol is not None:
             raise UserError(f"{folder} holds no masks of a unit, of which --protocol could choose")
         return None
     if protocol is None and len(kept) == 1:
-        return next(iter(kept.values()))
+        (protocol,) = kept
     if protocol is None or protocol not in kept:
         wrong = "" if protocol is None else f"no protocol '{protocol}'; "
         raise UserError(f"{folder}: {wrong}choose one with --protocol: {', '.join(kept)}")
-    return kept[protocol]
+    masks = _of_last_step(kept[protocol])
+    if not masks:
+        raise UserError(f"{folder}: no mask of the last step of '{protocol}' was kept")
+    return KeptMasks(folder, masks, _tested_cases(folder))
 
 
-def _kept_masks(folder: Path) -> dict[str, dict[str, Path]]:
-    """Protocol → case → mask of its last step, as a run keeps them: `<case>/<target>.<protocol>.<step>.nii.gz`."""
-    found: dict[str, dict[str, tuple[int, Path]]] = {}
-    for path in sorted(folder.glob("*/*.nii.gz")):
-        named = KEPT_MASK.fullmatch(path.name)
-        if named is not None and path.with_name(path.name.removesuffix(".nii.gz") + ".json").is_file():
-            cases = found.setdefault(unquote(named["protocol"]), {})
-            case, step = unquote(path.parent.name), int(named["step"])
-            cases[case] = max(cases.get(case, (0, path)), (step, path))
-    return {name: {case: path for case, (_, path) in cases.items()} for name, cases in sorted(found.items())}
+def _kept_steps(folder: Path) -> dict[str, dict[str, dict[int, Path]]]:
+    """Protocol → case → step → its facts, as a run keeps them: `<case>/<target>.<protocol>.<step>.json`."""
+    found: dict[str, dict[str, dict[int, Path]]] = {}
+    for path in sorted(folder.glob("*/*.json")):
+        if (named := KEPT_FACTS.fullmatch(path.name)) is not None:
+            steps = found.setdefault(unquote(named["protocol"]), {}).setdefault(unquote(path.parent.name), {})
+            steps[int(named["step"])] = path
+    return {
+        name: cases
+        for name, cases in sorted(found.items())
+        if any(path.with_suffix(".nii.gz").is_file() for steps in cases.values() for path in steps.values())
+    }
+
+
+def _of_last_step(cases: Mapping[str, Mapping[int, Path]]) -> dict[str, Path]:
+    """Case → mask of the protocol's last step; a step with facts alone kept the mask before it, one without failed."""
+    last = max(max(steps) for steps in cases.values())
+    masks = {}
+    for case, steps in cases.items():
+        step = last
+        while step in steps and not (mask := steps[step].with_suffix(".nii.gz")).is_file():
+            step -= 1
+        if step in steps:
+            masks[case] = mask
+    return masks
+
+
+def _tested_cases(folder: Path) -> frozenset[str] | None:
+    """The cases of the unit whose masks lie in `<out>/predictions/<suite>/<data set>/<unit>`, from its records."""
+    if len(folder.parents) < 4:
+        return None
+    out = folder.parents[3]
+    for path in sorted((out / "records" / folder.parents[1].name / folder.parents[0].name).glob("*/unit.json")):
+        unit = read_json(path)
+        if isinstance(unit, dict) and unit.get("predictions") == folder.relative_to(out).as_posix():
+            return frozenset(map(str, unit.get("cases", ())))
+    return None
 
 
 def _label_files(folder: Path, label: int | None) -> dict[str, Path]:

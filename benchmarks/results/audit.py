@@ -112,8 +112,10 @@ def _kept(unit: Unit, out: Path, case: str, row: Mapping[Any, Any]) -> dict[str,
     folder = out / str(unit["predictions"])
     for step in range(int(row["step"]), 0, -1):
         stem = step_stem(folder, case, str(row["target"]), str(row["protocol"]), step)
+        if not facts_file(stem).is_file():
+            return nothing  # a step that failed, or masks that were removed
         if mask_file(stem).is_file():
-            prompts = read_json(facts_file(stem)).get("prompts") if facts_file(stem).is_file() else None
+            prompts = read_json(facts_file(stem)).get("prompts")
             return {"mask": _below(mask_file(stem), out), "side_car": _below(facts_file(stem), out), "prompts": prompts}
     return nothing
 

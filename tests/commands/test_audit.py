@@ -102,12 +102,31 @@ def test_kept_masks_score_as_the_records_say(call, finished: Path) -> None:
             ]
         )
         last = records[(records["protocol"] == "iterative-3") & (records["step"] == 3)]
-        assert len(last) > 0
+        assert set(scored) == set(last["case"]), "those that the unit tests, and no others"
         for row in last.to_dict("records"):
             assert scored[row["case"]]["status"] == "ok"
             assert scored[row["case"]]["dice"] == pytest.approx(row["dice"], abs=1e-12)
+        mean = call("score", str(folder), str(labels), "--label", "1", "--protocol", "iterative-3").out
+        assert f"{last['dice'].mean():.3f}" in mean
     unlabelled = call("score", str(folder), str(finished / "mine"), "--protocol", "iterative-3")
     assert "choose one with --label" in unlabelled.errors[0]
+
+
+def test_a_step_that_failed_has_no_mask_of_an_earlier_one(call, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished / "out", tmp_path / "out")
+    (folder,) = (tmp_path / "out" / "predictions" / "mine" / "mine").glob("mock-threshold-*")
+    steps = sorted(folder.glob("*/*iterative-3.3.json"))
+    for kept in (steps[0], steps[0].with_suffix(".nii.gz")):
+        kept.unlink(missing_ok=True)
+    case, others = steps[0].parent.name, {path.parent.name for path in steps[1:]}
+    words = ("--label", "1", "--json", "--protocol", "iterative-3")
+    scored = json.loads(call("score", str(folder), str(finished / "mine"), *words).out)
+    assert {row["case"]: row["status"] for row in scored} == {case: "failed"} | dict.fromkeys(others, "ok")
+    (trail,) = json.loads(
+        call("show", case, "--method", "mock-threshold", "--suite", "mine", "--out", "out", "--json").out
+    )
+    has = {step["step"]: bool(step["mask"]) for step in trail["steps"] if step["protocol"] == "iterative-3"}
+    assert has == {1: True, 2: True, 3: False}
 
 
 def test_two_runs_and_two_methods_are_compared(call, finished: Path) -> None:
