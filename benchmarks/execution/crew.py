@@ -303,6 +303,9 @@ class Crew:
                 return tell.out_of_memory(worker, item, str(outcome), now)
             case MachineFault():
                 return tell.fault(worker, str(outcome)[:REASON_LENGTH], now, item)
+            case ray.exceptions.OutOfMemoryError() if item is not None and item.key.resumes:
+                # Ray ends the largest process of a machine that is full, whoever filled it
+                return tell.fault(worker, "Ray ended the process: the machine was out of memory", now, item, died=True)
             case ray.exceptions.OutOfMemoryError() if item is not None:
                 return tell.out_of_memory(worker, item, "Ray ended the process", now)
             case ray.exceptions.RayError() if not isinstance(outcome, ray.exceptions.RayTaskError):

@@ -229,17 +229,23 @@ class TrainingLoop:
     def _validate(self) -> dict[str, Any]:
         """Mean Dice on the validation cases after one centre click, or without a prompt where a method takes none.
 
-        Every worker must come here equally often.
+        Cases without the target say nothing and are left out. Every worker must come here equally often.
+
+        Raises:
+            UserError: no validation case holds the target.
         """
         cases = self.job.validation[self.group.rank :: self.group.world_size]
         self.segmenter.module.eval()
         with torch.no_grad(), self.optimisation.averaged():
-            dice = [self._validation_dice(case) for case in cases]
+            dice = [value for case in cases if not math.isnan(value := self._validation_dice(case))]
         self.segmenter.module.train()
         total, number = self.group.sum(torch.tensor([sum(dice), len(dice)], dtype=torch.float64)).tolist()
+        if not number:
+            target, tried = self.job.target.name, len(self.job.validation)
+            raise UserError(f"none of the {tried} validation cases holds '{target}': there is nothing to decide by")
         seconds = self.clock.seconds
         best = max((one["validation_dice"] for one in self.validations), default=-1.0)
-        self.validations.append({"step": self.step, "seconds": seconds, "validation_dice": total / max(number, 1)})
+        self.validations.append({"step": self.step, "seconds": seconds, "validation_dice": total / number})
         if self.job.keep_best and self.is_first and self.validations[-1]["validation_dice"] > best:
             self._save_checkpoint(self.folder / BEST)
             if self.storage is not None:

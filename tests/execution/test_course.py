@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.execution.course import Course
+from benchmarks.execution.crew import Crew
 from benchmarks.execution.observer import Nobody
 from benchmarks.execution.orders import Assign, Commit, Item, Key, Need, Node
 from benchmarks.execution.plan import Folders
@@ -52,3 +53,24 @@ def test_no_worker_waits_while_the_records_of_others_are_written(
         "0 of worker 1 is written",
         "1 of worker 2 is written",
     ]
+
+
+@pytest.mark.parametrize(
+    ("resumes", "told"),
+    [(True, ("fault", True)), (False, ("out_of_memory", "Ray ended the process"))],
+    ids=["a training goes on from its state", "a case is tried again with more room"],
+)
+def test_a_machine_that_is_full_is_not_held_against_a_training(resumes: bool, told: tuple[str, Any]) -> None:
+    ray = pytest.importorskip("ray")
+
+    class Scheduler:
+        def fault(self, worker: int, reason: str, now: float, item: Item, died: bool) -> tuple[str, Any]:
+            return "fault", died
+
+        def out_of_memory(self, worker: int, item: Item, reason: str, now: float) -> tuple[str, Any]:
+            return "out_of_memory", reason
+
+    crew = Crew.__new__(Crew)
+    crew._scheduler = Scheduler()  # type: ignore[assignment]
+    item = Item(Key("kind", Need(1), resumes=resumes), None, place=0)
+    assert crew._tell(1, item, ray.exceptions.OutOfMemoryError("full")) == told

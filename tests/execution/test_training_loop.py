@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -485,6 +486,19 @@ def test_the_weights_of_the_best_validation_are_kept(
     validating = replace(plain, validation=job.validation, validate_at=at)
     assert replace(job, keep_best=False).digest() == validating.digest()
     assert replace(plain, validation=job.validation).digest() == plain.digest()  # nothing is decided by it
+
+
+def test_a_validation_case_without_the_target_decides_nothing(cases: tuple[Case, ...], tmp_path: Path) -> None:
+    job = job_of(cases, steps=4, validation=cases[:2], validate_at=(0.5, 1.0), keep_best=True)
+    loop = loop_of(job, tmp_path / "work")
+    follow_validations(loop, [math.nan, 0.4, 0.6, math.nan])
+    loop.run()
+    found = figures_of(tmp_path / "work")
+    assert [one["validation_dice"] for one in found["validations"]] == [0.4, 0.6]
+    assert found["kept_step"] == 4
+    nowhere = replace(job, target=replace(job.target, labels=(77,)))
+    with pytest.raises(UserError, match="none of the 2 validation cases holds"):
+        loop_of(nowhere, tmp_path / "other")._validate()
 
 
 def test_a_compiled_module_trains_to_the_same_weights_and_keeps_their_names(
