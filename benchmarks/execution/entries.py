@@ -163,6 +163,8 @@ class BudgetEntry(Strict):
     def _is_limited(self) -> Self:
         if self.minutes is None and self.steps is None:
             raise UserError("budget: give minutes or steps of training, such as {minutes: 5}")
+        if self.gpus > 1 and not self.gpus.is_integer():
+            raise UserError(f"budget: {self.gpus:g} GPUs: a worker has a share of one, or whole ones")
         return self
 
     def budget(self, own: MethodBudget | None = None) -> Budget:

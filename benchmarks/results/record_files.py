@@ -109,12 +109,27 @@ class _Damaged(Exception):
 def read_contents(files: RowFiles, unit: Mapping[str, Any]) -> Contents:
     """Read and check all rows of a unit.
 
+    A writer may put lines into the one file meanwhile, after that was looked for: then they are read there.
+
     Args:
         unit: its description, with which the rows must agree; an empty one is not compared.
 
     Raises:
         UserError: a file cannot be read at all (no permission, a broken disk): that says nothing about its rows.
     """
+    while True:
+        loose = [*files.lines(), *files.cases()]
+        try:
+            contents = _read_once(files, unit)
+        except UserError:
+            if all(path.exists() for path in loose):
+                raise
+            continue
+        if all(path.exists() for path in loose):
+            return contents
+
+
+def _read_once(files: RowFiles, unit: Mapping[str, Any]) -> Contents:
     due = rows_due(unit)
     frames: list[tuple[int, pd.DataFrame]] = []
     faults: list[Fault] = []

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.common.errors import UserError
+from benchmarks.execution.entries import BudgetChanges
 from benchmarks.execution.suite import BudgetEntry, embedded_suites, load_suite, parse_suite
 from tests.plugins import install
 
@@ -145,6 +146,16 @@ def test_a_budget_from_the_command_line_is_refused_in_a_line(minutes: float) -> 
     with pytest.raises(UserError, match="budget: 'minutes'") as caught:
         BudgetEntry(minutes=minutes)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("gpus", "fits"), [(0.5, True), (1.0, True), (2.0, True), (1.5, False)])
+def test_a_worker_has_a_share_of_one_gpu_or_whole_ones(gpus: float, fits: bool) -> None:
+    suite = load_suite("quick")
+    if fits:
+        assert suite.with_budget(BudgetChanges(gpus=gpus)).budget.gpus == gpus
+    else:
+        with pytest.raises(UserError, match=r"budget: 1\.5 GPUs: a worker has a share of one, or whole ones"):
+            suite.with_budget(BudgetChanges(gpus=gpus))
 
 
 def test_a_method_is_read_from_a_file_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -425,6 +425,26 @@ def test_a_checksum_depends_on_values_only(tmp_path: Path) -> None:
         assert checksum(changed) != checksum(rows)
 
 
+@pytest.mark.parametrize("listed", ["before", "after"])
+def test_rows_that_move_into_one_file_while_they_are_read_are_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str
+) -> None:
+    """After the reader has found no Parquet file and before it opens the lines the writer finishes the unit."""
+    store = RecordStore(tmp_path)
+    folder = filled(store)
+    read_lines = record_files._read_lines
+
+    def finish_and_read(paths: list[Path], *words: Any, **more: Any) -> Any:
+        monkeypatch.setattr(record_files, "_read_lines", read_lines)
+        store.complete_unit(folder)
+        assert not any(path.exists() for path in paths)
+        return read_lines(paths if listed == "before" else [], *words, **more)
+
+    monkeypatch.setattr(record_files, "_read_lines", finish_and_read)
+    rows = RecordStore(tmp_path).read_unit(folder)
+    assert sorted(set(rows["case"])) == sorted(CASES)
+
+
 # -- which units count --
 
 

@@ -230,6 +230,17 @@ def test_tost_is_that_of_statsmodels() -> None:
             st.tost([0.1, 0.2], margin, [0, 1])
 
 
+def test_equivalence_is_that_of_the_difference_that_is_shown() -> None:
+    """One patient with twenty scans at +0.1, thirty without a difference: 0.04 over scans, 0.003 over patients."""
+    patients = np.concatenate([np.zeros(20), np.arange(1, 31)])
+    differences = np.concatenate([np.full(20, 0.1), np.tile([0.001, -0.001], 15)])
+    shown = st.mean_interval(differences, patients, level=0.9)
+    found = st.tost(differences, 0.02, patients)
+    assert shown.mean == pytest.approx(0.04)
+    assert not found.equivalent
+    assert (found.low, found.high) == pytest.approx((shown.low, shown.high))
+
+
 def test_holm_is_that_of_statsmodels() -> None:
     for size in (1, 2, 7, 40):
         p = RNG.random(size) ** 3

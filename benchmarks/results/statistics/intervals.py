@@ -50,15 +50,23 @@ def mean_interval(values: ArrayLike, clusters: ArrayLike, scale: Scale = "differ
         ValueError: no value, a value that is not finite, or lengths that differ.
     """
     sums, counts = cluster_sums(values, clusters)
-    total = counts.sum()
-    mean = float(sums.sum() / total)
+    mean, error, freedom = mean_and_error(sums, counts)
     low = high = math.nan
     if len(sums) > 1:
-        without = (sums.sum() - sums) / (total - counts)
-        error = math.sqrt((len(sums) - 1) / len(sums) * float(((without - mean) ** 2).sum()))
-        reach = float(stats.t.ppf((1 + level) / 2, degrees_of_freedom(counts))) * error
+        reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
         low, high = interval_ends(mean, reach, scale)
-    return Interval(mean, low, high, level, int(total), len(sums))
+    return Interval(mean, low, high, level, int(counts.sum()), len(sums))
+
+
+def mean_and_error(sums: Values, counts: Values) -> tuple[float, float, float]:
+    """Mean over all values of all clusters, its jackknife error and degrees of freedom; NaN for one cluster."""
+    total = counts.sum()
+    mean = float(sums.sum() / total)
+    if len(sums) < 2:
+        return mean, math.nan, math.nan
+    without = (sums.sum() - sums) / (total - counts)
+    error = math.sqrt((len(sums) - 1) / len(sums) * float(((without - mean) ** 2).sum()))
+    return mean, error, degrees_of_freedom(counts)
 
 
 def degrees_of_freedom(counts: Values) -> float:

@@ -15,7 +15,7 @@ from scipy import stats
 
 from benchmarks.common.errors import UserError
 from benchmarks.common.seeds import derive_seed
-from benchmarks.results.statistics.intervals import Values, cluster_means, cluster_sums, mean_interval
+from benchmarks.results.statistics.intervals import Values, cluster_means, cluster_sums, mean_and_error, mean_interval
 from benchmarks.results.statistics.rows import case_table, higher_is_better, with_target, without_success
 
 EXACT_CLUSTERS = 13
@@ -97,27 +97,27 @@ def _flips(clusters: int, n: int, seed: int) -> tuple[Values, bool]:
 
 
 def tost(differences: ArrayLike, margin: float, clusters: ArrayLike, alpha: float = 0.05) -> Equivalence:
-    """Equivalence of two methods within ± `margin`: two one-sided t tests on the means of the clusters.
+    """Equivalence of two methods within ± `margin`: two one-sided t tests of the mean over all values.
 
-    The interval is the matching one of level 1 − 2 alpha: it lies within ± margin just when the test says so.
+    Mean, error and degrees of freedom are those of `mean_interval`: what is found equivalent is the difference that is
+    shown, also where clusters differ in size. The interval is the matching one of level 1 − 2 alpha: it lies within
+    ± margin just when the test says so.
 
     Raises:
         UserError: a margin that is not positive; it must be stated before looking at the data.
     """
     if not (math.isfinite(margin) and margin > 0):
         raise UserError(f"equivalence needs a positive margin, not {margin}")
-    means = cluster_means(differences, clusters)
-    if len(means) < 2:
+    sums, counts = cluster_sums(differences, clusters)
+    if len(sums) < 2:
         return Equivalence(1.0, margin, math.nan, math.nan, False)
-    mean, error, freedom = (
-        float(means.mean()),
-        float(means.std(ddof=1) / math.sqrt(len(means))),
-        len(means) - 1,
-    )
-    if error == 0:
-        p_value = 0.0 if abs(mean) < margin else 1.0
-    else:
-        p_value = float(stats.t.sf((margin - abs(mean)) / error, freedom))
+    mean, error, freedom = mean_and_error(sums, counts)
+    return equivalence_of(mean, error, freedom, margin, alpha)
+
+
+def equivalence_of(mean: float, error: float, freedom: float, margin: float, alpha: float) -> Equivalence:
+    """Two one-sided t tests of a mean whose standard error and degrees of freedom are known."""
+    p_value = float(abs(mean) >= margin) if error == 0 else float(stats.t.sf((margin - abs(mean)) / error, freedom))
     reach = float(stats.t.ppf(1 - alpha, freedom)) * error
     return Equivalence(p_value, margin, mean - reach, mean + reach, p_value < alpha)
 

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from benchmarks.results.statistics.intervals import Interval, Scale, Values, degrees_of_freedom, interval_ends
-from benchmarks.results.statistics.paired import Equivalence, PairedTest, sign_flip
+from benchmarks.results.statistics.paired import Equivalence, PairedTest, equivalence_of, sign_flip
 
 
 class Strata:
@@ -94,6 +94,4 @@ def pooled_equivalence(differences: ArrayLike, margin: float, strata: Strata, al
     mean, error, freedom = strata.mean(np.asarray(differences, np.float64))
     if not math.isfinite(error):
         return Equivalence(1.0, margin, math.nan, math.nan, False)
-    p_value = float(abs(mean) >= margin) if error == 0 else float(stats.t.sf((margin - abs(mean)) / error, freedom))
-    reach = float(stats.t.ppf(1 - alpha, freedom)) * error
-    return Equivalence(p_value, margin, mean - reach, mean + reach, p_value < alpha)
+    return equivalence_of(mean, error, freedom, margin, alpha)
