@@ -37,10 +37,6 @@ class TrainingProcessDied(MachineFault):
     """The machine ended the training (a killed process, a lost node, no memory): not a result of the method."""
 
 
-class TrainingOverdue(TimeoutError):
-    """The training gave no sign of life within its limit, and was ended."""
-
-
 def work_folder(folder: Path) -> Path:
     """Where a training keeps its files until the checkpoint folder is complete."""
     return folder.with_name(f".{folder.name}.partial")
@@ -149,18 +145,6 @@ def overdue_before(folder: Path) -> str:
         return ""
     reason = json.loads(path.read_text(encoding="utf-8"))["reason"]
     return f"{reason}; the process was ended"
-
-
-def wait_for_training(reference: Any, watch: TrainingWatch) -> dict[str, Any] | Exception:
-    """The figures of a training task on Ray, or what it ended with; an overdue one is killed."""
-    import ray
-
-    while not ray.wait([reference], timeout=LOOK_SECONDS)[0]:
-        reason = watch.overdue()
-        if reason:
-            ray.cancel(reference, force=True)
-            return TrainingOverdue(f"{reason}; the process was ended")
-    return training_outcome(reference)
 
 
 def training_outcome(reference: Any) -> dict[str, Any] | Exception:

@@ -27,9 +27,7 @@ from benchmarks.metrics.registry import (
     metric_of,
     metrics_among,
     metrics_of,
-    perfect_value,
     register,
-    worst_value,
 )
 
 __all__ = [
@@ -55,10 +53,8 @@ __all__ = [
     "metric_of",
     "metrics_among",
     "metrics_of",
-    "perfect_value",
     "register",
     "scores_by_size",
     "summarise_curves",
     "under_policy",
-    "worst_value",
 ]

@@ -139,16 +139,6 @@ def higher_is_better(key: str) -> bool:
     return metric_of(key).higher_is_better
 
 
-def perfect_value(key: str) -> float:
-    """1 for a score, 0 for a distance or an error."""
-    return metric_of(key).perfect
-
-
-def worst_value(key: str, diagonal_mm: float) -> float:
-    """0 for a score, the diagonal of the image for a distance, `RVE_WORST` for the relative volume error."""
-    return metric_of(key).worst_value(diagonal_mm)
-
-
 def markdown_table() -> str:
     """The list as a Markdown table, as docs/metrics.md shows it."""
     lines = ["| key | in tables | definition | range | better | worst |", "| --- | --- | --- | --- | --- | --- |"]
