@@ -32,8 +32,8 @@ app = new_group(
     name="tags-bench",
     help="""A benchmark for 3D tumour segmentation, distributed on Ray, recorded in MLflow.
 
-`tags-bench run --all-datasets` trains and evaluates every method on synthetic phantoms, in minutes on a laptop.
-`tags-bench run --data DIR` does the same on your own scans.""",
+`tags-bench run --all-datasets` ranks eleven small methods on synthetic phantoms, in minutes on a laptop.
+`tags-bench run --data DIR --target LABEL` trains and evaluates them on your own scans.""",
 )
 for module in (run, rehearse, leaderboard, report, compare, show, score, predict, mlflow, sync, lists):
     app.add_typer(module.app)

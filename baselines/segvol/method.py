@@ -26,7 +26,8 @@ _FILE = official_file(
     licence="MIT",
     url="https://huggingface.co/BAAI/SegVol/resolve/f7b86a9d7abb4c8a0d5069ce7af81357b7ab1acc/SegVol_v1.pth",
     bytes=1_660_308_695,
-    note="SegVol: MIT is the licence of the code; the page of the weights names none.",
+    note="SegVol: MIT is the licence of its repository, which links the file. The page of the file names none of its "
+    "own, so MIT is taken to hold for the weights as well.",
     checksum="sha256:b751dc95f1a0c0c6086c1e6fa7f8a17bbb87635e5226e15f5d156fbd364dbb85",
     system="SegVol",
     stand_in="baselines.segvol.stand_in:write",

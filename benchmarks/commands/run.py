@@ -52,7 +52,7 @@ def run(
 
     Examples:
 
-    * `tags-bench run --all-datasets` — all methods on the synthetic phantoms
+    * `tags-bench run --all-datasets` — the default suite's methods on its synthetic phantoms
     * `tags-bench run --dataset kits21 --methods tags-tiny,ball` — one dataset, two methods
     * `tags-bench run --data ./Task07_Pancreas --target 2 --organ pancreas --lesion tumour` — your own scans
     * `tags-bench run --dataset lits17 --methods ball --masks ours=./masks` — masks made elsewhere, scored beside them

@@ -58,7 +58,7 @@ def filled(store: RecordStore, cases: list[str] = CASES, **options: Any) -> Path
 
 
 def write_as_before(folder: Path, case: str, rows: list[dict[str, Any]]) -> Path:
-    """A file for each case, as version 0.1.0 wrote it."""
+    """A file for each case, as the bench wrote it before rows had hashes."""
     path = folder / f"{case}.parquet"
     pd.DataFrame(rows).to_parquet(path, index=False)
     return path
@@ -600,7 +600,7 @@ def test_a_damaged_description_is_taken_from_elsewhere(
     store.set_current("suite", [folder])
     if source == "its rows":
         index = tmp_path / "suite" / "units.json"
-        index.write_text(json.dumps([["kits21|0|ball|t", str(folder.relative_to(index.parent))]]))  # as 0.1.0 wrote it
+        index.write_text(json.dumps([["kits21|0|ball|t", str(folder.relative_to(index.parent))]]))  # as it was
     expected = json.loads((folder / "unit.json").read_text())
     path = folder / "unit.json"
     path.unlink() if text is None else path.write_text(text)
