@@ -37,6 +37,10 @@ class TrainingProcessDied(MachineFault):
     """The machine ended the training (a killed process, a lost node, no memory): not a result of the method."""
 
 
+class TrainingOverdue(TimeoutError):
+    """The training gave no sign of life within its limit, and was ended."""
+
+
 def work_folder(folder: Path) -> Path:
     """Where a training keeps its files until the checkpoint folder is complete."""
     return folder.with_name(f".{folder.name}.partial")

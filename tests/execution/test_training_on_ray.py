@@ -14,6 +14,7 @@ from benchmarks.data.dataset import Case
 from benchmarks.execution.training import run_job
 from benchmarks.execution.training_job import TrainingJob, checkpoint_folder, finished
 from benchmarks.execution.training_watch import (
+    TrainingOverdue,
     TrainingProcessDied,
     TrainingWatch,
     training_outcome,
@@ -36,7 +37,7 @@ def wait_for_training(reference: Any, watch: TrainingWatch) -> dict[str, Any] | 
     while not ray.wait([reference], timeout=1.0)[0]:
         if reason := watch.overdue():
             ray.cancel(reference, force=True)
-            return TimeoutError(reason)
+            return TrainingOverdue(reason)
     return training_outcome(reference)
 
 
@@ -74,7 +75,7 @@ def test_a_training_that_hangs_is_ended(local_ray: None, cases: tuple[Case, ...]
     config = {"marker": str(tmp_path / "hangs"), "hang_in_loss": 4}
     job = job_of(cases, steps=12, config=config, timeout_minutes=0.2)
     overdue = train(job, tmp_path)
-    assert isinstance(overdue, TimeoutError), overdue
+    assert isinstance(overdue, TrainingOverdue), overdue
     assert str(overdue) == "no sign of life within 0.2 minutes"
     (tmp_path / "hangs").touch()  # on a busy machine its start alone may have been too slow
     figures = train(replace(job, timeout_minutes=10.0), tmp_path)
