@@ -257,7 +257,7 @@ class Course:
         return [
             Item(
                 key,
-                CaseWork(way.number, case, score_only, way.evaluation, unit.log),
+                CaseWork(way.number, case, score_only, way.evaluation, unit.log, unit.evaluation.predictions),
                 length=max(1.0, float(_size(case))) * unit.rows_per_case,
                 limit=unit.case_timeout_seconds,
                 place=int(digest(str(case.image))[:8], 16),

@@ -6,6 +6,8 @@ Whatever Ray reports is one of three things: a result, an error of the method's 
 from __future__ import annotations
 
 import itertools
+import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +24,8 @@ from benchmarks.execution.training_job import TrainingJob
 from benchmarks.execution.training_watch import TrainingOverdue, TrainingWatch
 from benchmarks.execution.worker import Loading, Order, OutOfMemory, actor_class, outcome_of, training_task
 
+logger = logging.getLogger(__name__)
+
 LOOK_SECONDS = 5.0  # between two looks at the machines of the cluster
 SILENCE_SECONDS = 25.0  # without any answer of the cluster: it is gone
 REASON_LENGTH = 400
@@ -36,6 +40,7 @@ class CaseWork:
     score_only: bool
     evaluation: Callable[[], Any]  # reference to the unit's `Evaluation`, made when it is first needed
     log: Path
+    masks: Path | None = None  # folder in which the unit keeps them
 
 
 @dataclass(frozen=True)
@@ -155,6 +160,7 @@ class Crew:
         self._next_number = itertools.count()  # an item that is given out again has another one
         self._at_once: list[int] = []
         self._results: dict[tuple[int, Item], Any] = {}
+        self._aside: dict[tuple[int, Item], Path] = {}  # masks of what is computed a second time beside the first
         self._watches: dict[Any, TrainingWatch] = {}
         self.environments = Environments()
         self._watched = 0.0
@@ -172,7 +178,10 @@ class Crew:
                 self._actors[worker].withdraw.remote(self._numbers[item])
 
     def result(self, worker: int, item: Item) -> Any:
-        """What the worker gave for the item; only once."""
+        """What the worker gave for the item; only once. Whoever else computed it is ended."""
+        aside = self._aside.pop((worker, item), None)
+        if aside is not None:
+            _put_in_place(aside)
         return self._results.pop((worker, item))
 
     def wait(self, seconds: float) -> list[Action]:
@@ -260,8 +269,12 @@ class Crew:
             self._watches[reference] = TrainingWatch(work.job, work.folder)
         else:
             assert isinstance(work, CaseWork)
+            again = any(other is item for _, other in self._references.values())
             self._numbers[item] = number = next(self._next_number)
-            order = Order(number, work.case, [work.evaluation()], work.log, last_try)
+            if again and work.masks is not None and not work.score_only:
+                self._aside[worker, item] = work.masks / f".second-{number}"
+            aside = self._aside.get((worker, item))
+            order = Order(number, work.case, [work.evaluation()], work.log, last_try, aside)
             actor = self._actors[worker]
             reference = actor.rescore.remote(order) if work.score_only else actor.evaluate.remote(order)
         self._references[reference] = worker, item
@@ -291,6 +304,14 @@ class Crew:
             del self._references[reference]
             self._watches.pop(reference, None)
         self._nodes.pop(worker, None)
+        for number, item in list(self._aside):
+            if number == worker and (number, item) not in self._results:
+                self._forget_aside(number, item)
+
+    def _forget_aside(self, worker: int, item: Item) -> None:
+        aside = self._aside.pop((worker, item), None)
+        if aside is not None:
+            shutil.rmtree(aside, ignore_errors=True)  # a hidden folder, in which nobody looks
 
     def _tell(self, worker: int, what: Item | str, outcome: Any) -> list[Action]:
         """Tell the scheduler what became of a call."""
@@ -323,6 +344,7 @@ class Crew:
         actions = tell.finished(worker, item, now)
         if not any(getattr(action, "item", None) is item for action in actions):
             self._results.pop((worker, item), None)  # another worker was faster
+            self._forget_aside(worker, item)
         return actions
 
     def _tell_of_loss(self, worker: int, error: Exception) -> list[Action]:
@@ -336,6 +358,17 @@ class Crew:
         died = isinstance(error, (ray.exceptions.ActorDiedError, ray.exceptions.WorkerCrashedError))
         reason = f"the process died on {node}" if died else f"{type(error).__name__} on {node}"
         return self._scheduler.fault(worker, f"{reason} ({_in_rays_words(error)})", now, died=died)
+
+
+def _put_in_place(aside: Path) -> None:
+    """The masks of the second computation, which was faster, instead of what the first has left."""
+    try:
+        for case in aside.iterdir() if aside.is_dir() else ():
+            shutil.rmtree(aside.with_name(case.name), ignore_errors=True)
+            case.replace(aside.with_name(case.name))
+        shutil.rmtree(aside, ignore_errors=True)
+    except OSError as error:
+        logger.warning("%s: masks could not be put in place and are left out: %s", aside, one_line(error))
 
 
 def _in_rays_words(error: Exception) -> str:

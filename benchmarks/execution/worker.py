@@ -78,6 +78,7 @@ class Order:
         evaluation: a reference to the `Evaluation` of the unit, in a list: Ray then sends it to a worker once.
         log: where the worker's output goes meanwhile.
         last_try: running out of memory is a failure of the method now.
+        masks: where masks are kept instead of in the unit's folder: of a case that another worker computes as well.
     """
 
     number: int
@@ -85,6 +86,7 @@ class Order:
     evaluation: Sequence[Any]
     log: Path
     last_try: bool = False
+    masks: Path | None = None
 
 
 def training_task(job: TrainingJob) -> Any:
@@ -200,6 +202,8 @@ class Evaluator:
             if self._is_withdrawn(order):
                 return None
             evaluation = replace(_fetched(order.evaluation[0]), raise_out_of_memory=True)
+            if order.masks is not None:
+                evaluation = replace(evaluation, predictions=order.masks)
             with reading_labels():
                 loaded = load_case(order.case, evaluation)
             with self._turns.wait_for(turn):

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks.data.dataset import Case
 from benchmarks.execution.course import Course
-from benchmarks.execution.crew import Crew
+from benchmarks.execution.crew import CaseWork, Crew
 from benchmarks.execution.observer import Nobody
 from benchmarks.execution.orders import Assign, Commit, Item, Key, Need, Node
 from benchmarks.execution.plan import Folders
+from benchmarks.execution.worker import Order
 
 
 class _Machines:
@@ -74,3 +76,56 @@ def test_a_machine_that_is_full_is_not_held_against_a_training(resumes: bool, to
     crew._scheduler = Scheduler()  # type: ignore[assignment]
     item = Item(Key("kind", Need(1), resumes=resumes), None, place=0)
     assert crew._tell(1, item, ray.exceptions.OutOfMemoryError("full")) == told
+
+
+class _Call:
+    """A method of an actor: every call has an answer of its own, and is written down."""
+
+    def __init__(self, orders: list[Order]) -> None:
+        self.orders = orders
+
+    def remote(self, order: Order) -> object:
+        self.orders.append(order)
+        return object()
+
+
+class _Worker:
+    def __init__(self, orders: list[Order]) -> None:
+        self.evaluate = _Call(orders)
+
+
+@pytest.mark.parametrize("faster", [1, 2], ids=["the first", "the second"])
+def test_the_masks_of_a_case_that_is_computed_twice_are_those_of_the_faster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: int
+) -> None:
+    """The slower one is ended while it writes: what it has left is not taken for the other's."""
+    orders: list[Order] = []
+    crew = Crew(_Scheduler(), _Machines(), {})  # type: ignore[arg-type]
+    crew._actors = {1: _Worker(orders), 2: _Worker(orders)}
+    crew._nodes = {1: ("here",), 2: ("here",)}
+    monkeypatch.setattr("ray.kill", lambda actor: None)
+    case = Case("small", "one", Path("scan.nii.gz"), Path("label.nii.gz"))
+    masks = tmp_path / "unit"
+    item = Item(Key("kind", Need(1)), CaseWork(0, case, False, lambda: None, Path("log"), masks))
+    for worker in (1, 2):
+        crew.carry_out(Assign(worker, item, False))
+    assert orders[0].masks is None
+    assert orders[1].masks is not None
+    places = {1: masks / "one", 2: orders[1].masks / "one"}
+    names = {1: ["step.1", "step.2"], 2: ["step.1"]}
+    for worker, place in places.items():
+        place.mkdir(parents=True)
+        for name in names[worker]:
+            (place / name).write_text(str(worker))
+    crew._tell(faster, item, "rows")
+    crew._stop(3 - faster)
+    assert crew.result(faster, item) == "rows"
+    assert {path.name: path.read_text() for path in (masks / "one").iterdir()} == dict.fromkeys(
+        names[faster], str(faster)
+    )
+    assert [path.name for path in masks.iterdir()] == ["one"]
+
+
+class _Scheduler:
+    def finished(self, worker: int, item: Item, now: float) -> list[Commit]:
+        return [Commit(worker, item)]
