@@ -30,12 +30,14 @@ from tags.session import TagsSession
 from tags.targets import anatomy_of, bounds_of, flips_of
 from tags.weights import (
     RANDOM,
+    SEED,
     WeightsError,
     find_file,
     load_clip,
     load_sam,
     read_state,
     restore_trained,
+    seed_sam,
     tower_digests,
     trained_state,
 )
@@ -75,6 +77,8 @@ class TagsSegmenter(Trainable):
             if self.settings.sam_weights != RANDOM:
                 path = find_file(self.settings.sam_weights)
                 load_sam(self.module, read_state(path), str(path))
+            elif self.config.freeze_backbone:
+                seed_sam(self.module, SEED)
             load_clip(self.module, self.settings.clip_weights)
         except (WeightsError, ValueError) as error:
             raise UserError(f"TAGS: {error}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from tags.model import TAGS
 from tags.official import CLIP_FILES
 from tags.semantic import build_clip
 
-RANDOM = "random"  # weights from a fixed seed: no download, no knowledge
+RANDOM = "random"  # no download, no knowledge: frozen towers from a fixed seed, a trained one as torch draws it
+SEED = 2025  # of frozen random towers
 PHANTOMS = "phantoms"  # CLIP towers that `tags.contrast` has trained; they come with the package
 TOWERS_FILE = "towers.safetensors"
 UNUSED_PREFIXES = ("prompt_encoder.", "mask_decoder.")  # SAM's own prompt and mask heads are 2D
@@ -178,9 +179,22 @@ def _start_neck(parameter: Tensor, value: Tensor, key: str, source: str) -> None
 
 def seed_tower(module: nn.Module, seed: int) -> None:
     """Fill a tower from a fixed seed, the same on every machine: normal weights by fan-in, ones and zeros for norms."""
+    _seed(module.named_parameters(), seed)
+
+
+def seed_sam(model: TAGS, seed: int) -> None:
+    """Fill the frozen SAM tower likewise: a checkpoint does not hold it, so every process has to find the same one.
+
+    Its relative positions stay at zero, where they start.
+    """
+    tower = [(name, p) for name, p in model.frozen_parameters() if model.tower(name) == "sam"]
+    _seed([(name, p) for name, p in tower if "rel_pos" not in name], seed)
+
+
+def _seed(parameters: Iterable[tuple[str, nn.Parameter]], seed: int) -> None:
     random = np.random.Generator(np.random.PCG64(seed))
     with torch.no_grad():
-        for name, parameter in sorted(module.named_parameters()):
+        for name, parameter in sorted(parameters):
             if parameter.ndim == 0:
                 continue
             if parameter.ndim == 1 and "embedding" not in name:
@@ -202,7 +216,7 @@ def load_clip(model: TAGS, weights: str) -> None:
     if model.clip is None:
         return
     if weights == RANDOM:
-        seed_tower(model.clip, seed=2025)
+        seed_tower(model.clip, SEED)
         return
     name = model.config.clip
     official = CLIP_FILES.get((name, weights))

@@ -17,9 +17,12 @@ from benchmarks.data.dataset import Case
 from benchmarks.data.volume import Volume
 from benchmarks.prompting.prompts import Click, PromptKind, Prompts
 from tags import segmenter as segmenter_module
+from tags.config import sized
 from tags.image_encoder import CHUNK_TOKENS
 from tags.losses import segmentation_loss
 from tags.method import tags_tiny, tags_vit_b
+from tags.model import TAGS
+from tags.prompt_encoder import PromptTensors
 from tests.tags.shapes import ball
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)
@@ -89,6 +92,29 @@ def test_checkpoint_round_trip_and_its_size(tmp_path):
     fresh.load(tmp_path)
     assert np.array_equal(mask(fresh), mask(trained))
     assert not np.array_equal(before, mask(trained))
+
+
+@torch.no_grad()
+def test_a_frozen_random_backbone_is_the_same_in_every_process(tmp_path):
+    """A checkpoint does not hold it. What is trained starts as torch draws it, frozen backbone or not."""
+    image, bounds = torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([[-2.0, 2]])
+    logits = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        segmenter = tags_tiny.build({"freeze_backbone": True})
+        if seed == 1:
+            segmenter.save(tmp_path)
+        else:
+            segmenter.load(tmp_path)
+        logits.append(segmenter.module.eval()(image, [("kidney", "tumor")], bounds, PromptTensors.empty(1)))
+    assert torch.equal(*logits)
+    for frozen in (True, False):
+        torch.manual_seed(1)
+        drawn = TAGS(sized("tiny", freeze_backbone=frozen)).named_parameters()
+        torch.manual_seed(1)
+        started = dict(tags_tiny.build({"freeze_backbone": frozen}).module.named_parameters())
+        for name, parameter in drawn:
+            assert torch.equal(started[name], parameter) or not parameter.requires_grad, name
 
 
 def case_of(folder, side):
