@@ -182,7 +182,8 @@ class Settings:
         mirror: look at every view a second time in the mirror, left and right exchanged, and take the mean; only
             where training exchanges them, too. It doubles the cost of everything.
         cached_views: views of which the encodings are kept per session.
-        mixed_precision: bf16 where the device gains by it (GPU; CPU with AMX tiles).
+        mixed_precision: half precision where the device gains by it. On a GPU bf16, or fp16 where it has no bf16 of its
+            own, in training and at inference; on a CPU with AMX tiles bf16, at inference alone.
     """
 
     sam_weights: str = "sam_vit_b_01ec64.pth"

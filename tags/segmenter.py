@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Augmentation, Batch, Target, Trainable, TrainingRecipe
+from benchmarks.contestants.precision import half_precision
 from benchmarks.data.fingerprint import fingerprint, joined
 from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.data.volume import Volume
@@ -209,12 +210,12 @@ class TagsSegmenter(Trainable):
         return TagsSession(self, volume, target)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 where it pays."""
-        if not self.settings.mixed_precision:
-            return nullcontext()
-        if self.device.type == "cpu" and not cpu_has_fast_bf16():
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        """On a GPU half precision as in training; on a CPU, where training has float32, bf16 if that pays."""
+        wanted = self.settings.mixed_precision
+        half = half_precision(self.device.type, wanted)
+        if wanted and self.device.type == "cpu" and cpu_has_fast_bf16():
+            half = torch.bfloat16
+        return nullcontext() if half is None else torch.autocast(self.device.type, dtype=half)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from tags.losses import segmentation_loss
 from tags.method import tags_tiny, tags_vit_b
 from tags.model import TAGS
 from tags.prompt_encoder import PromptTensors
+from tags.segmenter import TagsSegmenter
 from tests.tags.shapes import ball
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)
@@ -115,6 +116,26 @@ def test_a_frozen_random_backbone_is_the_same_in_every_process(tmp_path):
         started = dict(tags_tiny.build({"freeze_backbone": frozen}).module.named_parameters())
         for name, parameter in drawn:
             assert torch.equal(started[name], parameter) or not parameter.requires_grad, name
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu_has_bf16", "cpu_has_amx", "expected"),
+    [
+        ("cuda", True, False, torch.bfloat16),
+        ("cuda:1", False, True, torch.float16),
+        ("cpu", True, True, torch.bfloat16),
+        ("cpu", True, False, None),
+    ],
+)
+def test_inference_computes_in_what_the_device_has(monkeypatch, device, gpu_has_bf16, cpu_has_amx, expected):
+    """As training does on a GPU."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu_has_bf16)
+    monkeypatch.setattr(segmenter_module, "cpu_has_fast_bf16", lambda: cpu_has_amx)
+    monkeypatch.setattr(torch, "autocast", lambda kind, dtype: asked.append((kind, dtype)))
+    for wanted in (True, False):
+        TagsSegmenter({**tags_tiny.config, "mixed_precision": wanted}, device).autocast()
+    assert asked == ([] if expected is None else [(device[:4].rstrip(":"), expected)])
 
 
 def case_of(folder, side):
