@@ -74,6 +74,8 @@ class TagsConfig:
             raise ValueError(f"depth must be a multiple of 4 (features at four depths), not {self.depth}")
         if self.dim % (2 * self.fusion_heads):
             raise ValueError(f"dim ({self.dim}) must be a multiple of twice fusion_heads ({self.fusion_heads})")
+        if self.fusion == "gated" and not (self.queries or self.semantic or self.anatomy):
+            raise ValueError("queries must not be 0 where neither semantic nor anatomy gives the gated fusion a token")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> TagsConfig:
@@ -173,7 +175,7 @@ class Settings:
         coarse_weight: weight of the same loss on the decoder's coarse logits.
         threshold: probability above which a voxel is tumour.
         search_view: field of view of the views in which a volume is searched without clicks, likewise a multiple.
-        overlap: of neighbouring ones.
+        overlap: of neighbouring ones, as a share of their side, less than 1.
         part_share: of the heaviest part that they find; parts that weigh less are not looked at.
         box_prior: share of the ellipsoid in a box in the answer, the rest is the network's: up to a half, so that at
             the default threshold a network that is sure overrules it. It has no say once a positive click lies outside
@@ -224,6 +226,8 @@ class Settings:
     mixed_precision: bool = True
 
     def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"overlap is a share from 0 to below 1, not {self.overlap}")
         if not 0 <= self.box_prior <= 0.5:
             raise ValueError(f"box_prior must lie between 0 and 0.5, not at {self.box_prior}")
         if not 0 <= self.augment_intensity <= 1:

@@ -169,19 +169,19 @@ class TagsSegmenter(Trainable):
         """Read what `save` wrote. A spacing set by hand outweighs the checkpoint's plan.
 
         Raises:
-            UserError: no checkpoint, another architecture, or other frozen towers than it was trained on.
+            UserError: no whole checkpoint, another architecture, or other frozen towers than it was trained on.
         """
         try:
             content = json.loads((folder / "tags.json").read_text(encoding="utf-8"))
             state = load_file(folder / "trained.safetensors")
         except Exception as error:  # missing, truncated, not JSON, not safetensors
             raise UserError(f"{folder}: not a readable TAGS checkpoint ({error})") from error
-        own = _plain(asdict(self.config))
-        for key in sorted(own.keys() | content["architecture"].keys()):
-            there, here = content["architecture"].get(key), own.get(key)
+        own, trained = _plain(asdict(self.config)), _part(content, "architecture", folder)
+        for key in sorted(own.keys() | trained.keys()):
+            there, here = trained.get(key), own.get(key)
             if there != here and key != "checkpointing":
                 raise UserError(f"{folder}: was trained with {key} = {there}, this model has {key} = {here}")
-        for tower, digest in content["towers"].items():
+        for tower, digest in _part(content, "towers", folder).items():
             if self.digests().get(tower) != digest:
                 raise UserError(
                     f"{folder}: was trained on another frozen {tower.upper()} tower than the one that is loaded; "
@@ -189,8 +189,8 @@ class TagsSegmenter(Trainable):
                 )
         try:
             if self.settings.spacing is None:
-                self.decided = Plan(**content["plan"])
-        except (KeyError, TypeError) as error:
+                self.decided = Plan(**_part(content, "plan", folder))
+        except TypeError as error:
             raise UserError(f"{folder}: the TAGS checkpoint has no readable plan; train it again") from error
         try:
             restore_trained(self.module, state, str(folder))
@@ -216,6 +216,14 @@ class TagsSegmenter(Trainable):
         if wanted and self.device.type == "cpu" and cpu_has_fast_bf16():
             half = torch.bfloat16
         return nullcontext() if half is None else torch.autocast(self.device.type, dtype=half)
+
+
+def _part(content: Any, name: str, folder: Path) -> dict[str, Any]:
+    """One of the parts of a `tags.json`; raises UserError where it is not there."""
+    part = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(part, dict):
+        raise UserError(f"{folder}: the TAGS checkpoint has no readable {name}; train it again")
+    return part
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

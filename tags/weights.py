@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.common.content import sha256_of
+from benchmarks.common.errors import one_line
 from benchmarks.common.files import write_json
 from benchmarks.common.weight_file import locate, weights_folder
 from benchmarks.weights.segment_anything import FILES as SAM_FILES
@@ -63,7 +64,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for broken files
-        raise WeightsError(f"{path}: not a readable weights file ({str(error).splitlines()[0]})") from error
+        raise WeightsError(f"{path}: not a readable weights file ({one_line(error, 200)})") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: not a flat state dict of tensors; the official SAM file is needed")
     return dict(state)
@@ -255,7 +256,7 @@ def read_clip_file(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for broken files
-        raise WeightsError(f"{path}: not a readable weights file ({str(error).splitlines()[0]})") from error
+        raise WeightsError(f"{path}: not a readable weights file ({one_line(error, 200)})") from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: not a CLIP state dict")
@@ -269,7 +270,7 @@ def _download_clip(name: str, tag: str) -> dict[str, Tensor]:
         official = CLIP_FILES.get((name, tag))
         other = f"`tags-bench weights fetch {official.name}` says where to put it, or " if official else ""
         raise WeightsError(
-            f"CLIP '{name}' with weights '{tag}' could not be fetched ({str(error).splitlines()[0]}); without a "
+            f"CLIP '{name}' with weights '{tag}' could not be fetched ({one_line(error, 200)}); without a "
             f"network {other}save its open_clip state dict as a file and give that as clip_weights"
         ) from error
     return pretrained.state_dict()

@@ -267,12 +267,26 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
         tags_tiny.build().load(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["architecture", "towers", "plan"])
+def test_half_a_checkpoint_is_refused(tmp_path, part):
+    segmenter = tags_tiny.build()
+    segmenter.save(tmp_path)
+    whole = json.loads((tmp_path / "tags.json").read_text())
+    for broken in ({name: value for name, value in whole.items() if name != part}, {**whole, part: None}, [whole]):
+        (tmp_path / "tags.json").write_text(json.dumps(broken))
+        with pytest.raises(UserError, match=f"no readable {part if isinstance(broken, dict) else 'architecture'};"):
+            segmenter.load(tmp_path)
+
+
 def test_user_mistakes_are_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("TAGS_BENCH_WEIGHTS", str(tmp_path))
     for config, message in (
         ({"patch": 33}, "patch must be a multiple"),
         ({"sam_weights": "nowhere.pth"}, r"put it at .*nowhere\.pth"),
         ({"fusion": "sum"}, "gated, concat or none"),
+        ({"overlap": 1}, "overlap is a share from 0 to below 1, not 1"),
+        ({"overlap": -0.1}, "overlap is a share from 0 to below 1"),
+        ({"queries": 0, "semantic": False, "anatomy": False}, "queries must not be 0"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             tags_tiny.build(config)

@@ -22,6 +22,7 @@ from tags.weights import (
     find_file,
     load_clip,
     load_sam,
+    read_clip_file,
     read_state,
     sam_file_problem,
     sam_key,
@@ -262,6 +263,14 @@ def test_clip_from_a_local_file(tmp_path, build):
     torch.save(state, tmp_path / "clip.pt")
     with pytest.raises(WeightsError, match="do not fit 'tiny'"):
         load_clip(model, str(tmp_path / "clip.pt"))
+
+
+def test_an_empty_file_is_refused_in_a_line(tmp_path):
+    """torch has no message for it."""
+    (tmp_path / "empty.pt").touch()
+    for read in (read_state, read_clip_file):
+        with pytest.raises(WeightsError, match=r"empty\.pt: not a readable weights file \(\w"):
+            read(tmp_path / "empty.pt")
 
 
 def test_seeded_towers_are_the_same_everywhere(build):
