@@ -160,10 +160,9 @@ def test_the_key_table_of_vit_b_is_that_of_the_builder():
 
 @pytest.mark.parametrize("size", ["vit-b", "vit-l", "vit-h"])
 def test_less_than_a_quarter_is_trained(size):
-    """Of SAM, CLIP and TAGS together; and of SAM and TAGS alone."""
+    """Of SAM and TAGS alone, and so of SAM, CLIP and TAGS together."""
     with torch.device("meta"):
         model = TAGS(sized(size))
-    assert model.trainable_fraction() < 0.25
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     without_clip = sum(p.numel() for n, p in model.named_parameters() if not n.startswith("clip."))
     assert trained / without_clip < 0.25
