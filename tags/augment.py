@@ -59,7 +59,8 @@ def rotations(angles: Tensor) -> Tensor:
         turn = torch.eye(3).repeat(len(angles), 1, 1)
         cosine, sine = angles[:, axis].cos(), angles[:, axis].sin()
         turn[:, a, a], turn[:, b, b], turn[:, a, b], turn[:, b, a] = cosine, cosine, -sine, sine
-        matrices = turn @ matrices
+        with torch.autocast("cpu", enabled=False):  # would round to bf16
+            matrices = turn @ matrices
     return matrices
 
 
@@ -69,18 +70,19 @@ def seen(volume: Tensor, side: int, factors: Tensor, turn: Tensor | None = None)
     Before it is sampled, linearly, the source is averaged over cubes of as many voxels as one of the view holds, so
     that a wide view does not alias. Beyond the source its edge goes on.
     """
-    matrix = torch.diag(factors * side / 2)
-    if turn is not None:
-        matrix = turn @ matrix
-    width = max(1, round(float(factors.max())))
-    volume = _middle(volume, [int(reach) + width + 1 for reach in matrix.abs().sum(dim=1)])
-    if width > 1:
-        volume = F.avg_pool3d(volume, width, stride=1)  # the centre stays where it is
-    extent = torch.tensor(volume.shape[2:])
-    matrix = (matrix / (extent / 2)[:, None]).flip(0, 1)  # grid_sample wants (z, y, x)
-    theta = F.pad(matrix, (0, 1))[None].to(volume)
-    grid = F.affine_grid(theta, [1, 1, side, side, side], align_corners=False)
-    return F.grid_sample(volume, grid, padding_mode="border", align_corners=False)
+    with torch.autocast(volume.device.type, enabled=False):  # bf16 would move the places by up to half a voxel
+        matrix = torch.diag(factors * side / 2)
+        if turn is not None:
+            matrix = turn @ matrix
+        width = max(1, round(float(factors.max())))
+        volume = _middle(volume, [int(reach) + width + 1 for reach in matrix.abs().sum(dim=1)])
+        if width > 1:
+            volume = F.avg_pool3d(volume, width, stride=1)  # the centre stays where it is
+        extent = torch.tensor(volume.shape[2:])
+        matrix = (matrix / (extent / 2)[:, None]).flip(0, 1)  # grid_sample wants (z, y, x)
+        theta = F.pad(matrix, (0, 1))[None].to(volume)
+        grid = F.affine_grid(theta, [1, 1, side, side, side], align_corners=False)
+        return F.grid_sample(volume, grid, padding_mode="border", align_corners=False)
 
 
 def _middle(volume: Tensor, reach: Sequence[int]) -> Tensor:

@@ -77,10 +77,6 @@ class GatedFusion(nn.Module):
         self.gate = nn.Sequential(nn.Linear(dim, dim // 4), nn.GELU(), last)
         self.layers = nn.ModuleList(TwoWayLayer(dim, heads, hidden) for _ in range(layers))
 
-    def gates(self, image: Tensor) -> Tensor:
-        """(B, types) in (0, 1), in the order of `GATED`."""
-        return torch.sigmoid(self.gate(image.mean(dim=1)))
-
     def forward(self, image: Tensor, positions: Tensor, tokens: Tensor, valid: Tensor, types: Tensor) -> Tensor:
         """image, positions: (B, V, dim), (1, V, dim); tokens (B, N, dim); valid (B, N); types (N,)."""
         opened = F.logsigmoid(self.gate(image.mean(dim=1)).float())

@@ -254,6 +254,12 @@ class MLP(nn.Module):
         return out
 
 
+def added(change: Tensor, stream: Tensor) -> Tensor:
+    """The sum of the stream and a change to it, which is used up: in place, a copy less at the peak. Under autocast the
+    change is rounded and the stream is not: their sum must not be either, or small changes are lost."""
+    return change.add_(stream) if change.dtype == stream.dtype else change + stream
+
+
 class Block(nn.Module):
     """Adapter, windowed attention, feed-forward; each residual."""
 
@@ -285,21 +291,18 @@ class Block(nn.Module):
         windows = layout.cut(x)
         out = windows if layout.several else torch.empty_like(windows)  # several windows: a copy by now
         for part, mask in parts:
-            done = self.within(windows[part], mask)
-            if done.dtype != out.dtype:  # of the first part, under autocast
-                out = torch.empty_like(windows, dtype=done.dtype)
-            out[part] = done
+            out[part] = self.within(windows[part], mask)
         return layout.join(out, len(x))
 
     def after_adapter(self, x: Tensor) -> Tensor:
         """Attention and feed-forward on the whole grid (B, X, Y, Z, C)."""
-        x = self.attn(self.norm1(x)).add_(x)  # in place, in the fresh tensor: a copy less at the peak
-        return self.mlp(self.norm2(x)).add_(x)
+        x = added(self.attn(self.norm1(x)), x)
+        return added(self.mlp(self.norm2(x)), x)
 
     def within(self, windows: Tensor, mask: Tensor | None) -> Tensor:
         """The same on some windows: after the adapter no token sees beyond its own."""
-        x = self.attn.within(self.norm1(windows), mask).add_(windows)
-        return self.mlp(self.norm2(x)).add_(x)
+        x = added(self.attn.within(self.norm1(windows), mask), windows)
+        return added(self.mlp(self.norm2(x)), x)
 
     def parts(self, x: Tensor) -> tuple[Windows, list[tuple[slice, Tensor | None]]]:
         """The windows of a grid, and how many of them, with their mask, are handled at once."""

@@ -20,20 +20,6 @@ def norm(kind: str, channels: int) -> nn.Module:
     raise ValueError(f"decoder_norm must be instance or group, not '{kind}'")
 
 
-class Head(nn.Sequential):
-    """Two 3³ convolutions on a feature of the token grid."""
-
-    def __init__(self, dim: int, width: int, kind: str) -> None:
-        super().__init__(
-            nn.Conv3d(dim, width, 3, padding=1, bias=False),
-            norm(kind, width),
-            nn.ReLU(inplace=True),
-            nn.Conv3d(width, width, 3, padding=1, bias=False),
-            norm(kind, width),
-            nn.ReLU(inplace=True),
-        )
-
-
 def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
     """Trilinear, cell-centred."""
     return F.interpolate(x, tuple(size), mode="trilinear", align_corners=False)
@@ -42,6 +28,13 @@ def enlarge(x: Tensor, size: Sequence[int]) -> Tensor:
 def convolution(inputs: int, width: int, kind: str) -> nn.Sequential:
     """3³ convolution, norm, rectifier."""
     return nn.Sequential(nn.Conv3d(inputs, width, 3, padding=1, bias=False), norm(kind, width), nn.ReLU(inplace=True))
+
+
+class Head(nn.Sequential):
+    """Two 3³ convolutions on a feature of the token grid."""
+
+    def __init__(self, dim: int, width: int, kind: str) -> None:
+        super().__init__(*convolution(dim, width, kind), *convolution(width, width, kind))
 
 
 class Pyramid(nn.Module):

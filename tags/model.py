@@ -119,11 +119,6 @@ class TAGS(nn.Module):
         of_block = name.startswith("encoder.blocks.") and (".attn." in name or ".mlp." in name)
         return "sam" if of_block and not name.endswith("rel_pos_d") else None
 
-    def trainable_fraction(self) -> float:
-        """Trained parameters as a share of all."""
-        total = sum(p.numel() for p in self.parameters())
-        return sum(p.numel() for p in self.parameters() if p.requires_grad) / total
-
     def see(self, image: Tensor, bounds: Tensor) -> VisualFeatures | None:
         """CLIP's view of a crop; frozen, hence cacheable per crop."""
         return None if self.vision is None else self.vision(image, bounds)

@@ -19,10 +19,10 @@ class Sampling:
     """Probabilities of the training prompts.
 
     Attributes:
-        clicks: most clicks of a crop.
+        clicks: most clicks of a crop; 0 leaves boxes and masks alone, by their shares.
         none: share of crops without any prompt (prompt dropout), of those whose centre lies in the target.
         none_elsewhere: the same of all other crops: where nobody says where to look, a view lies anywhere.
-        single: share of the others that get exactly one positive click and nothing else.
+        single: share of the others that get exactly one positive click and nothing else; of none without clicks.
         central: share of crops whose first positive click is the crop's centre, where a view looks at inference
             (deep inside the target where the centre does not belong to it), instead of anywhere in the target.
         box: share of the crops with several prompts that get a box; half of those get nothing else. Without a previous
@@ -136,14 +136,14 @@ def _prompts_of(mask: Tensor, generator: torch.Generator, how: Sampling) -> _Dra
     drawn = _Drawn(torch.zeros(0, 3, device=device), torch.zeros(0, dtype=torch.long, device=device))
     centred = bool(mask[tuple(n // 2 for n in mask.shape)])
     none = how.none if centred else how.none_elsewhere
-    if how.clicks == 0 or random_number(generator) < none:
+    if random_number(generator) < none:
         return drawn
     present = bool(mask.any())
     if present and random_number(generator) < how.mask:
         drawn.mask = rough_mask(mask, generator)
         if random_number(generator) < 0.5:
             return drawn
-    if random_number(generator) < how.single:
+    if how.clicks and random_number(generator) < how.single:
         positive, negative = int(present), 0
     else:
         positive = int(torch.randint(0, how.clicks + 1, (), generator=generator)) if present else 0

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Augmentation, Batch, Target, Trainable, TrainingRecipe
+from benchmarks.contestants.precision import half_precision
 from benchmarks.data.fingerprint import fingerprint, joined
 from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.data.volume import Volume
@@ -30,12 +31,14 @@ from tags.session import TagsSession
 from tags.targets import anatomy_of, bounds_of, flips_of
 from tags.weights import (
     RANDOM,
+    SEED,
     WeightsError,
     find_file,
     load_clip,
     load_sam,
     read_state,
     restore_trained,
+    seed_sam,
     tower_digests,
     trained_state,
 )
@@ -75,6 +78,8 @@ class TagsSegmenter(Trainable):
             if self.settings.sam_weights != RANDOM:
                 path = find_file(self.settings.sam_weights)
                 load_sam(self.module, read_state(path), str(path))
+            elif self.config.freeze_backbone:
+                seed_sam(self.module, SEED)
             load_clip(self.module, self.settings.clip_weights)
         except (WeightsError, ValueError) as error:
             raise UserError(f"TAGS: {error}") from error
@@ -164,19 +169,19 @@ class TagsSegmenter(Trainable):
         """Read what `save` wrote. A spacing set by hand outweighs the checkpoint's plan.
 
         Raises:
-            UserError: no checkpoint, another architecture, or other frozen towers than it was trained on.
+            UserError: no whole checkpoint, another architecture, or other frozen towers than it was trained on.
         """
         try:
             content = json.loads((folder / "tags.json").read_text(encoding="utf-8"))
             state = load_file(folder / "trained.safetensors")
         except Exception as error:  # missing, truncated, not JSON, not safetensors
             raise UserError(f"{folder}: not a readable TAGS checkpoint ({error})") from error
-        own = _plain(asdict(self.config))
-        for key in sorted(own.keys() | content["architecture"].keys()):
-            there, here = content["architecture"].get(key), own.get(key)
+        own, trained = _plain(asdict(self.config)), _part(content, "architecture", folder)
+        for key in sorted(own.keys() | trained.keys()):
+            there, here = trained.get(key), own.get(key)
             if there != here and key != "checkpointing":
                 raise UserError(f"{folder}: was trained with {key} = {there}, this model has {key} = {here}")
-        for tower, digest in content["towers"].items():
+        for tower, digest in _part(content, "towers", folder).items():
             if self.digests().get(tower) != digest:
                 raise UserError(
                     f"{folder}: was trained on another frozen {tower.upper()} tower than the one that is loaded; "
@@ -184,8 +189,8 @@ class TagsSegmenter(Trainable):
                 )
         try:
             if self.settings.spacing is None:
-                self.decided = Plan(**content["plan"])
-        except (KeyError, TypeError) as error:
+                self.decided = Plan(**_part(content, "plan", folder))
+        except TypeError as error:
             raise UserError(f"{folder}: the TAGS checkpoint has no readable plan; train it again") from error
         try:
             restore_trained(self.module, state, str(folder))
@@ -205,12 +210,20 @@ class TagsSegmenter(Trainable):
         return TagsSession(self, volume, target)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 where it pays."""
-        if not self.settings.mixed_precision:
-            return nullcontext()
-        if self.device.type == "cpu" and not cpu_has_fast_bf16():
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        """On a GPU half precision as in training; on a CPU, where training has float32, bf16 if that pays."""
+        wanted = self.settings.mixed_precision
+        half = half_precision(self.device.type, wanted)
+        if wanted and self.device.type == "cpu" and cpu_has_fast_bf16():
+            half = torch.bfloat16
+        return nullcontext() if half is None else torch.autocast(self.device.type, dtype=half)
+
+
+def _part(content: Any, name: str, folder: Path) -> dict[str, Any]:
+    """One of the parts of a `tags.json`; raises UserError where it is not there."""
+    part = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(part, dict):
+        raise UserError(f"{folder}: the TAGS checkpoint has no readable {name}; train it again")
+    return part
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

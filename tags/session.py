@@ -157,7 +157,9 @@ class TagsSession(Session):
             parts += self._zoomed(view, prompted, before)
         if len(parts) > 1:  # every view once more, told what all of them saw
             together = Answer(tuple(parts))
-            parts = [(view, self._probability(view, prompted, together)) for view, _ in parts]
+            # Of more views than are kept the last are still there: they come first, before others drive them out.
+            turn = -1 if len(parts) > self.segmenter.settings.cached_views else 1
+            parts = [(view, self._probability(view, prompted, together)) for view, _ in parts[::turn]][::turn]
         return Answer(tuple(parts))
 
     def _zoomed(self, view: View, prompted: GridPrompts, before: Before | None) -> list[tuple[View, FloatArray]]:

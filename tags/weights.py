@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from benchmarks.common.content import sha256_of
+from benchmarks.common.errors import one_line
 from benchmarks.common.files import write_json
 from benchmarks.common.weight_file import locate, weights_folder
 from benchmarks.weights.segment_anything import FILES as SAM_FILES
@@ -23,7 +24,8 @@ from tags.model import TAGS
 from tags.official import CLIP_FILES
 from tags.semantic import build_clip
 
-RANDOM = "random"  # weights from a fixed seed: no download, no knowledge
+RANDOM = "random"  # no download, no knowledge: frozen towers from a fixed seed, a trained one as torch draws it
+SEED = 2025  # of frozen random towers
 PHANTOMS = "phantoms"  # CLIP towers that `tags.contrast` has trained; they come with the package
 TOWERS_FILE = "towers.safetensors"
 UNUSED_PREFIXES = ("prompt_encoder.", "mask_decoder.")  # SAM's own prompt and mask heads are 2D
@@ -62,7 +64,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for broken files
-        raise WeightsError(f"{path}: not a readable weights file ({str(error).splitlines()[0]})") from error
+        raise WeightsError(f"{path}: not a readable weights file ({one_line(error, 200)})") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: not a flat state dict of tensors; the official SAM file is needed")
     return dict(state)
@@ -178,9 +180,22 @@ def _start_neck(parameter: Tensor, value: Tensor, key: str, source: str) -> None
 
 def seed_tower(module: nn.Module, seed: int) -> None:
     """Fill a tower from a fixed seed, the same on every machine: normal weights by fan-in, ones and zeros for norms."""
+    _seed(module.named_parameters(), seed)
+
+
+def seed_sam(model: TAGS, seed: int) -> None:
+    """Fill the frozen SAM tower likewise: a checkpoint does not hold it, so every process has to find the same one.
+
+    Its relative positions stay at zero, where they start.
+    """
+    tower = [(name, p) for name, p in model.frozen_parameters() if model.tower(name) == "sam"]
+    _seed([(name, p) for name, p in tower if "rel_pos" not in name], seed)
+
+
+def _seed(parameters: Iterable[tuple[str, nn.Parameter]], seed: int) -> None:
     random = np.random.Generator(np.random.PCG64(seed))
     with torch.no_grad():
-        for name, parameter in sorted(module.named_parameters()):
+        for name, parameter in sorted(parameters):
             if parameter.ndim == 0:
                 continue
             if parameter.ndim == 1 and "embedding" not in name:
@@ -202,7 +217,7 @@ def load_clip(model: TAGS, weights: str) -> None:
     if model.clip is None:
         return
     if weights == RANDOM:
-        seed_tower(model.clip, seed=2025)
+        seed_tower(model.clip, SEED)
         return
     name = model.config.clip
     official = CLIP_FILES.get((name, weights))
@@ -241,7 +256,7 @@ def read_clip_file(path: Path) -> dict[str, Tensor]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for broken files
-        raise WeightsError(f"{path}: not a readable weights file ({str(error).splitlines()[0]})") from error
+        raise WeightsError(f"{path}: not a readable weights file ({one_line(error, 200)})") from error
     state = content.get("state_dict", content) if isinstance(content, Mapping) else content
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise WeightsError(f"{path}: not a CLIP state dict")
@@ -255,7 +270,7 @@ def _download_clip(name: str, tag: str) -> dict[str, Tensor]:
         official = CLIP_FILES.get((name, tag))
         other = f"`tags-bench weights fetch {official.name}` says where to put it, or " if official else ""
         raise WeightsError(
-            f"CLIP '{name}' with weights '{tag}' could not be fetched ({str(error).splitlines()[0]}); without a "
+            f"CLIP '{name}' with weights '{tag}' could not be fetched ({one_line(error, 200)}); without a "
             f"network {other}save its open_clip state dict as a file and give that as clip_weights"
         ) from error
     return pretrained.state_dict()

@@ -22,11 +22,12 @@ from benchmarks.common.files import write_json
 from benchmarks.common.seeds import derive_seed
 from benchmarks.contestants import Batch, Trainable
 from benchmarks.contestants import method as find_method
+from benchmarks.contestants.precision import half_precision
 from benchmarks.data.cache import default_cache
 from benchmarks.data.dataset import Case
 from benchmarks.execution.crops import Ahead, CropSource, JointCrops, WorkerPlace, on_device, pinned
 from benchmarks.execution.loss_network import LossNetwork
-from benchmarks.execution.optimisation import Optimisation, half_precision
+from benchmarks.execution.optimisation import Optimisation
 from benchmarks.execution.state import digest_of, load_state, save_state, tensors_in
 from benchmarks.execution.training_job import TrainingJob, storage_of
 from benchmarks.execution.training_storage import BEST

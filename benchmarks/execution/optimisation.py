@@ -26,16 +26,6 @@ def learning_rate(recipe: TrainingRecipe, progress: float) -> float:
     return recipe.final_learning_rate + (recipe.learning_rate - recipe.final_learning_rate) * left
 
 
-def half_precision(device: str, wanted: bool) -> torch.dtype | None:
-    """bfloat16 on a GPU that has it, float16 on one that has not; on a CPU none.
-
-    On a CPU bfloat16 pays only with AMX, and the method may use it by itself.
-    """
-    if not wanted or not device.startswith("cuda"):
-        return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-
-
 class Optimisation:
     """AdamW as a recipe wants it, over the parameters of one network.
 
@@ -44,7 +34,7 @@ class Optimisation:
     skip the same steps without asking each other.
 
     Args:
-        half: what the forward pass is computed in, see `half_precision`; None for the network's own type.
+        half: what the forward pass is computed in, see `precision.half_precision`; None for the network's own type.
     """
 
     def __init__(

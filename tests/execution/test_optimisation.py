@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from benchmarks.contestants import TrainingRecipe
+from benchmarks.contestants.precision import half_precision
 from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.execution import optimisation
-from benchmarks.execution.optimisation import Optimisation, half_precision, learning_rate
+from benchmarks.execution.optimisation import Optimisation, learning_rate
 
 PREPROCESSING = Preprocessing(None, (-200.0, 300.0), 0.0, 100.0)
 

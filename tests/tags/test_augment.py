@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.data.preprocessing import Preprocessing, prepare
+from benchmarks.data.volume import Volume
 from tags.augment import draw_flips, flipped, random_views, rotations, seen
+from tags.views import View
 from tests.tags.shapes import ball
 
 
@@ -72,3 +75,21 @@ def test_flips_follow_their_chances_and_turn_each_crop_by_its_own():
     result = flipped(maps, [[0], [1, 2]])
     assert torch.equal(result[0], maps[0].flip(1))
     assert torch.equal(result[1], maps[1].flip(2, 3))
+
+
+def test_nothing_is_moved_under_autocast():
+    """The places where a crop, and a view at inference, are read stay those of float32."""
+    image = torch.randn(2, 1, 78, 78, 78, generator=torch.Generator().manual_seed(0))
+    scan = Volume(image[0, 0].numpy(), np.eye(4))
+    prepared = prepare(scan, Preprocessing(None, None))
+
+    def crops():
+        return random_views(image, image, 32, (0.7, 2.4), torch.Generator().manual_seed(1), 0.1, 20.0)[0]
+
+    def view():
+        return View((39.5, 39.5, 39.5), 1.7, 32).cut(prepared, 0.0)
+
+    exact, exact_view = crops(), view()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(crops(), exact)
+        assert np.array_equal(view(), exact_view)

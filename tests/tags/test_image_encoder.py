@@ -121,6 +121,28 @@ def test_windows_by_turns_give_what_all_at_once_give(monkeypatch, size, tokens):
     assert torch.equal(x, kept)
 
 
+@pytest.mark.parametrize("tokens", [24, 10**6])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_the_stream_is_not_rounded_under_autocast(noise, monkeypatch, tokens, gradients):
+    """A change of 2⁻¹⁰, which bf16 holds and 1 + 2⁻¹⁰ it does not, reaches the float32 stream; so does its gradient."""
+    monkeypatch.setitem(CHUNK_TOKENS, "cpu", tokens)
+    block, _ = block_of((4, 4, 4))
+    with torch.no_grad():
+        for layer in (block.adapter.up, block.attn.proj, block.mlp.lin2):
+            layer.weight.zero_()
+            layer.bias.fill_(0 if layer is block.adapter.up else 2**-10)
+    x = noise(2, 4, 4, 4, 8).requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.set_grad_enabled(gradients):
+        for run in (block, lambda x: recomputed_block(block, x)):
+            out = run(x)
+            assert out.dtype == torch.float32
+            assert torch.allclose(out, x + 2**-9, rtol=0, atol=1e-6)
+            if gradients:
+                weight = noise(*x.shape, seed=1)
+                (gradient,) = torch.autograd.grad((out * weight).sum(), x)
+                assert torch.equal(gradient, weight)
+
+
 @pytest.mark.parametrize(("size", "tokens"), [*SIZES.items(), ((4, 3, 5), 10**6)])
 def test_a_recomputed_block_has_the_gradients_of_the_block(noise, monkeypatch, size, tokens):
     block, x = block_of(size)

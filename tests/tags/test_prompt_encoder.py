@@ -138,6 +138,17 @@ def test_a_sampled_box_comes_with_the_ellipsoid_that_it_holds():
         assert prompts.mask[0, 0][tuple(middle)] > 0.95
 
 
+@pytest.mark.parametrize(("box", "mask"), [(1, 0), (0, 1)])
+def test_without_clicks_there_are_boxes_and_masks_by_their_shares(box, mask):
+    label = torch.cat((ball(9), ball(4, (8, 8, 8)), torch.zeros(1, 1, 32, 32, 32)))
+    how = Sampling(clicks=0, none=0, none_elsewhere=0, box=box, mask=mask)
+    for seed in range(10):
+        prompts = sample_prompts(label, torch.Generator().manual_seed(seed), how)
+        assert not (prompts.labels != ABSENT).any()
+        assert prompts.has_box.tolist() == [bool(box)] * 2 + [False]
+        assert prompts.has_mask.tolist() == [True, True, False], "the mask, or the ellipsoid in the box"
+
+
 def test_the_first_click_is_the_centre_that_a_view_is_about():
     """A ball off the crop's centre that still holds it, and one that does not."""
     label = torch.cat((ball(9, (20, 18, 16)), ball(4, (8, 8, 8))))

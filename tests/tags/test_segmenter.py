@@ -17,9 +17,13 @@ from benchmarks.data.dataset import Case
 from benchmarks.data.volume import Volume
 from benchmarks.prompting.prompts import Click, PromptKind, Prompts
 from tags import segmenter as segmenter_module
+from tags.config import sized
 from tags.image_encoder import CHUNK_TOKENS
 from tags.losses import segmentation_loss
 from tags.method import tags_tiny, tags_vit_b
+from tags.model import TAGS
+from tags.prompt_encoder import PromptTensors
+from tags.segmenter import TagsSegmenter
 from tests.tags.shapes import ball
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", (1,), window=(-100.0, 200.0), mean=50.0, std=75.0)
@@ -89,6 +93,49 @@ def test_checkpoint_round_trip_and_its_size(tmp_path):
     fresh.load(tmp_path)
     assert np.array_equal(mask(fresh), mask(trained))
     assert not np.array_equal(before, mask(trained))
+
+
+@torch.no_grad()
+def test_a_frozen_random_backbone_is_the_same_in_every_process(tmp_path):
+    """A checkpoint does not hold it. What is trained starts as torch draws it, frozen backbone or not."""
+    image, bounds = torch.randn(1, 1, 32, 32, 32, generator=torch.Generator().manual_seed(0)), torch.tensor([[-2.0, 2]])
+    logits = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        segmenter = tags_tiny.build({"freeze_backbone": True})
+        if seed == 1:
+            segmenter.save(tmp_path)
+        else:
+            segmenter.load(tmp_path)
+        logits.append(segmenter.module.eval()(image, [("kidney", "tumor")], bounds, PromptTensors.empty(1)))
+    assert torch.equal(*logits)
+    for frozen in (True, False):
+        torch.manual_seed(1)
+        drawn = TAGS(sized("tiny", freeze_backbone=frozen)).named_parameters()
+        torch.manual_seed(1)
+        started = dict(tags_tiny.build({"freeze_backbone": frozen}).module.named_parameters())
+        for name, parameter in drawn:
+            assert torch.equal(started[name], parameter) or not parameter.requires_grad, name
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu_has_bf16", "cpu_has_amx", "expected"),
+    [
+        ("cuda", True, False, torch.bfloat16),
+        ("cuda:1", False, True, torch.float16),
+        ("cpu", True, True, torch.bfloat16),
+        ("cpu", True, False, None),
+    ],
+)
+def test_inference_computes_in_what_the_device_has(monkeypatch, device, gpu_has_bf16, cpu_has_amx, expected):
+    """As training does on a GPU."""
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu_has_bf16)
+    monkeypatch.setattr(segmenter_module, "cpu_has_fast_bf16", lambda: cpu_has_amx)
+    monkeypatch.setattr(torch, "autocast", lambda kind, dtype: asked.append((kind, dtype)))
+    for wanted in (True, False):
+        TagsSegmenter({**tags_tiny.config, "mixed_precision": wanted}, device).autocast()
+    assert asked == ([] if expected is None else [(device[:4].rstrip(":"), expected)])
 
 
 def case_of(folder, side):
@@ -220,12 +267,26 @@ def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
         tags_tiny.build().load(tmp_path)
 
 
+@pytest.mark.parametrize("part", ["architecture", "towers", "plan"])
+def test_half_a_checkpoint_is_refused(tmp_path, part):
+    segmenter = tags_tiny.build()
+    segmenter.save(tmp_path)
+    whole = json.loads((tmp_path / "tags.json").read_text())
+    for broken in ({name: value for name, value in whole.items() if name != part}, {**whole, part: None}, [whole]):
+        (tmp_path / "tags.json").write_text(json.dumps(broken))
+        with pytest.raises(UserError, match=f"no readable {part if isinstance(broken, dict) else 'architecture'};"):
+            segmenter.load(tmp_path)
+
+
 def test_user_mistakes_are_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("TAGS_BENCH_WEIGHTS", str(tmp_path))
     for config, message in (
         ({"patch": 33}, "patch must be a multiple"),
         ({"sam_weights": "nowhere.pth"}, r"put it at .*nowhere\.pth"),
         ({"fusion": "sum"}, "gated, concat or none"),
+        ({"overlap": 1}, "overlap is a share from 0 to below 1, not 1"),
+        ({"overlap": -0.1}, "overlap is a share from 0 to below 1"),
+        ({"queries": 0, "semantic": False, "anatomy": False}, "queries must not be 0"),
     ):
         with pytest.raises(UserError, match=message) as caught:
             tags_tiny.build(config)

@@ -286,6 +286,28 @@ def test_a_session_gives_what_a_fresh_one_gives_and_encodes_a_view_once(segmente
     assert not np.array_equal(masks[0], masks[1])
 
 
+def test_of_more_views_than_are_kept_the_last_are_not_encoded_again(monkeypatch):
+    """Four views, two kept: both looks of a round find two of theirs, the first look of a first round none."""
+    segmenter = tags_tiny.build({"cached_views": 2})
+    calls = []
+    real = segmenter.module.encode
+    monkeypatch.setattr(segmenter.module, "encode", lambda *a, **k: calls.append(1) or real(*a, **k))
+    volume = volume_of((100, 100, 32))
+    clicks = tuple(Click((x, y, 16)) for x in (20, 80) for y in (20, 80))
+    prompts = Prompts(mask=ball(volume.shape, (4.0, 4.0, 4.0), 40, (20, 20, 16)), clicks=clicks)  # all in one round
+    few = segmenter.open(volume, TARGET)
+    monkeypatch.setattr(few, "_zoomed", lambda view, *told: [(view, few._probability(view, *told))])
+    mask = few.segment(prompts)
+    assert len(calls) == 4 + 2
+    few.segment(prompts)
+    assert len(calls) == 4 + 2 + 2 + 2
+    monkeypatch.setattr(segmenter, "settings", replace(segmenter.settings, cached_views=8))
+    many = segmenter.open(volume, TARGET)
+    monkeypatch.setattr(many, "_zoomed", lambda view, *told: [(view, many._probability(view, *told))])
+    assert np.array_equal(many.segment(prompts), mask)
+    assert len(calls) == 4 + 2 + 2 + 2 + 4
+
+
 def test_a_further_click_costs_one_round_however_long_the_dialogue(segmenter, monkeypatch):
     session = segmenter.open(volume_of((60, 60, 60)), TARGET)
     rounds = []

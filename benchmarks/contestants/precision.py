@@ -1,0 +1,15 @@
+"""What a network computes in, in training and at inference alike."""
+
+from __future__ import annotations
+
+import torch
+
+
+def half_precision(device: str, wanted: bool) -> torch.dtype | None:
+    """bfloat16 on a GPU that has it, float16 on one that has not; on a CPU none.
+
+    On a CPU bfloat16 pays only with AMX, and the method may use it by itself.
+    """
+    if not wanted or not device.startswith("cuda"):
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
