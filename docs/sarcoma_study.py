@@ -26,7 +26,7 @@ PAGE = HERE / "methods" / "tags.md"
 CASES = HERE.parent / "examples" / "sarcoma_study" / "study.csv"
 BEGIN, END = "<!-- sarcoma study -->", "<!-- end of the sarcoma study -->"
 COLUMNS = ["seed", "method", "protocol", "step", "fold", "case", "status", "dice"]
-OURS = "tags-tiny"
+OURS, UNMIRRORED = "tags-tiny", "tags-tiny-unmirrored"
 LISTS = {  # what is given: protocol and round
     "nothing": ("automatic", 1),
     "one centre click": ("centre-click", 1),
@@ -37,6 +37,7 @@ LISTS = {  # what is given: protocol and round
 }
 NAMES = {
     "nnunet-small": "nnU-Net, small plans",
+    "nnunet-small-mirrored": "nnU-Net, small plans, in the mirror, too",
     "sam-med3d-tiny": "SAM-Med3D, tiny",
     "3dsam-adapter-tiny": "3DSAM-adapter, tiny",
     "region-growing": "region growing",
@@ -69,7 +70,8 @@ def with_seeds(cases: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
 
 def table_of(cases: pd.DataFrame) -> str:
     """TAGS in every list, and below it the others, best first, with what they are behind."""
-    lines = ["| given | TAGS | the other | difference | verdict |", "| --- | --- | --- | --- | --- |"]
+    head = ("given", "TAGS", "without the mirror", "the other", "difference", "verdict")
+    lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     for given, (protocol, step) in LISTS.items():
         chosen = cases[(cases["protocol"] == protocol) & (cases["step"] == step)]
         _require_all(given, chosen, cases)
@@ -96,16 +98,18 @@ def _as_records(cases: pd.DataFrame) -> pd.DataFrame:
     return cases.assign(patient=cases["case"], case=seeded, dataset="soft-tissue-sarcoma", target="sarcoma")
 
 
-def _lines(given: str, rows: pd.DataFrame) -> Iterator[tuple[str, str, str, str, str]]:
+def _lines(given: str, rows: pd.DataFrame) -> Iterator[tuple[str, ...]]:
+    unmirrored, rows = rows[rows["method"] == UNMIRRORED], rows[rows["method"] != UNMIRRORED]
+    plain = f"{unmirrored['dice'].mean():.3f}" if len(unmirrored) else ""
     ours = f"**{_mean(rows, OURS)}**"
     means = rows.groupby("method")["dice"].mean().drop(OURS).sort_values(ascending=False)
     if means.empty:
-        yield given, ours, "", "", ""
+        yield given, ours, plain, "", "", ""
         return
     pairs = comparisons(rows, "dice", CONFIDENCE_SEED, MARGIN).to_dict("records")
     for place, other in enumerate(means.index):
         name = "the ellipsoid in it" if (given, other) == ("box", "ball") else NAMES.get(other, other)
-        first = (given, ours) if place == 0 else ("", "")
+        first = (given, ours, plain) if place == 0 else ("", "", "")
         difference, words = _difference(pairs, other)
         yield (*first, f"{name} {_mean(rows, other)}", difference, words.replace(OURS, "TAGS").replace(other, name))
 

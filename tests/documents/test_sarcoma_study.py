@@ -58,20 +58,32 @@ def test_intervals_are_over_patients_whatever_the_number_of_seeds(seeds) -> None
     wide = rows[rows["protocol"] == "centre-click"].pivot_table(index="case", columns="method", values="dice")
     better = "ball" if wide["ball"].mean() > wide["region-growing"].mean() else "region growing"
     assert first[0] == "one centre click"
-    assert first[2].startswith(better)
-    assert second[:2] == ["", ""]
-    assert mask[2:] == ["", "", ""]
-    others = {line[2].split(" 0.")[0]: line for line in (first, second)}
+    assert first[3].startswith(better)
+    assert second[:3] == ["", "", ""]
+    assert mask[3:] == ["", "", ""]
+    others = {line[3].split(" 0.")[0]: line for line in (first, second)}
     for name, method in (("region growing", "region-growing"), ("ball", "ball")):
         paired = wide["tags-tiny"] - wide[method]
         reach = stats.t.ppf(0.975, 23) * paired.std() / np.sqrt(24)
         expected = [paired.mean(), paired.mean() - reach, paired.mean() + reach]
-        assert numbers(others[name][3]) == pytest.approx(expected, abs=6e-4)
-        assert numbers(others[name][2]) == pytest.approx(on_log_odds(wide[method]), abs=6e-4)
-    assert others["region growing"][4] == "TAGS is better"
+        assert numbers(others[name][4]) == pytest.approx(expected, abs=6e-4)
+        assert numbers(others[name][3]) == pytest.approx(on_log_odds(wide[method]), abs=6e-4)
+    assert others["region growing"][5] == "TAGS is better"
     assert numbers(first[1]) == pytest.approx(on_log_odds(wide["tags-tiny"]), abs=6e-4)
     masks = rows[rows["protocol"] == "mask-error-2mm"].groupby("case")["dice"].mean()
     assert numbers(mask[1]) == pytest.approx(on_log_odds(masks), abs=6e-4)
+
+
+def test_tags_without_the_mirror_is_shown_and_is_no_contestant() -> None:
+    rows = made((2026,))
+    ours = rows[rows["method"] == "tags-tiny"]
+    plain = ours.assign(method="tags-tiny-unmirrored", dice=ours["dice"] - 0.02)
+    before, after = cells(page.table_of(rows)), cells(page.table_of(pd.concat([rows, plain])))
+    click, mask = (
+        ours.loc[ours["protocol"] == name, "dice"].mean() - 0.02 for name in ("centre-click", "mask-error-2mm")
+    )
+    assert [line[2] for line in after] == [f"{click:.3f}", "", f"{mask:.3f}"]
+    assert [line[:2] + line[3:] for line in after] == [line[:2] + line[3:] for line in before]
 
 
 def test_the_ball_in_a_box_is_called_an_ellipsoid_in_the_verdict_too(monkeypatch) -> None:
@@ -80,8 +92,8 @@ def test_the_ball_in_a_box_is_called_an_ellipsoid_in_the_verdict_too(monkeypatch
     rows = rows[(rows["protocol"] == "centre-click") & (rows["method"] != "region-growing")].assign(protocol="box")
     rows.loc[rows["method"] == "ball", "dice"] = 0.95
     (line,) = cells(page.table_of(rows))
-    assert line[2].startswith("the ellipsoid in it 0.950")
-    assert line[4] == "the ellipsoid in it is better"
+    assert line[3].startswith("the ellipsoid in it 0.950")
+    assert line[5] == "the ellipsoid in it is better"
 
 
 @pytest.mark.parametrize("protocol", ["centre-click", "mask-error-2mm"])
