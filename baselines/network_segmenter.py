@@ -7,7 +7,7 @@ a volume goes into it and comes out again.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +15,9 @@ import torch
 
 from baselines.checkpoints import required_file
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.contestants import Preprocessing, Trainable, TrainingRecipe, load_weights
+from benchmarks.contestants import Preprocessing, Target, Trainable, TrainingRecipe, load_weights
+from benchmarks.contestants.precision import half_precision
+from benchmarks.data.dataset import Case
 from benchmarks.data.preprocessing import Shape
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -35,7 +37,8 @@ class NetworkSegmenter(Trainable):
     Settings (keys of `config`) that every one of them has:
         checkpoint: path of the official file ("official"), or of a folder written by `save` (other sizes), or None.
         size: "official", or a smaller one of the same classes.
-        precision: of the image encoder: "float32", "bfloat16", or "auto" (bfloat16 on a GPU).
+        precision: of the image encoder: "float32", "bfloat16", or "auto": on a GPU bfloat16, or float16
+            where it has no bfloat16 of its own.
         train: what the bench's training may change.
         learning_rate: of the bench's training; it falls linearly to a hundredth.
         warm_up, weight_decay, foreground: see `TrainingRecipe`.
@@ -97,10 +100,11 @@ class NetworkSegmenter(Trainable):
         return required_file(self.config["checkpoint"], method, file_name, source)
 
     def half_precision(self) -> torch.autocast:
-        """bfloat16 for the image encoder where the settings ask for it."""
-        wanted = self.config["precision"]
-        half = wanted == "bfloat16" or (wanted == "auto" and self.device.type == "cuda")
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        """For the image encoder: bfloat16 where the settings ask for it; by default what the training has."""
+        half = torch.bfloat16 if self.config["precision"] == "bfloat16" else None
+        if self.config["precision"] == "auto":
+            half = half_precision(self.device.type, wanted=True)
+        return torch.autocast(self.device.type, half, enabled=half is not None)
 
     def training_recipe(self, preprocessing: Preprocessing, patch: Shape, **rest: Any) -> TrainingRecipe:
         """The recipe of the settings; `rest` are further fields."""
@@ -116,6 +120,10 @@ class NetworkSegmenter(Trainable):
             **chosen,
             **rest,
         )
+
+    def plan(self, parts: Sequence[tuple[Target, Sequence[Case]]]) -> None:
+        """Nothing is decided by the cases; from here on the weights are the bench's own, in validations as well."""
+        self.trained_here = True
 
     def load(self, folder: Path) -> None:
         load_weights(self.module, folder, self.checkpoint_facts(), self.system)

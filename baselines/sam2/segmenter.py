@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import sys
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,8 @@ from benchmarks.common.errors import UserError
 from benchmarks.contestants import Box, Click, Segmenter, Session, Target
 from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.prompting.prompts import Prompts
+
+logger = logging.getLogger(__name__)
 
 OBJECT = 1  # there is one
 
@@ -61,15 +65,28 @@ class Sam2(Segmenter):
 
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
-        """No gradients, the authors' precision, and what the package prints in the log."""
+        """No gradients, the authors' precision; what the package prints or warns of, but for its bars, in the log."""
         half = self.device == "cuda" and self.config["precision"] == "auto"
         with (
+            warnings_in_log(),
             torch.inference_mode(),
             torch.autocast(self.device, torch.bfloat16, enabled=half),
             contextlib.redirect_stdout(sys.stderr),
             contextlib.redirect_stderr(io.StringIO()),  # bars
         ):
             yield
+
+
+@contextlib.contextmanager
+def warnings_in_log() -> Iterator[None]:
+    """What is warned of goes to the log, each text once: such as that the package skips its own post-processing."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            yield
+        finally:
+            for text in dict.fromkeys(" ".join(str(one.message).split()) for one in caught):
+                logger.warning("sam2: %s", text)
 
 
 class Sam2Session(Session):

@@ -43,7 +43,8 @@ def _method(name: str, task: Task, title: str, learned_from: str, paper: str) ->
             parameters="not stated; an nnU-Net for the organ and one for the lesions",
             training_data={},
             notes=(
-                f"Automatic: the lesions of the {task.organ}, in {task.modality}; any other target is refused. "
+                f"Automatic: the lesions of the {task.organ}, in {task.modality}, which is not checked; any other "
+                "target is refused. "
                 f"{learned_from} No licence number is needed for this task. See docs/methods/totalsegmentator.md."
             ),
         ),

@@ -134,21 +134,23 @@ class Protocol:
     def _refuse_settings_without_effect(self) -> None:
         """A setting that changes nothing would give two names to one protocol, or a false sense of noise."""
         iterative, first = self.kind == "iterative", self.first_kind
+        corrected = iterative and self.rounds > 1
+        clicked_twice = corrected or self.clicks > 1 or self.per != "target"  # the first click has never a wrong sign
         for name, is_set, has_effect in (
             ("clicks", self.clicks != 1, self.kind == "clicks"),
             ("rounds", self.rounds != 1, iterative),
             ("start", self.start != "centre-click", iterative),
-            ("stop_dice", self.stop_dice != 1.0, iterative),
-            ("previous_mask", self.previous_mask, iterative),
+            ("stop_dice", self.stop_dice != 1.0, corrected),
+            ("previous_mask", self.previous_mask, corrected),
             ("box_jitter_mm", self.box_jitter_mm != 0, first == "box"),
             ("mask_error_mm", self.mask_error_mm != 2.0, first == "mask"),
             ("per: lesion", self.per == "lesion", first in _FIRST_CLICKS),
             ("per: each-lesion", self.per == "each-lesion", self.looks_at_label),
-            ("corrections", self.corrections != "standard", iterative and self.rounds > 1),
+            ("corrections", self.corrections != "standard", corrected),
             ("text", self.text, first not in ("none", "text")),
-            ("noise.displacement_mm", self.noise.displacement_mm != 0, iterative or first in _FIRST_CLICKS),
-            ("noise.wrong_sign", self.noise.wrong_sign != 0, iterative or self.kind == "clicks"),
-            ("noise.late_stop", self.noise.late_stop != 0, iterative),
+            ("noise.displacement_mm", self.noise.displacement_mm != 0, corrected or first in _FIRST_CLICKS),
+            ("noise.wrong_sign", self.noise.wrong_sign != 0, clicked_twice),
+            ("noise.late_stop", self.noise.late_stop != 0, corrected),
         ):
             if is_set and not has_effect:
                 raise UserError(f"protocol '{self.kind}': '{name}' has no effect there; leave it out")
@@ -286,7 +288,8 @@ NOISE_SIZES = ("displacement_mm", "wrong_sign", "late_stop", "box_jitter_mm", "m
 def noise_ladder(protocol: Protocol, setting: str, values: Sequence[float]) -> tuple[Protocol, ...]:
     """The same protocol at rising noise, for a robustness curve.
 
-    The draws are shared along the ladder and only their size changes, so the curve shows the noise alone.
+    The draws are shared along the ladder and only their size changes, so the curve shows the noise alone. The rough
+    masks of "mask_error_mm" are an exception: each size has a field of errors of its own.
 
     Args:
         setting: "box_jitter_mm", "mask_error_mm", or a setting of `OperatorNoise`.

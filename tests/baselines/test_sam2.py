@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,16 @@ def test_what_is_bright_in_the_frames_comes_back_where_it_is_in_the_scan() -> No
     mask = opened.segment(Prompts((Click((15, 12, 6)),)))
     assert mask.dtype == np.bool_
     assert 2 * (mask & LESION).sum() / (mask.sum() + LESION.sum()) > 0.98
+
+
+def test_what_the_package_warns_of_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    class Complaining(Film):
+        def propagate_in_video(self, *words: Any, **more: Any) -> Any:
+            warnings.warn("no extension\nis there", stacklevel=1)
+            return super().propagate_in_video(*words, **more)
+
+    session(Complaining()).segment(Prompts((Click((15, 12, 6)),)))
+    assert caplog.messages == ["sam2: no extension is there"]
 
 
 def test_a_click_points_at_the_voxel_that_was_clicked() -> None:
