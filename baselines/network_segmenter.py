@@ -101,9 +101,8 @@ class NetworkSegmenter(Trainable):
 
     def half_precision(self) -> torch.autocast:
         """For the image encoder: bfloat16 where the settings ask for it; by default what the training has."""
-        half = torch.bfloat16 if self.config["precision"] == "bfloat16" else None
-        if self.config["precision"] == "auto":
-            half = half_precision(self.device.type, wanted=True)
+        wanted = self.config["precision"]
+        half = torch.bfloat16 if wanted == "bfloat16" else half_precision(self.device.type, wanted == "auto")
         return torch.autocast(self.device.type, half, enabled=half is not None)
 
     def training_recipe(self, preprocessing: Preprocessing, patch: Shape, **rest: Any) -> TrainingRecipe:

@@ -271,9 +271,9 @@ class Crew:
             assert isinstance(work, CaseWork)
             again = any(other is item for _, other in self._references.values())
             self._numbers[item] = number = next(self._next_number)
+            aside = None
             if again and work.masks is not None and not work.score_only:
-                self._aside[worker, item] = work.masks / f".second-{number}"
-            aside = self._aside.get((worker, item))
+                aside = self._aside[worker, item] = work.masks / f".second-{number}"
             order = Order(number, work.case, [work.evaluation()], work.log, last_try, aside)
             actor = self._actors[worker]
             reference = actor.rescore.remote(order) if work.score_only else actor.evaluate.remote(order)

@@ -197,7 +197,7 @@ class Index:
 
         What earlier calls computed and nobody sees any more is said in a line.
         """
-        before = [self._unit(folder) for folder in self.current()]
+        before = [unit for folder in self.current() if (unit := self._unit(folder))]
         names = [str(folder.relative_to(self.path.parent)) for folder in folders]
         self.calls = [call for call in self.calls if call["units"] != names]
         self.calls.append({"at": now(), "units": names})
@@ -206,7 +206,8 @@ class Index:
         if self.made_again and self.path.exists():
             logger.warning("%s: set aside as %s", self.path, set_aside(self.path).name)
         write_json(self.path, {"version": INDEX_VERSION, "calls": self.calls, "units": self.units})
-        for line in no_longer_shown(before, [self._unit(folder) for folder in self.current()]):
+        after = [unit for folder in self.current() if (unit := self._unit(folder))]
+        for line in no_longer_shown(before, after):
             logger.warning("%s: %s", self.path.parent.name, line)
 
     def current(self) -> dict[str, bool]:
@@ -242,14 +243,12 @@ def no_longer_shown(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping
     """Lines on what earlier calls computed that the newest units do not cover: whole folds, protocols of a unit.
 
     Args:
-        before: descriptions of the units that counted until now; empty ones say nothing.
+        before: descriptions of the units that counted until now.
         after: of those that count from now on.
     """
-    now_there = {key_of(unit): unit for unit in after if unit}
+    now_there = {key_of(unit): unit for unit in after}
     methods: dict[str, list[str]] = {}
     for unit in before:
-        if not unit:
-            continue
         where = f"of {unit['dataset']}, fold {unit['fold']}"
         newer = now_there.get(key_of(unit))
         if newer is None:

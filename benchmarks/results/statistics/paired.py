@@ -108,15 +108,13 @@ def tost(differences: ArrayLike, margin: float, clusters: ArrayLike, alpha: floa
     """
     if not (math.isfinite(margin) and margin > 0):
         raise UserError(f"equivalence needs a positive margin, not {margin}")
-    sums, counts = cluster_sums(differences, clusters)
-    if len(sums) < 2:
-        return Equivalence(1.0, margin, math.nan, math.nan, False)
-    mean, error, freedom = mean_and_error(sums, counts)
-    return equivalence_of(mean, error, freedom, margin, alpha)
+    return equivalence_of(*mean_and_error(*cluster_sums(differences, clusters)), margin, alpha)
 
 
 def equivalence_of(mean: float, error: float, freedom: float, margin: float, alpha: float) -> Equivalence:
-    """Two one-sided t tests of a mean whose standard error and degrees of freedom are known."""
+    """Two one-sided t tests of a mean with its standard error, NaN if nothing tells it, and degrees of freedom."""
+    if not math.isfinite(error):
+        return Equivalence(1.0, margin, math.nan, math.nan, False)
     p_value = float(abs(mean) >= margin) if error == 0 else float(stats.t.sf((margin - abs(mean)) / error, freedom))
     reach = float(stats.t.ppf(1 - alpha, freedom)) * error
     return Equivalence(p_value, margin, mean - reach, mean + reach, p_value < alpha)

@@ -91,7 +91,4 @@ def pooled_sign_flip(differences: ArrayLike, strata: Strata, seed: object) -> Pa
 
 def pooled_equivalence(differences: ArrayLike, margin: float, strata: Strata, alpha: float = 0.05) -> Equivalence:
     """Two one-sided t tests of the mean of the lists' mean differences."""
-    mean, error, freedom = strata.mean(np.asarray(differences, np.float64))
-    if not math.isfinite(error):
-        return Equivalence(1.0, margin, math.nan, math.nan, False)
-    return equivalence_of(mean, error, freedom, margin, alpha)
+    return equivalence_of(*strata.mean(np.asarray(differences, np.float64)), margin, alpha)
