@@ -309,6 +309,11 @@ def _checkpoint_files(words: Sequence[str]) -> dict[str, Path]:
         name, separator, path = word.partition("=")
         if not separator or not path:
             raise UserError(f"--checkpoint {word}: the form is METHOD=FILE")
+        if user_path(path).is_dir():
+            raise UserError(
+                f"--checkpoint {word}: a folder, not a file of official weights; what was trained here is used again "
+                "with the same --out (on another dataset: --train-on), or by `tags-bench predict --checkpoint`"
+            )
         if not user_path(path).is_file():
             raise UserError(f"--checkpoint {word}: no such file")
         if name in files:

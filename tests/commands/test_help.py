@@ -119,6 +119,7 @@ def test_options_stand_under_their_headings(call, monkeypatch: pytest.MonkeyPatc
         (["rehearse", "--suite", "papr"], "did you mean 'paper'"),
         (["run", "--methods", "sam-b"], "`tags-bench weights fetch sam_vit_b_01ec64.pth`"),
         (["run", "--methods", "sam-b", "--checkpoint", "sam-b=nowhere.pth"], "no such file"),
+        (["run", "--methods", "tags-tiny", "--checkpoint", "tags-tiny=."], "--train-on"),
         (["run", "--methods", "sam-b", "--checkpoint", "nowhere.pth"], "METHOD=FILE"),
         (["leaderboard", "--suite", "phantom"], "no records"),
         (["leaderboard", "--tracking-uri", "sqlite:////nowhere/at/all.db"], "cannot be read"),
