@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from tests.documents.scripts import script
+
 ROOT = Path(__file__).resolve().parents[2]
 NUMBER = r"[+-]?\d\.\d{3}"
 PROTOCOLS = {"centre-click": 1, "automatic": 4}  # and the column of the table
@@ -43,3 +45,9 @@ def test_means_and_differences_are_those_of_the_cases(protocol: str) -> None:
         expected = [paired.mean(), paired.mean() - reach, paired.mean() + reach]
         found = [float(number) for number in re.findall(NUMBER, table[variant][place + 1])]
         assert found == pytest.approx(expected, abs=1.1e-3), variant
+
+
+def test_the_page_shows_what_the_cases_say() -> None:
+    page = script("sarcoma_parts")
+    shown = page.PAGE.read_text("utf-8").partition(page.BEGIN)[2].partition(page.END)[0].strip()
+    assert shown == page.table_of(pd.read_csv(page.CASES))
