@@ -75,16 +75,8 @@ def table_of(cases: pd.DataFrame) -> str:
 def _as_records(cases: pd.DataFrame) -> pd.DataFrame:
     """Rows as the statistics take them, each variant's training a method."""
     method = cases["variant"] + ", training " + cases["training"].astype(str)
-    facts = {
-        "dataset": "soft-tissue-sarcoma",
-        "target": "sarcoma",
-        "track": "",
-        "step": 1,
-        "suite": SUITE,
-        "unit": method,
-        "status": OK,
-    }
-    return cases.assign(method=method, patient=cases["case"], **facts)
+    rows = cases.assign(method=method, unit=method, patient=cases["case"], suite=SUITE, status=OK)
+    return rows.assign(dataset="soft-tissue-sarcoma", target="sarcoma", track="", step=1)
 
 
 def _cells(lines: list[dict[Any, Any]]) -> tuple[str, str, str]:
