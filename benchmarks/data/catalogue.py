@@ -145,7 +145,7 @@ def _load_layout(root: Path, reading: Reading) -> Dataset:
         _refuse_name_of_another(root, name, "KiTS19 or KiTS23")
         dataset = kits23.load(root, name or _slug(root.resolve().name) or "folder", seed=seed, strict=strict)
         return replace(dataset, targets=(_official_target(dataset, reading),))
-    official = _recognise(root)
+    official = recognise(root)
     if official is not None:
         _refuse_name_of_another(root, name, official)
         dataset = load_dataset(official, root, splits=PATIENT, seed=seed, strict=strict)
@@ -250,8 +250,8 @@ def intensity_statistics(cases: Iterable[Case], target: Target, seed: int = 0) -
     return replace(target, window=(round(low, 4), round(high, 4)), mean=round(mean, 4), std=round(deviation, 4))
 
 
-def _recognise(root: Path) -> str | None:
-    """The installed dataset whose files these are, the bench's own first."""
+def recognise(root: Path) -> str | None:
+    """The installed dataset in whose layout these files are, the bench's own first; None if it is none's."""
     for name, source in installed(ENTRY_POINT_GROUP, DatasetSource)[0].items():
         try:
             if source.recognise is not None and source.recognise(root):
@@ -259,6 +259,19 @@ def _recognise(root: Path) -> str | None:
         except Exception as error:  # of a plug-in, which must not keep others from being read
             logger.warning("dataset '%s' fails to look at %s: %s", name, root, one_line(error))
     return None
+
+
+def is_dataset(root: Path) -> bool:
+    """Whether a folder holds scans beside their label maps in a layout that `load_own` reads; False for masks alone.
+
+    Raises:
+        UserError: as the reader of the layout does.
+    """
+    if (root / "imagesTr").is_dir() or kits23.is_layout(root):
+        return True
+    name = recognise(root)
+    # label maps alone may have the names of a layout, such as segmentation-N: only a pair shows that scans are there
+    return name is not None and any(found.image and found.label for found in dataset_source(name).pairs(root))
 
 
 def _official_target(dataset: Dataset, reading: Reading) -> Target:

@@ -306,10 +306,13 @@ def _tested_cases(folder: Path) -> frozenset[str] | None:
 
 def _label_files(folder: Path, label: int | None) -> dict[str, Path]:
     """The label maps of a folder, or of a data set in a layout that the bench reads."""
-    if not folder.is_dir() or volume_files(folder) or not any(path.is_dir() for path in visible(folder)):
+    if not folder.is_dir():
         return _mask_files(folder, "label")
-    from benchmarks.data.catalogue import load_folder
+    from benchmarks.data.catalogue import is_dataset, load_folder
 
+    only_folders = not volume_files(folder) and any(path.is_dir() for path in visible(folder))
+    if not only_folders and not is_dataset(folder):
+        return _mask_files(folder, "label")
     if label is None:
         raise UserError(f"{folder} is a data set, whose label maps hold several values: choose one with --label")
     return {name: case.label for name, case in load_folder(folder, target_label=label).cases.items()}

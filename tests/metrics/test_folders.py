@@ -281,6 +281,31 @@ def test_what_a_user_gets_wrong_is_one_line(folders: tuple[Path, Path], tmp_path
         assert "\n" not in str(caught.value)
 
 
+def test_the_scans_of_a_flat_lits17_folder_are_no_label_maps(tmp_path: Path) -> None:
+    """volume-N beside segmentation-N: a mask volume-N belongs to the label map, not to the scan of its name."""
+    data, predictions = tmp_path / "LiTS", tmp_path / "pred"
+    for number in range(2):
+        write(
+            data / f"volume-{number}.nii", np.full(SHAPE, 2, np.uint8)
+        )  # every voxel of the scan is the label's value
+        write(data / f"segmentation-{number}.nii", box(2))
+        write(predictions / f"volume-{number}.nii.gz", box(low=4 + 2 * number))
+    rows = by_case(score_folders(predictions, data, label=2))
+    expected = evaluate_mask(box(low=6) > 0, Reference(box() > 0, (0.8, 0.9, 2.5)))["dice"]
+    assert {case: row["dice"] for case, row in rows.items()} == {"volume-0": 1.0, "volume-1": expected}
+    with pytest.raises(UserError, match=r"LiTS is a data set, .* choose one with --label"):
+        score_folders(predictions, data)
+
+
+@pytest.mark.parametrize("name", ["volume-{}", "segmentation-{}"])
+def test_label_maps_alone_are_a_plain_folder_whatever_their_names(tmp_path: Path, name: str) -> None:
+    for number in range(2):
+        write(tmp_path / "label" / f"{name.format(number)}.nii.gz", box())
+        write(tmp_path / "pred" / f"{name.format(number)}.nii.gz", box())
+    rows = score_folders(tmp_path / "pred", tmp_path / "label")
+    assert [(row["case"], row["dice"]) for row in rows] == [(name.format(0), 1.0), (name.format(1), 1.0)]
+
+
 def test_json_and_csv_hold_the_same(folders: tuple[Path, Path]) -> None:
     predictions, labels = folders
     write(predictions / "stranger.nii.gz", box())
