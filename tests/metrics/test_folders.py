@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
 from benchmarks.metrics import Reference, evaluate_mask
-from benchmarks.metrics.folders import mean_scores, score_folders, to_csv, to_json
+from benchmarks.metrics.folders import kept_masks, mean_scores, score_folders, to_csv, to_json
 
 AFFINE = np.diag([0.8, 0.9, 2.5, 1.0])
 SHAPE = (20, 18, 12)
@@ -304,6 +304,60 @@ def test_label_maps_alone_are_a_plain_folder_whatever_their_names(tmp_path: Path
         write(tmp_path / "pred" / f"{name.format(number)}.nii.gz", box())
     rows = score_folders(tmp_path / "pred", tmp_path / "label")
     assert [(row["case"], row["dice"]) for row in rows] == [(name.format(0), 1.0), (name.format(1), 1.0)]
+
+
+def challenge(root: Path) -> Path:
+    """A data set in nnU-Net's layout with the cases a and b in imagesTr, and c and d in imagesTs."""
+    for case in "abcd":
+        part = "Tr" if case in "ab" else "Ts"
+        write(root / f"images{part}" / f"{case}_0000.nii.gz", np.arange(np.prod(SHAPE)).reshape(SHAPE) % 200)
+        write(root / f"labels{part}" / f"{case}.nii.gz", box(2))
+    content = {"labels": {"background": 0, "organ": 1, "tumour": 2}, "channel_names": {"0": "CT"}, "numTraining": 2}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def unit_of_a_run(out: Path, cases: dict[str, int]) -> Path:
+    """What a run keeps of a unit: a mask of each case, which begins at that voxel, and the list of the cases."""
+    unit = out / "predictions" / "suite" / "mine" / "ball-1"
+    for case, low in cases.items():
+        write(unit / case / "tumour.centre-click.1.nii.gz", box(low=low))
+        (unit / case / "tumour.centre-click.1.json").write_text("{}")
+    record = out / "records" / "suite" / "mine" / "x"
+    record.mkdir(parents=True)
+    (record / "unit.json").write_text(
+        json.dumps({"predictions": unit.relative_to(out).as_posix(), "cases": sorted(cases)})
+    )
+    return unit
+
+
+@pytest.mark.parametrize("cases", [{"c": 4, "d": 6}, {"a": 4, "b": 6}, {"b": 6, "c": 4}])
+def test_a_unit_that_tests_cases_of_images_ts(tmp_path: Path, cases: dict[str, int]) -> None:
+    """As `--splits folders` makes it; data that are tested whole have cases of both folders in one unit."""
+    masks = kept_masks(unit_of_a_run(tmp_path / "out", cases))
+    assert masks is not None
+    rows = by_case(score_folders(masks, challenge(tmp_path / "data"), label=2))
+    expected = {low: evaluate_mask(box(low=low) > 0, Reference(box() > 0, (0.8, 0.9, 2.5)))["dice"] for low in (4, 6)}
+    assert {case: row["dice"] for case, row in rows.items()} == {case: expected[low] for case, low in cases.items()}
+
+
+def test_a_unit_of_another_data_set_is_one_line(tmp_path: Path) -> None:
+    masks = kept_masks(unit_of_a_run(tmp_path / "out", {"x": 4, "y": 6}))
+    assert masks is not None
+    with pytest.raises(UserError, match=r"data holds no label map of a case that .*ball-1 tests \(such as 'x'\)"):
+        score_folders(masks, challenge(tmp_path / "data"), label=2)
+
+
+def test_masks_of_images_ts_are_scored_against_labels_ts(tmp_path: Path) -> None:
+    data = challenge(tmp_path / "data")
+    for case in "cd":
+        write(tmp_path / "tested" / f"{case}.nii.gz", box(2))
+        write(tmp_path / "mixed" / f"{case}.nii.gz", box(2))
+    rows = score_folders(tmp_path / "tested", data, label=2)
+    assert [(row["case"], row["dice"]) for row in rows] == [("c", 1.0), ("d", 1.0)]
+    write(tmp_path / "mixed" / "a.nii.gz", box(2))
+    status = {case: row["status"] for case, row in by_case(score_folders(tmp_path / "mixed", data, label=2)).items()}
+    assert status == {"a": "ok", "b": "failed", "c": "no-label", "d": "no-label"}
 
 
 def test_json_and_csv_hold_the_same(folders: tuple[Path, Path]) -> None:
