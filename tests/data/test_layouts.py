@@ -378,6 +378,51 @@ def test_broken_dataset_json(tmp_path, text):
         load_folder(tmp_path)
 
 
+def lits(root: Path, numbers: range) -> Path:
+    for i in numbers:
+        save(root / f"volume-{i}.nii")
+        save(root / f"segmentation-{i}.nii", label(1, 2))
+    return root
+
+
+@pytest.mark.parametrize("gone", ["both files", "the image", "the label"])
+@pytest.mark.parametrize("layout", ["msd", "nnunet", "lits17", "kits21", "kits23"])
+def test_a_case_of_dead_links_is_left_out_with_its_reason(tmp_path, layout, gone):
+    """As git-annex, DataLad and DVC leave the files that were not fetched."""
+    root, case = tmp_path / "data", {"msd": "x_001", "nnunet": "b", "lits17": "volume-1"}.get(layout, "case_00001")
+    {
+        "msd": lambda: msd(root, "x", range(4), {"0": "background", "1": "organ", "2": "tumour"}),
+        "nnunet": lambda: nnunet_v2(root, {"background": 0, "organ": 1, "tumour": 2}),
+        "lits17": lambda: lits(root, range(4)),
+        "kits21": lambda: kits(root, range(4)),
+        "kits23": lambda: kits23(root, range(4)),
+    }[layout]()
+    files = load_folder(root, 2).cases[case]
+    for path in {"the image": [files.image], "the label": [files.label]}.get(gone, [files.image, files.label]):
+        path.unlink()
+        path.symlink_to(tmp_path / "annex" / "not-fetched.nii.gz")
+    dataset = load_folder(root, 2, strict=False)
+    assert set(dataset.excluded) == {case}
+    assert "a dead link" in dataset.excluded[case]
+    with pytest.raises(UserError, match=f"case {case}: .*: a dead link"):
+        load_folder(root, 2)
+
+
+def test_a_case_folder_that_is_a_dead_link_is_left_out(tmp_path):
+    kits(tmp_path, range(3))
+    (tmp_path / "case_00003").symlink_to(tmp_path / "nowhere")
+    assert "neither imaging" in load_dataset("kits21", tmp_path, splits="patient", strict=False).excluded["case_00003"]
+
+
+def test_own_cases_that_are_listed_and_not_there_are_noted(tmp_path):
+    msd(tmp_path, "x", range(1, 5), {"0": "background", "1": "organ", "2": "tumour"}, range(1, 10))
+    dataset = load_folder(tmp_path, 2)
+    assert len(dataset.cases) == 4
+    assert dataset.notes == ("5 of the 9 training cases of dataset.json not there: x_005, x_006, x_007 and 2 more",)
+    msd(tmp_path / "whole", "x", range(1, 5), {"0": "background", "1": "organ", "2": "tumour"})
+    assert load_folder(tmp_path / "whole", 2).notes == ()
+
+
 def test_missing_dataset_json(tmp_path):
     save(tmp_path / "imagesTr" / "x.nii.gz")
     with pytest.raises(UserError, match=r"no dataset\.json"):

@@ -135,6 +135,20 @@ def test_one_voxel_of_a_turned_1_mm_grid_is_within_1_mm(tmp_path: Path) -> None:
     assert row["hd_mm"] == 1
 
 
+def test_a_dead_link_is_no_missing_file(folders: tuple[Path, Path]) -> None:
+    """A label map behind one would otherwise not be scored, and nobody would know."""
+    predictions, labels = folders
+    (predictions / "a.nii.gz").unlink()
+    (predictions / "a.nii.gz").symlink_to("nowhere.nii.gz")
+    row = by_case(score_folders(predictions, labels))["a"]
+    assert (row["status"], row["dice"]) == ("failed", 0)
+    assert "a dead link" in str(row["reason"])
+    (labels / "b.nii.gz").unlink()
+    (labels / "b.nii.gz").symlink_to("nowhere.nii.gz")
+    with pytest.raises(UserError, match=r"b\.nii\.gz: a dead link"):
+        score_folders(predictions, labels)
+
+
 def test_label_selects_the_value_in_both(folders: tuple[Path, Path]) -> None:
     predictions, labels = folders
     for case, low in (("a", 4), ("b", 6)):

@@ -55,12 +55,22 @@ def volume_stem(path: Path) -> str | None:
     return None
 
 
+def is_dead_link(path: Path) -> bool:
+    """Whether it is a link to what is not there, as git-annex and the like leave for files that were not fetched."""
+    return path.is_symlink() and not path.exists()
+
+
+def file_or_dead_link(path: Path) -> bool:
+    """Whether a file is meant to be there: a case of dead links is a bad case with its reason, not the lack of one."""
+    return path.is_file() or is_dead_link(path)
+
+
 def volume_files(folder: Path) -> dict[str, list[Path]]:
-    """The scans of one folder by stem; more than one path where both x.nii and x.nii.gz exist."""
+    """The scans of one folder by stem, dead links among them; more than one where both x.nii and x.nii.gz exist."""
     found: dict[str, list[Path]] = {}
     for path in visible(folder) if folder.is_dir() else []:
         stem = volume_stem(path)
-        if stem is not None and path.is_file():
+        if stem is not None and file_or_dead_link(path):
             found.setdefault(stem, []).append(path)
     return found
 
