@@ -268,6 +268,43 @@ def test_official_files_go_by_the_name_that_the_user_gives(tmp_path):
         load_folder(tmp_path, name="lits17")
 
 
+@pytest.mark.parametrize("layout", ["lits17", "kits21"])
+def test_scans_of_ones_own_in_an_official_layout(tmp_path, layout):
+    """One case that is none of the official ones tells: all are read, by rules and facts of no other dataset."""
+    root = tmp_path / "hospital"
+    if layout == "lits17":
+        cases = [f"volume-{i}" for i in range(126, 136)]
+        lits(root, range(126, 136))
+    else:
+        cases = [f"case_{i:05d}" for i in range(295, 305)]
+        kits(root, range(295, 305))
+    for name in ("mine", None):
+        dataset = load_folder(root, 1, organ="pancreas", lesion="cyst", name=name)
+        assert (list(dataset.cases), dict(dataset.excluded)) == (sorted(cases), {})
+        assert (dataset.name, dataset.known_as, dataset.licence) == (name or "hospital", name or "hospital", "")
+        assert {case.dataset for case in dataset.cases.values()} == {name or "hospital"}
+        assert (dataset.notes, dataset.label_values, dataset.source) == ((), (), str(root))
+        assert dataset.splits == patient_folds(cases)
+        (target,) = dataset.targets
+        assert (target.name, target.labels, target.organ_labels) == ("pancreas-cyst", (1,), ())
+    assert load_folder(root, 7).targets[0].labels == (7,), "which values there are nobody has said"
+    with pytest.raises(UserError, match=f"the layout of {layout}, .* does not name its labels; .* with --target"):
+        load_folder(root)
+    official = load_folder(root, name=layout, strict=False)
+    assert {case for case, why in official.excluded.items() if "need another name" in why} == set(cases[5:])
+    root.rename(tmp_path / layout)
+    assert load_folder(tmp_path / layout, 2).known_as == "folder", "the name of a folder does not make it official"
+
+
+def test_official_cases_and_phantoms_stay_what_they_are(tmp_path):
+    dataset = load_folder(lits(tmp_path / "some", range(3, 9)), name="mine")
+    assert (dataset.known_as, dataset.licence) == ("lits17", "CC BY-NC-ND 4.0")
+    root = lits(tmp_path / "phantoms", range(129, 134))
+    (root / "SYNTHETIC.txt").touch()
+    (root / "phantom.json").write_text('{"generator": "1", "seed": 0, "cases": 5, "scale": 1.0}')
+    assert (load_folder(root, name="mine").known_as, len(load_folder(root).cases)) == ("lits17", 5)
+
+
 def test_single_foreground_label_needs_no_target(tmp_path):
     msd(tmp_path, "x", range(1, 4), {"0": "background", "1": "sarcoma"})
     (target,) = load_folder(tmp_path).targets

@@ -311,6 +311,16 @@ def test_the_scans_of_a_flat_lits17_folder_are_no_label_maps(tmp_path: Path) -> 
         score_folders(predictions, data)
 
 
+def test_every_label_map_of_ones_own_in_the_layout_of_lits17_is_scored(tmp_path: Path) -> None:
+    """Case 131 is none of the official ones."""
+    for number in (130, 131):
+        write(tmp_path / "mine" / f"volume-{number}.nii", np.arange(np.prod(SHAPE)).reshape(SHAPE) % 200)
+        write(tmp_path / "mine" / f"segmentation-{number}.nii", box(5))
+        write(tmp_path / "pred" / f"volume-{number}.nii", box())
+    rows = score_folders(tmp_path / "pred", tmp_path / "mine", label=5)
+    assert [(row["case"], row["dice"]) for row in rows] == [("volume-130", 1.0), ("volume-131", 1.0)]
+
+
 @pytest.mark.parametrize("name", ["volume-{}", "segmentation-{}"])
 def test_label_maps_alone_are_a_plain_folder_whatever_their_names(tmp_path: Path, name: str) -> None:
     for number in range(2):
