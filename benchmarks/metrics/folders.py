@@ -24,7 +24,13 @@ from numpy.typing import NDArray
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import read_json
 from benchmarks.common.paths import user_path
-from benchmarks.data.layouts.layout import VOLUME_SUFFIXES, visible, volume_files
+from benchmarks.data.layouts.layout import (
+    VOLUME_SUFFIXES,
+    read_dataset_json,
+    refuse_partial_annotation,
+    visible,
+    volume_files,
+)
 from benchmarks.data.split_files import FOLDERS
 from benchmarks.data.volume import read_grid, read_label, same_grid, values_in, voxel_size
 from benchmarks.metrics import (
@@ -102,7 +108,8 @@ def score_folders(
 
     Raises:
         UserError: a missing or empty folder, two files for one case, no pair at all, an unreadable label
-            map, a label that no label map holds while they hold others, or arguments out of range.
+            map, a label that no label map holds while they hold others, label maps that are annotated in part
+            (nnU-Net's label `ignore`), or arguments out of range.
     """
     _check_arguments(label, prediction_label, tolerances)
     labels = user_path(labels)
@@ -310,6 +317,7 @@ def _label_files(
     Those of labelsTs take part where a case that is tested lies there, or where no mask belongs to one of labelsTr.
     """
     if _is_plain(folder):
+        _refuse_partial_annotation(folder)
         files = _mask_files(folder, "label")
     else:
         files = _dataset_labels(folder, label)
@@ -328,6 +336,18 @@ def _is_plain(folder: Path) -> bool:
 
     only_folders = not volume_files(folder) and any(path.is_dir() for path in visible(folder))
     return not only_folders and not is_dataset(folder)
+
+
+def _refuse_partial_annotation(folder: Path) -> None:
+    """Label maps of a data set, given without the rest of it, are described by the dataset.json beside their folder."""
+    folder = folder.absolute()
+    if folder.name not in ("labelsTr", "labelsTs"):
+        return
+    try:
+        content = read_dataset_json(folder.parent)
+    except UserError:
+        return  # plain label maps need no description
+    refuse_partial_annotation(folder.parent, content)
 
 
 def _dataset_labels(folder: Path, label: int | None, splits: str | None = None) -> dict[str, Path]:

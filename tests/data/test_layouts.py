@@ -11,6 +11,7 @@ import pytest
 import SimpleITK
 
 from benchmarks.common.errors import UserError
+from benchmarks.data import registry
 from benchmarks.data.catalogue import (
     dataset_source,
     datasets,
@@ -22,6 +23,7 @@ from benchmarks.data.catalogue import (
 from benchmarks.data.dataset import target_mask
 from benchmarks.data.layouts import lits17
 from benchmarks.data.splits import patient_folds
+from benchmarks.metrics.folders import score_folders
 
 SHAPE = (8, 7, 6)
 
@@ -649,7 +651,7 @@ def test_regions_of_nnunet_are_labels(tmp_path, wanted, values, planes):
 
 
 def test_a_region_is_the_only_label(tmp_path):
-    dataset = load_folder(nnunet_v2(tmp_path, {"background": 0, "enhancing tumor": [3], "ignore": 9}))
+    dataset = load_folder(nnunet_v2(tmp_path, {"background": 0, "enhancing tumor": [3]}))
     assert (dataset.targets[0].labels, dataset.targets[0].lesion) == ((3,), "enhancing tumor")
     with pytest.raises(UserError, match=r"choose the label .* labels: 2 tumor, 2\+3 masses, 1\+2\+3 kidney"):
         load_folder(nnunet_v2(tmp_path / "b", REGIONS))
@@ -666,6 +668,33 @@ def test_labels_that_are_no_numbers(tmp_path, value):
     ) as caught:
         load_folder(tmp_path, 1)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "tumor": 1, "ignore": 2},
+        {"background": 0, "kidney": [1, 2], "tumor": 2, "ignore": [3]},
+        {"0": "background", "1": "tumor", "2": "ignore"},
+    ],
+)
+def test_label_maps_that_are_annotated_in_part_are_refused(tmp_path, labels):
+    """nnU-Net leaves such voxels out of its loss; here they would be background, and a mask there wrong."""
+    root = nnunet_v2(tmp_path, labels)
+    message = r"dataset\.json: the label 'ignore' marks voxels that nobody annotated; .* cannot be scored"
+    for target in ("tumor", 1, "ignore", None):
+        with pytest.raises(UserError, match=message):
+            load_folder(root, target)
+    with pytest.raises(UserError, match=message):
+        registry.add(registry.Registration("mine", root, target="tumor"), home=tmp_path / "home")
+    for place in (root, root / "labelsTr"):
+        with pytest.raises(UserError, match=message):
+            score_folders(root / "labelsTr", place, label=1)
+    description = json.loads((root / "dataset.json").read_text())
+    del description["labels"][next(key for key, entry in labels.items() if "ignore" in (key, entry))]
+    (root / "dataset.json").write_text(json.dumps(description))
+    assert len(load_folder(root, 2 if "kidney" in labels else 1).cases) == 6
+    assert {row["dice"] for row in score_folders(root / "labelsTr", root / "labelsTr", label=1)} == {1.0}
 
 
 def test_nnunet_folders_with_the_channel_in_the_wrong_place(tmp_path):

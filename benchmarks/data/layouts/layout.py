@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from benchmarks.data.splits import FOLDS, PATIENT, PHANTOM_FRACTIONS, StoredSpli
 from benchmarks.data.volume import read_grid, same_grid
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", *ITK_SUFFIXES)
+IGNORE = "ignore"  # nnU-Net v2, documentation/ignore_label.md
 SYNTHETIC_NOTICE = "SYNTHETIC.txt"
 SYNTHETIC_MANIFEST = "phantom.json"
 
@@ -104,6 +105,21 @@ def read_dataset_json(root: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: a JSON object is needed")
     return content
+
+
+def named_entries(labels: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The labels of a dataset.json as (name, what stands for its values), from MSD's and nnU-Net's way of writing."""
+    return [(str(entry), key) if label_value(key) is not None else (str(key), entry) for key, entry in labels.items()]
+
+
+def refuse_partial_annotation(root: Path, content: Mapping[str, Any]) -> None:
+    """Raises UserError if dataset.json has nnU-Net's label `ignore`: what it marks would count as background."""
+    labels = content.get("labels")
+    if isinstance(labels, dict) and any(name.strip().lower() == IGNORE for name, _ in named_entries(labels)):
+        raise UserError(
+            f"{root / 'dataset.json'}: the label '{IGNORE}' marks voxels that nobody annotated; label maps that are "
+            "annotated in part cannot be scored"
+        )
 
 
 def check_case_headers(case: Case) -> None:

@@ -21,8 +21,10 @@ from benchmarks.data.layouts.layout import (
     Splitting,
     assemble,
     label_value,
+    named_entries,
     pair,
     read_dataset_json,
+    refuse_partial_annotation,
     require_folder,
     volume_files,
     volume_stem,
@@ -172,19 +174,22 @@ def named_labels(content: dict[str, Any], root: Path) -> list[tuple[str, tuple[i
     """Foreground labels as (name, values), from either way of writing them (MSD's and nnU-Net's).
 
     nnU-Net's regions have several values, and may be the only place where one of them stands.
+
+    Raises:
+        UserError: no labels, one that is no whole number, or nnU-Net's label `ignore`.
     """
     labels = content.get("labels")
     path = root / "dataset.json"
     if not isinstance(labels, dict) or not labels:
         raise UserError(f"{path}: no 'labels' that say what each value means")
+    refuse_partial_annotation(root, content)
     found = []
-    for key, entry in labels.items():
-        name, listed = (str(entry), key) if label_value(key) is not None else (str(key), entry)
+    for name, listed in named_entries(labels):
         values = [label_value(value) for value in (listed if isinstance(listed, list) else [listed])]
         whole = sorted({value for value in values if value is not None})
         if not values or None in values:
-            raise UserError(f"{path}: label '{shorten(f'{key}: {entry}')}' has no whole number of a label map")
-        if whole != [0] and name.lower() != "ignore":
+            raise UserError(f"{path}: label '{shorten(f'{name}: {listed}')}' has no whole number of a label map")
+        if whole != [0]:
             found.append((name, tuple(value for value in whole if value != 0)))
     return sorted(found, key=lambda label: (len(label[1]), label[1]))
 
