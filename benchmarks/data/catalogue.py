@@ -18,7 +18,14 @@ from benchmarks.common.seeds import generator
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo
 from benchmarks.data.intensities import CT, modality_of
 from benchmarks.data.layouts import kits23, msd, nnunet_raw, pairs_csv
-from benchmarks.data.layouts.layout import Splitting, label_value, read_dataset_json, require_folder
+from benchmarks.data.layouts.layout import (
+    Splitting,
+    assemble,
+    is_synthetic,
+    label_value,
+    read_dataset_json,
+    require_folder,
+)
 from benchmarks.data.source import DatasetSource
 from benchmarks.data.split_files import FOLDERS, is_split_file, with_splits
 from benchmarks.data.splits import PATIENT, StoredSplits
@@ -118,8 +125,8 @@ def load_own(root: Path, reading: Reading) -> Dataset:
     """The user's own data.
 
     Args:
-        root: a folder in MSD or nnU-Net raw layout (files of KiTS21 and LiTS17 are recognised too), or a CSV of
-            pairs.
+        root: a folder in MSD or nnU-Net raw layout (files of KiTS21 and LiTS17 are recognised too, and scans of the
+            user's own in these layouts, which have cases that are none of the official ones), or a CSV of pairs.
 
     The target gets a soft-tissue window; `intensity_statistics` measures one that fits.
 
@@ -140,16 +147,13 @@ def load_own(root: Path, reading: Reading) -> Dataset:
 
 def _load_layout(root: Path, reading: Reading) -> Dataset:
     require_folder(root)
-    name, seed, strict = reading.name, reading.seed, reading.strict
     if kits23.is_layout(root):
-        _refuse_name_of_another(root, name, "KiTS19 or KiTS23")
-        dataset = kits23.load(root, name or _slug(root.resolve().name) or "folder", seed=seed, strict=strict)
+        _refuse_name_of_another(root, reading.name, "KiTS19 or KiTS23")
+        dataset = kits23.load(root, _own_name(root, reading), seed=reading.seed, strict=reading.strict)
         return replace(dataset, targets=(_official_target(dataset, reading),))
-    official = _recognise(root)
+    official = recognise(root)
     if official is not None:
-        _refuse_name_of_another(root, name, official)
-        dataset = load_dataset(official, root, splits=PATIENT, seed=seed, strict=strict)
-        return replace(dataset, targets=(_official_target(dataset, reading),)).renamed(name or official)
+        return _load_recognised(root, dataset_source(official), reading)
     if not (root / "imagesTr").is_dir():
         raise UserError(
             f"{root}: no known layout; needed: imagesTr, labelsTr and dataset.json (MSD or nnU-Net raw), "
@@ -158,7 +162,7 @@ def _load_layout(root: Path, reading: Reading) -> Dataset:
     content = read_dataset_json(root)
     labels = msd.named_labels(content, root)
     target = _target(root, labels, reading)
-    chosen_name = name or _slug(root.resolve().name) or "folder"
+    chosen_name = reading.name or _slug(root.resolve().name) or "folder"
     info = DatasetInfo(
         name=chosen_name,
         title=chosen_name,
@@ -173,8 +177,50 @@ def _load_layout(root: Path, reading: Reading) -> Dataset:
         modality=_modality(content),
     )
     load = nnunet_raw.load if nnunet_raw.is_layout(root, content) else msd.load
-    splitting = Splitting(_stored_splits(chosen_name), PATIENT, seed)
-    return load(root, info, splitting, strict=strict, tested=reading.splits == FOLDERS)
+    splitting = Splitting(_stored_splits(chosen_name), PATIENT, reading.seed)
+    return load(root, info, splitting, strict=reading.strict, tested=reading.splits == FOLDERS)
+
+
+def _load_recognised(root: Path, source: DatasetSource, reading: Reading) -> Dataset:
+    """The official files of a known dataset, whatever they are called, or scans of the user's own in its layout."""
+    _refuse_name_of_another(root, reading.name, source.name)
+    if reading.name != source.name and _has_other_cases(root, source):
+        return _load_own_scans(root, source, reading)
+    dataset = load_dataset(source.name, root, splits=PATIENT, seed=reading.seed, strict=reading.strict)
+    return replace(dataset, targets=(_official_target(dataset, reading),)).renamed(reading.name or source.name)
+
+
+def _has_other_cases(root: Path, source: DatasetSource) -> bool:
+    """Whether a case is none of the official ones; phantoms may be more than these."""
+    if source.splits is None or is_synthetic(root):
+        return False
+    return not {found.case_id for found in source.pairs(root)} <= source.splits.cases()
+
+
+def _load_own_scans(root: Path, source: DatasetSource, reading: Reading) -> Dataset:
+    """Scans in the layout of a known dataset of which nothing else holds for them: labels, licence, folds, number."""
+    target = _numbered_target(root, reading, f"the layout of {source.name}, in which scans of your own lie here,")
+    name = _own_name(root, reading)
+    info = DatasetInfo(
+        name=name,
+        title=name,
+        targets=(target,),
+        licence="",
+        layout=source.info.layout,
+        citation="",
+        url=str(root),
+        cases=0,
+        split_source="by patient",
+        modality=source.info.modality,
+    )
+    splitting = Splitting(name=PATIENT, seed=reading.seed)
+    return assemble(info, root, source.pairs(root), splitting, strict=reading.strict)
+
+
+def _own_name(root: Path, reading: Reading) -> str:
+    """The name that the user gave, or that of the folder unless a known dataset has it."""
+    slug = _slug(root.resolve().name)
+    return reading.name or ("folder" if slug in datasets() else slug) or "folder"
 
 
 def _refuse_name_of_another(root: Path, name: str | None, found: str) -> None:
@@ -191,11 +237,7 @@ def _modality(content: Mapping[str, Any]) -> str:
 
 
 def _load_table(table: Path, reading: Reading) -> Dataset:
-    value = label_value(reading.label)
-    if value is None or value < 1:
-        raise UserError(f"{table}: a table does not name its labels; give the number to segment with --target")
-    organ, lesion = reading.organ, reading.lesion
-    target = Target(_slug(f"{organ} {lesion}") or f"label-{value}", organ, lesion, (value,))
+    target = _numbered_target(table, reading, "a table")
     chosen_name = reading.name or _slug(table.stem) or "table"
     info = DatasetInfo(
         name=chosen_name,
@@ -250,8 +292,8 @@ def intensity_statistics(cases: Iterable[Case], target: Target, seed: int = 0) -
     return replace(target, window=(round(low, 4), round(high, 4)), mean=round(mean, 4), std=round(deviation, 4))
 
 
-def _recognise(root: Path) -> str | None:
-    """The installed dataset whose files these are, the bench's own first."""
+def recognise(root: Path) -> str | None:
+    """The installed dataset in whose layout these files are, the bench's own first; None if it is none's."""
     for name, source in installed(ENTRY_POINT_GROUP, DatasetSource)[0].items():
         try:
             if source.recognise is not None and source.recognise(root):
@@ -259,6 +301,19 @@ def _recognise(root: Path) -> str | None:
         except Exception as error:  # of a plug-in, which must not keep others from being read
             logger.warning("dataset '%s' fails to look at %s: %s", name, root, one_line(error))
     return None
+
+
+def is_dataset(root: Path) -> bool:
+    """Whether a folder holds scans beside their label maps in a layout that `load_own` reads; False for masks alone.
+
+    Raises:
+        UserError: as the reader of the layout does.
+    """
+    if (root / "imagesTr").is_dir() or kits23.is_layout(root):
+        return True
+    name = recognise(root)
+    # label maps alone may have the names of a layout, such as segmentation-N: only a pair shows that scans are there
+    return name is not None and any(found.image and found.label for found in dataset_source(name).pairs(root))
 
 
 def _official_target(dataset: Dataset, reading: Reading) -> Target:
@@ -276,6 +331,15 @@ def _official_target(dataset: Dataset, reading: Reading) -> Target:
     name = _slug(f"{organ} {lesion}") or f"{dataset.name}-label-{wanted}"
     organs = tuple(other for other in target.organ_labels if other != value)
     return Target(name, organ, lesion, (value,), organs)
+
+
+def _numbered_target(place: Path, reading: Reading, nameless: str) -> Target:
+    """The label of a number, where nothing says what the values mean. Raises UserError without such a number."""
+    value = label_value(reading.label)
+    if value is None or value < 1:
+        raise UserError(f"{place}: {nameless} does not name its labels; give the number to segment with --target")
+    organ, lesion = reading.organ, reading.lesion
+    return Target(_slug(f"{organ} {lesion}") or f"label-{value}", organ, lesion, (value,))
 
 
 def _target(root: Path, labels: list[tuple[str, tuple[int, ...]]], reading: Reading) -> Target:

@@ -45,10 +45,15 @@ def read_stored(
     return stored, float(proxy.slope), float(proxy.inter), affine.astype(np.float64), orientation
 
 
+def _not_there(path: Path) -> UserError:
+    dead = path.is_symlink() and not path.exists()
+    return UserError(f"{path}: a dead link: the file it leads to is not there" if dead else f"{path}: no such file")
+
+
 def open_nifti(path: Path) -> tuple[Any, NDArray[np.float64]]:
     """The image with its header checked and its voxels unread, and the orientation of its axes."""
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise _not_there(path)
     try:
         image = nib.load(path)
         shape = image.shape
@@ -112,7 +117,7 @@ def open_itk(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64], NDArray[
     import SimpleITK
 
     if not path.is_file():
-        raise UserError(f"{path}: no such file")
+        raise _not_there(path)
     _refuse_voxels_elsewhere(path)
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(path))

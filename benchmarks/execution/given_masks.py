@@ -102,7 +102,9 @@ def given_masks(
         place = place / dataset if (place / dataset).is_dir() else place
     if not place.is_dir():
         raise UserError(f"masks '{name}': no such folder {place}")
-    found, cases = volume_files(place), list(cases)
+    # the mask of a case behind a dead link is one that is not there: the case fails, the others are scored
+    files_there = {stem: [path for path in paths if path.exists()] for stem, paths in volume_files(place).items()}
+    found, cases = {stem: paths for stem, paths in files_there.items() if paths}, list(cases)
     files = {}
     for case in cases:
         for stem in _names_of(case, cases):

@@ -64,6 +64,8 @@ def planned(suite: Suite, out: str | Path, progress: Progress, by_rule: Collecti
             entries += folds
     for dataset in {one.name: one for one in datasets}.values():
         progress.note(data_line(dataset))
+        for note in dataset.notes:
+            progress.note(f"{dataset.name}: {note}")
     suite = suite.model_copy(update={"datasets": tuple(entries)})
     return Work(suite, folders, plan(suite, datasets, folders, by_rule), datasets)
 

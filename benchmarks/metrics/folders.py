@@ -24,7 +24,14 @@ from numpy.typing import NDArray
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import read_json
 from benchmarks.common.paths import user_path
-from benchmarks.data.layouts.layout import VOLUME_SUFFIXES, visible, volume_files
+from benchmarks.data.layouts.layout import (
+    VOLUME_SUFFIXES,
+    read_dataset_json,
+    refuse_partial_annotation,
+    visible,
+    volume_files,
+)
+from benchmarks.data.split_files import FOLDERS
 from benchmarks.data.volume import read_grid, read_label, same_grid, values_in, voxel_size
 from benchmarks.metrics import (
     DEFAULT_POLICY,
@@ -83,7 +90,8 @@ def score_folders(
     Args:
         predictions: a folder of NIfTI, NRRD or MHA files; or masks that a run kept (`kept_masks`): then only the cases
             that its unit tests are scored.
-        labels: a folder of such files, or a data set in a layout that the bench reads.
+        labels: a folder of such files, or a data set in a layout that the bench reads: its cases of imagesTs where the
+            predictions are of these, else those of imagesTr; of a unit those that it tests.
         label: the value to score, in the label maps and in the predictions; None scores every voxel above 0.
         tolerances: mm, for "nsd@…mm".
         prediction_label: the value in the predictions, if it is another than `label`.
@@ -100,23 +108,20 @@ def score_folders(
 
     Raises:
         UserError: a missing or empty folder, two files for one case, no pair at all, an unreadable label
-            map, a label that no label map holds while they hold others, or arguments out of range.
+            map, a label that no label map holds while they hold others, label maps that are annotated in part
+            (nnU-Net's label `ignore`), or arguments out of range.
     """
     _check_arguments(label, prediction_label, tolerances)
-    labels, label_files = user_path(labels), _label_files(user_path(labels), label)
+    labels = user_path(labels)
     if isinstance(predictions, KeptMasks):
-        folder, found = predictions.folder, dict(predictions.masks)
-        if predictions.cases is not None:
-            label_files = {case: path for case, path in label_files.items() if case in predictions.cases}
+        folder, found, tested = predictions.folder, dict(predictions.masks), predictions.cases
     else:
-        folder, found = user_path(predictions), _mask_files(user_path(predictions), "prediction")
+        folder, found, tested = user_path(predictions), _mask_files(user_path(predictions), "prediction"), None
+    label_files = _label_files(labels, label, found, tested)
     prediction_files = _pair(found, label_files)
     paired = sorted(label_files.keys() & prediction_files.keys())
     if not paired:
-        raise UserError(
-            f"no file in {folder} has the name of one in {labels} "
-            f"(such as '{min(prediction_files)}' and '{min(label_files)}'); give matching files the same name"
-        )
+        raise UserError(_no_pair(folder, labels, prediction_files, label_files))
     wanted: int | None = label if prediction_label is None else prediction_label
     if label is not None and prediction_label is None:
         files = [prediction_files[case] for case in paired]
@@ -304,15 +309,54 @@ def _tested_cases(folder: Path) -> frozenset[str] | None:
     return None
 
 
-def _label_files(folder: Path, label: int | None) -> dict[str, Path]:
-    """The label maps of a folder, or of a data set in a layout that the bench reads."""
-    if not folder.is_dir() or volume_files(folder) or not any(path.is_dir() for path in visible(folder)):
-        return _mask_files(folder, "label")
-    from benchmarks.data.catalogue import load_folder
+def _label_files(
+    folder: Path, label: int | None, masks: Mapping[str, Path], tested: frozenset[str] | None
+) -> dict[str, Path]:
+    """The label maps of a folder, or of a data set in a layout that the bench reads; of `tested` cases where given.
+
+    Those of labelsTs take part where a case that is tested lies there, or where no mask belongs to one of labelsTr.
+    """
+    if _is_plain(folder):
+        _refuse_partial_annotation(folder)
+        files = _mask_files(folder, "label")
+    else:
+        files = _dataset_labels(folder, label)
+        elsewhere = not _pair(masks, files).keys() & files.keys() if tested is None else bool(tested - files.keys())
+        if elsewhere and volume_files(folder / "labelsTs"):
+            every = _dataset_labels(folder, label, FOLDERS)
+            files = every if tested is not None else {case: every[case] for case in every.keys() - files.keys()}
+    return files if tested is None else {case: files[case] for case in files.keys() & tested}
+
+
+def _is_plain(folder: Path) -> bool:
+    """Whether a folder is to be read as masks alone, and not as a data set."""
+    if not folder.is_dir():
+        return True
+    from benchmarks.data.catalogue import is_dataset
+
+    only_folders = not volume_files(folder) and any(path.is_dir() for path in visible(folder))
+    return not only_folders and not is_dataset(folder)
+
+
+def _refuse_partial_annotation(folder: Path) -> None:
+    """Label maps of a data set, given without the rest of it, are described by the dataset.json beside their folder."""
+    folder = folder.absolute()
+    if folder.name not in ("labelsTr", "labelsTs"):
+        return
+    try:
+        content = read_dataset_json(folder.parent)
+    except UserError:
+        return  # plain label maps need no description
+    refuse_partial_annotation(folder.parent, content)
+
+
+def _dataset_labels(folder: Path, label: int | None, splits: str | None = None) -> dict[str, Path]:
+    """The label maps of a data set by case. Raises UserError as its reader does, or if no label is chosen."""
+    from benchmarks.data.catalogue import Reading, load_own
 
     if label is None:
         raise UserError(f"{folder} is a data set, whose label maps hold several values: choose one with --label")
-    return {name: case.label for name, case in load_folder(folder, target_label=label).cases.items()}
+    return {name: case.label for name, case in load_own(folder, Reading(label, splits=splits)).cases.items()}
 
 
 def _mask_files(folder: Path, what: str) -> dict[str, Path]:
@@ -337,6 +381,16 @@ def _pair(predictions: Mapping[str, Path], labels: Mapping[str, Path]) -> dict[s
         renamed = case not in labels and short in labels and short not in predictions
         named[short if renamed else case] = path
     return named
+
+
+def _no_pair(folder: Path, labels: Path, predictions: Mapping[str, Path], label_files: Mapping[str, Path]) -> str:
+    """What to say where no prediction has a label map."""
+    if not label_files:  # of a data set that holds none of the cases that a unit tests
+        return f"{labels} holds no label map of a case that {folder} tests (such as '{min(predictions)}')"
+    return (
+        f"no file in {folder} has the name of one in {labels} "
+        f"(such as '{min(predictions)}' and '{min(label_files)}'); give matching files the same name"
+    )
 
 
 def _check_arguments(label: int | None, prediction_label: int | None, tolerances: Sequence[float]) -> None:

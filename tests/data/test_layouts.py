@@ -11,6 +11,7 @@ import pytest
 import SimpleITK
 
 from benchmarks.common.errors import UserError
+from benchmarks.data import registry
 from benchmarks.data.catalogue import (
     dataset_source,
     datasets,
@@ -22,6 +23,7 @@ from benchmarks.data.catalogue import (
 from benchmarks.data.dataset import target_mask
 from benchmarks.data.layouts import lits17
 from benchmarks.data.splits import patient_folds
+from benchmarks.metrics.folders import score_folders
 
 SHAPE = (8, 7, 6)
 
@@ -268,6 +270,43 @@ def test_official_files_go_by_the_name_that_the_user_gives(tmp_path):
         load_folder(tmp_path, name="lits17")
 
 
+@pytest.mark.parametrize("layout", ["lits17", "kits21"])
+def test_scans_of_ones_own_in_an_official_layout(tmp_path, layout):
+    """One case that is none of the official ones tells: all are read, by rules and facts of no other dataset."""
+    root = tmp_path / "hospital"
+    if layout == "lits17":
+        cases = [f"volume-{i}" for i in range(126, 136)]
+        lits(root, range(126, 136))
+    else:
+        cases = [f"case_{i:05d}" for i in range(295, 305)]
+        kits(root, range(295, 305))
+    for name in ("mine", None):
+        dataset = load_folder(root, 1, organ="pancreas", lesion="cyst", name=name)
+        assert (list(dataset.cases), dict(dataset.excluded)) == (sorted(cases), {})
+        assert (dataset.name, dataset.known_as, dataset.licence) == (name or "hospital", name or "hospital", "")
+        assert {case.dataset for case in dataset.cases.values()} == {name or "hospital"}
+        assert (dataset.notes, dataset.label_values, dataset.source) == ((), (), str(root))
+        assert dataset.splits == patient_folds(cases)
+        (target,) = dataset.targets
+        assert (target.name, target.labels, target.organ_labels) == ("pancreas-cyst", (1,), ())
+    assert load_folder(root, 7).targets[0].labels == (7,), "which values there are nobody has said"
+    with pytest.raises(UserError, match=f"the layout of {layout}, .* does not name its labels; .* with --target"):
+        load_folder(root)
+    official = load_folder(root, name=layout, strict=False)
+    assert {case for case, why in official.excluded.items() if "need another name" in why} == set(cases[5:])
+    root.rename(tmp_path / layout)
+    assert load_folder(tmp_path / layout, 2).known_as == "folder", "the name of a folder does not make it official"
+
+
+def test_official_cases_and_phantoms_stay_what_they_are(tmp_path):
+    dataset = load_folder(lits(tmp_path / "some", range(3, 9)), name="mine")
+    assert (dataset.known_as, dataset.licence) == ("lits17", "CC BY-NC-ND 4.0")
+    root = lits(tmp_path / "phantoms", range(129, 134))
+    (root / "SYNTHETIC.txt").touch()
+    (root / "phantom.json").write_text('{"generator": "1", "seed": 0, "cases": 5, "scale": 1.0}')
+    assert (load_folder(root, name="mine").known_as, len(load_folder(root).cases)) == ("lits17", 5)
+
+
 def test_single_foreground_label_needs_no_target(tmp_path):
     msd(tmp_path, "x", range(1, 4), {"0": "background", "1": "sarcoma"})
     (target,) = load_folder(tmp_path).targets
@@ -376,6 +415,51 @@ def test_broken_dataset_json(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(UserError, match=r"dataset\.json: "):
         load_folder(tmp_path)
+
+
+def lits(root: Path, numbers: range) -> Path:
+    for i in numbers:
+        save(root / f"volume-{i}.nii")
+        save(root / f"segmentation-{i}.nii", label(1, 2))
+    return root
+
+
+@pytest.mark.parametrize("gone", ["both files", "the image", "the label"])
+@pytest.mark.parametrize("layout", ["msd", "nnunet", "lits17", "kits21", "kits23"])
+def test_a_case_of_dead_links_is_left_out_with_its_reason(tmp_path, layout, gone):
+    """As git-annex, DataLad and DVC leave the files that were not fetched."""
+    root, case = tmp_path / "data", {"msd": "x_001", "nnunet": "b", "lits17": "volume-1"}.get(layout, "case_00001")
+    {
+        "msd": lambda: msd(root, "x", range(4), {"0": "background", "1": "organ", "2": "tumour"}),
+        "nnunet": lambda: nnunet_v2(root, {"background": 0, "organ": 1, "tumour": 2}),
+        "lits17": lambda: lits(root, range(4)),
+        "kits21": lambda: kits(root, range(4)),
+        "kits23": lambda: kits23(root, range(4)),
+    }[layout]()
+    files = load_folder(root, 2).cases[case]
+    for path in {"the image": [files.image], "the label": [files.label]}.get(gone, [files.image, files.label]):
+        path.unlink()
+        path.symlink_to(tmp_path / "annex" / "not-fetched.nii.gz")
+    dataset = load_folder(root, 2, strict=False)
+    assert set(dataset.excluded) == {case}
+    assert "a dead link" in dataset.excluded[case]
+    with pytest.raises(UserError, match=f"case {case}: .*: a dead link"):
+        load_folder(root, 2)
+
+
+def test_a_case_folder_that_is_a_dead_link_is_left_out(tmp_path):
+    kits(tmp_path, range(3))
+    (tmp_path / "case_00003").symlink_to(tmp_path / "nowhere")
+    assert "neither imaging" in load_dataset("kits21", tmp_path, splits="patient", strict=False).excluded["case_00003"]
+
+
+def test_own_cases_that_are_listed_and_not_there_are_noted(tmp_path):
+    msd(tmp_path, "x", range(1, 5), {"0": "background", "1": "organ", "2": "tumour"}, range(1, 10))
+    dataset = load_folder(tmp_path, 2)
+    assert len(dataset.cases) == 4
+    assert dataset.notes == ("5 of the 9 training cases of dataset.json not there: x_005, x_006, x_007 and 2 more",)
+    msd(tmp_path / "whole", "x", range(1, 5), {"0": "background", "1": "organ", "2": "tumour"})
+    assert load_folder(tmp_path / "whole", 2).notes == ()
 
 
 def test_missing_dataset_json(tmp_path):
@@ -567,7 +651,7 @@ def test_regions_of_nnunet_are_labels(tmp_path, wanted, values, planes):
 
 
 def test_a_region_is_the_only_label(tmp_path):
-    dataset = load_folder(nnunet_v2(tmp_path, {"background": 0, "enhancing tumor": [3], "ignore": 9}))
+    dataset = load_folder(nnunet_v2(tmp_path, {"background": 0, "enhancing tumor": [3]}))
     assert (dataset.targets[0].labels, dataset.targets[0].lesion) == ((3,), "enhancing tumor")
     with pytest.raises(UserError, match=r"choose the label .* labels: 2 tumor, 2\+3 masses, 1\+2\+3 kidney"):
         load_folder(nnunet_v2(tmp_path / "b", REGIONS))
@@ -584,6 +668,33 @@ def test_labels_that_are_no_numbers(tmp_path, value):
     ) as caught:
         load_folder(tmp_path, 1)
     assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "tumor": 1, "ignore": 2},
+        {"background": 0, "kidney": [1, 2], "tumor": 2, "ignore": [3]},
+        {"0": "background", "1": "tumor", "2": "ignore"},
+    ],
+)
+def test_label_maps_that_are_annotated_in_part_are_refused(tmp_path, labels):
+    """nnU-Net leaves such voxels out of its loss; here they would be background, and a mask there wrong."""
+    root = nnunet_v2(tmp_path, labels)
+    message = r"dataset\.json: the label 'ignore' marks voxels that nobody annotated; .* cannot be scored"
+    for target in ("tumor", 1, "ignore", None):
+        with pytest.raises(UserError, match=message):
+            load_folder(root, target)
+    with pytest.raises(UserError, match=message):
+        registry.add(registry.Registration("mine", root, target="tumor"), home=tmp_path / "home")
+    for place in (root, root / "labelsTr"):
+        with pytest.raises(UserError, match=message):
+            score_folders(root / "labelsTr", place, label=1)
+    description = json.loads((root / "dataset.json").read_text())
+    del description["labels"][next(key for key, entry in labels.items() if "ignore" in (key, entry))]
+    (root / "dataset.json").write_text(json.dumps(description))
+    assert len(load_folder(root, 2 if "kidney" in labels else 1).cases) == 6
+    assert {row["dice"] for row in score_folders(root / "labelsTr", root / "labelsTr", label=1)} == {1.0}
 
 
 def test_nnunet_folders_with_the_channel_in_the_wrong_place(tmp_path):

@@ -345,7 +345,7 @@ BAD = {
     "twice": (twice, "two image files for one case"),
     "no label": (no_label, "image without label"),
     "a folder": (a_folder, "label without image"),
-    "dead link": (dead_link, "label without image"),
+    "dead link": (dead_link, "a dead link: the file it leads to is not there"),
     "the same scan": (the_same_scan, "the same scan as case as it should be"),
 }
 

@@ -10,8 +10,10 @@ import pytest
 from benchmarks.common.errors import UserError
 from benchmarks.data import registry
 from benchmarks.data.dataset import Dataset
+from benchmarks.execution import work
 from benchmarks.execution.datasets import Folders, data_line, dataset_of, folds_of
 from benchmarks.execution.plan import Unit, plan
+from benchmarks.execution.progress import Progress
 from benchmarks.execution.suite import Suite, parse_suite
 from tests.scan_folders import write_msd
 
@@ -152,6 +154,21 @@ def test_a_budget_of_its_own_is_said_and_replaced_by_one_for_all(listed: Path) -
 
     _, same = planned(suite.with_budget(BudgetChanges(steps=2)), listed / "out")
     assert {unit.description()["budget"]["steps"] for unit in same} == {2}
+
+
+def test_what_a_reader_must_know_of_the_data_is_said_before_a_run(tmp_path: Path) -> None:
+    root = write_msd(tmp_path / "mine", cases=10)
+    for part in ("imagesTr", "labelsTr"):
+        (root / part / "case_3.nii.gz").unlink()
+    said: list[str] = []
+
+    class Listening(Progress):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    work.planned(suite_of(f"{{name: mine, source: {root}}}"), tmp_path / "out", Listening())
+    assert said[1:] == ["mine: 1 of the 10 training cases of dataset.json not there: case_3"]
+    assert "9 REAL scans" in said[0]
 
 
 def test_phantoms_and_patients_are_told_apart(listed: Path) -> None:

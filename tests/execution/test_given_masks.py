@@ -143,6 +143,17 @@ def test_files_pair_by_case_or_by_scan(dataset: Dataset, tmp_path: Path) -> None
     assert list(found.files) == [cases[0].case_id]
 
 
+def test_a_mask_behind_a_dead_link_is_not_there(dataset: Dataset, tmp_path: Path) -> None:
+    cases = cases_of(dataset)
+    (tmp_path / f"{cases[0].case_id}.nii.gz").touch()
+    (tmp_path / f"{cases[1].case_id}.nii.gz").symlink_to(tmp_path / "nowhere.nii.gz")
+    found = given_masks("m", str(tmp_path), None, "kits21", cases)
+    assert found is not None
+    assert list(found.files) == [cases[0].case_id]
+    with pytest.raises(UserError, match=f"no mask for case '{cases[1].case_id}'"):
+        found.mask(cases[1], cases[1].load()[0])
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [

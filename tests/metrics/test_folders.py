@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
 from benchmarks.metrics import Reference, evaluate_mask
-from benchmarks.metrics.folders import mean_scores, score_folders, to_csv, to_json
+from benchmarks.metrics.folders import kept_masks, mean_scores, score_folders, to_csv, to_json
 
 AFFINE = np.diag([0.8, 0.9, 2.5, 1.0])
 SHAPE = (20, 18, 12)
@@ -133,6 +133,20 @@ def test_one_voxel_of_a_turned_1_mm_grid_is_within_1_mm(tmp_path: Path) -> None:
     assert row["nsd@1mm"] == 1
     assert row["nsd@0.99mm"] < 1  # type: ignore[operator]
     assert row["hd_mm"] == 1
+
+
+def test_a_dead_link_is_no_missing_file(folders: tuple[Path, Path]) -> None:
+    """A label map behind one would otherwise not be scored, and nobody would know."""
+    predictions, labels = folders
+    (predictions / "a.nii.gz").unlink()
+    (predictions / "a.nii.gz").symlink_to("nowhere.nii.gz")
+    row = by_case(score_folders(predictions, labels))["a"]
+    assert (row["status"], row["dice"]) == ("failed", 0)
+    assert "a dead link" in str(row["reason"])
+    (labels / "b.nii.gz").unlink()
+    (labels / "b.nii.gz").symlink_to("nowhere.nii.gz")
+    with pytest.raises(UserError, match=r"b\.nii\.gz: a dead link"):
+        score_folders(predictions, labels)
 
 
 def test_label_selects_the_value_in_both(folders: tuple[Path, Path]) -> None:
@@ -279,6 +293,95 @@ def test_what_a_user_gets_wrong_is_one_line(folders: tuple[Path, Path], tmp_path
             score_folders(**arguments)  # type: ignore[arg-type]
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_the_scans_of_a_flat_lits17_folder_are_no_label_maps(tmp_path: Path) -> None:
+    """volume-N beside segmentation-N: a mask volume-N belongs to the label map, not to the scan of its name."""
+    data, predictions = tmp_path / "LiTS", tmp_path / "pred"
+    for number in range(2):
+        write(
+            data / f"volume-{number}.nii", np.full(SHAPE, 2, np.uint8)
+        )  # every voxel of the scan is the label's value
+        write(data / f"segmentation-{number}.nii", box(2))
+        write(predictions / f"volume-{number}.nii.gz", box(low=4 + 2 * number))
+    rows = by_case(score_folders(predictions, data, label=2))
+    expected = evaluate_mask(box(low=6) > 0, Reference(box() > 0, (0.8, 0.9, 2.5)))["dice"]
+    assert {case: row["dice"] for case, row in rows.items()} == {"volume-0": 1.0, "volume-1": expected}
+    with pytest.raises(UserError, match=r"LiTS is a data set, .* choose one with --label"):
+        score_folders(predictions, data)
+
+
+def test_every_label_map_of_ones_own_in_the_layout_of_lits17_is_scored(tmp_path: Path) -> None:
+    """Case 131 is none of the official ones."""
+    for number in (130, 131):
+        write(tmp_path / "mine" / f"volume-{number}.nii", np.arange(np.prod(SHAPE)).reshape(SHAPE) % 200)
+        write(tmp_path / "mine" / f"segmentation-{number}.nii", box(5))
+        write(tmp_path / "pred" / f"volume-{number}.nii", box())
+    rows = score_folders(tmp_path / "pred", tmp_path / "mine", label=5)
+    assert [(row["case"], row["dice"]) for row in rows] == [("volume-130", 1.0), ("volume-131", 1.0)]
+
+
+@pytest.mark.parametrize("name", ["volume-{}", "segmentation-{}"])
+def test_label_maps_alone_are_a_plain_folder_whatever_their_names(tmp_path: Path, name: str) -> None:
+    for number in range(2):
+        write(tmp_path / "label" / f"{name.format(number)}.nii.gz", box())
+        write(tmp_path / "pred" / f"{name.format(number)}.nii.gz", box())
+    rows = score_folders(tmp_path / "pred", tmp_path / "label")
+    assert [(row["case"], row["dice"]) for row in rows] == [(name.format(0), 1.0), (name.format(1), 1.0)]
+
+
+def challenge(root: Path) -> Path:
+    """A data set in nnU-Net's layout with the cases a and b in imagesTr, and c and d in imagesTs."""
+    for case in "abcd":
+        part = "Tr" if case in "ab" else "Ts"
+        write(root / f"images{part}" / f"{case}_0000.nii.gz", np.arange(np.prod(SHAPE)).reshape(SHAPE) % 200)
+        write(root / f"labels{part}" / f"{case}.nii.gz", box(2))
+    content = {"labels": {"background": 0, "organ": 1, "tumour": 2}, "channel_names": {"0": "CT"}, "numTraining": 2}
+    (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def unit_of_a_run(out: Path, cases: dict[str, int]) -> Path:
+    """What a run keeps of a unit: a mask of each case, which begins at that voxel, and the list of the cases."""
+    unit = out / "predictions" / "suite" / "mine" / "ball-1"
+    for case, low in cases.items():
+        write(unit / case / "tumour.centre-click.1.nii.gz", box(low=low))
+        (unit / case / "tumour.centre-click.1.json").write_text("{}")
+    record = out / "records" / "suite" / "mine" / "x"
+    record.mkdir(parents=True)
+    (record / "unit.json").write_text(
+        json.dumps({"predictions": unit.relative_to(out).as_posix(), "cases": sorted(cases)})
+    )
+    return unit
+
+
+@pytest.mark.parametrize("cases", [{"c": 4, "d": 6}, {"a": 4, "b": 6}, {"b": 6, "c": 4}])
+def test_a_unit_that_tests_cases_of_images_ts(tmp_path: Path, cases: dict[str, int]) -> None:
+    """As `--splits folders` makes it; data that are tested whole have cases of both folders in one unit."""
+    masks = kept_masks(unit_of_a_run(tmp_path / "out", cases))
+    assert masks is not None
+    rows = by_case(score_folders(masks, challenge(tmp_path / "data"), label=2))
+    expected = {low: evaluate_mask(box(low=low) > 0, Reference(box() > 0, (0.8, 0.9, 2.5)))["dice"] for low in (4, 6)}
+    assert {case: row["dice"] for case, row in rows.items()} == {case: expected[low] for case, low in cases.items()}
+
+
+def test_a_unit_of_another_data_set_is_one_line(tmp_path: Path) -> None:
+    masks = kept_masks(unit_of_a_run(tmp_path / "out", {"x": 4, "y": 6}))
+    assert masks is not None
+    with pytest.raises(UserError, match=r"data holds no label map of a case that .*ball-1 tests \(such as 'x'\)"):
+        score_folders(masks, challenge(tmp_path / "data"), label=2)
+
+
+def test_masks_of_images_ts_are_scored_against_labels_ts(tmp_path: Path) -> None:
+    data = challenge(tmp_path / "data")
+    for case in "cd":
+        write(tmp_path / "tested" / f"{case}.nii.gz", box(2))
+        write(tmp_path / "mixed" / f"{case}.nii.gz", box(2))
+    rows = score_folders(tmp_path / "tested", data, label=2)
+    assert [(row["case"], row["dice"]) for row in rows] == [("c", 1.0), ("d", 1.0)]
+    write(tmp_path / "mixed" / "a.nii.gz", box(2))
+    status = {case: row["status"] for case, row in by_case(score_folders(tmp_path / "mixed", data, label=2)).items()}
+    assert status == {"a": "ok", "b": "failed", "c": "no-label", "d": "no-label"}
 
 
 def test_json_and_csv_hold_the_same(folders: tuple[Path, Path]) -> None:

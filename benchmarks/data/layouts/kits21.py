@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.common.download import RemoteFile
 from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import DatasetInfo
-from benchmarks.data.layouts.layout import Pair, visible
+from benchmarks.data.layouts.layout import Pair, file_or_dead_link, is_dead_link, visible
 from benchmarks.data.source import DatasetSource, FetchList
 from benchmarks.data.splits import StoredSplits
 from benchmarks.data.synthetic.abdomen import Abdomen, CaseFiles, Kind
@@ -68,17 +68,18 @@ def case_folders(root: Path) -> list[Path]:
 
 
 def _is_case(path: Path) -> bool:
-    return path.is_dir() and re.fullmatch(r"case_\d{5}", path.name) is not None
+    return (path.is_dir() or is_dead_link(path)) and re.fullmatch(r"case_\d{5}", path.name) is not None
 
 
 def _pair(folder: Path) -> Pair:
     image, label = folder / IMAGE, folder / LABEL
-    if not image.is_file() and not label.is_file():
+    has_image, has_label = file_or_dead_link(image), file_or_dead_link(label)
+    if not has_image and not has_label:
         return Pair(folder.name, None, None, problem=f"{folder}: neither {IMAGE} nor {LABEL}")
-    if not label.is_file() and (folder / OTHER_LABEL).is_file():
+    if not has_label and file_or_dead_link(folder / OTHER_LABEL):
         problem = f"{folder}: {OTHER_LABEL} instead of {LABEL}: these are files of KiTS19 or KiTS23, whose annotations"
         return Pair(folder.name, None, None, problem=f"{problem} are not those of KiTS21; give them another name")
-    return Pair(folder.name, image if image.is_file() else None, label if label.is_file() else None)
+    return Pair(folder.name, image if has_image else None, label if has_label else None)
 
 
 def _remote_files(cases: Sequence[int] | None) -> list[RemoteFile]:

@@ -12,15 +12,17 @@ from pathlib import Path
 
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.layouts import kits21
-from benchmarks.data.layouts.layout import Pair, Splitting, assemble
+from benchmarks.data.layouts.layout import Pair, Splitting, assemble, file_or_dead_link
 
 LABEL = kits21.OTHER_LABEL
 
 
 def is_layout(root: Path) -> bool:
     """Whether the label maps are those of KiTS19 or KiTS23, and none is that of KiTS21."""
-    places = kits21.case_folders(root)
-    return any((one / LABEL).is_file() for one in places) and not any((one / kits21.LABEL).is_file() for one in places)
+    own, other = (
+        any(file_or_dead_link(place / name) for place in kits21.case_folders(root)) for name in (LABEL, kits21.LABEL)
+    )
+    return own and not other
 
 
 def load(root: Path, name: str, *, seed: int = 0, strict: bool = True) -> Dataset:
@@ -33,6 +35,7 @@ def load(root: Path, name: str, *, seed: int = 0, strict: bool = True) -> Datase
 
 def _pair(folder: Path) -> Pair:
     image, label = folder / kits21.IMAGE, folder / LABEL
-    if not image.is_file() and not label.is_file():
+    has_image, has_label = file_or_dead_link(image), file_or_dead_link(label)
+    if not has_image and not has_label:
         return Pair(folder.name, None, None, problem=f"{folder}: neither {kits21.IMAGE} nor {LABEL}")
-    return Pair(folder.name, image if image.is_file() else None, label if label.is_file() else None)
+    return Pair(folder.name, image if has_image else None, label if has_label else None)

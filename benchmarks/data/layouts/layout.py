@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from benchmarks.data.splits import FOLDS, PATIENT, PHANTOM_FRACTIONS, StoredSpli
 from benchmarks.data.volume import read_grid, same_grid
 
 VOLUME_SUFFIXES = (".nii", ".nii.gz", *ITK_SUFFIXES)
+IGNORE = "ignore"  # nnU-Net v2, documentation/ignore_label.md
 SYNTHETIC_NOTICE = "SYNTHETIC.txt"
 SYNTHETIC_MANIFEST = "phantom.json"
 
@@ -55,12 +56,22 @@ def volume_stem(path: Path) -> str | None:
     return None
 
 
+def is_dead_link(path: Path) -> bool:
+    """Whether it is a link to what is not there, as git-annex and the like leave for files that were not fetched."""
+    return path.is_symlink() and not path.exists()
+
+
+def file_or_dead_link(path: Path) -> bool:
+    """Whether a file is meant to be there: a case of dead links is a bad case with its reason, not the lack of one."""
+    return path.is_file() or is_dead_link(path)
+
+
 def volume_files(folder: Path) -> dict[str, list[Path]]:
-    """The scans of one folder by stem; more than one path where both x.nii and x.nii.gz exist."""
+    """The scans of one folder by stem, dead links among them; more than one where both x.nii and x.nii.gz exist."""
     found: dict[str, list[Path]] = {}
     for path in visible(folder) if folder.is_dir() else []:
         stem = volume_stem(path)
-        if stem is not None and path.is_file():
+        if stem is not None and file_or_dead_link(path):
             found.setdefault(stem, []).append(path)
     return found
 
@@ -94,6 +105,21 @@ def read_dataset_json(root: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: a JSON object is needed")
     return content
+
+
+def named_entries(labels: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """The labels of a dataset.json as (name, what stands for its values), from MSD's and nnU-Net's way of writing."""
+    return [(str(entry), key) if label_value(key) is not None else (str(key), entry) for key, entry in labels.items()]
+
+
+def refuse_partial_annotation(root: Path, content: Mapping[str, Any]) -> None:
+    """Raises UserError if dataset.json has nnU-Net's label `ignore`: what it marks would count as background."""
+    labels = content.get("labels")
+    if isinstance(labels, dict) and any(name.strip().lower() == IGNORE for name, _ in named_entries(labels)):
+        raise UserError(
+            f"{root / 'dataset.json'}: the label '{IGNORE}' marks voxels that nobody annotated; label maps that are "
+            "annotated in part cannot be scored"
+        )
 
 
 def check_case_headers(case: Case) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import DatasetInfo
 from benchmarks.data.layouts import msd
-from benchmarks.data.layouts.layout import Pair, pair, read_dataset_json, volume_stem
+from benchmarks.data.layouts.layout import Pair, file_or_dead_link, pair, read_dataset_json, volume_stem
 from benchmarks.data.source import DatasetSource
 from benchmarks.data.splits import StoredSplits
 from benchmarks.data.synthetic.abdomen import Abdomen, CaseFiles, Kind
@@ -65,7 +65,7 @@ def own_pairs(root: Path) -> list[Pair]:
         raise UserError(f"{root}: more than {MOST_BELOW:,} files below it; name the folder of the dataset itself")
     for path in sorted(below):
         match = re.fullmatch(r"(volume|segmentation)-(\d+)", volume_stem(path) or "")
-        if match and path.is_file():
+        if match and file_or_dead_link(path):
             files = found.setdefault(f"volume-{int(match[2])}", {"volume": [], "segmentation": []})
             files[match[1]].append(path)
     return [pair(case_id, files["volume"], files["segmentation"]) for case_id, files in found.items()]

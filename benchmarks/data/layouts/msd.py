@@ -8,6 +8,7 @@ the scans of LiTS17 and is read by `lits17`. Windows and intensity statistics: t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from benchmarks.data.layouts.layout import (
     Splitting,
     assemble,
     label_value,
+    named_entries,
     pair,
     read_dataset_json,
+    refuse_partial_annotation,
     require_folder,
     volume_files,
     volume_stem,
@@ -35,6 +38,7 @@ from benchmarks.data.target import Target
 CITATION = "Antonelli et al., The Medical Segmentation Decathlon, Nature Communications 13 (2022) 4128"
 LICENCE = "CC BY-SA 4.0"
 URL = "http://medicaldecathlon.com"
+MAX_ABSENT = 3  # cases named in a note
 
 PANCREAS = DatasetInfo(
     name="msd-pancreas",
@@ -87,12 +91,25 @@ COLON = DatasetInfo(
 def load(root: Path, info: DatasetInfo, splitting: Splitting, *, strict: bool = True, tested: bool = False) -> Dataset:
     """Any folder of that layout; `tested`: with the scans of imagesTs whose labels lie in labelsTs.
 
+    A note names the cases that dataset.json lists and that are not there.
+
     Raises:
         UserError: the label values of `info` are not in dataset.json, or as `assemble` does.
     """
     require_folder(root)
     pairs = labelled_pairs(root, info) + (tested_pairs(root) if tested else [])
-    return assemble(info, root, pairs, splitting, strict=strict)
+    dataset = assemble(info, root, pairs, splitting, strict=strict)
+    return replace(dataset, notes=(*dataset.notes, *_absent_note(root)))
+
+
+def _absent_note(root: Path) -> list[str]:
+    listed = _listed(root, read_dataset_json(root))
+    there = volume_files(root / "imagesTr").keys() | volume_files(root / "labelsTr").keys()
+    absent = [stem for stem in listed if stem not in there]
+    if not absent:
+        return []
+    shown = ", ".join(absent[:MAX_ABSENT]) + (f" and {len(absent) - MAX_ABSENT} more" if absent[MAX_ABSENT:] else "")
+    return [f"{len(absent)} of the {len(listed)} training cases of dataset.json not there: {shown}"]
 
 
 def tested_pairs(root: Path) -> list[Pair]:
@@ -139,7 +156,7 @@ def task_folder(root: Path, name: str) -> Path:
 def find_pairs(root: Path, content: dict[str, Any]) -> list[Pair]:
     """The pairs that dataset.json lists and that are there, and whatever lies there unlisted as a problem.
 
-    A listed case of which neither file is there is a case not downloaded, not a bad one.
+    A listed case of which neither file is there is a case not downloaded, not a bad one; a note counts these.
     """
     images, labels = volume_files(root / "imagesTr"), volume_files(root / "labelsTr")
     pairs = []
@@ -157,19 +174,22 @@ def named_labels(content: dict[str, Any], root: Path) -> list[tuple[str, tuple[i
     """Foreground labels as (name, values), from either way of writing them (MSD's and nnU-Net's).
 
     nnU-Net's regions have several values, and may be the only place where one of them stands.
+
+    Raises:
+        UserError: no labels, one that is no whole number, or nnU-Net's label `ignore`.
     """
     labels = content.get("labels")
     path = root / "dataset.json"
     if not isinstance(labels, dict) or not labels:
         raise UserError(f"{path}: no 'labels' that say what each value means")
+    refuse_partial_annotation(root, content)
     found = []
-    for key, entry in labels.items():
-        name, listed = (str(entry), key) if label_value(key) is not None else (str(key), entry)
+    for name, listed in named_entries(labels):
         values = [label_value(value) for value in (listed if isinstance(listed, list) else [listed])]
         whole = sorted({value for value in values if value is not None})
         if not values or None in values:
-            raise UserError(f"{path}: label '{shorten(f'{key}: {entry}')}' has no whole number of a label map")
-        if whole != [0] and name.lower() != "ignore":
+            raise UserError(f"{path}: label '{shorten(f'{name}: {listed}')}' has no whole number of a label map")
+        if whole != [0]:
             found.append((name, tuple(value for value in whole if value != 0)))
     return sorted(found, key=lambda label: (len(label[1]), label[1]))
 
