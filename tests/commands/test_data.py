@@ -69,4 +69,19 @@ def test_dicom_of_two_modalities_is_asked_about(call, tmp_path: Path) -> None:
     assert "choose one with --annotation" in done.errors[0]
     done = call(*words, "--modality", "mr", "--annotation", "two", "--json")
     assert done.code == 0
-    assert json.loads(done.out) == {"folder": "out", "modality": "MR", "failed": {}, "notes": {}}
+    counts = {"cases": 1, "patients": 1}
+    assert json.loads(done.out) == {"folder": "out", "modality": "MR", **counts, "failed": {}, "notes": {}}
+
+
+def test_cases_of_one_patient_are_spoken_of(call, tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    from tests.dicom_files import STRAIGHT, box_contours, scan, write_rtstruct, write_series
+
+    for case, patient in (("base", "17"), ("later", "17"), ("other", "18")):
+        write_series(tmp_path / "in" / case, scan(), PatientID=patient)
+        write_rtstruct(tmp_path / "in" / case / "rs.dcm", {"GTV": box_contours()}, STRAIGHT)
+    done = call("data", "import-dicom", "in", "--out", "out", "--label", "GTV=1")
+    assert done.code == 0
+    assert "note: 3 cases are of 2 patients by their PatientID; `patients` in out/dataset.json" in done.err
+    done = call("data", "import-dicom", "in", "--out", "again", "--label", "GTV=1", "--json")
+    assert {key: json.loads(done.out)[key] for key in ("cases", "patients")} == {"cases": 3, "patients": 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -103,6 +104,43 @@ def test_missing_slices(tmp_path, leave_out, message):
         assert not (tmp_path / "out").exists()
     else:
         assert convert(tmp_path / "in", tmp_path / "out", {"GTV": 1}).failed == {}
+
+
+PATIENTS = {"P1 base": "4711-Meier", "P1 later": " 4711-Meier", "P2": "0815", "x": "", "y": "", "z": "4711-Meier "}
+
+
+def cases_of_patients(root: Path) -> Path:
+    """Two scans and a third one of one patient, a patient with one, and two cases whose PatientID was taken out."""
+    for seed, (name, patient) in enumerate(PATIENTS.items()):
+        hu = np.random.default_rng(seed).integers(-1000, 1500, SHAPE).astype(np.int16)
+        write_series(root / name, hu, PatientID=patient)
+        write_rtstruct(root / name / "rs.dcm", {"GTV": box_contours()}, STRAIGHT)
+    return root
+
+
+def test_cases_of_one_patient_stay_on_one_side_of_a_split(tmp_path):
+    root, out = cases_of_patients(tmp_path / "in"), tmp_path / "out"
+    done = convert(root, out, {"GTV": 1})
+    together = {"P1_base", "P1_later", "z"}
+    assert {done.patients[case] for case in together} == {"patient_001"}
+    assert [done.patients[case] for case in ("P2", "x", "y")] == ["patient_002", "patient_003", "patient_004"]
+    dataset = load_folder(out)
+    assert {case: one.patient for case, one in dataset.cases.items()} == done.patients
+    for fold in dataset.splits:
+        assert sum(bool(together & set(part)) for part in vars(fold).values()) == 1
+    everything = b"".join(path.name.encode() + path.read_bytes() for path in out.rglob("*.json"))
+    assert b"Meier" not in everything
+    assert b"4711" not in everything
+    assert "4711" not in repr(look(root / "P1 base"))
+
+
+def test_where_every_case_is_a_patient_nothing_is_added(tmp_path):
+    root = cases_of_patients(tmp_path / "in")
+    for name in ("P1 later", "z"):
+        shutil.rmtree(root / name)
+    assert len(set(convert(root, tmp_path / "out", {"GTV": 1}).patients.values())) == 4
+    assert "patients" not in json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert {one.patient for one in load_folder(tmp_path / "out").cases.values()} == {"P1_base", "P2", "x", "y"}
 
 
 def change_slices(folder: Path, change) -> None:

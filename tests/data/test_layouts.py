@@ -12,11 +12,13 @@ import SimpleITK
 
 from benchmarks.common.errors import UserError
 from benchmarks.data.catalogue import (
+    Reading,
     dataset_source,
     datasets,
     intensity_statistics,
     load_dataset,
     load_folder,
+    load_own,
     phantom_names,
 )
 from benchmarks.data.dataset import target_mask
@@ -376,6 +378,43 @@ def test_broken_dataset_json(tmp_path, text):
     (tmp_path / "dataset.json").write_text(text)
     with pytest.raises(UserError, match=r"dataset\.json: "):
         load_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("patients", "message"),
+    [
+        ([["x_000", "a"]], "'patients' must map cases to names"),
+        ({"x_000": 7}, "'patients' must map cases to names"),
+        ({"x_000": " "}, "'patients' must map cases to names"),
+        ({"x_00": "a"}, "'patients' names 'x_00'; did you mean 'x_00"),
+    ],
+)
+def test_patients_that_nobody_can_mean(tmp_path, patients, message):
+    msd(tmp_path, "x", range(4), {"1": "mass", "2": "other"})
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"patients": patients}))
+    with pytest.raises(UserError, match=message):
+        load_folder(tmp_path, 1)
+
+
+def test_patients_of_cases_to_train_and_to_test(tmp_path):
+    """A case that is not named is a patient of its own; one on both sides of a published split is refused."""
+    msd(tmp_path, "x", range(6), {"1": "mass", "2": "other"}, listed=range(4))
+    for role in ("images", "labels"):
+        (tmp_path / f"{role}Ts").mkdir()
+        for number in (4, 5):
+            name = f"x_{number:03d}.nii.gz"
+            (tmp_path / f"{role}Tr" / name).rename(tmp_path / f"{role}Ts" / name)
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"patients": {"x_001": "a", "x_003": "a"}}))
+    found = load_folder(tmp_path, 1).cases
+    assert {case: one.patient for case, one in found.items()} == {
+        "x_000": "x_000", "x_001": "a", "x_002": "x_002", "x_003": "a"
+    }  # fmt: skip
+    assert len(load_own(tmp_path, Reading(1, splits="folders")).cases) == 6
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"patients": {"x_001": "a", "x_005": "a"}}))
+    with pytest.raises(UserError, match="has the patient of 'x_005' on both sides"):
+        load_own(tmp_path, Reading(1, splits="folders"))
 
 
 def test_missing_dataset_json(tmp_path):

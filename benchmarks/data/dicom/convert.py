@@ -48,11 +48,14 @@ class Converted:
         failed: case id → why it could not be converted.
         modality: of the scans, as in `benchmarks.data.intensities`.
         notes: case id → what a reader must know, such as why a PET is not in SUV.
+        patients: case id → patient, of every case that was converted; the names are consecutive and say nothing of
+            the PatientID by which cases of one patient were known.
     """
 
     failed: dict[str, str] = field(default_factory=dict)
     modality: str = ""
     notes: dict[str, str] = field(default_factory=dict)
+    patients: dict[str, str] = field(default_factory=dict)
 
 
 def convert(
@@ -63,6 +66,8 @@ def convert(
     progress: Callable[[str], Any] | None = None,
 ) -> Converted:
     """Every case below `root` into `out`, in the Decathlon's layout, all of one modality.
+
+    Where cases have the same PatientID, `patients` in dataset.json says which are of one patient.
 
     Args:
         root: a folder per case.
@@ -90,51 +95,72 @@ def convert(
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     bad: dict[str, str] = {}
     notes: dict[str, str] = {}
-    ids: list[str] = []
+    known_by: dict[str, str] = {}
     modality = ""
     try:
         for folder in folders:
             case_id = re.sub(r"[^\w.-]+", "_", folder.name)
             try:
-                if case_id in ids:
+                if case_id in known_by:
                     raise UserError(f"{folder}: another folder gives the case id '{case_id}' too; rename one")
-                series, label = _read_case(folder, labels, choice)
+                series, label, patient_id = _read_case(folder, labels, choice)
                 if modality and series.modality != modality:
                     raise UserError(f"{folder}: {series.modality}, where the cases before are {modality}{_why(series)}")
                 _write_case(series, label, partial, case_id)
                 modality = series.modality
-                ids.append(case_id)
+                known_by[case_id] = patient_id
                 if series.note:
                     notes[case_id] = f"not in SUV: {series.note}"
             except UserError as error:
                 bad[case_id] = str(error)
             if progress is not None:
                 progress(case_id)
-        if not ids:
+        if not known_by:
             raise UserError(next(iter(bad.values()), f"{root}: no folder in it; a folder per case is needed"))
-        pairs = [{"image": f"./imagesTr/{one}.nii.gz", "label": f"./labelsTr/{one}.nii.gz"} for one in ids]
-        names = {"0": "background"} | {str(value): name for name, value in labels.items()}
-        write_json(partial / "dataset.json", {"labels": names, "training": pairs, "modality": {"0": modality}})
+        patients = _patients(known_by)
+        write_json(partial / "dataset.json", _description(labels, patients, modality))
         partial.chmod(0o755)  # mkdtemp makes it private
         partial.rename(out)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already if it was moved
-    return Converted(bad, modality, notes)
+    return Converted(bad, modality, notes, patients)
+
+
+def _patients(known_by: Mapping[str, str]) -> dict[str, str]:
+    """Names for the patients of the cases, in the order of the cases; from case id → PatientID.
+
+    A case without a PatientID is a patient of its own. Neither the PatientID nor a hash of it is a part of the name:
+    the few digits of a hospital's number are found again by trying them all.
+    """
+    numbers: dict[tuple[str, str], int] = {}
+    return {
+        case_id: f"patient_{numbers.setdefault(('', found) if found else (case_id, ''), len(numbers) + 1):03d}"
+        for case_id, found in known_by.items()
+    }
+
+
+def _description(labels: Mapping[str, int], patients: Mapping[str, str], modality: str) -> dict[str, Any]:
+    """The content of dataset.json; `patients` stands there only where it says more than that each case is one."""
+    pairs = [{"image": f"./imagesTr/{one}.nii.gz", "label": f"./labelsTr/{one}.nii.gz"} for one in patients]
+    names = {"0": "background"} | {str(value): name for name, value in labels.items()}
+    shared = {"patients": dict(patients)} if len(set(patients.values())) < len(patients) else {}
+    return {"labels": names, "training": pairs, "modality": {"0": modality}, **shared}
 
 
 def _why(series: Series) -> str:
     return f" ({series.note})" if series.note else "; convert them one after the other, or choose with --modality"
 
 
-def _read_case(folder: Path, labels: Mapping[str, int], choice: Choice | None) -> tuple[Series, NDArray[np.uint8]]:
+def _read_case(folder: Path, labels: Mapping[str, int], choice: Choice | None) -> tuple[Series, NDArray[np.uint8], str]:
+    """The scan, its label map, and the PatientID."""
     scan, annotations = choose(look(folder), list(labels), choice)
     series = read_series(scan, folder)
     label = np.zeros(series.shape, np.uint8)
     for name, value in sorted(labels.items(), key=lambda item: item[1]):
         label[read_annotation(annotations[name], name, series)] = value
-    return series, label
+    return series, label, scan.patient
 
 
 def _write_case(series: Series, label: NDArray[np.uint8], out: Path, case_id: str) -> None:
