@@ -399,6 +399,45 @@ def test_contours_that_cancel_each_other_are_an_error(tmp_path):
         read("GTV")
 
 
+@pytest.mark.parametrize("kind", ["OPEN_PLANAR", "OPEN_NONPLANAR", "POINT"])
+def test_contours_that_enclose_nothing_are_an_error(tmp_path, kind):
+    """Such a case would be one without a tumour."""
+    path, read = case_with(tmp_path / "in")
+    write_rtstruct(path, {"GTV": box_contours()}, STRAIGHT, kind=kind)
+    with pytest.raises(UserError, match=f"'GTV' is drawn with {kind} only; no contour encloses anything"):
+        convert(tmp_path / "in", tmp_path / "out", {"GTV": 1})
+    content = pydicom.dcmread(path)
+    for contour in content.ROIContourSequence[0].ContourSequence[1:]:
+        contour.ContourGeometricType = "CLOSED_PLANAR"
+    content.save_as(path)  # a point beside contours marks something, and loses nothing
+    expected = box_mask()
+    expected[:, :, 3] = False
+    np.testing.assert_array_equal(read("GTV"), expected)
+
+
+@pytest.mark.parametrize("kind", ["rtstruct", "no contours", "seg", "label map", "between pixels"])
+def test_a_structure_without_a_voxel_is_spoken_of(tmp_path, kind):
+    """Named and never drawn, or too thin to hold the centre of a pixel."""
+    root = tmp_path / "in"
+    path, _ = case_with(root)
+    if kind == "seg":
+        write_seg(path, {"GTV": np.zeros(SHAPE, bool), "Liver": box_mask()}, STRAIGHT)
+    elif kind == "label map":
+        write_labelmap(path, box_mask() * 2, [(1, "GTV"), (2, "Liver")])
+    else:
+        drawn = [outline((4.2, 4.2), (4.8, 9.0), 3)] if kind == "between pixels" else []
+        write_rtstruct(path, {"GTV": drawn, "Liver": box_contours()}, STRAIGHT)
+    if kind == "no contours":
+        content = pydicom.dcmread(path)
+        del content.ROIContourSequence[0]
+        content.save_as(path)
+    done = convert(root, tmp_path / "out", {"GTV": 2, "Liver": 1})
+    assert (done.failed, done.notes) == ({}, {"a": "'GTV' encloses no voxel"})
+    found = nib.load(tmp_path / "out" / "labelsTr" / "a.nii.gz").get_fdata()
+    assert (found == 1).sum() == box_mask().sum()
+    assert set(np.unique(found)) == {0, 1}
+
+
 @pytest.mark.parametrize("padding", [True, False])
 def test_label_maps(tmp_path, padding):
     """Supplement 243: one frame per slice, each pixel the number of a segment."""

@@ -47,7 +47,7 @@ class Converted:
     Attributes:
         failed: case id → why it could not be converted.
         modality: of the scans, as in `benchmarks.data.intensities`.
-        notes: case id → what a reader must know, such as why a PET is not in SUV.
+        notes: case id → what a reader must know, such as why a PET is not in SUV, or a structure without a voxel.
         patients: case id → patient, of every case that was converted; the names are consecutive and say nothing of
             the PatientID by which cases of one patient were known.
     """
@@ -103,14 +103,15 @@ def convert(
             try:
                 if case_id in known_by:
                     raise UserError(f"{folder}: another folder gives the case id '{case_id}' too; rename one")
-                series, label, patient_id = _read_case(folder, labels, choice)
+                found = _read_case(folder, labels, choice)
+                series = found.series
                 if modality and series.modality != modality:
                     raise UserError(f"{folder}: {series.modality}, where the cases before are {modality}{_why(series)}")
-                _write_case(series, label, partial, case_id)
+                _write_case(found, partial, case_id)
                 modality = series.modality
-                known_by[case_id] = patient_id
-                if series.note:
-                    notes[case_id] = f"not in SUV: {series.note}"
+                known_by[case_id] = found.patient_id
+                if found.notes:
+                    notes[case_id] = "; ".join(found.notes)
             except UserError as error:
                 bad[case_id] = str(error)
             if progress is not None:
@@ -153,19 +154,32 @@ def _why(series: Series) -> str:
     return f" ({series.note})" if series.note else "; convert them one after the other, or choose with --modality"
 
 
-def _read_case(folder: Path, labels: Mapping[str, int], choice: Choice | None) -> tuple[Series, NDArray[np.uint8], str]:
-    """The scan, its label map, and the PatientID."""
+@dataclass(frozen=True)
+class _Case:
+    """A case that was read: the scan, its label map on the same grid, the PatientID, and what a reader must know."""
+
+    series: Series
+    label: NDArray[np.uint8]
+    patient_id: str
+    notes: tuple[str, ...]
+
+
+def _read_case(folder: Path, labels: Mapping[str, int], choice: Choice | None) -> _Case:
     scan, annotations = choose(look(folder), list(labels), choice)
     series = read_series(scan, folder)
     label = np.zeros(series.shape, np.uint8)
+    notes = [f"not in SUV: {series.note}"] if series.note else []
     for name, value in sorted(labels.items(), key=lambda item: item[1]):
-        label[read_annotation(annotations[name], name, series)] = value
-    return series, label, scan.patient
+        mask = read_annotation(annotations[name], name, series)
+        if not mask.any():  # named and never drawn: perhaps no tumour, perhaps a drawing that was lost
+            notes.append(f"'{name}' encloses no voxel")
+        label[mask] = value
+    return _Case(series, label, scan.patient, tuple(notes))
 
 
-def _write_case(series: Series, label: NDArray[np.uint8], out: Path, case_id: str) -> None:
-    affine = LPS_TO_RAS @ series.affine
-    for role, array in (("imagesTr", series.array), ("labelsTr", label)):
+def _write_case(case: _Case, out: Path, case_id: str) -> None:
+    affine = LPS_TO_RAS @ case.series.affine
+    for role, array in (("imagesTr", case.series.array), ("labelsTr", case.label)):
         path = out / role / f"{case_id}.nii.gz"
         path.parent.mkdir(exist_ok=True)
         nib.save(nib.Nifti1Image(array, affine), path)
