@@ -22,6 +22,7 @@ from benchmarks.commands.options import (
 )
 from benchmarks.commands.printing import console, print_json, print_rows
 from benchmarks.common.errors import UserError
+from benchmarks.common.files import readable
 from benchmarks.common.output import DEFAULT_OUT, writable_folder
 from benchmarks.common.output_lock import writing_to
 
@@ -111,8 +112,9 @@ def add(
 
     Example: `tags-bench data add kits21 --from /data/kits21`
     """
-    if not source.exists():
-        raise UserError(f"--from {source}: no such folder or table")
+    with readable():
+        if not source.exists():
+            raise UserError(f"--from {source}: no such folder or table")
     _add(name, source, printing, labels, splits)
 
 

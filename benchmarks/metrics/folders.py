@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
-from benchmarks.common.files import read_json
+from benchmarks.common.files import read_json, readable
 from benchmarks.common.paths import user_path
 from benchmarks.data.layouts.layout import VOLUME_SUFFIXES, visible, volume_files
 from benchmarks.data.volume import read_grid, read_label, same_grid, values_in, voxel_size
@@ -304,6 +304,7 @@ def _tested_cases(folder: Path) -> frozenset[str] | None:
     return None
 
 
+@readable()
 def _label_files(folder: Path, label: int | None) -> dict[str, Path]:
     """The label maps of a folder, or of a data set in a layout that the bench reads."""
     if not folder.is_dir() or volume_files(folder) or not any(path.is_dir() for path in visible(folder)):
@@ -315,6 +316,7 @@ def _label_files(folder: Path, label: int | None) -> dict[str, Path]:
     return {name: case.label for name, case in load_folder(folder, target_label=label).cases.items()}
 
 
+@readable()
 def _mask_files(folder: Path, what: str) -> dict[str, Path]:
     """The masks of a folder by case name; hidden files (such as macOS's "._name.nii.gz") are none."""
     if not folder.is_dir():

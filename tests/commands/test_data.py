@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -36,6 +38,22 @@ def test_a_dataset_is_added_checked_and_used_by_name(call, tmp_path: Path) -> No
     outcome = call("data", "verify", "mine")
     assert outcome.code == 2
     assert (folder / "imagesTr" / "case_0.nii.gz").is_file()
+
+
+def test_a_folder_that_must_not_be_looked_into(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all that asks the disk; tests/data asks a real one."""
+    folder, stat = write_msd(tmp_path / "scans"), os.stat
+
+    def refuse(path, *args, **options):
+        if str(path).startswith(str(folder)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    for words in (("data", "add", "mine", "--from"), ("run", "--methods", "ball", "--data")):
+        done = call(*words, str(folder))
+        assert (done.code, len(done.errors)) == (2, 1)
+        assert f"{folder}: cannot be read (Permission denied)" in done.errors[0]
 
 
 def test_fetching_needs_the_licence(call) -> None:

@@ -34,6 +34,7 @@ from tests.dicom_files import (  # noqa: E402
     write_seg,
     write_series,
 )
+from tests.plain_user import as_plain_user  # noqa: E402
 
 
 @pytest.mark.parametrize("degrees", [0, 17])
@@ -288,6 +289,15 @@ def test_bad_cases_are_listed_and_the_others_converted(tmp_path):
         convert(root, tmp_path / "out", {"GTV": 1})
     with pytest.raises(UserError, match="from 1 to 255"):
         convert(root, tmp_path / "new", {"GTV": 0})
+
+
+@pytest.mark.parametrize("place", [".", "a"])
+def test_a_place_that_must_not_be_looked_into(open_place, place):
+    root = one_case(open_place / "in")
+    (root / place).chmod(0o444)
+    message = r"in(/a/IM\d+)?.*: cannot be read \(Permission denied\)"
+    with as_plain_user(), pytest.raises(UserError, match=message):
+        convert(root, open_place / "out", {"GTV": 1})
 
 
 def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):

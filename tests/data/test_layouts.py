@@ -24,6 +24,7 @@ from benchmarks.data.catalogue import (
 from benchmarks.data.dataset import target_mask
 from benchmarks.data.layouts import lits17
 from benchmarks.data.splits import patient_folds
+from tests.plain_user import as_plain_user, closed
 
 SHAPE = (8, 7, 6)
 
@@ -415,6 +416,39 @@ def test_patients_of_cases_to_train_and_to_test(tmp_path):
     (tmp_path / "dataset.json").write_text(json.dumps(content | {"patients": {"x_001": "a", "x_005": "a"}}))
     with pytest.raises(UserError, match="has the patient of 'x_005' on both sides"):
         load_own(tmp_path, Reading(1, splits="folders"))
+
+
+@pytest.mark.parametrize(
+    ("place", "mode"),
+    [("labelsTr", 0), ("imagesTr", 0o444), (".", 0), (".", 0o444), ("..", 0), ("dataset.json", 0)],
+)
+def test_a_place_that_must_not_be_looked_into_is_one_line(open_place, place, mode):
+    """Even whether a file is there cannot be asked where a folder may be listed and not entered (444)."""
+    root = msd(open_place / "above" / "scans", "x", range(4), {"1": "mass"})
+    closed(root / place, mode)
+    with as_plain_user(), pytest.raises(UserError, match=r"scans.*: (cannot be read|not readable).*Permission denied"):
+        load_folder(root, 1)
+
+
+def test_a_scan_that_must_not_be_opened_is_left_out(open_place):
+    """The others are used; a table leads to files anywhere."""
+    rows = ["image,label"]
+    for number in range(5):
+        image, truth = (open_place / f"{role}-{number}.mha" for role in ("image", "label"))
+        for path, array in ((image, np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)), (truth, label(1))):
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array.T), str(path))
+        rows.append(f"{image.name},{truth.name}")
+    (open_place / "inner").mkdir()
+    (open_place / "pairs.csv").write_text("\n".join([*rows, "inner/a.nii.gz,inner/b.nii.gz"]))
+    closed(open_place / "image-0.mha")
+    closed(open_place / "label-1.mha")
+    closed(open_place / "inner")
+    with as_plain_user():
+        found = load_folder(open_place / "pairs.csv", 1, strict=False)
+    assert list(found.cases) == ["image-2", "image-3", "image-4"]
+    assert sorted(found.excluded) == ["a", "image-0", "image-1"]
+    for reason in found.excluded.values():
+        assert "cannot be read (Permission denied)" in reason
 
 
 def test_missing_dataset_json(tmp_path):

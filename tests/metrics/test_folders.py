@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from benchmarks.common.errors import UserError
 from benchmarks.metrics import Reference, evaluate_mask
 from benchmarks.metrics.folders import mean_scores, score_folders, to_csv, to_json
+from tests.plain_user import as_plain_user, closed
 
 AFFINE = np.diag([0.8, 0.9, 2.5, 1.0])
 SHAPE = (20, 18, 12)
@@ -279,6 +280,16 @@ def test_what_a_user_gets_wrong_is_one_line(folders: tuple[Path, Path], tmp_path
             score_folders(**arguments)  # type: ignore[arg-type]
         assert words in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("which", ["predictions", "labels", "both"])
+def test_a_folder_that_must_not_be_looked_into_is_one_line(open_place: Path, which: str) -> None:
+    predictions, labels = open_place / "predictions", open_place / "labels"
+    for folder in (predictions, labels):
+        write(folder / "a.nii.gz", box())
+    closed(open_place if which == "both" else open_place / which)
+    with as_plain_user(), pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
+        score_folders(predictions, labels)
 
 
 def test_json_and_csv_hold_the_same(folders: tuple[Path, Path]) -> None:

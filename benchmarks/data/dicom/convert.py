@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError, shorten
-from benchmarks.common.files import write_json
+from benchmarks.common.files import readable, write_json
 from benchmarks.common.paths import user_path
 from benchmarks.data.dicom.annotation import Choice, choose, read_annotation
 from benchmarks.data.dicom.files import look, pydicom_or_error
@@ -85,9 +85,10 @@ def convert(
         raise UserError(f"{out}: exists already; choose another folder or remove it")
     if not labels or min(labels.values()) < 1 or max(labels.values()) > 255:
         raise UserError("labels: a name with a value from 1 to 255 is needed for each, such as GTV-1=1")
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    with readable():
+        if not root.is_dir():
+            raise UserError(f"{root}: no such folder")
+        folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.common.errors import UserError, one_line
+from benchmarks.common.files import readable
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -85,8 +86,9 @@ class Contents:
         return f"; there is also: {', '.join(sorted(self.others))}" if self.others else ""
 
 
+@readable()
 def look(folder: Path) -> Contents:
-    """What lies below a folder. Raises UserError for a file that is damaged."""
+    """What lies below a folder. Raises UserError for a place that cannot be read, or a file that is damaged."""
     pydicom = pydicom_or_error()
     found: dict[str, list[tuple[Path, Any]]] = {}
     scans: list[ScanFiles] = []
