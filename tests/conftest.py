@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.file_server import Server, serving
+from tests.plain_user import open_place  # noqa: F401
 
 ROOT = Path(__file__).resolve().parents[1]
 

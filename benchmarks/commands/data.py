@@ -22,6 +22,7 @@ from benchmarks.commands.options import (
 )
 from benchmarks.commands.printing import console, print_json, print_rows
 from benchmarks.common.errors import UserError
+from benchmarks.common.files import readable
 from benchmarks.common.output import DEFAULT_OUT, writable_folder
 from benchmarks.common.output_lock import writing_to
 
@@ -111,8 +112,9 @@ def add(
 
     Example: `tags-bench data add kits21 --from /data/kits21`
     """
-    if not source.exists():
-        raise UserError(f"--from {source}: no such folder or table")
+    with readable():
+        if not source.exists():
+            raise UserError(f"--from {source}: no such folder or table")
     _add(name, source, printing, labels, splits)
 
 
@@ -225,11 +227,18 @@ def import_dicom(
     with console().status("converting"):
         done = convert(source, out, labels, Choice(wanted, annotation))
     rows = [{"case": case, "not converted": why} for case, why in done.failed.items()]
+    cases, patients = len(done.patients), len(set(done.patients.values()))
     if printing.as_json:
-        print_json({"folder": str(out), "modality": done.modality, "failed": done.failed, "notes": done.notes})
+        counts = {"cases": cases, "patients": patients}
+        print_json(
+            {"folder": str(out), "modality": done.modality, **counts, "failed": done.failed, "notes": done.notes}
+        )
         return
     for case, note in done.notes.items():
         print(f"note: {case}: {note}", file=sys.stderr)
+    if patients < cases:
+        words = f"{cases} cases are of {patients} patient{'' if patients == 1 else 's'} by their PatientID"
+        print(f"note: {words}; `patients` in {out / 'dataset.json'} says which", file=sys.stderr)
     if rows:
         print_rows(f"{out}, without these", rows, as_json=False)
     else:

@@ -2,7 +2,8 @@
 
 A file is known again by its path, size, times (of the content and of the inode) and inode number. What is
 remembered lies in one SQLite file below the data home. Any number of processes may use it; where it is missing,
-locked, damaged or cannot be written, files are read again, and nothing else is lost.
+locked, damaged or cannot be written, files are read again, and nothing else is lost. So are files whose path is not
+UTF-8, which SQLite does not take.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.common.errors import UserError
+from benchmarks.common.files import is_utf8
 from benchmarks.common.home import data_home
 
 logger = logging.getLogger(__name__)
@@ -119,7 +121,7 @@ def _remembered(seen: Mapping[str, str]) -> dict[str, str]:
     found: dict[str, str] = {}
     if not _memory().exists():
         return found
-    places = list(seen)
+    places = list(filter(is_utf8, seen))
     try:
         with _opened() as memory:
             for start in range(0, len(places), _BATCH):
@@ -134,7 +136,7 @@ def _remembered(seen: Mapping[str, str]) -> dict[str, str]:
 
 
 def _remember(files: Mapping[str, tuple[str, str]]) -> None:
-    rows = [(path, marks, found, _proof(path, marks, found)) for path, (marks, found) in files.items()]
+    rows = [(path, marks, found, _proof(path, marks, found)) for path, (marks, found) in files.items() if is_utf8(path)]
     if not rows:
         return
     try:

@@ -20,9 +20,7 @@ class UserError(Exception):
     """
 
     def __init__(self, message: str) -> None:
-        line = message[: LONGEST_MESSAGE + 1]
-        if not line.isprintable():
-            line = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in line)
+        line = printable(message[: LONGEST_MESSAGE + 1])
         super().__init__(line if len(line) <= LONGEST_MESSAGE else f"{line[:LONGEST_MESSAGE]}…")
 
 
@@ -79,6 +77,11 @@ def machine_faults() -> Iterator[None]:
 def one_line(error: BaseException, limit: int = 1000) -> str:
     """An exception's kind and message without line breaks, cut off where it is longer than anybody reads."""
     return shorten(f"{type(error).__name__}: {error}", limit)
+
+
+def printable(text: str) -> str:
+    """A text with what would break a line, command a terminal, or cannot be written as UTF-8, shown by its escape."""
+    return text if text.isprintable() else "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
 
 
 def shorten(text: str, limit: int = 200) -> str:

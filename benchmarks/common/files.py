@@ -43,6 +43,22 @@ def atomically(path: Path) -> Iterator[Path]:
         flush(path.parent)
 
 
+@contextmanager
+def readable() -> Iterator[None]:
+    """Turns what keeps a file or a folder from being read into one line that names it; also a decorator.
+
+    Even to ask whether a file is there fails where its folder must not be looked into.
+
+    Raises:
+        UserError: in the place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        raise UserError(f"{where}cannot be read ({error.strerror or error})") from error
+
+
 def flush(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk.
 
@@ -54,6 +70,11 @@ def flush(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: a name of a file that is other bytes holds lone surrogates."""
+    return not any("\ud800" <= one <= "\udfff" for one in text)
 
 
 def safe_name(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.errors import UserError, one_line, shorten
+from benchmarks.common.files import readable
 from benchmarks.common.paths import user_path
 from benchmarks.common.plugins import BrokenPlugin, chosen, installed
 from benchmarks.common.seeds import generator
@@ -68,6 +69,7 @@ def dataset_info(name: str) -> DatasetInfo:
     return dataset_source(name).info
 
 
+@readable()
 def load_dataset(name: str, root: Path, *, splits: str | None = None, seed: int = 0, strict: bool = True) -> Dataset:
     """A known dataset from its official layout under `root`.
 
@@ -121,6 +123,7 @@ def load_folder(
     return load_own(root, Reading(target_label, organ, lesion, name, None, seed, strict))
 
 
+@readable()
 def load_own(root: Path, reading: Reading) -> Dataset:
     """The user's own data.
 

@@ -16,6 +16,7 @@ from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
+from benchmarks.common.files import readable
 
 MAX_VOXELS = 2**32  # five times the largest whole-body CT
 ITK_READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}  # read through SimpleITK
@@ -50,6 +51,7 @@ def _not_there(path: Path) -> UserError:
     return UserError(f"{path}: a dead link: the file it leads to is not there" if dead else f"{path}: no such file")
 
 
+@readable()
 def open_nifti(path: Path) -> tuple[Any, NDArray[np.float64]]:
     """The image with its header checked and its voxels unread, and the orientation of its axes."""
     if not path.is_file():
@@ -112,6 +114,7 @@ def _read_itk(
     return stored, 1.0, 0.0, affine, orientation
 
 
+@readable()
 def open_itk(path: Path) -> tuple[tuple[int, ...], NDArray[np.float64], NDArray[np.float64]]:
     """Shape, affine (RAS+ world) and orientation from the header of an NRRD or MHA file."""
     import SimpleITK
@@ -183,6 +186,7 @@ def _check_claim(path: Path, claimed: int, voxels: int, compressed: bool) -> Non
         raise UserError(f"{path}: {voxels:,} voxels are more than the {MAX_VOXELS:,} that one scan may have")
 
 
+@readable()
 def check_complete(image: Any, path: Path) -> None:
     """Whether a compressed file holds all that its header announces.
 

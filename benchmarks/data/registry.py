@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.errors import UserError, nearest_name, shorten
-from benchmarks.common.files import write_json
+from benchmarks.common.errors import UserError, nearest_name, printable, shorten
+from benchmarks.common.files import is_utf8, readable, write_json
 from benchmarks.common.home import HOME_VARIABLE, data_home
 from benchmarks.common.paths import NAME_LENGTH, user_path
 from benchmarks.data.catalogue import Reading, datasets, load_dataset, load_own
@@ -87,6 +87,7 @@ def add(
     """
     _path(wanted.name, home)  # a name that cannot be kept ends here, before the work
     wanted = replace(wanted, root=user_path(wanted.root).resolve(), splits=absolute(wanted.splits))
+    _refuse_what_is_no_text(wanted)
     dataset = _open(wanted)
     if opened is not None:
         opened(dataset)
@@ -96,8 +97,8 @@ def add(
         wanted,
         licence=usable.licence,
         sizes={case_id: _sizes(usable, case_id) for case_id in usable.cases},
-        excluded=dict(usable.excluded),
-        notes=usable.notes,
+        excluded={printable(case_id): printable(why) for case_id, why in usable.excluded.items()},
+        notes=tuple(map(printable, usable.notes)),
         reports=tuple(reports),
     )
     _write(found, home)
@@ -115,6 +116,7 @@ def registrations(home: Path | None = None) -> dict[str, Registration]:
     return {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
 
 
+@readable()
 def registration(name: str, home: Path | None = None) -> Registration:
     """One listed dataset. Raises UserError with the nearest name, or how to add it."""
     path = _path(name, home)
@@ -126,6 +128,7 @@ def registration(name: str, home: Path | None = None) -> Registration:
     raise UserError(f"no dataset '{name}' on this machine; {nearest_name(name, have)}")
 
 
+@readable()
 def resolve(name: str, home: Path | None = None) -> Path | None:
     """Where a dataset lies; None if it is not listed. Raises UserError if its folder is gone."""
     if not _path(name, home).is_file():
@@ -183,9 +186,17 @@ def _open(wanted: Registration) -> Dataset:
     return load_own(wanted.root, reading)
 
 
+@readable()
 def _sizes(dataset: Dataset, case_id: str) -> tuple[int, int]:
     case = dataset.cases[case_id]
     return case.image.stat().st_size, case.label.stat().st_size
+
+
+def _refuse_what_is_no_text(wanted: Registration) -> None:
+    """What is kept is kept as UTF-8, which a name of a file need not be."""
+    for words in (wanted.root, wanted.splits, wanted.target, wanted.organ, wanted.lesion):
+        if words is not None and not is_utf8(str(words)):
+            raise UserError(f"{words}: a name that is not UTF-8 cannot be kept; rename it")
 
 
 def _path(name: str, home: Path | None) -> Path:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.common.files import readable
 from benchmarks.common.paths import user_path
 from benchmarks.common.validation import one_line_errors
 from benchmarks.contestants import Budget, Environment
@@ -192,8 +193,9 @@ class OwnData:
     lesion: str = ""
     splits: str | None = None
 
+    @readable()
     def entry(self) -> DatasetEntry:
-        """The entry of a suite. Raises UserError if nothing lies there."""
+        """The entry of a suite. Raises UserError if nothing lies there, or it cannot be read."""
         source = user_path(self.source)
         if not source.exists():
             raise UserError(f"own data {self.source}: no such folder or table")

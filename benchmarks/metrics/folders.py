@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
-from benchmarks.common.files import read_json
+from benchmarks.common.files import read_json, readable
 from benchmarks.common.paths import user_path
 from benchmarks.data.layouts.layout import (
     VOLUME_SUFFIXES,
@@ -309,6 +309,7 @@ def _tested_cases(folder: Path) -> frozenset[str] | None:
     return None
 
 
+@readable()
 def _label_files(
     folder: Path, label: int | None, masks: Mapping[str, Path], tested: frozenset[str] | None
 ) -> dict[str, Path]:
@@ -359,6 +360,7 @@ def _dataset_labels(folder: Path, label: int | None, splits: str | None = None) 
     return {name: case.label for name, case in load_own(folder, Reading(label, splits=splits)).cases.items()}
 
 
+@readable()
 def _mask_files(folder: Path, what: str) -> dict[str, Path]:
     """The masks of a folder by case name; hidden files (such as macOS's "._name.nii.gz") are none."""
     if not folder.is_dir():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -38,6 +40,22 @@ def test_a_dataset_is_added_checked_and_used_by_name(call, tmp_path: Path) -> No
     assert (folder / "imagesTr" / "case_0.nii.gz").is_file()
 
 
+def test_a_folder_that_must_not_be_looked_into(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By all that asks the disk; tests/data asks a real one."""
+    folder, stat = write_msd(tmp_path / "scans"), os.stat
+
+    def refuse(path, *args, **options):
+        if str(path).startswith(str(folder)):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return stat(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", refuse)
+    for words in (("data", "add", "mine", "--from"), ("run", "--methods", "ball", "--data")):
+        done = call(*words, str(folder))
+        assert (done.code, len(done.errors)) == (2, 1)
+        assert f"{folder}: cannot be read (Permission denied)" in done.errors[0]
+
+
 def test_fetching_needs_the_licence(call) -> None:
     outcome = call("data", "fetch", "msd-pancreas")
     assert outcome.code == 2
@@ -69,4 +87,19 @@ def test_dicom_of_two_modalities_is_asked_about(call, tmp_path: Path) -> None:
     assert "choose one with --annotation" in done.errors[0]
     done = call(*words, "--modality", "mr", "--annotation", "two", "--json")
     assert done.code == 0
-    assert json.loads(done.out) == {"folder": "out", "modality": "MR", "failed": {}, "notes": {}}
+    counts = {"cases": 1, "patients": 1}
+    assert json.loads(done.out) == {"folder": "out", "modality": "MR", **counts, "failed": {}, "notes": {}}
+
+
+def test_cases_of_one_patient_are_spoken_of(call, tmp_path: Path) -> None:
+    pytest.importorskip("pydicom")
+    from tests.dicom_files import STRAIGHT, box_contours, scan, write_rtstruct, write_series
+
+    for case, patient in (("base", "17"), ("later", "17"), ("other", "18")):
+        write_series(tmp_path / "in" / case, scan(), PatientID=patient)
+        write_rtstruct(tmp_path / "in" / case / "rs.dcm", {"GTV": box_contours()}, STRAIGHT)
+    done = call("data", "import-dicom", "in", "--out", "out", "--label", "GTV=1")
+    assert done.code == 0
+    assert "note: 3 cases are of 2 patients by their PatientID; `patients` in out/dataset.json" in done.err
+    done = call("data", "import-dicom", "in", "--out", "again", "--label", "GTV=1", "--json")
+    assert {key: json.loads(done.out)[key] for key in ("cases", "patients")} == {"cases": 3, "patients": 2}

@@ -18,6 +18,7 @@ from benchmarks.common import content
 from benchmarks.common.content import sha256_of, sha256_of_all
 from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import Case, fingerprint_cases
+from tests.plain_user import not_utf8
 
 
 def settled(path: Path, data: bytes) -> Path:
@@ -118,6 +119,16 @@ def test_a_memory_that_cannot_be_written_only_costs_time(
     monkeypatch.setenv("TAGS_BENCH_DATA", str(tmp_path / "file" / "home"))
     path = settled(tmp_path / "a.nii", b"one")
     assert sha256_of(path) == sha256_of(path) == hashlib.sha256(b"one").hexdigest()
+
+
+def test_a_path_that_is_not_utf8_is_read_each_time(tmp_path: Path, reads: list[Path]) -> None:
+    """SQLite takes no such path; the files beside it are remembered all the same."""
+    data = [b"one", b"two"]
+    odd = not_utf8(settled(tmp_path / "a.nii", data[0]))
+    paths = [odd, settled(tmp_path / "b.nii", data[1])]
+    expected = [hashlib.sha256(one).hexdigest() for one in data]
+    assert sha256_of_all(paths) == sha256_of_all(paths) == expected
+    assert reads == [odd, paths[1], odd]
 
 
 def test_rival_processes(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -33,6 +34,7 @@ from tests.dicom_files import (  # noqa: E402
     write_seg,
     write_series,
 )
+from tests.plain_user import as_plain_user  # noqa: E402
 
 
 @pytest.mark.parametrize("degrees", [0, 17])
@@ -103,6 +105,43 @@ def test_missing_slices(tmp_path, leave_out, message):
         assert not (tmp_path / "out").exists()
     else:
         assert convert(tmp_path / "in", tmp_path / "out", {"GTV": 1}).failed == {}
+
+
+PATIENTS = {"P1 base": "4711-Meier", "P1 later": " 4711-Meier", "P2": "0815", "x": "", "y": "", "z": "4711-Meier "}
+
+
+def cases_of_patients(root: Path) -> Path:
+    """Two scans and a third one of one patient, a patient with one, and two cases whose PatientID was taken out."""
+    for seed, (name, patient) in enumerate(PATIENTS.items()):
+        hu = np.random.default_rng(seed).integers(-1000, 1500, SHAPE).astype(np.int16)
+        write_series(root / name, hu, PatientID=patient)
+        write_rtstruct(root / name / "rs.dcm", {"GTV": box_contours()}, STRAIGHT)
+    return root
+
+
+def test_cases_of_one_patient_stay_on_one_side_of_a_split(tmp_path):
+    root, out = cases_of_patients(tmp_path / "in"), tmp_path / "out"
+    done = convert(root, out, {"GTV": 1})
+    together = {"P1_base", "P1_later", "z"}
+    assert {done.patients[case] for case in together} == {"patient_001"}
+    assert [done.patients[case] for case in ("P2", "x", "y")] == ["patient_002", "patient_003", "patient_004"]
+    dataset = load_folder(out)
+    assert {case: one.patient for case, one in dataset.cases.items()} == done.patients
+    for fold in dataset.splits:
+        assert sum(bool(together & set(part)) for part in vars(fold).values()) == 1
+    everything = b"".join(path.name.encode() + path.read_bytes() for path in out.rglob("*.json"))
+    assert b"Meier" not in everything
+    assert b"4711" not in everything
+    assert "4711" not in repr(look(root / "P1 base"))
+
+
+def test_where_every_case_is_a_patient_nothing_is_added(tmp_path):
+    root = cases_of_patients(tmp_path / "in")
+    for name in ("P1 later", "z"):
+        shutil.rmtree(root / name)
+    assert len(set(convert(root, tmp_path / "out", {"GTV": 1}).patients.values())) == 4
+    assert "patients" not in json.loads((tmp_path / "out" / "dataset.json").read_text())
+    assert {one.patient for one in load_folder(tmp_path / "out").cases.values()} == {"P1_base", "P2", "x", "y"}
 
 
 def change_slices(folder: Path, change) -> None:
@@ -252,6 +291,15 @@ def test_bad_cases_are_listed_and_the_others_converted(tmp_path):
         convert(root, tmp_path / "new", {"GTV": 0})
 
 
+@pytest.mark.parametrize("place", [".", "a"])
+def test_a_place_that_must_not_be_looked_into(open_place, place):
+    root = one_case(open_place / "in")
+    (root / place).chmod(0o444)
+    message = r"in(/a/IM\d+)?.*: cannot be read \(Permission denied\)"
+    with as_plain_user(), pytest.raises(UserError, match=message):
+        convert(root, open_place / "out", {"GTV": 1})
+
+
 def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
     root = one_case(tmp_path / "in")
     (tmp_path / "file").write_text("")
@@ -359,6 +407,45 @@ def test_contours_that_cancel_each_other_are_an_error(tmp_path):
     write_rtstruct(path, {"GTV": [outer, inner]}, STRAIGHT)
     with pytest.raises(UserError, match=r"contours of 'GTV' in slice 4 cancel each other"):
         read("GTV")
+
+
+@pytest.mark.parametrize("kind", ["OPEN_PLANAR", "OPEN_NONPLANAR", "POINT"])
+def test_contours_that_enclose_nothing_are_an_error(tmp_path, kind):
+    """Such a case would be one without a tumour."""
+    path, read = case_with(tmp_path / "in")
+    write_rtstruct(path, {"GTV": box_contours()}, STRAIGHT, kind=kind)
+    with pytest.raises(UserError, match=f"'GTV' is drawn with {kind} only; no contour encloses anything"):
+        convert(tmp_path / "in", tmp_path / "out", {"GTV": 1})
+    content = pydicom.dcmread(path)
+    for contour in content.ROIContourSequence[0].ContourSequence[1:]:
+        contour.ContourGeometricType = "CLOSED_PLANAR"
+    content.save_as(path)  # a point beside contours marks something, and loses nothing
+    expected = box_mask()
+    expected[:, :, 3] = False
+    np.testing.assert_array_equal(read("GTV"), expected)
+
+
+@pytest.mark.parametrize("kind", ["rtstruct", "no contours", "seg", "label map", "between pixels"])
+def test_a_structure_without_a_voxel_is_spoken_of(tmp_path, kind):
+    """Named and never drawn, or too thin to hold the centre of a pixel."""
+    root = tmp_path / "in"
+    path, _ = case_with(root)
+    if kind == "seg":
+        write_seg(path, {"GTV": np.zeros(SHAPE, bool), "Liver": box_mask()}, STRAIGHT)
+    elif kind == "label map":
+        write_labelmap(path, box_mask() * 2, [(1, "GTV"), (2, "Liver")])
+    else:
+        drawn = [outline((4.2, 4.2), (4.8, 9.0), 3)] if kind == "between pixels" else []
+        write_rtstruct(path, {"GTV": drawn, "Liver": box_contours()}, STRAIGHT)
+    if kind == "no contours":
+        content = pydicom.dcmread(path)
+        del content.ROIContourSequence[0]
+        content.save_as(path)
+    done = convert(root, tmp_path / "out", {"GTV": 2, "Liver": 1})
+    assert (done.failed, done.notes) == ({}, {"a": "'GTV' encloses no voxel"})
+    found = nib.load(tmp_path / "out" / "labelsTr" / "a.nii.gz").get_fdata()
+    assert (found == 1).sum() == box_mask().sum()
+    assert set(np.unique(found)) == {0, 1}
 
 
 @pytest.mark.parametrize("padding", [True, False])

@@ -13,17 +13,20 @@ import SimpleITK
 from benchmarks.common.errors import UserError
 from benchmarks.data import registry
 from benchmarks.data.catalogue import (
+    Reading,
     dataset_source,
     datasets,
     intensity_statistics,
     load_dataset,
     load_folder,
+    load_own,
     phantom_names,
 )
 from benchmarks.data.dataset import target_mask
 from benchmarks.data.layouts import lits17
 from benchmarks.data.splits import patient_folds
 from benchmarks.metrics.folders import score_folders
+from tests.plain_user import as_plain_user, closed
 
 SHAPE = (8, 7, 6)
 
@@ -460,6 +463,76 @@ def test_own_cases_that_are_listed_and_not_there_are_noted(tmp_path):
     assert dataset.notes == ("5 of the 9 training cases of dataset.json not there: x_005, x_006, x_007 and 2 more",)
     msd(tmp_path / "whole", "x", range(1, 5), {"0": "background", "1": "organ", "2": "tumour"})
     assert load_folder(tmp_path / "whole", 2).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("patients", "message"),
+    [
+        ([["x_000", "a"]], "'patients' must map cases to names"),
+        ({"x_000": 7}, "'patients' must map cases to names"),
+        ({"x_000": " "}, "'patients' must map cases to names"),
+        ({"x_00": "a"}, "'patients' names 'x_00'; did you mean 'x_00"),
+    ],
+)
+def test_patients_that_nobody_can_mean(tmp_path, patients, message):
+    msd(tmp_path, "x", range(4), {"1": "mass", "2": "other"})
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"patients": patients}))
+    with pytest.raises(UserError, match=message):
+        load_folder(tmp_path, 1)
+
+
+def test_patients_of_cases_to_train_and_to_test(tmp_path):
+    """A case that is not named is a patient of its own; one on both sides of a published split is refused."""
+    msd(tmp_path, "x", range(6), {"1": "mass", "2": "other"}, listed=range(4))
+    for role in ("images", "labels"):
+        (tmp_path / f"{role}Ts").mkdir()
+        for number in (4, 5):
+            name = f"x_{number:03d}.nii.gz"
+            (tmp_path / f"{role}Tr" / name).rename(tmp_path / f"{role}Ts" / name)
+    content = json.loads((tmp_path / "dataset.json").read_text())
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"patients": {"x_001": "a", "x_003": "a"}}))
+    found = load_folder(tmp_path, 1).cases
+    assert {case: one.patient for case, one in found.items()} == {
+        "x_000": "x_000", "x_001": "a", "x_002": "x_002", "x_003": "a"
+    }  # fmt: skip
+    assert len(load_own(tmp_path, Reading(1, splits="folders")).cases) == 6
+    (tmp_path / "dataset.json").write_text(json.dumps(content | {"patients": {"x_001": "a", "x_005": "a"}}))
+    with pytest.raises(UserError, match="has the patient of 'x_005' on both sides"):
+        load_own(tmp_path, Reading(1, splits="folders"))
+
+
+@pytest.mark.parametrize(
+    ("place", "mode"),
+    [("labelsTr", 0), ("imagesTr", 0o444), (".", 0), (".", 0o444), ("..", 0), ("dataset.json", 0)],
+)
+def test_a_place_that_must_not_be_looked_into_is_one_line(open_place, place, mode):
+    """Even whether a file is there cannot be asked where a folder may be listed and not entered (444)."""
+    root = msd(open_place / "above" / "scans", "x", range(4), {"1": "mass"})
+    closed(root / place, mode)
+    with as_plain_user(), pytest.raises(UserError, match=r"scans.*: (cannot be read|not readable).*Permission denied"):
+        load_folder(root, 1)
+
+
+def test_a_scan_that_must_not_be_opened_is_left_out(open_place):
+    """The others are used; a table leads to files anywhere."""
+    rows = ["image,label"]
+    for number in range(5):
+        image, truth = (open_place / f"{role}-{number}.mha" for role in ("image", "label"))
+        for path, array in ((image, np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)), (truth, label(1))):
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array.T), str(path))
+        rows.append(f"{image.name},{truth.name}")
+    (open_place / "inner").mkdir()
+    (open_place / "pairs.csv").write_text("\n".join([*rows, "inner/a.nii.gz,inner/b.nii.gz"]))
+    closed(open_place / "image-0.mha")
+    closed(open_place / "label-1.mha")
+    closed(open_place / "inner")
+    with as_plain_user():
+        found = load_folder(open_place / "pairs.csv", 1, strict=False)
+    assert list(found.cases) == ["image-2", "image-3", "image-4"]
+    assert sorted(found.excluded) == ["a", "image-0", "image-1"]
+    for reason in found.excluded.values():
+        assert "cannot be read (Permission denied)" in reason
 
 
 def test_missing_dataset_json(tmp_path):

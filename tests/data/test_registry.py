@@ -13,6 +13,8 @@ from benchmarks.common.errors import UserError
 from benchmarks.data import registry
 from benchmarks.data.phantom import synthesise
 from benchmarks.data.verify import statistics
+from tests.plain_user import as_plain_user, closed, not_utf8
+from tests.scan_folders import write_msd
 
 
 @pytest.fixture
@@ -116,6 +118,50 @@ def test_own_data_keep_their_words(home, tmp_path):
     (target,) = registry.load("mine").targets
     assert (target.name, target.labels, target.organ_labels) == ("lung-nodule", (2,), (1,))
     assert registry.verify_again("mine") == registry.registration("mine")
+
+
+def test_a_root_that_is_not_utf8_is_refused_before_the_check(home, folder):
+    seen = []
+    with pytest.raises(UserError, match=r"lits17.*\\udce9.*: a name that is not UTF-8 cannot be kept") as caught:
+        registry.add(registry.Registration("lits17", not_utf8(folder)), opened=seen.append, progress=seen.append)
+    assert str(caught.value).isprintable()
+    assert seen == []
+    assert registry.registrations() == {}
+
+
+def test_files_that_are_not_utf8_are_left_out_and_kept_as_they_are_shown(home, folder):
+    """Mutant: what cannot be written is found out after every voxel was read."""
+    (label,) = folder.rglob("segmentation-5.nii")
+    label.unlink()
+    not_utf8(label.parent)
+    found = registry.add(registry.Registration("lits17", folder))
+    assert found.cases == 7
+    (reason,) = found.excluded.values()
+    assert "image without label" in reason
+    assert "\\udce9" in reason
+    assert registry.registration("lits17") == found
+    assert registry.load("lits17").excluded == found.excluded
+
+
+def test_a_case_that_is_not_utf8_is_left_out_and_named(home, tmp_path):
+    root = write_msd(tmp_path / "scans", 5)
+    for role in ("imagesTr", "labelsTr"):
+        not_utf8(root / role / "case_2.nii.gz")
+    found = registry.add(registry.Registration("mine", root))
+    assert found.cases == 4
+    assert list(found.excluded) == ["case_2\\udce9"]
+    assert registry.registration("mine") == found
+    assert registry.load("mine").excluded == found.excluded
+
+
+@pytest.mark.parametrize("place", ["..", "."])
+def test_a_dataset_that_must_not_be_looked_into_any_more(home, open_place, place):
+    root = write_msd(open_place / "above" / "scans")
+    registry.add(registry.Registration("mine", root), home=open_place)
+    closed(root / place)
+    for call in (registry.verify_again, registry.load):
+        with as_plain_user(), pytest.raises(UserError, match=r"scans: cannot be read \(Permission denied\)"):
+            call("mine", home=open_place)
 
 
 def test_the_dataset_folder_is_never_written_to(home, folder):

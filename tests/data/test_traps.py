@@ -202,6 +202,40 @@ def two_affines(root, case, hu, label):
     pair(root, case, content, label)
 
 
+def long_quaternion(length: float) -> Callable[..., None]:
+    """A qform whose quaternion is longer than 1, beside a good sform."""
+
+    def write(root, case, hu, label):
+        for path in pair(root, case, hu, label):
+            change_header(path, 252, struct.pack("<h", 1))  # qform_code
+            change_header(path, 256, struct.pack("<3f", *[length / 3**0.5] * 3))  # quatern_b, c, d
+
+    return write
+
+
+def sheared(root, case, hu, label):
+    """A gantry tilt of 20 degrees: slices 3 mm apart, each moved along y."""
+    affine = AFFINE.copy()
+    affine[1, 2] = 3 * np.tan(np.deg2rad(20))
+    pair(root, case, image(hu, affine=affine), image(label, affine=affine))
+
+
+def sheared_nrrd(root, case, hu, label):
+    """The same as NRRD, whose header holds the edges of a voxel themselves."""
+    sheared(root, case, hu, label)
+    for path in (root / "imagesTr" / f"{case}.nii.gz", root / "labelsTr" / f"{case}.nii.gz"):
+        array = np.asanyarray(nib.load(path).dataobj)
+        lean = f"({0},{3 * np.tan(np.deg2rad(20)):.6f},3)"
+        kind = "int16" if array.dtype == np.int16 else "uint8"
+        header = (
+            f"NRRD0004\ntype: {kind}\ndimension: 3\nspace: right-anterior-superior\nsizes: 14 12 10\n"
+            f"space directions: (1.5,0,0) (0,1,0) {lean}\nkinds: domain domain domain\nendian: little\n"
+            "encoding: raw\nspace origin: (-20,31,-400)\n\n"
+        )
+        path.with_name(f"{case}.nrrd").write_bytes(header.encode() + array.tobytes(order="F"))
+        path.unlink()
+
+
 def no_affine(root, case, hu, label):
     for path in pair(root, case, hu, label):
         change_header(path, 252, struct.pack("<hh", 0, 0))  # qform_code, sform_code
@@ -224,6 +258,10 @@ WARNED = {
     "no target": (no_target, "no voxel of the target 'kidney-tumour'"),
     "bomb": (bomb, "goes on after the voxels"),
     "two affines": (two_affines, "sform and qform.*disagree"),
+    "long qform": (long_quaternion(1.4), "qform of the header is no rotation; the sform is used"),
+    "rounded qform": (long_quaternion(1.000002), "qform of the header is no rotation; the sform is used"),
+    "sheared": (sheared, "axes are not at right angles; distances and volumes of this case are not in mm"),
+    "sheared nrrd": (sheared_nrrd, "axes are not at right angles; distances and volumes of this case are not in mm"),
     "no affine": (no_affine, "does not say how the patient lies"),
     "in metres": (in_metres, "are the units of the header mm"),
     "no Hounsfield units": (no_hounsfield, "are these Hounsfield units"),

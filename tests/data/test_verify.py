@@ -18,6 +18,7 @@ from benchmarks.data import verify as verification
 from benchmarks.data.catalogue import load_dataset, load_folder
 from benchmarks.data.dataset import Case
 from benchmarks.data.figures import statistics_figure
+from benchmarks.data.file_doubts import file_doubts
 from benchmarks.data.phantom import synthesise
 from benchmarks.data.verify import CaseReport, Problem, in_processes, problems, statistics, verify, without_bad_cases
 
@@ -51,6 +52,20 @@ def test_a_good_dataset_has_no_problem(folder):
         assert size.millilitres == pytest.approx(size.voxels * np.prod(volume.spacing) / 1000)
         assert size.lesions == ndimage.label(label == 2, np.ones((3, 3, 3)))[1]
         np.testing.assert_allclose(report.intensities, np.percentile(volume.array, (0.5, 50, 99.5)), atol=1)
+
+
+@pytest.mark.parametrize(("lean", "turn", "said"), [(0.0, 33.0, 0), (0.5, 0.0, 0), (2.0, 0.0, 1), (20.0, 33.0, 1)])
+def test_sheared_axes_are_said_and_turned_ones_are_not(tmp_path, lean, turn, said):
+    """A lean of less than the 1.15 degrees (2 % of a slice distance) that the DICOM import allows is rounding."""
+    angle = np.deg2rad(turn)
+    affine = np.eye(4)
+    affine[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    affine[:3, :3] = affine[:3, :3] @ [[0.8, 0, 0], [0, 0.8, 3 * np.tan(np.deg2rad(lean))], [0, 0, 3]]
+    affine[:3, 3] = (-20, 30, 10)
+    image = nib.Nifti1Image(np.zeros((9, 8, 7), np.int16), None)
+    image.set_sform(affine, code=1)
+    nib.save(image, tmp_path / "a.nii.gz")
+    assert ["not at right angles" in one for one in file_doubts(tmp_path / "a.nii.gz")] == [True] * said
 
 
 def test_statistics_of_a_dataset(folder):

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from benchmarks.common.errors import UserError
 from benchmarks.metrics import Reference, evaluate_mask
 from benchmarks.metrics.folders import kept_masks, mean_scores, score_folders, to_csv, to_json
+from benchmarks.metrics.folders import mean_scores, score_folders, to_csv, to_json
+from tests.plain_user import as_plain_user, closed
 
 AFFINE = np.diag([0.8, 0.9, 2.5, 1.0])
 SHAPE = (20, 18, 12)
@@ -382,6 +384,16 @@ def test_masks_of_images_ts_are_scored_against_labels_ts(tmp_path: Path) -> None
     write(tmp_path / "mixed" / "a.nii.gz", box(2))
     status = {case: row["status"] for case, row in by_case(score_folders(tmp_path / "mixed", data, label=2)).items()}
     assert status == {"a": "ok", "b": "failed", "c": "no-label", "d": "no-label"}
+
+
+@pytest.mark.parametrize("which", ["predictions", "labels", "both"])
+def test_a_folder_that_must_not_be_looked_into_is_one_line(open_place: Path, which: str) -> None:
+    predictions, labels = open_place / "predictions", open_place / "labels"
+    for folder in (predictions, labels):
+        write(folder / "a.nii.gz", box())
+    closed(open_place if which == "both" else open_place / which)
+    with as_plain_user(), pytest.raises(UserError, match=r"cannot be read \(Permission denied\)"):
+        score_folders(predictions, labels)
 
 
 def test_json_and_csv_hold_the_same(folders: tuple[Path, Path]) -> None:

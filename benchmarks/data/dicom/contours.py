@@ -24,7 +24,11 @@ def contour_mask(content: Any, path: Path, name: str, numbers: frozenset[int], s
     """The union of the ROIs with these numbers.
 
     Where contours of one ROI and one slice overlap the even-odd rule holds, so that holes stay holes; a contour that
-    stands there twice counts once.
+    stands there twice counts once. Points and open lines beside closed contours are left aside.
+
+    Raises:
+        UserError: an ROI of points or open lines alone, a contour beside a slice or outside of the series, or contours
+            that cancel each other.
     """
     mask = np.zeros(series.shape, np.bool_)
     for roi in content.get("ROIContourSequence", []):
@@ -33,6 +37,8 @@ def contour_mask(content: Any, path: Path, name: str, numbers: frozenset[int], s
         planes: dict[int, list[Polygon]] = {}
         for plane, polygon in _polygons(roi, path, name, series):
             planes.setdefault(plane, []).append(polygon)
+        if not planes and (kinds := _kinds(roi)):
+            raise UserError(f"{path}: '{name}' is drawn with {', '.join(kinds)} only; no contour encloses anything")
         for plane, polygons in planes.items():
             filled = [fill_polygon(one, series.shape[:2]) for one in _each_once(polygons)]
             region = np.logical_xor.reduce(filled)
@@ -89,6 +95,11 @@ def _distances(points: Polygon, polygon: Polygon) -> NDArray[np.float64]:
     share = ((offset * along).sum(axis=2) / length).clip(0, 1)
     nearest: NDArray[np.float64] = np.linalg.norm(offset - share[:, :, None] * along, axis=2).min(axis=1)
     return nearest
+
+
+def _kinds(roi: Any) -> list[str]:
+    """The kinds of an ROI's contours."""
+    return sorted({str(contour.ContourGeometricType) for contour in roi.get("ContourSequence", [])})
 
 
 def _polygons(roi: Any, path: Path, name: str, series: Series) -> Iterator[tuple[int, Polygon]]:

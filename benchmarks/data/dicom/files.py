@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.common.errors import UserError, one_line
+from benchmarks.common.files import readable
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -35,7 +36,9 @@ UID = re.compile(r"[0-2](\.\d+)+")
 FIRST_GROUPS = (0x0002, 0x0008)  # the meta header and the identification, with which a data set begins
 LAST_FIRST_ELEMENT = 0x1200
 
-HEADER = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesDescription")
+HEADER = (
+    "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SeriesDescription", "PatientID",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class ScanFiles:
         frame: UID of the frame of reference; empty if none is given.
         title: description of the series.
         multi_frame: one enhanced object, which holds all slices.
+        patient: the PatientID as it stands in the headers, to compare and never to write; empty if none is given.
     """
 
     series: str
@@ -56,6 +60,7 @@ class ScanFiles:
     title: str
     paths: tuple[Path, ...]
     multi_frame: bool = False
+    patient: str = field(default="", repr=False)
 
     def __str__(self) -> str:
         kind = f"enhanced {self.modality}" if self.multi_frame else self.modality
@@ -81,8 +86,9 @@ class Contents:
         return f"; there is also: {', '.join(sorted(self.others))}" if self.others else ""
 
 
+@readable()
 def look(folder: Path) -> Contents:
-    """What lies below a folder. Raises UserError for a file that is damaged."""
+    """What lies below a folder. Raises UserError for a place that cannot be read, or a file that is damaged."""
     pydicom = pydicom_or_error()
     found: dict[str, list[tuple[Path, Any]]] = {}
     scans: list[ScanFiles] = []
@@ -120,7 +126,8 @@ def _scan(files: list[tuple[Path, Any]], modality: str, multi_frame: bool = Fals
     first = files[0][1]
     texts = [str(first.get(name) or "") for name in ("SeriesInstanceUID", "FrameOfReferenceUID", "SeriesDescription")]
     series, frame, title = texts
-    return ScanFiles(series, modality, frame, title.strip(), tuple(path for path, _ in files), multi_frame)
+    patient = next((text for _, header in files if (text := str(header.get("PatientID") or "").strip())), "")
+    return ScanFiles(series, modality, frame, title.strip(), tuple(path for path, _ in files), multi_frame, patient)
 
 
 def kind_of(header: Any, path: Path) -> str:

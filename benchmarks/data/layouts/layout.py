@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.errors import UserError, nearest_name, shorten
+from benchmarks.common.errors import UserError, nearest_name, printable, shorten
+from benchmarks.common.files import readable
 from benchmarks.common.paths import check_name
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo, Split
 from benchmarks.data.image_files import ITK_SUFFIXES
@@ -33,8 +34,9 @@ class Pair:
     problem: str = ""
 
 
+@readable()
 def require_folder(root: Path) -> None:
-    """Raises UserError unless `root` is a folder with something in it."""
+    """Raises UserError unless `root` is a folder with something in it, which can be read."""
     if not root.exists():
         raise UserError(f"{root}: no such folder")
     if not root.is_dir():
@@ -43,8 +45,13 @@ def require_folder(root: Path) -> None:
         raise UserError(f"{root}: the folder is empty")
 
 
+@readable()
 def visible(folder: Path) -> list[Path]:
-    """What lies in a folder, sorted, without hidden files (macOS archives carry `._x` beside `x`)."""
+    """What lies in a folder, sorted, without hidden files (macOS archives carry `._x` beside `x`).
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
     return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
 
 
@@ -66,8 +73,13 @@ def file_or_dead_link(path: Path) -> bool:
     return path.is_file() or is_dead_link(path)
 
 
+@readable()
 def volume_files(folder: Path) -> dict[str, list[Path]]:
-    """The scans of one folder by stem, dead links among them; more than one where both x.nii and x.nii.gz exist."""
+    """The scans of one folder by stem, dead links among them; more than one where both x.nii and x.nii.gz exist.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
     found: dict[str, list[Path]] = {}
     for path in visible(folder) if folder.is_dir() else []:
         stem = volume_stem(path)
@@ -93,6 +105,7 @@ def label_value(text: object) -> int | None:
     return value if -(2**15) <= value < 2**15 else None
 
 
+@readable()
 def read_dataset_json(root: Path) -> dict[str, Any]:
     """The dataset.json of an MSD or nnU-Net folder. Raises UserError."""
     path = root / "dataset.json"
@@ -122,6 +135,7 @@ def refuse_partial_annotation(root: Path, content: Mapping[str, Any]) -> None:
         )
 
 
+@readable()
 def check_case_headers(case: Case) -> None:
     """Whether image and label exist and lie on the same grid, by their headers alone.
 
@@ -205,7 +219,7 @@ def assemble(
         synthetic=synthetic,
         licence="synthetic, no restriction" if synthetic else info.licence,
         source="synthetic phantoms" if synthetic else info.url,
-        excluded={**problems, **strangers, **left_out},
+        excluded={printable(one): printable(why) for one, why in {**problems, **strangers, **left_out}.items()},
         split_source=source,
         notes=tuple(notes),
         label_values=info.label_values,

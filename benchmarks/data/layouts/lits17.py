@@ -10,6 +10,7 @@ follows them. Window and intensity statistics: the 3DSAM-adapter code (the figur
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -73,7 +74,7 @@ def own_pairs(root: Path) -> list[Pair]:
 
 def _decathlon_pairs(folder: Path) -> list[Pair]:
     pairs = msd.find_pairs(folder, read_dataset_json(folder))
-    return [Pair(_lits_id(found.case_id), found.image, found.label, problem=found.problem) for found in pairs]
+    return [replace(found, case_id=_lits_id(found.case_id)) for found in pairs]
 
 
 def _lits_id(case_id: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.download import RemoteFile
-from benchmarks.common.errors import UserError, shorten
+from benchmarks.common.errors import UserError, nearest_name, shorten
 from benchmarks.common.files import write_json
 from benchmarks.data.dataset import Dataset, DatasetInfo
 from benchmarks.data.layouts.layout import (
@@ -97,7 +97,7 @@ def load(root: Path, info: DatasetInfo, splitting: Splitting, *, strict: bool = 
         UserError: the label values of `info` are not in dataset.json, or as `assemble` does.
     """
     require_folder(root)
-    pairs = labelled_pairs(root, info) + (tested_pairs(root) if tested else [])
+    pairs = labelled_pairs(root, info) + (tested_pairs(root, read_dataset_json(root)) if tested else [])
     dataset = assemble(info, root, pairs, splitting, strict=strict)
     return replace(dataset, notes=(*dataset.notes, *_absent_note(root)))
 
@@ -112,10 +112,11 @@ def _absent_note(root: Path) -> list[str]:
     return [f"{len(absent)} of the {len(listed)} training cases of dataset.json not there: {shown}"]
 
 
-def tested_pairs(root: Path) -> list[Pair]:
-    """What lies in imagesTs with a label in labelsTs."""
+def tested_pairs(root: Path, content: dict[str, Any]) -> list[Pair]:
+    """What lies in imagesTs with a label in labelsTs; `content` is that of dataset.json."""
     images, labels = volume_files(root / "imagesTs"), volume_files(root / "labelsTs")
-    return [pair(stem, images.get(stem, []), found) for stem, found in labels.items()]
+    patients = named_patients(content, root)
+    return [pair(stem, images.get(stem, []), found, patients.get(stem, "")) for stem, found in labels.items()]
 
 
 def labelled_pairs(folder: Path, info: DatasetInfo) -> list[Pair]:
@@ -161,9 +162,10 @@ def find_pairs(root: Path, content: dict[str, Any]) -> list[Pair]:
     images, labels = volume_files(root / "imagesTr"), volume_files(root / "labelsTr")
     pairs = []
     listed = _listed(root, content)
+    patients = named_patients(content, root)
     for stem in listed:
         if stem in images or stem in labels:
-            pairs.append(pair(stem, images.get(stem, []), labels.get(stem, [])))
+            pairs.append(pair(stem, images.get(stem, []), labels.get(stem, []), patients.get(stem, "")))
     for stem in sorted({*images, *labels} - set(listed)):
         problem = f"{root / 'dataset.json'} does not list it as a training case"
         pairs.append(Pair(stem, None, None, problem=problem))
@@ -192,6 +194,24 @@ def named_labels(content: dict[str, Any], root: Path) -> list[tuple[str, tuple[i
         if whole != [0]:
             found.append((name, tuple(value for value in whole if value != 0)))
     return sorted(found, key=lambda label: (len(label[1]), label[1]))
+
+
+def named_patients(content: dict[str, Any], root: Path) -> dict[str, str]:
+    """Case id → patient, as `patients` of dataset.json says it: a key of this bench, which the Decathlon does not have.
+
+    Raises:
+        UserError: it is no mapping of cases to names, or names a case that is neither listed nor in imagesTs.
+    """
+    patients = content.get("patients", {})
+    path = root / "dataset.json"
+    if not isinstance(patients, dict) or not all(isinstance(one, str) and one.strip() for one in patients.values()):
+        raise UserError(f"{path}: 'patients' must map cases to names of patients")
+    if patients:
+        known = {*_listed(root, content), *volume_files(root / "imagesTs")}
+        for case_id in patients:
+            if case_id not in known:
+                raise UserError(f"{path}: 'patients' names '{shorten(case_id)}'; {nearest_name(case_id, known)}")
+    return patients
 
 
 def _listed(root: Path, content: dict[str, Any]) -> list[str]:
