@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from benchmarks.common.errors import UserError
 from benchmarks.metrics import Reference, evaluate_mask
 from benchmarks.metrics.folders import kept_masks, mean_scores, score_folders, to_csv, to_json
-from benchmarks.metrics.folders import mean_scores, score_folders, to_csv, to_json
 from tests.plain_user import as_plain_user, closed
 
 AFFINE = np.diag([0.8, 0.9, 2.5, 1.0])
