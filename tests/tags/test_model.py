@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
+from tags.anatomy import lesion_sentences, organ_sentences
 from tags.config import TagsConfig, sized
 from tags.losses import dice_loss, rarity, segmentation_loss
 from tags.model import TAGS, as_pictures
@@ -132,6 +136,49 @@ def test_guidance_of_flipped_views_is_the_flipped_guidance(build, noise, bounds)
         turned = model.semantic.guidance(flipped_features(seen, [axes]), (8, 8, 8)).permute(0, 4, 1, 2, 3)
         assert torch.allclose(flipped(straight, [axes]), turned, atol=1e-5)
         assert not torch.allclose(straight, turned, atol=1e-3)
+
+
+@pytest.mark.parametrize("corner", list(itertools.product((False, True), repeat=3)))
+def test_guidance_enters_where_clip_saw_it(build, noise, bounds, corner):
+    """SAM's blocks have axes of their own: a corner of CLIP's patches alone moves that corner of the feature most."""
+    model, image = build(anatomy=False), noise(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        for gate in model.semantic.gates:
+            gate.gate.fill_(1.0)
+        seen = model.see(image, bounds)
+        patches = seen.patches.clone()
+        place = (..., *(slice(2, None) if high else slice(2) for high in corner))
+        patches[place] = noise(*patches[place].shape, seed=1)
+        features = [
+            model.encode(image, KIDNEY, bounds, replace(seen, patches=one)).feature for one in (patches, seen.patches)
+        ]
+    moved = torch.nn.functional.avg_pool3d((features[0] - features[1]).abs().sum(dim=1), 4)[0]
+    most = torch.unravel_index(moved.argmax(), moved.shape)
+    assert [bool(end) for end in most] == list(corner)
+    assert moved.max() > 1.5 * moved.flatten().sort().values[-2]
+
+
+def test_the_map_of_each_name_lies_where_clip_sees_it(build, noise, bounds):
+    """The organ's cosine enters by the first channel, the lesion's by the second; interpolated as SciPy does."""
+    model, image = build(), noise(1, 1, 32, 32, 32)
+    with torch.no_grad():
+        model.similarity_in.weight.zero_()
+        model.similarity_in.bias.zero_()
+        model.similarity_in.weight[0, 0] = model.similarity_in.weight[1, 1] = 1
+        seen = replace(model.see(image, bounds), joint=noise(1, 32, 4, 4, 4, seed=1))
+        shown, nothing = (
+            model.encode(image, KIDNEY, bounds, replace(seen, joint=joint)).feature[0]
+            for joint in (seen.joint, 0 * seen.joint)
+        )
+        said = [model.anatomy.embed_sentences(of(KIDNEY[0])).mean(dim=0) for of in (organ_sentences, lesion_sentences)]
+    joint = seen.joint[0].numpy()
+    places = np.meshgrid(*[(np.arange(8) + 0.5) / 2 - 0.5] * 3, indexing="ij")
+    for channel, words in enumerate(said):
+        cosine = np.tensordot((words / words.norm()).numpy(), joint / np.linalg.norm(joint, axis=0), 1)
+        expected = 10 * ndimage.map_coordinates(cosine, places, order=1, mode="nearest")
+        np.testing.assert_allclose((shown - nothing)[channel].numpy(), expected, atol=1e-4)
+    assert (said[0] - said[1]).abs().max() > 1e-2, "or their order would not matter"
+    assert torch.equal(shown[2:], nothing[2:])
 
 
 def test_only_what_is_declared_trains(build, noise, bounds):

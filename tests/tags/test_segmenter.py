@@ -177,10 +177,18 @@ def test_clip_looks_before_the_flips(monkeypatch):
     module, looked = segmenter.module, {}
     see, encode = module.see, module.encode
     monkeypatch.setattr(module, "see", lambda x, bounds: looked.setdefault("clip", x) is None or see(x, bounds))
-    monkeypatch.setattr(module, "encode", lambda x, *rest: looked.setdefault("sam", x) is None or encode(x, *rest))
+    monkeypatch.setattr(
+        module, "encode", lambda x, *rest: looked.setdefault("sam", (x, rest)) is None or encode(x, *rest)
+    )
     segmenter.loss(batch_of(image, torch.zeros_like(image)))
-    assert torch.allclose(looked["clip"], image, atol=1e-5)
-    assert torch.equal(looked["sam"], looked["clip"].flip(2, 3))
+    (shown, (_, bounds, handed)), upright = looked["sam"], looked["clip"]
+    assert torch.allclose(upright, image, atol=1e-5)
+    assert torch.equal(shown, upright.flip(2, 3))
+    seen = see(upright, bounds)
+    for mine, theirs in ((seen.patches, handed.patches), (seen.joint, handed.joint)):
+        assert torch.equal(theirs, mine.flip(2, 3)), "what CLIP saw lies where the flipped crop has it"
+        assert not torch.allclose(theirs, mine, atol=1e-3), "or the test could not fail"
+    assert torch.equal(handed.pooled, seen.pooled)
 
 
 def test_intensities_of_the_image_are_augmented_for_clip_too_and_the_label_is_not(monkeypatch):

@@ -271,6 +271,19 @@ def test_clip_sees_no_mirrored_picture_and_organs_of_one_side_are_not_mirrored(m
     assert as_anatomy_allows.open(volume_of((32, 32, 32)), liver).mirrors == (False,)
 
 
+def test_what_clip_saw_is_mirrored_with_the_scan(monkeypatch):
+    segmenter = of_seed(mirror=True)
+    handed, real = [], segmenter.module.encode
+    monkeypatch.setattr(segmenter.module, "encode", lambda x, *rest: handed.append((x, rest[-1])) or real(x, *rest))
+    segmenter.open(volume_of((32, 32, 32)), TARGET).segment(click(16, 16, 16))
+    (image, straight), (mirrored_image, mirrored) = handed[:2]
+    assert torch.equal(mirrored_image, image.flip(2))
+    for mine, theirs in ((straight.patches, mirrored.patches), (straight.joint, mirrored.joint)):
+        assert torch.equal(theirs, mine.flip(2))
+        assert not torch.allclose(theirs, mine, atol=1e-3), "or the test could not fail"
+    assert torch.equal(mirrored.pooled, straight.pooled)
+
+
 def test_a_session_gives_what_a_fresh_one_gives_and_encodes_a_view_once(segmenter, monkeypatch):
     calls = []
     real = segmenter.module.encode
