@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import subprocess
 import sys
 
@@ -12,8 +14,9 @@ import pytest
 import torch
 
 from benchmarks.common.errors import UserError
-from benchmarks.contestants import Batch, Target
+from benchmarks.contestants import Augmentation, Batch, Target, TrainingRecipe
 from benchmarks.data.dataset import Case
+from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.data.volume import Volume
 from benchmarks.prompting.prompts import Click, PromptKind, Prompts
 from tags import segmenter as segmenter_module
@@ -23,6 +26,7 @@ from tags.losses import segmentation_loss
 from tags.method import tags_tiny, tags_vit_b
 from tags.model import TAGS
 from tags.prompt_encoder import PromptTensors
+from tags.sampling import Sampling
 from tags.segmenter import TagsSegmenter
 from tests.tags.shapes import ball
 
@@ -169,6 +173,109 @@ def test_the_training_lesions_decide_the_spacing_and_the_checkpoint_keeps_it(tmp
     (tmp_path / "kept" / "tags.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="no readable plan"):
         fresh.load(tmp_path / "kept")
+
+
+def test_the_recipe_says_what_the_settings_say():
+    """Field by field, with values of which no two are alike; the widest view, 32 · 2.4 voxels, has room in a crop."""
+    asked = {
+        "batch_size": 3,
+        "learning_rate": 2e-3,
+        "final_learning_rate": 3e-5,
+        "warm_up": 0.07,
+        "weight_decay": 0.013,
+        "gradient_clip": 1.7,
+        "foreground": 0.61,
+        "deep": 0.37,
+        "mixed_precision": False,
+    }
+    recipe = tags_tiny.build({**asked, "ema": 0.95, "spacing": 3.0, "zoom": [0.7, 2.4]}).recipe(TARGET)
+    preprocessing = Preprocessing((3.0, 3.0, 3.0), (-100.0, 200.0), 50.0, 75.0)
+    turned_by_the_loss = Augmentation(flips=(0.0, 0.0, 0.0))
+    assert recipe == TrainingRecipe(
+        preprocessing, (78, 78, 78), ema_decay=0.95, augmentation=turned_by_the_loss, **asked
+    )
+
+
+AS_IT_IS = {"zoom": [1.0, 1.0], "stretch": 0, "tilt": 0, "flips": [0.0, 0.0, 0.0]}
+
+
+def spied(monkeypatch, name):
+    """The arguments of every call of a function that `tags.segmenter` uses, and what it gave back."""
+    calls, real = [], getattr(segmenter_module, name)
+
+    def spy(*args):
+        result = real(*args)
+        calls.append((args, result))
+        return result
+
+    monkeypatch.setattr(segmenter_module, name, spy)
+    return calls
+
+
+def test_training_prompts_are_drawn_by_the_shares_that_were_set(monkeypatch):
+    drawn = spied(monkeypatch, "sample_prompts")
+    settings = {"clicks": 7, "prompt_dropout": 0.11, "dropout_elsewhere": 0.22, "single_click": 0.33}
+    settings |= {"central_click": 0.44, "box_share": 0.55, "mask_share": 0.66}
+    tags_tiny.build({**AS_IT_IS, **settings}).loss(batch_of(torch.zeros(1, 1, 32, 32, 32), ball(8)))
+    ((_, _, how), _) = drawn[0]
+    assert how == Sampling(clicks=7, none=0.11, none_elsewhere=0.22, single=0.33, central=0.44, box=0.55, mask=0.66)
+
+
+def test_a_rare_target_weighs_more_in_unprompted_crops_alone(monkeypatch):
+    """Of two crops with a ball, the one that holds the centre is told nothing, the other has a click."""
+    compared = spied(monkeypatch, "segmentation_loss")
+    shares = {"prompt_dropout": 1.0, "dropout_elsewhere": 0.0, "single_click": 1.0, "mask_share": 0.0, "corrections": 0}
+    label = torch.cat((ball(5), ball(5, (8, 8, 8))))
+    tags_tiny.build({**AS_IT_IS, **shares}).loss(batch_of(torch.zeros_like(label), label))
+    (((_, _, dice_weight, weight), _),) = compared
+    inside, voxels = label[0].sum().item(), 32**3
+    assert dice_weight == tags_tiny.config["dice_weight"]
+    assert weight[0][label[0] > 0].unique().item() == pytest.approx((voxels / inside) ** 0.5)
+    assert (weight[0][label[0] == 0] == 1).all()
+    assert (weight[1] == 1).all()
+
+
+@pytest.mark.parametrize("coarse_weight", [0.0, 0.3])
+def test_the_loss_is_the_mean_of_its_rounds_and_of_its_parts_as_weighed(monkeypatch, coarse_weight):
+    """Against its formula, for logits that are the same everywhere and in every round: a fifth of it is Dice."""
+    one_click = {"prompt_dropout": 0.0, "single_click": 1.0, "mask_share": 0.0}
+    weights = {"dice_weight": 0.2, "coarse_weight": coarse_weight}
+    segmenter = tags_tiny.build({**AS_IT_IS, **one_click, **weights, "corrections": 9})
+    rounds, label = [], torch.zeros(1, 1, 32, 32, 32)
+    label[..., 8:20, 8:20, 8:20] = 1  # of even numbers: half the resolution loses nothing
+    full, coarse = torch.full((1, 1, 32, 32, 32), -1.0), torch.full((1, 1, 16, 16, 16), 0.5)
+    monkeypatch.setattr(segmenter.module, "decode", lambda *told: rounds.append(told) or (full, coarse))
+    loss, parts = segmenter.loss(batch_of(torch.zeros_like(label), label))
+    assert len(rounds) > 1
+
+    def formula(logit, voxels, inside):
+        p = 1 / (1 + math.exp(-logit))
+        dice = 1 - (2 * p * inside + 1) / (p * voxels + inside + 1)
+        entropy = -(inside * math.log(p) + (voxels - inside) * math.log(1 - p)) / voxels
+        return dice, entropy, 0.2 * dice + 0.8 * entropy
+
+    dice, entropy, value = formula(-1.0, 32**3, 12**3)
+    assert loss.item() == pytest.approx(value + coarse_weight * formula(0.5, 16**3, 6**3)[2], rel=1e-4)
+    assert parts["dice_loss"].item() == pytest.approx(dice, rel=1e-4)
+    assert parts["cross_entropy"].item() == pytest.approx(entropy, rel=1e-4)
+
+
+def test_every_round_is_told_the_correction_of_the_one_before(monkeypatch):
+    """Up to two rounds follow the first, as the generator draws; each has a further click and the logits as mask."""
+    segmenter = tags_tiny.build({**AS_IT_IS, "corrections": 2})
+    told, numbers, logits = [], set(), 2 * ball(5) - 1
+    monkeypatch.setattr(segmenter.module, "decode", lambda _, prompts: told.append(prompts) or (logits, None))
+    corrected = spied(monkeypatch, "correct")
+    for seed in range(8):
+        told.clear()
+        corrected.clear()
+        segmenter.loss(batch_of(torch.zeros(1, 1, 32, 32, 32), ball(8), seed=seed))
+        numbers.add(len(told))
+        assert [prompts for _, prompts in corrected] == told[1:]
+        for before, after in itertools.pairwise(told):
+            assert after.points.shape[1] == before.points.shape[1] + 1
+            assert torch.equal(after.mask, logits.sigmoid())
+    assert numbers == {1, 2, 3}
 
 
 def test_clip_looks_before_the_flips(monkeypatch):
