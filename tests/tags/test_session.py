@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Target
@@ -14,6 +15,7 @@ from benchmarks.data.volume import Volume
 from benchmarks.prompting.prompts import Box, Click, Prompts
 from tags.grid_prompts import GridPrompts
 from tags.method import tags_tiny
+from tags.session import _Given
 from tags.targets import anatomy_of_text
 from tags.views import Answer, View
 
@@ -228,6 +230,61 @@ def test_the_rounds_are_the_clicks_and_each_is_told_the_one_before(segmenter):
     assert perfect.told[0] is None
     for told, view in zip(perfect.told[1:], perfect.views[1:], strict=True):
         assert np.array_equal(told > 0.5, perfect.probability(view, None, None) > 0.5)
+
+
+def noisy_session(segmenter):
+    """On a grid of 4 mm whose voxels hold no whole number of the scan's; the window cuts one value in eight."""
+    array = np.random.default_rng(0).normal(50, 120, (121, 98, 61)).astype(np.float32)
+    return segmenter.open(Volume(array, np.diag([1.0, 1.0, 2.0, 1.0])), TARGET)
+
+
+def scipys(session, array, view):
+    """Linear samples of an array of the scan in the voxels of a view, and which of them lie beyond the scan."""
+    mm = [(axis + 0.5) * spacing for axis, spacing in zip(view.axes, session.prepared.spacing, strict=True)]
+    places = [at / spacing - 0.5 for at, spacing in zip(mm, session.volume.spacing, strict=True)]
+    lengths = np.multiply(session.volume.shape, session.volume.spacing)
+    beyond = [(at < 0) | (at > length) for at, length in zip(mm, lengths, strict=True)]
+    x, y, z = np.meshgrid(*beyond, indexing="ij")
+    mesh = np.meshgrid(*places, indexing="ij")
+    return ndimage.map_coordinates(array.astype(float), mesh, order=1, mode="nearest"), x | y | z
+
+
+@pytest.mark.parametrize("centre", [(14.5, 12.25, 14.5), (2.5, 12.25, 14.5), (14.5, 22.5, 29.0)])
+def test_a_view_finer_than_the_grid_shows_the_scan_itself(segmenter, centre):
+    """Cut to the window, then less the mean and over the deviation; the lowest value of the grid beyond the scan."""
+    session = noisy_session(segmenter)
+    view = View(centre, 0.25, 32)
+    sampled, beyond = scipys(session, session.volume.array, view)
+    expected = np.where(beyond, session.prepared.array.min(), (sampled.clip(-100, 200) - 50) / 75)
+    assert beyond.any() == (centre != (14.5, 12.25, 14.5)), "or nothing would be filled"
+    np.testing.assert_allclose(session._cut(view), expected, atol=2e-6)
+
+
+def test_without_a_window_a_finer_view_cuts_nothing_off(segmenter):
+    session = segmenter.open(noisy_session(segmenter).volume, replace(TARGET, window=None))
+    view = View((14.5, 12.25, 14.5), 0.25, 32)
+    expected = (scipys(session, session.volume.array, view)[0] - 50) / 75
+    np.testing.assert_allclose(session._cut(view), expected, atol=2e-6)
+
+
+def test_a_given_mask_in_a_finer_view_is_that_of_the_scan(segmenter):
+    session = noisy_session(segmenter)
+    mask = ball(session.volume.shape, session.volume.spacing, 20, (50, 45, 30))
+    view = View((12.5, 11.25, 14.5), 0.25, 32)
+    expected, _ = scipys(session, mask, view)
+    assert ((expected > 0.01) & (expected < 0.99)).sum() > 100, "its border is in sight"
+    np.testing.assert_allclose(_Given(session, mask).seen_from(view), expected, atol=2e-6)
+
+
+def test_a_box_and_a_mask_reach_from_outer_face_to_outer_face(segmenter):
+    """Voxels 20 to 43 of 1 mm are 20 to 44 mm; voxel i of a grid of 4 mm is centred at 4 i + 2 mm."""
+    low, high = (20, 12, 8), (44, 26, 31)
+    mask = np.zeros((80, 72, 64), bool)
+    mask[tuple(slice(a, b) for a, b in zip(low, high, strict=True))] = True
+    session = segmenter.open(volume_of(mask.shape, (1.0, 1.0, 1.0)), TARGET)
+    faces = (np.array([low, high]) - 2) / 4
+    np.testing.assert_allclose(GridPrompts(Prompts(box=Box(low, high)), session.prepared).box, faces)
+    np.testing.assert_allclose(GridPrompts(Prompts(mask=mask), session.prepared).mask_box, faces)
 
 
 def of_seed(**config):
