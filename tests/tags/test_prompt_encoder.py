@@ -61,8 +61,27 @@ def test_dense_maps_say_what_was_given(build, noise):
     maps = model.prompts.dense_maps(prompts, (prompts.points + 0.5) / 32, image)[0]
     assert (maps[:3, 5, 6, 7] == 1).all()
     assert not maps[3:6].any(), "no negative click was given"
+    clicked = image[0, 0, 4:7, 5:8, 6:9].mean()
+    assert torch.allclose(maps[6], image[0, 0] - clicked, atol=1e-5), "contrast to the clicked tissue"
+    assert maps[7, 5, 6, 7].item() == pytest.approx(1), "nothing is more like it than itself"
+    assert maps[7].max() <= 1
     assert maps[-2].sum() == 7**3
     assert maps[-2, 2:9, 3:10, 4:11].all()
+
+
+def test_contrast_and_likeness_are_to_the_tissue_of_the_positive_clicks(build, noise):
+    """Likeness is a Gaussian of 0.3 in the means of 3³ neighbourhoods, here SciPy's; a negative click says nothing."""
+    image = noise(2, 1, 16, 16, 16)
+    places = torch.tensor([[[5.0, 6, 7], [0, 15, 9], [12, 2, 3]]] * 2)
+    prompts = PromptTensors.empty(2).with_points(places, torch.tensor([[1, 1, 0], [0, 0, ABSENT]]))
+    maps = build().prompts.dense_maps(prompts, (places + 0.5) / 16, image).numpy()
+    voxels = image[0, 0].numpy().astype(float)
+    sums, numbers = (ndimage.convolve(one, np.ones((3, 3, 3)), mode="constant") for one in (voxels, np.ones((16,) * 3)))
+    smooth = sums / numbers
+    clicked = (smooth[5, 6, 7] + smooth[0, 15, 9]) / 2
+    np.testing.assert_allclose(maps[0, 6], voxels - clicked, atol=1e-5)
+    np.testing.assert_allclose(maps[0, 7], np.exp(-((smooth - clicked) ** 2) / (2 * 0.3**2)), atol=1e-5)
+    assert not maps[1, 6:8].any(), "no positive click was given"
 
 
 def test_crops_of_a_batch_do_not_mix(build, noise, bounds):
