@@ -130,7 +130,7 @@ class TrainingLoop:
                     self._keep_state()
             self._require_some_steps()
             self.clock.stop()
-        if self._validation_is_due(1.0):
+        while self._validation_is_due(1.0):  # the last step may pass several shares of the budget, as any other
             self._validate()  # not reported here: a sweep reports it once the checkpoint is in place
         self._require_equal("the trained weights")
         if self.is_first:

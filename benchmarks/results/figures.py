@@ -102,8 +102,8 @@ def all_figures(
 def rows_on(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the last steps that count in a mean, each in the list of the board, in its order."""
     keys = ["dataset", "target", "protocol", "method"]
-    final = with_target(last_steps(rows.drop(columns=DIFFERS, errors="ignore")).drop(columns=DIFFERS))
-    return board[[*keys, DIFFERS]].merge(final, on=keys, how="inner")
+    final = last_steps(rows.drop(columns=DIFFERS, errors="ignore")).drop(columns=DIFFERS)
+    return with_target(board[[*keys, DIFFERS]].merge(final, on=keys, how="inner"))  # within a list, not across lists
 
 
 def _means(axes: Any, rows: pd.DataFrame, metric: str) -> None:

@@ -19,6 +19,7 @@ from benchmarks.execution.suite import MethodEntry, load_suite
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results.tables import ablation_page, print_page, render
 from tests.results.boards import row_of, unit_of
+from tests.results.patients import flipped_p, interval_of, owners
 
 CLICK = Protocol(kind="centre-click")
 WHOLE = (0.9, 0.8, 0.7, 0.6, 0.75, 0.65, 0.85, 0.5)
@@ -118,6 +119,30 @@ def test_a_case_counts_with_its_mean_over_the_repeats_and_a_failure_with_zero() 
     assert table.loc[0, "lowest"] == pytest.approx(second.mean())
     assert table.loc[0, "highest"] == pytest.approx(first.mean())
     assert table.loc[1, "difference"] == pytest.approx(-WHOLE[-1] / 2 / 8)
+
+
+def test_means_differences_and_tests_are_on_the_patients_of_each_data_set() -> None:
+    """Patients of 1, 2 or 5 cases; those of two data sets have the same names and are not the same."""
+    owner, chance = owners(6), np.random.default_rng(5)
+    patients = np.concatenate([owner, 6 + owner])
+    whole = chance.normal(0.6, 0.1, 12)[patients] + chance.normal(0, 0.01, len(patients))
+    part = whole - chance.normal(0.03, 0.05, 12)[patients] + chance.normal(0, 0.01, len(patients))
+    rows = [
+        row_of(unit_of(title, dataset, [CLICK], 16), case, CLICK, 1, dice, patient=f"patient {owner[case]}")
+        for title, values in (("net", whole), ("without a", part))
+        for dataset, mine in (("kits21", values[:16]), ("lits17", values[16:]))
+        for case, dice in enumerate(mine.tolist())
+    ]
+    variants = [Variant("net", "whole", ("net",)), Variant("without a", "without", ("without a",))]
+    table = ablation_table(pd.DataFrame(rows), variants)
+    assert table[["cases", "patients"]].to_numpy().tolist() == [[32, 12]] * 2
+    for values, told in zip((whole, part), table.to_dict("records"), strict=True):
+        assert told["mean"] == pytest.approx(values.mean())
+        assert [told["low"], told["high"]] == pytest.approx(interval_of(values, patients, share=True))
+    told = table.to_dict("records")[1]
+    assert told["difference"] == pytest.approx((part - whole).mean())
+    assert [told["difference_low"], told["difference_high"]] == pytest.approx(interval_of(part - whole, patients))
+    assert told["p"] == pytest.approx(flipped_p(part - whole, patients))
 
 
 def test_the_printed_table_names_floors_and_fits_100_columns() -> None:

@@ -488,6 +488,21 @@ def test_the_weights_of_the_best_validation_are_kept(
     assert replace(plain, validation=job.validation).digest() == plain.digest()  # nothing is decided by it
 
 
+@pytest.mark.parametrize(
+    ("steps", "expected"), [(1, [1, 1, 1, 1]), (2, [1, 1, 2, 2]), (3, [1, 2, 3, 3]), (5, [2, 3, 4, 5])]
+)
+def test_every_validation_is_made_where_one_step_passes_several(
+    cases: tuple[Case, ...], tmp_path: Path, steps: int, expected: list[int]
+) -> None:
+    """Each at the first step that has spent its share of the budget: ceil(share x steps)."""
+    at = (0.25, 0.5, 0.75, 1.0)
+    assert expected == [math.ceil(share * steps) for share in at]
+    told: list[dict[str, Any]] = []
+    loop_of(job_of(cases, steps=steps, validation=cases[:1], validate_at=at), tmp_path / "work").run(told.append)
+    assert [one["step"] for one in figures_of(tmp_path / "work")["validations"]] == expected
+    assert [one["step"] for one in told] == [step for step in expected if step < steps]  # the end is reported later
+
+
 def test_a_validation_case_without_the_target_decides_nothing(cases: tuple[Case, ...], tmp_path: Path) -> None:
     job = job_of(cases, steps=4, validation=cases[:2], validate_at=(0.5, 1.0), keep_best=True)
     loop = loop_of(job, tmp_path / "work")

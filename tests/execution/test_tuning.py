@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import sys
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ from benchmarks.execution.sweep_space import SweepSpace
 from benchmarks.execution.training_job import TrainingJob
 from benchmarks.execution.tuning import Sweep, run_trial, sweep_name, write_best
 from benchmarks.results.sweep import Trial, best_first
-from tests.execution.training_cases import job_of, write_cases
+from tests.execution.training_cases import job_of, loop_of, write_cases
 
 SPACE = {
     "rate": ["loguniform", 1e-3, 1e-1],
@@ -265,6 +266,29 @@ def test_a_trial_whose_method_fails_has_the_worst_result_and_one_of_the_machine_
         with pytest.raises(type(fault)):
             ended_by(fault)
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 7])
+def test_a_trial_that_trained_to_its_end_is_finished_and_keeps_its_checkpoint_however_few_its_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    cases = write_cases(tmp_path / "data", 2)
+    sweep = Sweep(job_of(cases[:1], steps=steps, validation=cases[1:]), tmp_path / "sweep", tmp_path / "kept")
+
+    def train(job: TrainingJob, folder: Path, cache: Path, report: Any) -> dict[str, Any]:
+        """As `run_job`, without Ray."""
+        loop_of(job, tmp_path / "work").run(report)
+        return dict(json.loads((tmp_path / "work" / "loop.json").read_text(encoding="utf-8")))
+
+    monkeypatch.setattr(tuning, "run_job", train)
+    log = SweepLog(tmp_path / "trials.json", len(tuning.RUNGS), sweep.checkpoint)
+    log.began("a", {}, 0)
+    run_trial(sweep.varied, tmp_path / "checkpoints", tmp_path / "cache", lambda told: log.reported("a", told))
+    log.ended("a")
+    (trial,) = log.trials()
+    assert (trial.status, trial.checkpoint) == ("finished", sweep.checkpoint({}))
+    assert [int(point["rung"]) for point in trial.curve] == [1, 2, 3, 4]
+    assert [int(point["step"]) for point in trial.curve] == [math.ceil(share * steps) for share in tuning.RUNGS]
 
 
 def test_a_trial_that_was_overdue_is_not_tried_again(tmp_path: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from benchmarks.common.errors import UserError
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
 from benchmarks.results.comparability import differences
+from benchmarks.results.figures import all_figures, rows_on
 from benchmarks.results.leaderboard.completeness import missing_cases
 from benchmarks.results.tables import details_page, render
-from tests.results.boards import page_of, printed, row_of, show_all, unit_of
+from tests.results.boards import page_of, printed, row_of, show_all, unit_of, with_empty_case
 
 CLICK = Protocol("centre-click")
 BUDGET = {"minutes": 1.0, "steps": None, "cpus": 1, "gpus": 0.0}
@@ -221,6 +224,23 @@ def test_a_case_without_target_under_another_seed_is_no_contradiction() -> None:
     rows.loc[empty, "status"] = "no-target"
     assert lb.leaderboard_of(rows, units)["no_target"].tolist() == [0, 1]
     assert len(lb.details(rows, units, only=["sizes"])["sizes"])
+
+
+def test_figures_draw_each_list_with_the_cases_that_have_a_target_in_it(tmp_path: Path) -> None:
+    """Labels of another version, in which one case has no target: two lists, of which none contradicts itself."""
+    units = [described("a"), described("b"), described("c", cases_digest="older")]
+    rows = with_empty_case(rows_of(units), "case_00", ["c"])
+    board = lb.leaderboard_of(rows, units)
+    drawn = rows_on(board, rows)
+    assert drawn.groupby("method").size().to_dict() == {"a": 8, "b": 8, "c": 7}
+    assert drawn.groupby("differs")["method"].unique().map(sorted).tolist() == [["a", "b"], ["c"]]
+    means = drawn.groupby("method")["dice"].mean()
+    assert means.to_dict() == pytest.approx(board.set_index("method")["dice"].to_dict())
+    curves = {"robustness": pd.DataFrame(), "rounds": pd.DataFrame()}
+    paths = all_figures(rows, board, curves, tmp_path)
+    assert sorted(path.name.split("-")[0] for path in paths) == ["boxes", "boxes", "costs", "costs", "means", "means"]
+    with pytest.raises(UserError, match=r"case_00 .* has no target for some methods but counts for a"):
+        rows_on(board, with_empty_case(rows, "case_00", ["b", "c"]))  # in one list, it would be a contradiction
 
 
 # -- runs that are not finished --

@@ -17,6 +17,7 @@ from benchmarks.common.seeds import generator
 from benchmarks.results import statistics as st
 from benchmarks.results.statistics import rankings
 from tests.results.coverage import DICE, coverage, percentile_bootstrap
+from tests.results.patients import error_of_mean
 
 RNG = np.random.default_rng(2026)
 
@@ -75,21 +76,11 @@ def test_unequal_patients_by_the_matrices_of_the_definition() -> None:
     """The jackknife patient by patient, and Satterthwaite's degrees of freedom from the covariance of the residuals."""
     values = np.concatenate([np.full(9, 0.9), 0.4 * RNG.random(11)])
     owner = np.array([0] * 9 + [1, 1, 1, 2, 2, 3, 4, 5, 6, 7, 8])
-    clusters = owner.max() + 1
-    left_out = np.array([values[owner != one].mean() for one in range(clusters)])
-    error = math.sqrt((clusters - 1) / clusters * ((left_out - values.mean()) ** 2).sum())
-    hat = np.full((20, 20), 1 / 20)
-    residuals = np.eye(20) - hat
-    form = np.zeros((20, 20))
-    for one in range(clusters):
-        mine = (owner == one).astype(float)
-        weight = 1 / (1 - mine.sum() / 20)
-        form += weight * residuals @ np.outer(mine, mine) @ residuals
-    freedom = np.trace(form) ** 2 / np.trace(form @ form)
+    error, freedom = error_of_mean(values, owner)
     reach = stats.t.ppf(0.975, freedom) * error
     ours = st.mean_interval(values, owner)
     assert (ours.low, ours.high) == pytest.approx((values.mean() - reach, values.mean() + reach))
-    assert freedom < 0.7 * (clusters - 1)  # so the test can tell the two apart
+    assert freedom < 0.7 * owner.max()  # so the test can tell it from one less than the patients
 
 
 def test_shares_and_lengths_keep_their_range_and_reach_to_the_long_tail() -> None:
