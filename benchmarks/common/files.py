@@ -72,6 +72,11 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
+def is_dead_link(path: Path) -> bool:
+    """Whether it is a link to what is not there, as git-annex and the like leave for files that were not fetched."""
+    return path.is_symlink() and not path.exists()
+
+
 def is_utf8(text: str) -> bool:
     """Whether a text can be written as UTF-8: a name of a file that is other bytes holds lone surrogates."""
     return not any("\ud800" <= one <= "\udfff" for one in text)

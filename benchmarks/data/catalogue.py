@@ -166,18 +166,10 @@ def _load_layout(root: Path, reading: Reading) -> Dataset:
     labels = msd.named_labels(content, root)
     target = _target(root, labels, reading)
     chosen_name = reading.name or _slug(root.resolve().name) or "folder"
-    info = DatasetInfo(
-        name=chosen_name,
-        title=chosen_name,
-        targets=(target,),
+    info = replace(
+        _own_info(chosen_name, target, root, "imagesTr, labelsTr, dataset.json", _modality(content)),
         licence=str(content.get("licence") or content.get("license") or ""),
-        layout="imagesTr, labelsTr, dataset.json",
-        citation="",
-        url=str(root),
-        cases=0,
-        split_source="by patient",
         label_values=(0, *sorted({value for _, values in labels for value in values})),
-        modality=_modality(content),
     )
     load = nnunet_raw.load if nnunet_raw.is_layout(root, content) else msd.load
     splitting = Splitting(_stored_splits(chosen_name), PATIENT, reading.seed)
@@ -203,21 +195,25 @@ def _has_other_cases(root: Path, source: DatasetSource) -> bool:
 def _load_own_scans(root: Path, source: DatasetSource, reading: Reading) -> Dataset:
     """Scans in the layout of a known dataset of which nothing else holds for them: labels, licence, folds, number."""
     target = _numbered_target(root, reading, f"the layout of {source.name}, in which scans of your own lie here,")
-    name = _own_name(root, reading)
-    info = DatasetInfo(
+    info = _own_info(_own_name(root, reading), target, root, source.info.layout, source.info.modality)
+    splitting = Splitting(name=PATIENT, seed=reading.seed)
+    return assemble(info, root, source.pairs(root), splitting, strict=reading.strict)
+
+
+def _own_info(name: str, target: Target, place: Path, layout: str, modality: str) -> DatasetInfo:
+    """What is known of the user's own data: no licence, no citation, no number of cases that there should be."""
+    return DatasetInfo(
         name=name,
         title=name,
         targets=(target,),
         licence="",
-        layout=source.info.layout,
+        layout=layout,
         citation="",
-        url=str(root),
+        url=str(place),
         cases=0,
         split_source="by patient",
-        modality=source.info.modality,
+        modality=modality,
     )
-    splitting = Splitting(name=PATIENT, seed=reading.seed)
-    return assemble(info, root, source.pairs(root), splitting, strict=reading.strict)
 
 
 def _own_name(root: Path, reading: Reading) -> str:
@@ -242,18 +238,8 @@ def _modality(content: Mapping[str, Any]) -> str:
 def _load_table(table: Path, reading: Reading) -> Dataset:
     target = _numbered_target(table, reading, "a table")
     chosen_name = reading.name or _slug(table.stem) or "table"
-    info = DatasetInfo(
-        name=chosen_name,
-        title=chosen_name,
-        targets=(target,),
-        licence="",
-        layout="a CSV file with the columns image, label [, case, patient, split]",
-        citation="",
-        url=str(table),
-        cases=0,
-        split_source="by patient",
-        modality=pairs_csv.modality(table),
-    )
+    layout = "a CSV file with the columns image, label [, case, patient, split]"
+    info = _own_info(chosen_name, target, table, layout, pairs_csv.modality(table))
     stored = _stored_splits(chosen_name)
     return pairs_csv.load(table, info, stored=stored, seed=reading.seed, strict=reading.strict)
 

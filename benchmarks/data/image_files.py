@@ -16,7 +16,7 @@ from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
-from benchmarks.common.files import readable
+from benchmarks.common.files import is_dead_link, readable
 
 MAX_VOXELS = 2**32  # five times the largest whole-body CT
 ITK_READERS = {".nrrd": "NrrdImageIO", ".mha": "MetaImageIO"}  # read through SimpleITK
@@ -47,8 +47,8 @@ def read_stored(
 
 
 def _not_there(path: Path) -> UserError:
-    dead = path.is_symlink() and not path.exists()
-    return UserError(f"{path}: a dead link: the file it leads to is not there" if dead else f"{path}: no such file")
+    why = "a dead link: the file it leads to is not there" if is_dead_link(path) else "no such file"
+    return UserError(f"{path}: {why}")
 
 
 @readable()

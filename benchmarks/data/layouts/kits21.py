@@ -13,8 +13,9 @@ from pathlib import Path
 
 from benchmarks.common.download import RemoteFile
 from benchmarks.common.errors import UserError
+from benchmarks.common.files import is_dead_link
 from benchmarks.data.dataset import DatasetInfo
-from benchmarks.data.layouts.layout import Pair, file_or_dead_link, is_dead_link, visible
+from benchmarks.data.layouts.layout import Pair, file_or_dead_link, visible
 from benchmarks.data.source import DatasetSource, FetchList
 from benchmarks.data.splits import StoredSplits
 from benchmarks.data.synthetic.abdomen import Abdomen, CaseFiles, Kind

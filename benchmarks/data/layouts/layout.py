@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.errors import UserError, nearest_name, printable, shorten
-from benchmarks.common.files import readable
+from benchmarks.common.files import is_dead_link, readable
 from benchmarks.common.paths import check_name
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo, Split
 from benchmarks.data.image_files import ITK_SUFFIXES
@@ -61,11 +61,6 @@ def volume_stem(path: Path) -> str | None:
         if path.name.lower().endswith(suffix):
             return path.name[: -len(suffix)]
     return None
-
-
-def is_dead_link(path: Path) -> bool:
-    """Whether it is a link to what is not there, as git-annex and the like leave for files that were not fetched."""
-    return path.is_symlink() and not path.exists()
 
 
 def file_or_dead_link(path: Path) -> bool:

@@ -97,13 +97,14 @@ def load(root: Path, info: DatasetInfo, splitting: Splitting, *, strict: bool = 
         UserError: the label values of `info` are not in dataset.json, or as `assemble` does.
     """
     require_folder(root)
-    pairs = labelled_pairs(root, info) + (tested_pairs(root, read_dataset_json(root)) if tested else [])
+    content = read_dataset_json(root)
+    pairs = labelled_pairs(root, info) + (tested_pairs(root, content) if tested else [])
     dataset = assemble(info, root, pairs, splitting, strict=strict)
-    return replace(dataset, notes=(*dataset.notes, *_absent_note(root)))
+    return replace(dataset, notes=(*dataset.notes, *_absent_note(root, content)))
 
 
-def _absent_note(root: Path) -> list[str]:
-    listed = _listed(root, read_dataset_json(root))
+def _absent_note(root: Path, content: dict[str, Any]) -> list[str]:
+    listed = _listed(root, content)
     there = volume_files(root / "imagesTr").keys() | volume_files(root / "labelsTr").keys()
     absent = [stem for stem in listed if stem not in there]
     if not absent:
