@@ -55,7 +55,7 @@ def _method(
         files=files_of(size, str(config["clip"]), str(config["clip_weights"])),
         search_space=search_space(size),
         ablations=ABLATIONS,
-        version="4",
+        version="5",
         card=Card(
             title=f"TAGS ({size})",
             paper=PAPER,

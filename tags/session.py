@@ -245,16 +245,14 @@ class TagsSession(Session):
         """What a view sees; one finer than the model's grid looks at the volume itself."""
         if view.step >= 1:
             return view.cut(self.prepared, self.fill)
-        array, axes = self._native(self.volume.array, view)
+        array, inside = self._native(self.volume.array, view)
         if self.recipe.window is not None:
             array = array.clip(*self.recipe.window)
-        inside = [(a > -0.5) & (a < n - 0.5) for a, n in zip(axes, self.prepared.shape, strict=True)]
-        x, y, z = inside
         seen = (array - self.recipe.mean) / self.recipe.std
-        return np.where(x[:, None, None] & y[:, None] & z, seen, self.fill).astype(np.float32)
+        return np.where(inside, seen, self.fill).astype(np.float32)
 
-    def _native(self, array: FloatArray | BoolArray, view: View) -> tuple[FloatArray, list[NDArray[np.float64]]]:
-        """Linear samples of an array on the volume's own grid in the voxels of a view, and their coordinates."""
+    def _native(self, array: FloatArray | BoolArray, view: View) -> tuple[FloatArray, BoolArray]:
+        """Linear samples of an array on the volume's own grid in the voxels of a view, and which lie in the scan."""
         axes = view.axes
         places = [
             (axis + 0.5) * (n / m) - 0.5
@@ -266,7 +264,9 @@ class TagsSession(Session):
             start = min(max(low, 0), n - 1)
             box.append(slice(start, max(min(high, n), start + 1)))
         part = array[box[0], box[1], box[2]].astype(np.float32)
-        return sampled(part, [place - side.start for place, side in zip(places, box, strict=True)]), axes
+        x, y, z = ((a > -0.5) & (a < n - 0.5) for a, n in zip(axes, self.prepared.shape, strict=True))
+        values = sampled(part, [place - side.start for place, side in zip(places, box, strict=True)])
+        return values, x[:, None, None] & y[:, None] & z
 
 
 class _Inscribed:
@@ -296,8 +296,8 @@ class _Given:
         """The mask in the voxels of a view."""
         if view.step >= 1:
             return view.cut(self.prepared, 0.0)
-        sampled_mask, _ = self.session._native(self.mask, view)
-        return sampled_mask
+        seen, inside = self.session._native(self.mask, view)
+        return np.where(inside, seen, np.float32(0))
 
 
 def _rounds(prompts: Prompts) -> list[Prompts]:

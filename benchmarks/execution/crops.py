@@ -108,8 +108,8 @@ class CropSource:
             centre = foreground[random.integers(len(foreground))].astype(float)
         else:
             half = np.array(patch) / 2
-            low, high = np.minimum(half, shape / 2), np.maximum(half, shape - half)
-            centre = random.uniform(low, np.maximum(high, low))
+            edge = np.clip(shape - half, 0, half)  # of a scan smaller than the crop, too, both ends are seen
+            centre = random.uniform(edge, shape - edge)
         image, origin = volume.crop(centre, patch, self.recipe.fill)
         label, _ = mask.crop(centre, patch)
         how = self.recipe.augmentation

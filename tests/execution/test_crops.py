@@ -66,6 +66,24 @@ def test_beyond_the_scan_is_its_lowest_value_or_what_the_recipe_says(
     assert int((batch.image[0, 0] == corners[0]).sum()) >= 60**3 - 20 * 18 * 12
 
 
+@pytest.mark.parametrize("side", [8, 26, 60])
+def test_crops_anywhere_lie_on_both_sides_alike(cases: tuple[Case, ...], tmp_path: Path, side: int) -> None:
+    """Of a scan smaller than the crop, too: its middle is on average that of the crop, from one end to the other."""
+    recipe = replace(RECIPE, patch=(side,) * 3, batch_size=300, foreground=0.0, fill=99.0, augmentation=NO_AUGMENTATION)
+    (batch,) = CropSource(cases, TARGET, recipe, 1, cache=Cache(tmp_path)).step(0)
+    for axis, extent in enumerate((20, 18, 12)):
+        places = np.arange(side)
+        others = tuple(other for other in range(3) if other != axis)
+        shown = [np.flatnonzero((image[0].numpy() < 99).any(axis=others)) for image in batch.image]
+        if side <= extent:  # never beyond the scan
+            assert all(len(one) == side for one in shown)
+            continue
+        middles = np.array([places[one].mean() for one in shown]) - (side - 1) / 2
+        reach = min(side - extent, extent) / 2  # all of the scan is shown if its middle lies within half the difference
+        assert [middles.min(), middles.max()] == pytest.approx([-reach, reach], abs=1)
+        assert middles.mean() == pytest.approx(0, abs=4 * (2 * reach + 1) / (12 * 300) ** 0.5)
+
+
 def test_workers_see_together_what_one_worker_sees(cases: tuple[Case, ...], tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     whole = images(CropSource(cases, TARGET, RECIPE, 1, cache=cache), 3)
