@@ -41,6 +41,13 @@ def dice(a: BoolArray, b: BoolArray) -> float:
     return float(2 * (a & b).sum() / max(1, a.sum() + b.sum()))
 
 
+def inputs_of(module: nn.Module) -> list[Tensor]:
+    """What the module is called with from now on, call by call."""
+    seen: list[Tensor] = []
+    module.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    return seen
+
+
 class PerfectSlices(nn.Module):
     """Sees the mask in the preprocessed slice and gives it back as a decoder would: logits on the coarse grid."""
 
