@@ -52,7 +52,7 @@ universal_swin = Method(
     prompts=_PROMPTS,
     reads_words=True,
     training="bench",
-    version="2",
+    version="3",
     needs_checkpoint=True,
     files=(_SWIN_FILE,),
     config=_CONFIG,
@@ -85,6 +85,7 @@ universal_tiny = TinySize(
     paper="arXiv 2301.00785",
     page="universal",
     parameters="0.3 M",
+    version="4",
     zoo_steps=4000,
     config={
         "postprocess": "none",
