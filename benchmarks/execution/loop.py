@@ -28,6 +28,7 @@ from benchmarks.data.dataset import Case
 from benchmarks.execution.crops import Ahead, CropSource, JointCrops, WorkerPlace, on_device, pinned
 from benchmarks.execution.loss_network import LossNetwork
 from benchmarks.execution.optimisation import Optimisation
+from benchmarks.execution.processor_queue import seconds_queued
 from benchmarks.execution.state import digest_of, load_state, save_state, tensors_in
 from benchmarks.execution.training_job import TrainingJob, storage_of
 from benchmarks.execution.training_storage import BEST
@@ -197,16 +198,17 @@ class TrainingLoop:
             return
         skipped, _ = self.optimisation.skips()
         place = {"step": self.step, "progress": progress, "seconds": self.clock.seconds}
-        figures = {"waiting_share": self._waiting_share(), "skipped_steps": skipped}
+        figures = {**self._shares(), "skipped_steps": skipped}
         self.curve.append({**place, **figures, **values})
         if self.is_first:
             with self.clock.stopped():
                 write_json(self.folder / CURVE, self.curve)
         logger.info("step %d, %.0f s: %s", self.step, self.clock.seconds, {**figures, **values})
 
-    def _waiting_share(self) -> float:
-        """Share of the training time in which a step waited for its crops."""
-        return self.waited / max(self.clock.seconds, 1e-9)
+    def _shares(self) -> dict[str, float]:
+        """Shares of the training time in which a step waited for its crops, and for a processor that had other work."""
+        seconds = max(self.clock.seconds, 1e-9)
+        return {"waiting_share": self.waited / seconds, "queued_share": self.clock.queued / seconds}
 
     def _go_back(self, in_a_row: int) -> None:
         """Take the weights of the last good state, and go on with the crops that come next; once from each state."""
@@ -301,7 +303,7 @@ class TrainingLoop:
             **({"kept_step": kept_step} if self.job.keep_best else {}),
             "skipped_steps": skipped,
             "seconds_training": self.clock.seconds,
-            "waiting_share": self._waiting_share(),
+            **self._shares(),
             **({"loss": self.curve[-1]["loss"]} if self.curve else {}),
             "curve": self.curve,
             "validations": self.validations,
@@ -329,6 +331,7 @@ class TrainingLoop:
                 {
                     "step": self.step,
                     "elapsed": self.clock.seconds,
+                    "queued": self.clock.queued,
                     "waited": self.waited,
                     "skipped": skipped,
                     "curve": self.curve,
@@ -359,7 +362,7 @@ class TrainingLoop:
             state = None
         if state is not None:
             self._load_weights(state, skipped=state["skipped"])
-            self.step, self.clock = state["step"], _Clock(state["elapsed"])
+            self.step, self.clock = state["step"], _Clock(state["elapsed"], state.get("queued", 0.0))
             self.waited, self.went_back_to = state["waited"], state["went_back_to"]
             self.curve, self.validations = state["curve"], state["validations"]
             others = "" if state["world_size"] == self.group.world_size else f" of {state['world_size']} workers"
@@ -378,21 +381,25 @@ class TrainingLoop:
 
 
 class _Clock:
-    """Seconds of training, without what is not charged to the budget."""
+    """Seconds of training, without what is not charged to the budget, and in how many of them no processor was free."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self._earlier, self._since = seconds, time.perf_counter()
+    def __init__(self, seconds: float = 0.0, queued: float = 0.0) -> None:
+        self._earlier, self._since = (seconds, queued), (0.0, 0.0)
         self._runs = False
 
     @property
     def seconds(self) -> float:
-        return self._earlier + (time.perf_counter() - self._since if self._runs else 0.0)
+        return self._earlier[0] + (time.perf_counter() - self._since[0] if self._runs else 0.0)
+
+    @property
+    def queued(self) -> float:
+        return self._earlier[1] + (seconds_queued() - self._since[1] if self._runs else 0.0)
 
     def start(self) -> None:
-        self._since, self._runs = time.perf_counter(), True
+        self._since, self._runs = (time.perf_counter(), seconds_queued()), True
 
     def stop(self) -> None:
-        self._earlier, self._runs = self.seconds, False
+        self._earlier, self._runs = (self.seconds, self.queued), False
 
     @contextmanager
     def stopped(self) -> Iterator[None]:

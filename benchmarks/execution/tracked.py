@@ -99,4 +99,5 @@ def training_facts(training: dict[str, Any]) -> dict[str, Any]:
     """What of a training stands in the leaderboard: minutes, parameters and on what it ran."""
     seconds = training.get("seconds_training", training.get("seconds_total"))
     facts = {"minutes": None if seconds is None else round(seconds / 60.0, 4)}
-    return facts | {key: training[key] for key in ("parameters", "parameters_trained", "device") if key in training}
+    kept = ("parameters", "parameters_trained", "device", "queued_share")
+    return facts | {key: training[key] for key in kept if key in training}

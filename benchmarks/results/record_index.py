@@ -78,6 +78,7 @@ class Training(BaseModel):
 
     minutes: float | None = None
     parameters: float | None = None
+    queued_share: float | None = None
 
 
 class LearnedFrom(BaseModel):

@@ -137,7 +137,7 @@ def test_a_resumed_training_is_an_undisturbed_one_bit_for_bit(
     assert begun[0] == cut
     assert_same(everything(second), everything(undisturbed))
     told, expected = figures_of(tmp_path / "work"), figures_of(tmp_path / "undisturbed")
-    for key, timed in (("curve", ("seconds", "waiting_share")), ("validations", ("seconds",))):
+    for key, timed in (("curve", ("seconds", "waiting_share", "queued_share")), ("validations", ("seconds",))):
         for point in (*told[key], *expected[key]):
             for name in timed:
                 point.pop(name)
@@ -153,11 +153,12 @@ def test_the_time_of_before_the_cut_counts(cases: tuple[Case, ...], tmp_path: Pa
     loop._keep_state()
     state = load_state(tmp_path / "work" / "state.pt", WorkerGroup())
     assert state is not None
-    save_state(tmp_path / "work" / "state.pt", {**state, "elapsed": 60.0, "step": 77})
+    save_state(tmp_path / "work" / "state.pt", {**state, "elapsed": 60.0, "queued": 30.0, "step": 77})
     loop.run()
     figures = figures_of(tmp_path / "work")
     assert figures["steps"] == 77
     assert figures["seconds_training"] == pytest.approx(60.0, abs=5.0)
+    assert figures["queued_share"] == pytest.approx(0.5, abs=0.1)
 
 
 def test_the_state_is_kept_at_validations_and_by_the_clock(

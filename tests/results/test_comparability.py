@@ -150,6 +150,18 @@ def test_the_costs_say_what_a_method_knows() -> None:
     assert {row[0]: row[1] for row in costs.rows} == {"a": "–", "b": "w t"}
 
 
+@pytest.mark.parametrize(("budget", "notes"), [({"minutes": 10}, 1), ({"steps": 600}, 0)])
+def test_minutes_of_a_busy_machine_are_said(budget: dict[str, Any], notes: int) -> None:
+    shares = {"a": (0.45, 0.1), "b": (0.05, None)}
+    units = [
+        described(method, dataset, budget=budget, training={"minutes": 10.0, "queued_share": share})
+        for method, both in shares.items()
+        for dataset, share in zip(("kits21", "lits17"), both, strict=True)
+    ]
+    said = "busy machine: a: 1 of 2 trainings waited for a processor, for up to 45% of their minutes"
+    assert [note for note in lb.notes_of(rows_of(units), units) if "busy" in note] == [said] * notes
+
+
 def test_what_most_methods_share_is_the_reference_wherever_it_stands() -> None:
     units = [described("a", seed=7), described("b"), described("c")]
     assert [text_of(units, name) for name in "abc"] == ["other seed: 7 instead of 2026", "", ""]

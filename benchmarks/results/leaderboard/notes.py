@@ -12,6 +12,8 @@ from benchmarks.results.leaderboard.completeness import missing_cases
 from benchmarks.results.leaderboard.lists import Units
 from benchmarks.results.records import FAILED, NO_TARGET
 
+MOST_QUEUED = 0.2  # of the minutes of a training: with more, another table of the same budget had more training
+
 
 def notes_of(rows: pd.DataFrame, units: Units) -> list[str]:
     """What a reader of the leaderboard must know: failures with reasons, protocols left out, test cases."""
@@ -24,6 +26,7 @@ def notes_of(rows: pd.DataFrame, units: Units) -> list[str]:
     notes += [f"{protocol}: not applicable to {', '.join(methods)}" for protocol, methods in skipped.items()]
     said = {unit["dataset"]: unit.get("intensities", "") for unit in units}
     notes += [f"{dataset} is {words}" for dataset, words in said.items() if words]
+    notes += _notes_of_busy_machines(units)
     elsewhere = dict.fromkeys(str(unit["method"]) for unit in units if unit.get("made_elsewhere"))
     if elsewhere:
         notes.append(
@@ -36,6 +39,20 @@ def notes_of(rows: pd.DataFrame, units: Units) -> list[str]:
         for (method, dataset, reason), group in failed.groupby(["method", "dataset", "reason"], sort=False):
             notes.append(f"failed: {method} on {dataset}, {_cases(group)}: {reason}")
     return notes
+
+
+def _notes_of_busy_machines(units: Units) -> list[str]:
+    """Budgets in minutes in which a training had no processor for a good part of the time, a line for each method."""
+    shares: dict[str, list[float]] = {}
+    for unit in units:
+        if (unit.get("budget") or {}).get("minutes") is not None:
+            shares.setdefault(str(unit["method"]), []).append((unit.get("training") or {}).get("queued_share") or 0.0)
+    return [
+        f"busy machine: {method}: {sum(share > MOST_QUEUED for share in found)} of {len(found)} trainings waited for a "
+        f"processor, for up to {max(found):.0%} of their minutes"
+        for method, found in shares.items()
+        if max(found) > MOST_QUEUED
+    ]
 
 
 def _cases(rows: pd.DataFrame) -> str:
