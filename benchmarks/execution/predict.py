@@ -122,7 +122,10 @@ def of_checkpoint(name: str, place: Path, device: str = "cpu") -> Contestant:
     target = figures.get("segments") or _known_target(str(figures.get("dataset")), str(figures.get("target")), place)
     segmenter = _loaded(place, lambda: load_segmenter(chosen, dict(figures["config"]), device, place))
     unit = {"method": name, "dataset": figures.get("dataset", ""), "synthetic": False, "target": target}
-    return Contestant(chosen, segmenter, Target.from_plain(target), unit)
+    said = {key: figures[key] for key in ("modality", "synthetic") if key in figures}
+    assumed = f"{place} is older and does not say what it learned from: real CT is assumed"
+    notes = () if "modality" in said else (assumed,)
+    return Contestant(chosen, segmenter, Target.from_plain(target), unit | said, notes)
 
 
 def _known_target(dataset: str, name: str, place: Path) -> dict[str, Any]:
@@ -291,8 +294,8 @@ def _notes(scan: Scan, contestant: Contestant) -> list[str]:
     found = list(scan.notes)
     if scan.modality != CT:
         found.append(said_of(scan.modality))
-    known = str(contestant.unit.get("modality", CT))
-    if contestant.unit["dataset"] and known != scan.modality:
+    known = contestant.unit.get("modality")
+    if contestant.unit["dataset"] and known not in (None, scan.modality):
         found.append(f"'{contestant.title}' learned from {known}, this scan is {scan.modality}")
     return found
 

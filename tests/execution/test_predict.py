@@ -218,6 +218,30 @@ def test_words_and_modality_of_a_run(scan: Path, tmp_path: Path) -> None:
     assert contestant.looking_for().target == TARGET
 
 
+def test_a_checkpoint_says_what_it_learned_from(scan: Path, tmp_path: Path) -> None:
+    """A scan that does not say what it is, is what the method learned from; older checkpoints do not say it."""
+    dataset = load_dataset("lits17", synthesise("lits17", tmp_path / "data", seed=1, cases=4), seed=1)
+    cases = tuple(replace(case, modality="MR") for case in list(dataset.cases.values())[:2])
+    job = TrainingJob("ball", {}, dataset.targets[0], cases, Budget(), 1)
+    assert job.digest() == replace(job, cases=tuple(replace(case, synthetic=False) for case in cases)).digest()
+    run_job(job, tmp_path / "ball")
+    order = Order(scan, tmp_path / "mask.nii.gz", GivenPrompts(points=(Point((6, 8, 4)),)))
+    new = of_checkpoint("ball", tmp_path / "ball")
+    assert (new.unit["synthetic"], new.notes) == (True, ())
+    assert predict_scan(order, new)["modality"] == "MR"
+    assert "'ball' learned from MR, this scan is CT" in predict_scan(replace(order, modality="CT"), new)["notes"]
+
+    file = tmp_path / "ball" / "training.json"
+    figures = json.loads(file.read_text())
+    file.write_text(json.dumps({key: figures[key] for key in figures if key not in ("modality", "synthetic")}))
+    old = of_checkpoint("ball", tmp_path / "ball")
+    assert old.unit["synthetic"] is False
+    told = predict_scan(order, old)
+    assert told["modality"] == "CT"
+    assert told["notes"][0].endswith("is older and does not say what it learned from: real CT is assumed")
+    assert not any("learned from CT" in note for note in predict_scan(replace(order, modality="MR"), old)["notes"])
+
+
 def test_a_checkpoint_that_does_not_say_what_it_segments(tmp_path: Path) -> None:
     folder = tmp_path / "old"
     (folder / "checkpoint").mkdir(parents=True)
