@@ -165,7 +165,8 @@ def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurre
             _check_ended(sweep, log)
         missing = trials - len(log.entries)
         if missing > 0:
-            optuna_search = search(space, sweep.folder / "optuna.db", sweep.job.seed, trials, first=not log.entries)
+            done = len(log.entries)
+            optuna_search = search(space, sweep.folder / "optuna.db", sweep.job.seed, trials, done, first=not done)
             log.begin_experiment(f"{len(log.experiments):03d}")
             tuner = tune.Tuner(
                 trainable,

@@ -396,15 +396,36 @@ def test_a_study_that_is_ahead_of_tunes_state_bears_the_same_trial_again(tmp_pat
 
     space = SweepSpace.of(method_with(rate=0.01, share=0.2, layers=2, form="a"), {})
     result = {"validation_dice": 0.5, "training_iteration": 1}
-    one = search(space, tmp_path / "optuna.db", 1, 8, first=True)
+    one = search(space, tmp_path / "optuna.db", 1, 8, 0, first=True)
     assert one.suggest("t0") == space.first_setting()
     one.save(str(tmp_path / "state"))  # Tune's state, with the trial at work
     one.on_trial_result("t0", result)
     one.on_trial_complete("t0", result)
-    again = search(space, tmp_path / "optuna.db", 1, 8, first=False)
+    again = search(space, tmp_path / "optuna.db", 1, 8, 1, first=False)
     again.restore(str(tmp_path / "state"))
     again.on_trial_result("t0", {**result, "training_iteration": 2})
     again.on_trial_complete("t0", result)
     study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path / 'optuna.db'}")
     assert [(trial.state.name, trial.value) for trial in study.trials] == [("COMPLETE", 0.5)]
     assert again.suggest("t1") != space.first_setting()  # and the sweep goes on
+
+
+def suggested(space: SweepSpace, file: Path, done: int, number: int) -> list[dict[str, Any] | None]:
+    """The next settings of a sweep of 30 trials, each of which has a result at once."""
+    from benchmarks.execution.sweep_search import search
+
+    one = search(space, file, 1, 30, done, first=not done)
+    found = []
+    for name in (f"t{done + place}" for place in range(number)):
+        found.append(one.suggest(name))
+        one.on_trial_complete(name, {"validation_dice": 0.5, "training_iteration": 1})
+    return found
+
+
+def test_a_larger_number_of_trials_repeats_no_random_setting(tmp_path: Path) -> None:
+    """It did: a sampler of the same seed draws the same settings, until it has enough trials to learn from."""
+    space = SweepSpace.of(method_with(rate=0.01, share=0.2, layers=2, form="a"), {})
+    once = [setting for done in (0, 4) for setting in suggested(space, tmp_path / "once.db", done, 4)]
+    assert len({str(setting) for setting in once}) == 8
+    again = [setting for done in (0, 4) for setting in suggested(space, tmp_path / "again.db", done, 4)]
+    assert again == once
