@@ -100,6 +100,12 @@ class TrainedOptions:
             autocompletion=completion.dataset_names,
         ),
     ] = None
+    fold: Annotated[
+        int | None, Option("--fold", metavar="N", min=0, help="Likewise, if several.", rich_help_panel=METHODS)
+    ] = None
+    target: Annotated[
+        str | None, Option("--target", metavar="NAME", help="Likewise, if several.", rich_help_panel=METHODS)
+    ] = None
     checkpoint: Annotated[
         Path | None,
         Option("--checkpoint", metavar="PATH", help="Checkpoint folder, or official file.", rich_help_panel=METHODS),
@@ -197,12 +203,15 @@ def _predict_table(table: Path, wanted: api.Wanted, options: api.PredictOptions,
 def _wanted(method: str, trained: TrainedOptions) -> api.Wanted:
     from benchmarks import api
 
-    run_named = trained.run != LAST_RUN or trained.dataset is not None
+    place = (trained.dataset, trained.fold, trained.target)
+    run_named = trained.run != LAST_RUN or any(one is not None for one in place)
     if trained.checkpoint is not None:
         if run_named:
-            raise UserError("--checkpoint needs no run; leave out --suite, --out and --dataset")
+            raise UserError("--checkpoint needs no run; leave out --suite, --out, --dataset, --fold and --target")
         return api.MethodOfCheckpoint(method, trained.checkpoint)
-    return api.MethodOfRun(method, trained.dataset, trained.run.suite, trained.run.out) if run_named else method
+    if not run_named:
+        return method
+    return api.MethodOfRun(method, trained.dataset, trained.run.suite, trained.run.out, trained.fold, trained.target)
 
 
 def _given(options: PromptOptions) -> GivenPrompts:

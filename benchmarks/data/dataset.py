@@ -27,6 +27,7 @@ class Case:
     label: Path
     patient: str = ""  # cases of one patient never fall on both sides of a split; case_id if empty
     modality: str = CT  # as in `benchmarks.data.intensities`
+    synthetic: bool = False  # a phantom
 
     def read_image(self) -> Volume:
         """The volume, in HU or on the common scale of other modalities. Raises UserError if it is unusable."""

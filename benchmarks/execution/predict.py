@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -54,23 +54,54 @@ class Contestant:
         return replace(self, target=target)
 
 
-def unit_of(units: Iterable[Mapping[str, Any]], name: str, dataset: str | None = None) -> Mapping[str, Any]:
-    """The description of one method on one dataset in a finished suite; see `RecordStore.read_suite`.
+@dataclass(frozen=True)
+class Place:
+    """Where in its suite a method was trained; None: not said, which will do if there is one only."""
+
+    dataset: str | None = None
+    fold: int | None = None
+    target: str | None = None
+
+
+def unit_of(units: Iterable[Mapping[str, Any]], name: str, place: Place = Place()) -> Mapping[str, Any]:
+    """The description of one method at one place of a finished suite; see `RecordStore.read_suite`.
+
+    A method that learned from nothing is the same everywhere: where several places are left, it is given without one.
 
     Raises:
-        UserError: no such method, or it was run on several datasets and none is named.
+        UserError: no such method, it was not run there, or several places are left and its weights differ.
     """
     units = list(units)
     mine = [unit for unit in units if unit["method"] == name]
     if not mine:
         raise UserError(f"no method '{name}' in this suite; {nearest_name(name, {unit['method'] for unit in units})}")
-    known = [str(unit["dataset"]) for unit in mine]
-    if dataset is None and len(mine) > 1:
-        raise UserError(f"'{name}' was run on {', '.join(known)}; say which with --dataset")
-    for unit in mine:
-        if dataset in (None, unit["dataset"]):
-            return unit
-    raise UserError(f"'{name}' was not run on '{dataset}'; {nearest_name(str(dataset), known)}")
+    for what, value in asdict(place).items():
+        if value is not None:
+            known = [_place_of(unit)[what] for unit in mine]
+            mine = [unit for unit in mine if _place_of(unit)[what] == str(value)]
+            if not mine:
+                raise UserError(f"'{name}' was not run on {what} '{value}'; {nearest_name(str(value), set(known))}")
+    if len(mine) > 1 and _learned_from_nothing(mine):
+        return {**mine[0], **_no_unit(name), "target": asdict(_plain_target())}
+    for what in asdict(place):
+        left = list(dict.fromkeys(_place_of(unit)[what] for unit in mine))
+        if len(left) > 1:
+            raise UserError(f"'{name}' was run on the {what}s {', '.join(left)}; say which with --{what}")
+    return mine[0]
+
+
+def _place_of(unit: Mapping[str, Any]) -> dict[str, str]:
+    """The values of a `Place`, in words."""
+    return {"dataset": str(unit["dataset"]), "fold": str(unit["fold"]), "target": str(unit["target"]["name"])}
+
+
+def _learned_from_nothing(units: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether they are one method with one setting that has no weights of a dataset, and reads no words of a target."""
+    first = units[0]
+    alike = all(unit[key] == first[key] for unit in units for key in ("method_name", "config"))
+    alike = alike and all(unit.get("modality", CT) == first.get("modality", CT) for unit in units)
+    weights = any(unit["checkpoint"] or unit.get("zoo") or unit.get("made_elsewhere") for unit in units)
+    return alike and not weights and not method(str(first["method_name"])).reads_words
 
 
 def of_run(unit: Mapping[str, Any], checkpoints: Path, device: str = "cpu") -> Contestant:
@@ -122,7 +153,10 @@ def of_checkpoint(name: str, place: Path, device: str = "cpu") -> Contestant:
     target = figures.get("segments") or _known_target(str(figures.get("dataset")), str(figures.get("target")), place)
     segmenter = _loaded(place, lambda: load_segmenter(chosen, dict(figures["config"]), device, place))
     unit = {"method": name, "dataset": figures.get("dataset", ""), "synthetic": False, "target": target}
-    return Contestant(chosen, segmenter, Target.from_plain(target), unit)
+    said = {key: figures[key] for key in ("modality", "synthetic") if key in figures}
+    assumed = f"{place} is older and does not say what it learned from: real CT is assumed"
+    notes = () if "modality" in said else (assumed,)
+    return Contestant(chosen, segmenter, Target.from_plain(target), unit | said, notes)
 
 
 def _known_target(dataset: str, name: str, place: Path) -> dict[str, Any]:
@@ -291,8 +325,8 @@ def _notes(scan: Scan, contestant: Contestant) -> list[str]:
     found = list(scan.notes)
     if scan.modality != CT:
         found.append(said_of(scan.modality))
-    known = str(contestant.unit.get("modality", CT))
-    if contestant.unit["dataset"] and known != scan.modality:
+    known = contestant.unit.get("modality")
+    if contestant.unit["dataset"] and known not in (None, scan.modality):
         found.append(f"'{contestant.title}' learned from {known}, this scan is {scan.modality}")
     return found
 

@@ -119,6 +119,10 @@ class SweepLog:
         self.entries = {name: one for name, one in self.entries.items() if one.status != RUNNING or name in self._seen}
         self._save()
 
+    def has(self, config: Mapping[str, Any]) -> bool:
+        """Whether a trial has this setting."""
+        return _as_kept(config) in [_as_kept(one.config) for one in self.entries.values()]
+
     @property
     def running(self) -> int:
         return sum(one.status == RUNNING for one in self.entries.values())
@@ -170,3 +174,8 @@ class SweepLog:
         content = {"format": FORMAT, "first_number": self._first_number, **experiments, "trials": trials}
         write_json(self._path, content)
         self.changed()
+
+
+def _as_kept(config: Mapping[str, Any]) -> Any:
+    """The setting as it comes back from the file: a tuple is a list there."""
+    return json.loads(json.dumps(dict(config)))

@@ -11,6 +11,7 @@ import optuna
 from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.common.addresses import sqlite_address
+from benchmarks.common.seeds import derive_seed
 from benchmarks.execution.sweep_space import SweepSpace
 from benchmarks.results.sweep import METRIC
 
@@ -29,17 +30,18 @@ class KeptSearch(OptunaSearch):
             super().on_trial_result(trial_id, result)
 
 
-def search(space: SweepSpace, file: Path, seed: int, trials: int, first: bool) -> KeptSearch:
+def search(space: SweepSpace, file: Path, seed: int, trials: int, done: int, first: bool) -> KeptSearch:
     """TPE over the study in `file`; it learns from the trials that are there.
 
     Args:
         trials: how many there will be in all.
-        first: whether the sweep begins, with the space's own first point.
+        done: how many there are; with the same seed, the random ones among those to come would be these again.
+        first: whether it begins with the space's own first point.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings(category=optuna.exceptions.ExperimentalWarning, action="ignore"):
         sampler = optuna.samplers.TPESampler(
-            seed=seed % 2**32,
+            seed=(derive_seed(seed, "sweep", done) if done else seed) % 2**32,
             n_startup_trials=max(3, min(10, trials // 3)),
             constant_liar=True,  # trials at the same time keep away from each other
         )

@@ -110,6 +110,8 @@ def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: str) -> dict[s
         "method": job.method,
         "config": method.training_config(job.config),
         "dataset": job.cases[0].dataset,
+        "modality": job.cases[0].modality,  # several datasets have one, see `joint_parts`
+        "synthetic": any(case.synthetic for _, cases in job.parts for case in cases),
         "target": job.target.name,
         "segments": job.target.as_plain(),
         "cases": len(job.cases),

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -132,10 +133,9 @@ def tune_method(
     log = SweepLog(sweep.folder / "trials.json", len(RUNGS), sweep.checkpoint)
     log.changed = lambda: changed(log.trials())
     _bring_checkpoint(sweep, space)
-    with last_words(
-        "error: ended from outside: this process was killed, or Ray's own on this machine (raylet) was; what the sweep "
-        f"has found is kept in {sweep.folder}, and the same command goes on from there"
-    ):
+    ended = "error: ended from outside: this process was killed, or Ray's own on this machine (raylet) was"
+    goes_on = f"what the sweep has found is kept in {sweep.folder}, and the same command goes on from there"
+    with last_words(f"{ended}; {goes_on}"), _interruptible(sweep, log):
         _go_on(sweep, space, log, trials, concurrent)
     found = log.trials()
     if all(not one.has_result for one in found):
@@ -159,13 +159,15 @@ def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurre
     with told(name, log):
         if log.experiments and (not log.experiment_ended or log.not_run):
             last = storage / log.experiments[-1]
-            if tune.Tuner.can_restore(str(last)):
+            if _can_be_restored(last):
                 _fit(_restored(last, trainable), last, trainable)
             log.forget_lost()
-            _check_ended(sweep, log)
-        missing = trials - len(log.entries)
+            _check_ended(log)
+        done = len(log.entries)
+        first = not log.has(space.first_setting())  # at the beginning, or it was lost
+        missing = max(trials - done, int(first))
         if missing > 0:
-            optuna_search = search(space, sweep.folder / "optuna.db", sweep.job.seed, trials, first=not log.entries)
+            optuna_search = search(space, sweep.folder / "optuna.db", sweep.job.seed, trials, done, first)
             log.begin_experiment(f"{len(log.experiments):03d}")
             tuner = tune.Tuner(
                 trainable,
@@ -187,7 +189,26 @@ def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurre
             )
             _fit(tuner, storage / log.experiments[-1], trainable)
             log.forget_lost()
-            _check_ended(sweep, log, trials)
+            _check_ended(log, done + missing)
+
+
+@contextmanager
+def _interruptible(sweep: Sweep, log: SweepLog) -> Iterator[None]:
+    """Turns Ctrl-C into an `Interrupted` that says what is kept; it is said at once, as that of a run."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = f"{log.over} trials are over and kept in {sweep.folder}"
+        said = f"interrupted: {kept}; the same command goes on from there"
+        logger.warning("%s", said)
+        raise Interrupted(said) from None
+
+
+def _can_be_restored(experiment: Path) -> bool:
+    """Whether Tune has kept a state of it; without one it would begin anew, and miss the first point."""
+    from ray import tune
+
+    return tune.Tuner.can_restore(str(experiment)) and any(experiment.glob("experiment_state-*.json"))
 
 
 def _fit(tuner: Any, experiment: Path, trainable: Any) -> None:
@@ -212,15 +233,14 @@ def _fit(tuner: Any, experiment: Path, trainable: Any) -> None:
         tuner = _restored(experiment, trainable)
 
 
-def _check_ended(sweep: Sweep, log: SweepLog, trials: int = 0) -> None:
+def _check_ended(log: SweepLog, trials: int = 0) -> None:
     """Note the end of an experiment.
 
     Raises:
-        Interrupted: there was a Ctrl-C, at which Tune keeps its state and returns as if all were well.
+        KeyboardInterrupt: there was a Ctrl-C, at which Tune keeps its state and returns as if all were well.
     """
     if log.running or len(log.entries) < trials:
-        kept = f"{log.over} trials are over and kept in {sweep.folder}"
-        raise Interrupted(f"interrupted: {kept}; the same command goes on from there")
+        raise KeyboardInterrupt
     log.end_experiment()
 
 

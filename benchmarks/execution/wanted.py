@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.errors import UserError
 from benchmarks.common.output import DEFAULT_OUT
 from benchmarks.common.paths import user_path
 from benchmarks.contestants import Budget, Environment, methods
 from benchmarks.contestants import method as find_method
 from benchmarks.execution.datasets import Folders
-from benchmarks.execution.predict import Contestant, of_checkpoint, of_run, unit_of, without_run
+from benchmarks.execution.predict import Contestant, Place, of_checkpoint, of_run, unit_of, without_run
 from benchmarks.execution.rehearsal.mark import refuse_rehearsal
 from benchmarks.execution.training import device_for
 from benchmarks.results.records import RecordStore
@@ -27,12 +28,19 @@ class MethodOfRun:
         dataset: on which it was trained; needed if it was run on several.
         suite: name of the suite that was run.
         out: output folder of the run.
+        fold, target: likewise of the dataset; needed if there are several.
     """
 
     name: str
     dataset: str | None = None
     suite: str = "phantom"
     out: str | Path = DEFAULT_OUT
+    fold: int | None = None
+    target: str | None = None
+
+    @property
+    def place(self) -> Place:
+        return Place(self.dataset, self.fold, self.target)
 
 
 @dataclass(frozen=True)
@@ -114,10 +122,19 @@ def _unit_of_run(method: MethodOfRun | str) -> tuple[Mapping[str, Any] | None, F
     wanted = MethodOfRun(method) if isinstance(method, str) else method
     folders = Folders(user_path(wanted.out).resolve())
     store = RecordStore(folders.records)
-    if isinstance(method, str) and method in methods():
+    if isinstance(method, str):
         units = store.read_suite(wanted.suite)[1] if wanted.suite in store.suites() else []
-        if method not in [unit["method"] for unit in units]:
+        if method not in [unit["method"] for unit in units] and (method in methods() or not units):
+            _check_installed(method, wanted)
             return None, folders
     _, units = store.read_suite(wanted.suite)
     refuse_rehearsal(wanted.suite, units)
-    return unit_of(units, wanted.name, wanted.dataset), folders
+    return unit_of(units, wanted.name, wanted.place), folders
+
+
+def _check_installed(name: str, run: MethodOfRun) -> None:
+    """Raises UserError: there is no such method, and no run that could have given the name to one of its own."""
+    try:
+        find_method(name)
+    except UserError as error:
+        raise UserError(f"{error} (and there is no run of suite '{run.suite}' in {run.out})") from error

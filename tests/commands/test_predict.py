@@ -113,6 +113,7 @@ def test_a_table(call: Callable[..., Any], nifti: Path, tmp_path: Path) -> None:
         (["scan.nii.gz", "m.nii.gz", "--click", "1,2,3", "--space", "XYZ"], "unknown space 'XYZ'"),
         (["scan.nii.gz", "m.nii.gz", "--checkpoint", "nowhere"], "no checkpoint folder"),
         (["scan.nii.gz", "m.nii.gz", "--checkpoint", "x", "--dataset", "kits21"], "--checkpoint needs no run"),
+        (["scan.nii.gz", "m.nii.gz", "--checkpoint", "x", "--fold", "0"], "--checkpoint needs no run"),
         (["scan.nii.gz", "m.nii.gz", "--dataset", "kits21", "--click", "1,2,3"], "no records of suite 'phantom'"),
         (["scan.nii.gz", "m.nii.gz", "--overwrite"], "--overwrite belongs to --batch"),
         (["scan.nii.gz", "--batch", "t.csv"], "--batch takes scans, masks, prompts and previews from its table"),
@@ -128,3 +129,10 @@ def test_mistakes_are_one_line(call: Callable[..., Any], nifti: Path, words: lis
     assert message in done.errors[0]
     assert nifti.read_bytes() == before
     assert not Path("m.nii.gz").exists()
+
+
+def test_an_unknown_method_is_told_the_nearest_name(call: Callable[..., Any], nifti: Path) -> None:
+    done = call("predict", str(nifti), "m.nii.gz", "--method", "balll", "--click", "1,2,3")
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert "unknown method 'balll'; did you mean 'ball'?" in done.errors[0]
+    assert "there is no run of suite 'phantom' in tags-bench-out" in done.errors[0]  # which may name methods otherwise

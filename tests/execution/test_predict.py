@@ -16,7 +16,16 @@ from benchmarks.contestants import Budget, Target, method
 from benchmarks.data.catalogue import load_dataset
 from benchmarks.data.phantom import synthesise
 from benchmarks.data.volume import Volume, read_volume
-from benchmarks.execution.predict import Contestant, Order, of_checkpoint, of_run, predict_scan, unit_of, without_run
+from benchmarks.execution.predict import (
+    Contestant,
+    Order,
+    Place,
+    of_checkpoint,
+    of_run,
+    predict_scan,
+    unit_of,
+    without_run,
+)
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
 from benchmarks.prompting.given import GivenPrompts, Point
 
@@ -36,7 +45,7 @@ def scan(tmp_path: Path) -> Path:
 def unit(name: str, dataset: str = "lits17", **changes: Any) -> dict[str, Any]:
     chosen = method(name)
     described = {
-        "method": name, "method_name": name, "dataset": dataset, "checkpoint": "",
+        "method": name, "method_name": name, "dataset": dataset, "fold": 0, "checkpoint": "",
         "config": chosen.configured(), "target": json.loads(json.dumps(asdict(TARGET))),
     }  # fmt: skip
     return described | changes
@@ -97,17 +106,50 @@ def test_the_weights_are_those_of_the_run(tmp_path: Path) -> None:
         of_run(described, tmp_path / "elsewhere")
 
 
-def test_a_unit_is_named_by_method_and_dataset() -> None:
-    units = [unit("mock-noop"), unit("mock-noop", "kits21"), unit("mock-threshold")]
-    assert unit_of(units, "mock-threshold") is units[2]
-    assert unit_of(units, "mock-noop", "kits21") is units[1]
-    for arguments, message in (
-        (("mock-nop",), "did you mean 'mock-noop'"),
-        (("mock-noop",), "was run on lits17, kits21; say which"),
-        (("mock-threshold", "kits21"), "was not run on 'kits21'"),
+def test_a_unit_is_named_by_method_dataset_fold_and_target() -> None:
+    """Where the weights differ nothing is chosen unsaid."""
+    cyst = asdict(replace(TARGET, name="liver-cyst"))
+    units = [
+        *(unit("ball", fold=fold, checkpoint=f"l{fold}") for fold in range(3)),
+        unit("ball", "kits21", checkpoint="k"),
+        unit("ball", "kits21", checkpoint="k", target=cyst),
+        unit("mock-threshold"),
+    ]
+    assert unit_of(units, "mock-threshold") is units[5]
+    assert unit_of(units, "ball", Place("lits17", 2)) is units[2]
+    assert unit_of(units, "ball", Place(target="liver-cyst")) is units[4]
+    assert unit_of(units, "ball", Place(fold=1)) is units[1]
+    for name, place, message in (
+        ("bal", Place(), "did you mean 'ball'"),
+        ("ball", Place(), "'ball' was run on the datasets lits17, kits21; say which with --dataset"),
+        ("ball", Place("lits17"), "'ball' was run on the folds 0, 1, 2; say which with --fold"),
+        ("ball", Place("kits21"), "'ball' was run on the targets liver-tumor, liver-cyst; say which with --target"),
+        ("ball", Place("kits12"), "'ball' was not run on dataset 'kits12'; did you mean 'kits21'?"),
+        ("ball", Place("lits17", 3), "'ball' was not run on fold '3'; known: 0, 1, 2"),
+        ("ball", Place("kits21", 1), "'ball' was not run on fold '1'; known: 0"),
+        ("mock-threshold", Place("kits21"), "was not run on dataset 'kits21'"),
     ):
-        with pytest.raises(UserError, match=message):
-            unit_of(units, *arguments)
+        with pytest.raises(UserError) as caught:
+            unit_of(units, name, place)
+        assert message in str(caught.value)
+
+
+def test_a_method_that_learned_from_nothing_needs_no_dataset(scan: Path, tmp_path: Path) -> None:
+    name = "region-growing"
+    units = [unit(name), unit(name, "kits21"), unit(name, "kits21", fold=1)]
+    contestant = of_run(unit_of(units, name), tmp_path)
+    assert (contestant.title, contestant.unit["dataset"]) == (name, "")
+    assert contestant.target == without_run(name).target
+    order = Order(scan, tmp_path / "mask.nii.gz", GivenPrompts(points=(Point((6, 8, 4)),)))
+    assert predict_scan(order, contestant)["voxels"] > 0
+    assert unit_of(units, name, Place("lits17")) is units[0]  # a dataset's window is still to be had
+    for other in (
+        unit(name, "msd-pancreas", config={"reach_mm": 9.0}),
+        unit(name, "brains", modality="MR"),
+        unit(name, "msd-pancreas", zoo="digest"),
+    ):
+        with pytest.raises(UserError, match="say which with --dataset"):
+            unit_of([*units, other], name)
 
 
 def test_mistakes_are_one_line(scan: Path, tmp_path: Path) -> None:
@@ -216,6 +258,30 @@ def test_words_and_modality_of_a_run(scan: Path, tmp_path: Path) -> None:
     other = contestant.looking_for("kidney", "cyst").target
     assert (other.organ, other.lesion, other.window) == ("kidney", "cyst", TARGET.window)
     assert contestant.looking_for().target == TARGET
+
+
+def test_a_checkpoint_says_what_it_learned_from(scan: Path, tmp_path: Path) -> None:
+    """A scan that does not say what it is, is what the method learned from; older checkpoints do not say it."""
+    dataset = load_dataset("lits17", synthesise("lits17", tmp_path / "data", seed=1, cases=4), seed=1)
+    cases = tuple(replace(case, modality="MR") for case in list(dataset.cases.values())[:2])
+    job = TrainingJob("ball", {}, dataset.targets[0], cases, Budget(), 1)
+    assert job.digest() == replace(job, cases=tuple(replace(case, synthetic=False) for case in cases)).digest()
+    run_job(job, tmp_path / "ball")
+    order = Order(scan, tmp_path / "mask.nii.gz", GivenPrompts(points=(Point((6, 8, 4)),)))
+    new = of_checkpoint("ball", tmp_path / "ball")
+    assert (new.unit["synthetic"], new.notes) == (True, ())
+    assert predict_scan(order, new)["modality"] == "MR"
+    assert "'ball' learned from MR, this scan is CT" in predict_scan(replace(order, modality="CT"), new)["notes"]
+
+    file = tmp_path / "ball" / "training.json"
+    figures = json.loads(file.read_text())
+    file.write_text(json.dumps({key: figures[key] for key in figures if key not in ("modality", "synthetic")}))
+    old = of_checkpoint("ball", tmp_path / "ball")
+    assert old.unit["synthetic"] is False
+    told = predict_scan(order, old)
+    assert told["modality"] == "CT"
+    assert told["notes"][0].endswith("is older and does not say what it learned from: real CT is assumed")
+    assert not any("learned from CT" in note for note in predict_scan(replace(order, modality="MR"), old)["notes"])
 
 
 def test_a_checkpoint_that_does_not_say_what_it_segments(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from benchmarks.contestants import Budget, Method, Target, method, methods
 from benchmarks.contestants.search_space import knobs_of
 from benchmarks.data.dataset import fingerprint_cases
 from benchmarks.execution import tuning
+from benchmarks.execution.course import Interrupted
 from benchmarks.execution.entries import MethodEntry
 from benchmarks.execution.sweep_log import SweepLog
 from benchmarks.execution.sweep_space import SweepSpace
@@ -113,6 +114,9 @@ def test_every_installed_method_can_begin_a_sweep_with_its_own_setting() -> None
         space = SweepSpace.of(one, {})
         for knob in space.knobs:
             assert knob.holds(space.start[knob.name]), f"{one.name}: {knob.name} = {space.start[knob.name]}"
+        study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
+        study.enqueue_trial(space.first_point())
+        assert space(study.ask()) == space.first_setting(), one.name  # by which a sweep knows that it has tried it
 
 
 @pytest.mark.parametrize("name", ["tags-tiny", "tags-vit-b", "tags-vit-l", "tags-vit-h"])
@@ -242,6 +246,120 @@ def test_a_damaged_log_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "trials.json").write_text('{"format": 1, "trials": [{}]}', encoding="utf-8")
     with pytest.raises(UserError, match=r"trials\.json cannot be read \('first_number'\); remove its folder"):
         log_in(tmp_path)
+
+
+def test_the_log_knows_a_setting_whatever_the_file_makes_of_it(tmp_path: Path) -> None:
+    log = log_in(tmp_path)
+    log.began("a", {"rate": 1.0, "zoom": (0.5, 1.0)}, 0)
+    for one in (log, log_in(tmp_path)):
+        assert one.has({"rate": 1, "zoom": (0.5, 1.0)})
+        assert not one.has({"rate": 2.0, "zoom": (0.5, 1.0)})
+
+
+# A sweep that is broken off, with a stand-in for Tune -----------------------------------------------------------------
+
+
+class StandIn:
+    """Tune as far as a sweep sees it: it suggests, tells the log, and ends after so many events as it is let."""
+
+    events = 99
+
+    def __init__(self, trainable: object, tune_config: Any, run_config: Any) -> None:
+        self.search, self.number = tune_config.search_alg, tune_config.num_samples
+        self.folder, self.callbacks = Path(run_config.storage_path) / run_config.name, run_config.callbacks
+        self.folder.mkdir(parents=True)
+        (self.folder / "tuner.pkl").touch()
+
+    @staticmethod
+    def can_restore(path: str) -> bool:
+        return (Path(path) / "tuner.pkl").is_file()
+
+    def fit(self) -> None:
+        from benchmarks.execution.sweep_callback import _LOGS
+
+        (log,) = (_LOGS[one.name] for one in self.callbacks)
+        for place in range(self.number):
+            name = f"{self.folder.name}-{place}"
+            StandIn.events -= 2
+            if StandIn.events < -1:
+                return
+            log.began(name, self.search.suggest(name), place)
+            if StandIn.events < 0:
+                return
+            result = {"validation_dice": 0.5, "rung": 1, "step": 1, "training_iteration": 1}
+            log.reported(name, result)
+            self.search.on_trial_complete(name, result)
+            log.ended(name)
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
+    from ray import tune
+
+    monkeypatch.setattr(tune, "Tuner", StandIn)
+    cases = write_cases(tmp_path / "data", 2)
+    return Sweep(job_of(cases[:1], validation=cases[1:]), tmp_path / "sweep", tmp_path / "checkpoints")
+
+
+def test_a_sweep_that_is_killed_at_its_beginning_still_tries_the_methods_own_setting(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune had begun the first trial, and kept no state of it."""
+
+    def killed(*arguments: object) -> None:
+        raise SystemExit(9)
+
+    monkeypatch.setattr(StandIn, "events", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepLog, "forget_lost", killed)
+        with pytest.raises(SystemExit):
+            tuning.tune_method(sweep, 3, 1)
+    first = sweep.space().first_setting()
+    assert [one["config"] for one in json.loads((sweep.folder / "trials.json").read_text())["trials"]] == [first]
+    assert not tuning._can_be_restored(sweep.folder / "tune" / "000")
+    monkeypatch.setattr(StandIn, "events", 99)
+    trials = sorted(tuning.tune_method(sweep, 3, 1), key=lambda one: one.number)
+    assert [one.number for one in trials] == [0, 1, 2]
+    assert trials[0].config == first
+    assert [one.config for one in trials].count(first) == 1
+    assert len(tuning.tune_method(sweep, 3, 1)) == 3
+    (sweep.folder / "tune" / "000" / "experiment_state-1.json").touch()
+    assert tuning._can_be_restored(sweep.folder / "tune" / "000")
+
+
+def test_a_sweep_that_has_lost_the_methods_own_setting_tries_it_beyond_the_number(sweep: Sweep) -> None:
+    """Tune's state was older than the first trial: it went on with others in its place."""
+    log = SweepLog(sweep.folder / "trials.json", 4, sweep.checkpoint)
+    log.begin_experiment("000")
+    for place, rate in enumerate((0.02, 0.03)):
+        log.began(f"a{place}", {"learning_rate": rate, "batch_size": 1}, place)
+        log.reported(f"a{place}", {"validation_dice": 0.5, "rung": 1, "step": 1})
+        log.ended(f"a{place}")
+    log.end_experiment()
+    trials = tuning.tune_method(sweep, 2, 1)
+    assert sorted(one.number for one in trials) == [0, 1, 2]
+    assert sweep.space().first_setting() in [one.config for one in trials]
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, again: bool
+) -> None:
+    """Tune returns as if all were well at the first one, and is itself interrupted by the second."""
+    monkeypatch.setattr(StandIn, "events", 3)
+    fit = StandIn.fit
+
+    def twice(self: StandIn) -> None:
+        fit(self)
+        if again:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(StandIn, "fit", twice)
+    with pytest.raises(Interrupted) as caught:
+        tuning.tune_method(sweep, 3, 1)
+    said = f"interrupted: 1 trials are over and kept in {sweep.folder}; the same command goes on from there"
+    assert str(caught.value) == said
+    assert caplog.messages == [said]
 
 
 # One trial ------------------------------------------------------------------------------------------------------------
@@ -396,15 +514,36 @@ def test_a_study_that_is_ahead_of_tunes_state_bears_the_same_trial_again(tmp_pat
 
     space = SweepSpace.of(method_with(rate=0.01, share=0.2, layers=2, form="a"), {})
     result = {"validation_dice": 0.5, "training_iteration": 1}
-    one = search(space, tmp_path / "optuna.db", 1, 8, first=True)
+    one = search(space, tmp_path / "optuna.db", 1, 8, 0, first=True)
     assert one.suggest("t0") == space.first_setting()
     one.save(str(tmp_path / "state"))  # Tune's state, with the trial at work
     one.on_trial_result("t0", result)
     one.on_trial_complete("t0", result)
-    again = search(space, tmp_path / "optuna.db", 1, 8, first=False)
+    again = search(space, tmp_path / "optuna.db", 1, 8, 1, first=False)
     again.restore(str(tmp_path / "state"))
     again.on_trial_result("t0", {**result, "training_iteration": 2})
     again.on_trial_complete("t0", result)
     study = optuna.load_study(study_name="sweep", storage=f"sqlite:///{tmp_path / 'optuna.db'}")
     assert [(trial.state.name, trial.value) for trial in study.trials] == [("COMPLETE", 0.5)]
     assert again.suggest("t1") != space.first_setting()  # and the sweep goes on
+
+
+def suggested(space: SweepSpace, file: Path, done: int, number: int) -> list[dict[str, Any] | None]:
+    """The next settings of a sweep of 30 trials, each of which has a result at once."""
+    from benchmarks.execution.sweep_search import search
+
+    one = search(space, file, 1, 30, done, first=not done)
+    found = []
+    for name in (f"t{done + place}" for place in range(number)):
+        found.append(one.suggest(name))
+        one.on_trial_complete(name, {"validation_dice": 0.5, "training_iteration": 1})
+    return found
+
+
+def test_a_larger_number_of_trials_repeats_no_random_setting(tmp_path: Path) -> None:
+    """It did: a sampler of the same seed draws the same settings, until it has enough trials to learn from."""
+    space = SweepSpace.of(method_with(rate=0.01, share=0.2, layers=2, form="a"), {})
+    once = [setting for done in (0, 4) for setting in suggested(space, tmp_path / "once.db", done, 4)]
+    assert len({str(setting) for setting in once}) == 8
+    again = [setting for done in (0, 4) for setting in suggested(space, tmp_path / "again.db", done, 4)]
+    assert again == once

@@ -185,8 +185,8 @@ def assemble(
     """
     check_name(info.name, "dataset")
     stored = splitting.stored
-    cases, problems = _check_pairs(info, sorted(pairs, key=lambda found: found.case_id))
     synthetic = is_synthetic(root)
+    cases, problems = _check_pairs(info, sorted(pairs, key=lambda found: found.case_id), synthetic)
     strangers = _strangers(stored, cases) if stored and not synthetic else {}
     cases = {case_id: case for case_id, case in cases.items() if case_id not in strangers}
     if problems and (strict or not cases):
@@ -236,7 +236,7 @@ def _phantom_version(root: Path) -> str:
     raise UserError(f"{root}: {SYNTHETIC_NOTICE} without {SYNTHETIC_MANIFEST}; make the phantoms again")
 
 
-def _check_pairs(info: DatasetInfo, pairs: list[Pair]) -> tuple[dict[str, Case], dict[str, str]]:
+def _check_pairs(info: DatasetInfo, pairs: list[Pair], synthetic: bool) -> tuple[dict[str, Case], dict[str, str]]:
     cases: dict[str, Case] = {}
     problems: dict[str, str] = {}
     for found in pairs:
@@ -250,7 +250,7 @@ def _check_pairs(info: DatasetInfo, pairs: list[Pair]) -> tuple[dict[str, Case],
             problems[found.case_id] = f"image without label ({found.image})"
         else:
             patient = found.patient or _patient(found.case_id)
-            case = Case(info.name, found.case_id, found.image, found.label, patient, info.modality)
+            case = Case(info.name, found.case_id, found.image, found.label, patient, info.modality, synthetic)
             try:
                 check_name(found.case_id, "case")
                 check_case_headers(case)
