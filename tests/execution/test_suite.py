@@ -233,3 +233,17 @@ def test_a_method_of_a_suite_is_chosen_by_its_label_too() -> None:
     )
     assert [entry.title for entry in suite.with_methods(["both"]).methods] == ["both (joint)"]
     assert suite.with_methods(["both (joint)"]).methods == suite.with_methods(["both"]).methods
+
+
+def test_what_is_named_twice_on_the_command_line_is_taken_once(tmp_path: Path) -> None:
+    """Twice it would be computed twice, and end where two rows have one place."""
+    suite = load_suite("phantom")
+    assert [one.name for one in suite.with_protocols(["box", "none", "box"]).protocols] == ["box", "automatic"]
+    file = tmp_path / "own.yaml"
+    file.write_text("{name: ball, label: own}")
+    methods = suite.with_methods(["ball", str(file), "ball", str(file), "nnunet-small"]).methods
+    assert [entry.title for entry in methods] == ["ball", "own", "nnunet-small"]
+    datasets = suite.with_datasets(["lits17", "kits21", "lits17"])
+    assert [entry.name for entry in datasets.datasets] == ["lits17", "kits21"]
+    assert [entry.fold for entry in suite.with_datasets(["lits17"]).with_folds([1, 0, 1]).datasets] == [1, 0]
+    assert [entry.fold for entry in suite.with_datasets(["lits17"]).with_folds([1, "all"]).datasets] == ["all"]
