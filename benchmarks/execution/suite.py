@@ -54,14 +54,14 @@ PLAIN_KINDS = ("none", "text", "centre-click", "random-click", "box", "mask")
 class Suite(Strict):
     """What a benchmark run consists of."""
 
-    name: str
+    name: str = Field(min_length=1)
     title: str = ""
     seed: int = 2026
     datasets: tuple[DatasetEntry, ...] = Field(min_length=1)
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     protocols: tuple[Protocol, ...] = Field(min_length=1)
     budget: BudgetEntry
-    tolerances_mm: tuple[Annotated[float, Field(ge=0)], ...] = (1.0, 2.0, 5.0)
+    tolerances_mm: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(1.0, 2.0, 5.0), min_length=1)
     empty_policy: str = DEFAULT_POLICY.policy_id
     case_timeout_minutes: float = Field(default=30.0, gt=0)
     train_timeout_minutes: float = Field(default=TIMEOUT_MINUTES, gt=0, description="without a sign of life")
