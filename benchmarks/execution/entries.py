@@ -89,7 +89,9 @@ class MethodBudget(Strict):
     def _is_limited(self) -> Self:
         """Without a limit of its own a method would not be trained at all."""
         if self.minutes is None and self.steps is None:
-            raise UserError("budget of a method: give minutes or steps of training, such as {minutes: 5}, or leave it out")
+            raise UserError(
+                "budget of a method: give minutes or steps of training, such as {minutes: 5}, or leave it out"
+            )
         return self
 
 
