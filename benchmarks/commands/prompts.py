@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 app = new_group(help="Look at first prompts, take them out as JSON, give your own.")
 
+AS_RUN = WorkOptions()
+
 
 @dataclass(frozen=True)
 class BankOptions:
@@ -33,8 +35,8 @@ class BankOptions:
     Methods count as well: own data from which none of them learns are tested whole, and need prompts for every case.
     """
 
-    data: DataOptions = DataOptions()
-    methods: MethodOptions = MethodOptions()
+    data: DataOptions = AS_RUN.data
+    methods: MethodOptions = AS_RUN.methods
     out: OutOption = DEFAULT_OUT
 
 

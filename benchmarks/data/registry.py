@@ -83,7 +83,8 @@ def add(
         opened: called once the layout is known, with as many cases as `progress` will then see.
 
     Raises:
-        UserError: the layout is not there, words for the target of a known dataset, no case is usable, or the data home cannot be written.
+        UserError: the layout is not there, words are not those of the target, no case is usable, or the
+            data home cannot be written.
     """
     _path(wanted.name, home)  # a name that cannot be kept ends here, before the work
     wanted = replace(wanted, root=user_path(wanted.root).resolve(), splits=absolute(wanted.splits))

@@ -122,7 +122,7 @@ def test_own_data_keep_their_words(home, tmp_path):
 
 def test_words_for_the_target_of_a_known_dataset_need_its_label(home, folder):
     """Without it the dataset is the official one, whose target is announced: the words would count for nothing."""
-    with pytest.raises(UserError, match="'lits17': organ 'spleen' is not its target, which is liver-tumor .*--target"):
+    with pytest.raises(UserError, match=r"'lits17': organ 'spleen' is not its target, which is liver-tumor .*--target"):
         registry.add(registry.Registration("lits17", folder, organ="spleen"))
     assert registry.registrations() == {}
     registry.add(registry.Registration("lits17", folder, organ="liver"))

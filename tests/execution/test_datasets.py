@@ -149,7 +149,7 @@ def test_an_entry_that_names_another_target_than_that_of_phantoms_is_refused(tmp
     with pytest.raises(UserError, match=r"target '3' is not its target, which is kidney-tumor \(label 2, "):
         planned(suite_of(f"{{{phantom}, target: 3}}"), tmp_path)
     folder = next((tmp_path / "data" / "phantom").iterdir())
-    with pytest.raises(UserError, match="lesion 'cyst' is not its target, .*name the label as `target`"):
+    with pytest.raises(UserError, match=r"lesion 'cyst' is not its target, .*name the label as `target`"):
         planned(suite_of(f"{{name: kits21, source: {folder}, lesion: cyst}}"), tmp_path)
 
 
