@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from benchmarks.commands import completion
 from benchmarks.commands.declare import DATA, command, new_group
-from benchmarks.commands.options import OutOption, PrintOptions, SuiteOption
+from benchmarks.commands.options import DataOptions, MethodOptions, OutOption, PrintOptions, WorkOptions
 from benchmarks.commands.printing import print_json, print_rows
+from benchmarks.commands.run import chosen_suite
+from benchmarks.common.errors import UserError
 from benchmarks.common.output import DEFAULT_OUT, writable_folder
 from benchmarks.common.output_lock import writing_to
 from benchmarks.common.paths import user_path
@@ -24,25 +25,18 @@ if TYPE_CHECKING:
 
 app = new_group(help="Look at first prompts, take them out as JSON, give your own.")
 
+AS_RUN = WorkOptions()
+
 
 @dataclass(frozen=True)
 class BankOptions:
-    """Whose prompts."""
+    """Whose prompts: of one dataset, fold and protocol, chosen as `run` chooses them.
 
-    suite: SuiteOption = "phantom"
-    dataset: Annotated[
-        str | None,
-        Option(
-            "--dataset",
-            metavar="NAME",
-            help="Of the suite; default: its first one.",
-            rich_help_panel=DATA,
-            autocompletion=completion.dataset_names,
-        ),
-    ] = None
-    protocol: Annotated[str, Option("--protocol", metavar="NAME", help="Of the suite.", rich_help_panel=DATA)] = (
-        "centre-click"
-    )
+    Methods count as well: own data from which none of them learns are tested whole, and need prompts for every case.
+    """
+
+    data: DataOptions = AS_RUN.data
+    methods: MethodOptions = AS_RUN.methods
     out: OutOption = DEFAULT_OUT
 
 
@@ -94,9 +88,12 @@ def import_(
     replace: Annotated[bool, Option("--replace", help="Replace other prompts that were given before.")] = False,
     printing: PrintOptions,
 ) -> None:
-    """Let the next run of the suite replay your own first prompts, to every method; its rows say so.
+    """Let the next run with the same options replay your own first prompts, to every method; its rows say so.
 
-    Example: `tags-bench prompts import clicks --dataset kits21`, then `tags-bench run --dataset kits21`
+    Examples:
+
+    * `tags-bench prompts import clicks --dataset kits21`, then `tags-bench run --dataset kits21`
+    * `tags-bench prompts import clicks --dataset mine --methods ball --fold 1`, then `run` with these very options
     """
     from benchmarks.execution.prompt_banks import bank_file
     from benchmarks.prompting.by_hand import import_prompts, save_given
@@ -134,12 +131,17 @@ class _Chosen:
 
 
 def _chosen(bank: BankOptions) -> _Chosen:
-    """What the options name."""
+    """What the options name. Raises UserError for more than one dataset, fold or protocol."""
     from benchmarks.execution.datasets import Folders, dataset_of
-    from benchmarks.execution.suite import load_suite
 
-    suite = load_suite(bank.suite)
-    entry = suite.with_datasets([bank.dataset]).datasets[0] if bank.dataset else suite.datasets[0]
-    folders = Folders(writable_folder(bank.out))
-    protocol = suite.protocol(bank.protocol)
+    data = bank.data
+    suite = chosen_suite(WorkOptions(data=data, methods=bank.methods))
+    if len({entry.name for entry in suite.datasets}) > 1:
+        raise UserError("prompts are those of one dataset; choose it with --dataset")
+    if data.fold and (len(data.fold) > 1 or data.fold == ["all"]):
+        raise UserError("prompts are those of one fold; choose it with --fold, such as --fold 0")
+    if data.protocol and len(data.protocol) > 1:
+        raise UserError("prompts are those of one protocol; choose it with --protocol")
+    protocol = suite.protocols[0] if data.protocol else suite.protocol("centre-click")
+    entry, folders = suite.datasets[0], Folders(writable_folder(bank.out))
     return _Chosen(suite, dataset_of(suite, entry, folders), entry.fold_number, protocol, folders.prompts)

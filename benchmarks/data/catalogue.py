@@ -322,6 +322,37 @@ def _official_target(dataset: Dataset, reading: Reading) -> Target:
     return Target(name, organ, lesion, (value,), organs)
 
 
+def refuse_another_target(dataset: Dataset, asked: Reading, advice: str, called: int | str | None = None) -> None:
+    """Words of a user about a target that is settled already: where they would change it, they would count for nothing.
+
+    Args:
+        called: the label in the words in which it was chosen once, if it was.
+
+    Raises:
+        UserError: a label, an organ or a lesion that is not the dataset's own; says its own, and the advice.
+    """
+    if all(_says(asked, target, called) for target in dataset.targets):
+        return
+    words = {"target": asked.label, "organ": asked.organ, "lesion": asked.lesion}
+    given = ", ".join(f"{key} '{shorten(str(value))}'" for key, value in words.items() if value not in (None, ""))
+    own = "; ".join(
+        f"{target.name} (label {_values(target)}, organ '{target.organ}', lesion '{target.lesion}')"
+        for target in dataset.targets
+    )
+    raise UserError(f"dataset '{dataset.name}': {given} is not its target, which is {own}; {advice}")
+
+
+def _says(asked: Reading, target: Target, called: int | str | None) -> bool:
+    """Whether all that the user says holds for a target."""
+    names = {target.name.lower(), _values(target)} | ({str(called).lower()} if called is not None else set())
+    right_label = asked.label is None or str(asked.label).lower() in names
+    return right_label and asked.organ in ("", target.organ) and asked.lesion in ("", target.lesion)
+
+
+def _values(target: Target) -> str:
+    return "+".join(map(str, target.labels))
+
+
 def _numbered_target(place: Path, reading: Reading, nameless: str) -> Target:
     """The label of a number, where nothing says what the values mean. Raises UserError without such a number."""
     value = label_value(reading.label)

@@ -18,7 +18,7 @@ from benchmarks.common.errors import UserError, nearest_name, printable, shorten
 from benchmarks.common.files import is_utf8, readable, write_json
 from benchmarks.common.home import HOME_VARIABLE, data_home
 from benchmarks.common.paths import NAME_LENGTH, user_path
-from benchmarks.data.catalogue import Reading, datasets, load_dataset, load_own
+from benchmarks.data.catalogue import Reading, datasets, load_dataset, load_own, refuse_another_target
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.split_files import absolute
 from benchmarks.data.verify import CaseReport, Problem, TargetSize, verify, without_bad_cases
@@ -83,12 +83,15 @@ def add(
         opened: called once the layout is known, with as many cases as `progress` will then see.
 
     Raises:
-        UserError: the layout is not there, no case is usable, or the data home cannot be written.
+        UserError: the layout is not there, words are not those of the target, no case is usable, or the
+            data home cannot be written.
     """
     _path(wanted.name, home)  # a name that cannot be kept ends here, before the work
     wanted = replace(wanted, root=user_path(wanted.root).resolve(), splits=absolute(wanted.splits))
     _refuse_what_is_no_text(wanted)
     dataset = _open(wanted)
+    asked = Reading(wanted.target, wanted.organ, wanted.lesion)
+    refuse_another_target(dataset, asked, "name the label with `data add --target`, too", called=wanted.target)
     if opened is not None:
         opened(dataset)
     reports = verify(dataset, each=each, progress=progress)

@@ -19,7 +19,13 @@ from benchmarks.contestants import Target
 from benchmarks.contestants import method as find_method
 from benchmarks.data import registry
 from benchmarks.data.cache import FOLDER_VARIABLE as CACHE_VARIABLE
-from benchmarks.data.catalogue import Reading, intensity_statistics, load_dataset, load_own
+from benchmarks.data.catalogue import (
+    Reading,
+    intensity_statistics,
+    load_dataset,
+    load_own,
+    refuse_another_target,
+)
 from benchmarks.data.catalogue import datasets as known_datasets
 from benchmarks.data.dataset import Case, Dataset, External, Split, fingerprint_cases, same_scan
 from benchmarks.data.phantom import synthesise
@@ -233,15 +239,24 @@ def _refuse_known_scans(tested: Dataset, learned: list[Case]) -> None:
 
 
 def _one_dataset(entry: DatasetEntry, seed: int, folders: Folders) -> Dataset:
+    asked = Reading(entry.target, entry.organ, entry.lesion, entry.name, entry.splits, seed)
     if entry.source == "phantom":
         root = synthesise(entry.name, folders.data / "phantom", seed=seed, cases=entry.cases)
-        return load_dataset(entry.name, root, splits=entry.splits, seed=seed)
+        dataset = load_dataset(entry.name, root, splits=entry.splits, seed=seed)
+        refuse_another_target(dataset, asked, "that of phantoms cannot be changed")
+        return dataset
     if not entry.source:
-        return registry.load(entry.name, splits=entry.splits)
+        added = registry.registration(entry.name)
+        dataset = registry.load(entry.name, splits=entry.splits)
+        advice = f"change it with `tags-bench data add {entry.name} --from {added.root} --target LABEL`"
+        refuse_another_target(dataset, asked, advice, called=added.target)
+        return dataset
     root = user_path(entry.source).resolve()
     if entry.name in known_datasets() and entry.target is None:
-        return load_dataset(entry.name, root, splits=entry.splits, seed=seed)
-    return load_own(root, Reading(entry.target, entry.organ, entry.lesion, entry.name, entry.splits, seed))
+        dataset = load_dataset(entry.name, root, splits=entry.splits, seed=seed)
+        refuse_another_target(dataset, asked, "name the label as `target`, too")
+        return dataset
+    return load_own(root, asked)
 
 
 def _with_measured_intensities(dataset: Dataset, fold: int, seed: int, folders: Folders) -> Dataset:

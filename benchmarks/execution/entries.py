@@ -85,6 +85,15 @@ class MethodBudget(Strict):
     minutes: float | None = Field(default=None, gt=0)
     steps: int | None = Field(default=None, gt=0)
 
+    @model_validator(mode="after")
+    def _is_limited(self) -> Self:
+        """Without a limit of its own a method would not be trained at all."""
+        if self.minutes is None and self.steps is None:
+            raise UserError(
+                "budget of a method: give minutes or steps of training, such as {minutes: 5}, or leave it out"
+            )
+        return self
+
 
 class MethodEntry(Strict):
     """One method of a suite.
@@ -116,7 +125,7 @@ class MethodEntry(Strict):
     untrained: bool = False
     zoo: bool = False
     joint: bool = False
-    datasets: tuple[str, ...] = ()
+    datasets: tuple[str, ...] = Field(default=(), min_length=1)
     budget: MethodBudget | None = None
     repeats: int | None = Field(default=None, ge=1)
 
@@ -242,4 +251,6 @@ def first_problem(error: ValidationError, fields: Mapping[str, Any]) -> str:
         return f"unknown key '{path}'; {nearest_name(str(problem['loc'][-1]), known)}"
     if problem["type"] == "too_short":
         return f"{path}: at least one is needed"
+    if problem["type"] == "string_too_short":
+        return f"{path}: must not be empty"
     return f"{path}: {problem['msg']}, not {problem['input']!r}"

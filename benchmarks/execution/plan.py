@@ -45,7 +45,7 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders, by_rule: C
         by_rule: names of the official files whose place a stand-in of a rehearsal takes.
 
     Raises:
-        UserError: an unknown method or setting, a fold that does not exist, an empty split.
+        UserError: an unknown method or setting, a fold that does not exist, an empty split, an entry that stands twice.
     """
     cache_limit()  # a wrong setting ends here, not in a worker
     units: list[Unit] = []
@@ -76,11 +76,20 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders, by_rule: C
                     twin = member.model_copy(update={"untrained": True, "zoo": False})
                     units.append(_unit(suite, twin, evaluated, target, folders, by_rule))
     _refuse_unused_masks(suite, units)
+    _refuse_equal_units(suite, units)
+    return units
+
+
+def _refuse_equal_units(suite: Suite, units: Sequence[Unit]) -> None:
+    """Two units in one place of the tables: a method or a dataset that the suite lists twice."""
     keys = [unit.key for unit in units]
     for unit in units:
-        if keys.count(unit.key) > 1:
+        if keys.count(unit.key) == 1:
+            continue
+        if [member.title for member in members(suite)].count(unit.entry.title) > 1:
             raise UserError(f"suite '{suite.name}' lists '{unit.entry.title}' twice; give one of them a `label`")
-    return units
+        place = f"dataset '{unit.dataset.name}', fold {unit.fold}, target '{unit.target.name}'"
+        raise UserError(f"suite '{suite.name}' lists {place}, twice; leave one of them out")
 
 
 def _refuse_unused_masks(suite: Suite, units: Iterable[Unit]) -> None:

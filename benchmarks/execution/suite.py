@@ -54,14 +54,14 @@ PLAIN_KINDS = ("none", "text", "centre-click", "random-click", "box", "mask")
 class Suite(Strict):
     """What a benchmark run consists of."""
 
-    name: str
+    name: str = Field(min_length=1)
     title: str = ""
     seed: int = 2026
     datasets: tuple[DatasetEntry, ...] = Field(min_length=1)
     methods: tuple[MethodEntry, ...] = Field(min_length=1)
     protocols: tuple[Protocol, ...] = Field(min_length=1)
     budget: BudgetEntry
-    tolerances_mm: tuple[Annotated[float, Field(ge=0)], ...] = (1.0, 2.0, 5.0)
+    tolerances_mm: tuple[Annotated[float, Field(ge=0)], ...] = Field(default=(1.0, 2.0, 5.0), min_length=1)
     empty_policy: str = DEFAULT_POLICY.policy_id
     case_timeout_minutes: float = Field(default=30.0, gt=0)
     train_timeout_minutes: float = Field(default=TIMEOUT_MINUTES, gt=0, description="without a sign of life")
@@ -135,7 +135,7 @@ class Suite(Strict):
         return self
 
     def with_methods(self, names: Sequence[str]) -> Suite:
-        """Only these methods, by title or label; a name that the suite does not list joins with its default
+        """Only these methods, by title or label, each once; a name that the suite does not list joins with its default
         configuration, a YAML file as the entry that it holds."""
         if not all(names):
             raise UserError("methods: an empty name; give names with commas between them")
@@ -143,7 +143,10 @@ class Suite(Strict):
             raise UserError("methods: no method is named")
         listed = {entry.label: entry for entry in self.methods if entry.label}
         listed |= {entry.title: entry for entry in self.methods}
-        return self.model_copy(update={"methods": tuple(listed[n] if n in listed else _entry(n) for n in names)})
+        chosen = [listed[name] if name in listed else _entry(name) for name in names]
+        return self.model_copy(
+            update={"methods": tuple(entry for place, entry in enumerate(chosen) if entry not in chosen[:place])}
+        )
 
     def with_checkpoints(self, files: Mapping[str, Path]) -> Suite:
         """The official files of some methods, by the names of the methods; others keep theirs."""
@@ -165,7 +168,7 @@ class Suite(Strict):
         return self.model_copy(update={"methods": (*self.methods, *joining)})
 
     def with_datasets(self, names: Sequence[str], phantoms: bool = False) -> Suite:
-        """Only these datasets.
+        """Only these datasets, each once.
 
         A name that the suite lists as phantoms, or does not list, means the data that were added on this machine under
         that name, if there are any; else the phantoms of an installed dataset, in a suite of phantoms.
@@ -177,7 +180,7 @@ class Suite(Strict):
             UserError: an unknown name (the nearest one is offered), a dataset that is broken, or some of the suite
                 beside some that were added.
         """
-        added = registrations()
+        added, names = registrations(), list(dict.fromkeys(names))
         own = [name for name in names if name in added and not self._keeps(name, phantoms)]
         if own and len(own) == len(names):
             return self.with_added_datasets(names)
@@ -227,7 +230,8 @@ class Suite(Strict):
         return self.with_folds([fold])
 
     def with_folds(self, folds: Sequence[int | str]) -> Suite:
-        """These folds of every dataset; "all" for every one that it has."""
+        """These folds of every dataset, each once; "all" for every one that it has."""
+        folds = [ALL_FOLDS] if ALL_FOLDS in folds else list(dict.fromkeys(folds))
         single = {entry.model_copy(update={"fold": 0}): None for entry in self.datasets}
         entries = [DatasetEntry(**{**dict(entry), "fold": fold}) for entry in single for fold in folds]
         return self.model_copy(update={"datasets": tuple(entries)})
@@ -249,8 +253,8 @@ class Suite(Strict):
         return self.model_copy(update={"repeats": repeats, "methods": methods})
 
     def with_protocols(self, names: Sequence[str]) -> Suite:
-        """Only these protocols. Raises UserError with the nearest name."""
-        return self.model_copy(update={"protocols": tuple(self.protocol(name) for name in names)})
+        """Only these protocols, each once. Raises UserError with the nearest name."""
+        return self.model_copy(update={"protocols": tuple(dict.fromkeys(self.protocol(name) for name in names))})
 
     def protocol(self, name: str) -> Protocol:
         """The protocol of that name, of the suite or a plain kind. Raises UserError with the nearest one."""

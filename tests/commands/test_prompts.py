@@ -7,7 +7,14 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+import pytest
 
+from benchmarks.commands.options import DataOptions, MethodOptions, WorkOptions
+from benchmarks.commands.run import chosen_suite
+from benchmarks.data import registry
+from benchmarks.execution.progress import Progress
+from benchmarks.execution.work import planned
+from benchmarks.prompting.prompts import GIVEN
 from benchmarks.results.records import RecordStore
 from tests.scan_folders import write_msd
 
@@ -46,6 +53,54 @@ def test_prompts_go_out_and_come_back_by_hand(call, tmp_path: Path) -> None:
     assert boxes.code == 0
     assert all(".lesion-" in path.name for path in (tmp_path / "boxes").iterdir())
     assert "did you mean 'centre-click'" in call("prompts", "show", *named, "--protocol", "center-click").err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--methods", "ball,mock-network"),  # something learns: a test split
+        ("--methods", "region-growing"),  # nothing learns: all cases are tested
+        ("--methods", "region-growing", "--fold", "1"),
+        ("--methods", "region-growing", "--splits", "patient", "--seed", "5"),
+    ],
+)
+def test_a_run_replays_what_was_imported_with_its_options(call, tmp_path: Path, options: tuple[str, ...]) -> None:
+    """The bank lies at the cases that a run tests, and these follow from its methods, folds and splits."""
+    registry.add(registry.Registration("mine", write_msd(tmp_path / "scans", cases=10)))
+    named = ("--dataset", "mine", *options)
+    assert call("prompts", "export", "clicks", *named, "--out", "elsewhere").code == 0
+    imported = json.loads(call("prompts", "import", "clicks", *named, "--out", "out", "--json").out)
+    units = planned(chosen_suite(work_options(options)), tmp_path / "out", Progress()).units
+    banks = [unit.evaluation.banks["centre-click"] for unit in units]
+    assert {(bank.digest, bank.origin) for bank in banks} == {(imported["sha256"], GIVEN)}
+    assert {len(unit.cases) for unit in units} == {imported["cases"]}
+
+
+def work_options(options: tuple[str, ...]) -> WorkOptions:
+    """As the command line of `run` has them."""
+    said = dict(zip(options[::2], options[1::2], strict=True))
+    fold = [said["--fold"]] if "--fold" in said else None
+    seed = int(said["--seed"]) if "--seed" in said else None
+    data = DataOptions(dataset=["mine"], fold=fold, splits=said.get("--splits"), seed=seed)
+    return WorkOptions(data=data, methods=MethodOptions(methods=said["--methods"]))
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (("--all-datasets",), "one dataset"),
+        (("--fold", "0", "--fold", "1"), "one fold"),
+        (("--fold", "all"), "one fold"),
+        (("--protocol", "box", "--protocol", "centre-click"), "one protocol"),
+    ],
+)
+def test_prompts_are_those_of_one_bank(call, options: tuple[str, ...], what: str) -> None:
+    refused = call("prompts", "show", *options)
+    assert refused.code == 2
+    assert refused.errors == [
+        f"error: prompts are those of {what}; choose it with --{what.split()[1]}"
+        + (", such as --fold 0" if "fold" in what else "")
+    ]
 
 
 def test_a_scan_is_segmented_with_prompts_by_hand(call, tmp_path: Path) -> None:

@@ -482,6 +482,21 @@ def test_patients_that_nobody_can_mean(tmp_path, patients, message):
         load_folder(tmp_path, 1)
 
 
+def test_patients_in_nnunets_raw_layout(tmp_path):
+    """Follow-ups of one patient, which no split may part."""
+    root = nnunet_v2(tmp_path, {"background": 0, "organ": 1, "tumour": 2})
+    content = json.loads((root / "dataset.json").read_text())
+    first, second, *_ = load_folder(root, 2).cases
+    (root / "dataset.json").write_text(json.dumps(content | {"patients": {first: "a", second: "a"}}))
+    found = load_folder(root, 2)
+    assert {found.cases[first].patient, found.cases[second].patient} == {"a"}
+    for split in found.splits:
+        assert all((first in part) == (second in part) for part in (split.train, split.validation, split.test))
+    (root / "dataset.json").write_text(json.dumps(content | {"patients": {f"{first}_0000": "a"}}))
+    with pytest.raises(UserError, match=f"'patients' names '{first}_0000'"):
+        load_folder(root, 2)
+
+
 def test_patients_of_cases_to_train_and_to_test(tmp_path):
     """A case that is not named is a patient of its own; one on both sides of a published split is refused."""
     msd(tmp_path, "x", range(6), {"1": "mass", "2": "other"}, listed=range(4))

@@ -120,6 +120,16 @@ def test_own_data_keep_their_words(home, tmp_path):
     assert registry.verify_again("mine") == registry.registration("mine")
 
 
+def test_words_for_the_target_of_a_known_dataset_need_its_label(home, folder):
+    """Without it the dataset is the official one, whose target is announced: the words would count for nothing."""
+    with pytest.raises(UserError, match=r"'lits17': organ 'spleen' is not its target, which is liver-tumor .*--target"):
+        registry.add(registry.Registration("lits17", folder, organ="spleen"))
+    assert registry.registrations() == {}
+    registry.add(registry.Registration("lits17", folder, organ="liver"))
+    registry.add(registry.Registration("lits17", folder, target="2", organ="spleen"))
+    assert registry.load("lits17").targets[0].organ == "spleen"
+
+
 def test_a_root_that_is_not_utf8_is_refused_before_the_check(home, folder):
     seen = []
     with pytest.raises(UserError, match=r"lits17.*\\udce9.*: a name that is not UTF-8 cannot be kept") as caught:

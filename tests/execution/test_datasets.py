@@ -129,6 +129,30 @@ def test_all_folds_test_every_case_once(listed: Path) -> None:
             suite_of(wrong)
 
 
+def test_an_entry_that_names_another_target_than_the_added_one_is_refused(listed: Path) -> None:
+    """The target of an added dataset is the one that it was added with; that of phantoms is fixed."""
+    own = registry.load("here").targets[0]
+    same = f"{{name: here, target: {own.labels[0]}, organ: '{own.organ}', lesion: '{own.lesion}'}}"
+    _, (unit,) = planned(suite_of(same), listed / "out")
+    assert unit.target.labels == own.labels
+    for key, value in (("target", "7"), ("organ", "spleen"), ("lesion", "cyst")):
+        with pytest.raises(UserError, match=rf"'here': {key} '{value}' is not its target, which is .*data add"):
+            planned(suite_of(f"{{name: here, {key}: {value}}}"), listed / "out")
+    with pytest.raises(UserError, match="'here': target '7' is not its target"):
+        planned(suite_of("{name: there, train_on: {name: here, target: 7}}"), listed / "out")
+
+
+def test_an_entry_that_names_another_target_than_that_of_phantoms_is_refused(tmp_path: Path) -> None:
+    phantom = "name: kits21, source: phantom, cases: 5"
+    _, (unit,) = planned(suite_of(f"{{{phantom}, target: 2, organ: kidney}}"), tmp_path)
+    assert unit.target.labels == (2,)
+    with pytest.raises(UserError, match=r"target '3' is not its target, which is kidney-tumor \(label 2, "):
+        planned(suite_of(f"{{{phantom}, target: 3}}"), tmp_path)
+    folder = next((tmp_path / "data" / "phantom").iterdir())
+    with pytest.raises(UserError, match=r"lesion 'cyst' is not its target, .*name the label as `target`"):
+        planned(suite_of(f"{{name: kits21, source: {folder}, lesion: cyst}}"), tmp_path)
+
+
 def test_what_learns_is_trained_again_and_nothing_else(listed: Path) -> None:
     suite = suite_of(
         "{name: here}",

@@ -63,6 +63,22 @@ def test_a_case_that_two_folds_test_is_refused(dataset: Dataset, tmp_path: Path)
         plan(parse_suite(text, "test"), [twice, twice], Folders(tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("{name: mock-noop, label: twin}", "mock-noop"), "lists 'mock-noop' twice; give one of them a `label`"),
+        (("cases: 6}", "cases: 6}, {name: kits21, source: phantom, cases: 6}"), "lists dataset 'kits21', fold 0,"),
+        (("cases: 6}", "cases: 6, folds: [0, 0]}"), "lists dataset 'kits21', fold 0, target 'kidney-tumor', twice"),
+    ],
+)
+def test_what_a_suite_lists_twice_is_named(
+    change: tuple[str, str], message: str, dataset: Dataset, tmp_path: Path
+) -> None:
+    suite = parse_suite(SUITE.replace(*change), "test")
+    with pytest.raises(UserError, match=message):
+        plan(suite, [dataset] * len(suite.datasets), Folders(tmp_path))
+
+
 def test_equal_prompts_have_one_digest_whatever_the_protocols(dataset: Dataset, tmp_path: Path) -> None:
     one = units_of(dataset, tmp_path)[0].description()
     fewer = units_of(dataset, tmp_path, SUITE.replace("none, ", ""))[0].description()

@@ -120,6 +120,10 @@ def test_the_suite_of_operators_has_a_ladder_rounds_and_lesions() -> None:
         (("budget: {steps: 5}", "budget: {steps: 5}\ntolerances_mm: [.inf]"), "tolerances_mm.0"),
         (("budget: {steps: 5}", "budget: {steps: 5}\ntolerances_mm: [-1]"), "tolerances_mm.0"),
         (("budget: {steps: 5}", "budget: {steps: 5}\ncase_timeout_minutes: .inf"), "case_timeout_minutes"),
+        (("budget: {steps: 5}", "budget: {steps: 5}\ntolerances_mm: []"), "tolerances_mm: at least one"),
+        (("label: ball-again", "label: again, budget: {}"), "budget of a method: give minutes or steps"),
+        (("label: ball-again", "label: again, datasets: []"), "methods.1.datasets: at least one"),
+        (("name: small", "name: ''"), "name: must not be empty"),
         (("rounds: 3", "rounds: 1000000000000"), "'rounds' must be a whole number, 1 to 1000"),
         (("[centre-click, {kind: iterative, rounds: 3}]", "[]"), "protocols: at least one"),
         (("[centre-click, {kind: iterative, rounds: 3}]", "centre-click"), "protocols: a list is needed"),
@@ -233,3 +237,17 @@ def test_a_method_of_a_suite_is_chosen_by_its_label_too() -> None:
     )
     assert [entry.title for entry in suite.with_methods(["both"]).methods] == ["both (joint)"]
     assert suite.with_methods(["both (joint)"]).methods == suite.with_methods(["both"]).methods
+
+
+def test_what_is_named_twice_on_the_command_line_is_taken_once(tmp_path: Path) -> None:
+    """Twice it would be computed twice, and end where two rows have one place."""
+    suite = load_suite("phantom")
+    assert [one.name for one in suite.with_protocols(["box", "none", "box"]).protocols] == ["box", "automatic"]
+    file = tmp_path / "own.yaml"
+    file.write_text("{name: ball, label: own}")
+    methods = suite.with_methods(["ball", str(file), "ball", str(file), "nnunet-small"]).methods
+    assert [entry.title for entry in methods] == ["ball", "own", "nnunet-small"]
+    datasets = suite.with_datasets(["lits17", "kits21", "lits17"])
+    assert [entry.name for entry in datasets.datasets] == ["lits17", "kits21"]
+    assert [entry.fold for entry in suite.with_datasets(["lits17"]).with_folds([1, 0, 1]).datasets] == [1, 0]
+    assert [entry.fold for entry in suite.with_datasets(["lits17"]).with_folds([1, "all"]).datasets] == ["all"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,6 +113,26 @@ def read_dataset_json(root: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path}: a JSON object is needed")
     return content
+
+
+def patients_of(content: Mapping[str, Any], root: Path, cases: Callable[[], Collection[str]]) -> dict[str, str]:
+    """Case id → patient, as `patients` of dataset.json says it: a key of this bench, which no layout has.
+
+    Args:
+        cases: gives the cases that it may name.
+
+    Raises:
+        UserError: it is no mapping of cases to names, or names a case that is not there.
+    """
+    patients = content.get("patients", {})
+    path = root / "dataset.json"
+    if not isinstance(patients, dict) or not all(isinstance(one, str) and one.strip() for one in patients.values()):
+        raise UserError(f"{path}: 'patients' must map cases to names of patients")
+    known = cases() if patients else ()
+    for case_id in patients:
+        if case_id not in known:
+            raise UserError(f"{path}: 'patients' names '{shorten(case_id)}'; {nearest_name(case_id, known)}")
+    return patients
 
 
 def named_entries(labels: Mapping[str, Any]) -> list[tuple[str, Any]]:

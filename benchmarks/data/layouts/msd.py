@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.download import RemoteFile
-from benchmarks.common.errors import UserError, nearest_name, shorten
+from benchmarks.common.errors import UserError, shorten
 from benchmarks.common.files import write_json
 from benchmarks.data.dataset import Dataset, DatasetInfo
 from benchmarks.data.layouts.layout import (
@@ -23,6 +23,7 @@ from benchmarks.data.layouts.layout import (
     label_value,
     named_entries,
     pair,
+    patients_of,
     read_dataset_json,
     refuse_partial_annotation,
     require_folder,
@@ -198,21 +199,8 @@ def named_labels(content: dict[str, Any], root: Path) -> list[tuple[str, tuple[i
 
 
 def named_patients(content: dict[str, Any], root: Path) -> dict[str, str]:
-    """Case id → patient, as `patients` of dataset.json says it: a key of this bench, which the Decathlon does not have.
-
-    Raises:
-        UserError: it is no mapping of cases to names, or names a case that is neither listed nor in imagesTs.
-    """
-    patients = content.get("patients", {})
-    path = root / "dataset.json"
-    if not isinstance(patients, dict) or not all(isinstance(one, str) and one.strip() for one in patients.values()):
-        raise UserError(f"{path}: 'patients' must map cases to names of patients")
-    if patients:
-        known = {*_listed(root, content), *volume_files(root / "imagesTs")}
-        for case_id in patients:
-            if case_id not in known:
-                raise UserError(f"{path}: 'patients' names '{shorten(case_id)}'; {nearest_name(case_id, known)}")
-    return patients
+    """As `patients_of`, for cases that dataset.json lists or that lie in imagesTs."""
+    return patients_of(content, root, lambda: {*_listed(root, content), *volume_files(root / "imagesTs")})
 
 
 def _listed(root: Path, content: dict[str, Any]) -> list[str]:

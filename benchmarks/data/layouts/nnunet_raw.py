@@ -7,6 +7,7 @@ names, are read too. One channel only: the bench compares methods on one scan pe
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from benchmarks.data.layouts.layout import (
     Splitting,
     assemble,
     pair,
+    patients_of,
     read_dataset_json,
     require_folder,
     volume_files,
@@ -28,7 +30,7 @@ def load(root: Path, info: DatasetInfo, splitting: Splitting, *, strict: bool = 
     """A folder in nnU-Net's raw layout; `tested`: with the scans of imagesTs whose labels lie in labelsTs.
 
     Raises:
-        UserError: several channels, an ending that is not read, or as `assemble` does.
+        UserError: several channels, an ending that is not read, `patients` that name no case, or as `assemble` does.
     """
     require_folder(root)
     content = read_dataset_json(root)
@@ -40,7 +42,15 @@ def load(root: Path, info: DatasetInfo, splitting: Splitting, *, strict: bool = 
         known = ", ".join(VOLUME_SUFFIXES)
         raise UserError(f"{root / 'dataset.json'}: file_ending '{ending}' is none of {known}; convert the images")
     pairs = find_pairs(root, "Tr") + (find_pairs(root, "Ts") if tested else [])
-    return assemble(info, root, pairs, splitting, strict=strict)
+    patients = patients_of(content, root, lambda: _case_ids(root))
+    named = [replace(found, patient=patients.get(found.case_id, "")) for found in pairs]
+    return assemble(info, root, named, splitting, strict=strict)
+
+
+def _case_ids(root: Path) -> set[str]:
+    """Every case that lies there, to learn from or to test."""
+    tested = {stem.removesuffix("_0000") for stem in volume_files(root / "imagesTs")}
+    return tested | {found.case_id for found in find_pairs(root, "Tr")}
 
 
 def find_pairs(root: Path, part: str) -> list[Pair]:
