@@ -81,6 +81,16 @@ def test_a_dataset_without_source_that_was_not_added(call, tmp_path: Path) -> No
     assert "data add" in outcome.err
 
 
+@pytest.mark.parametrize("protocol", ["none", "text"])
+def test_protocols_that_no_method_can_follow_end_before_the_work(call, tmp_path: Path, protocol: str) -> None:
+    folder = write_msd(tmp_path / "mine", cases=10)
+    outcome = call("run", "--data", str(folder), "--methods", "ball", "--protocol", protocol, "--out", "out")
+    assert outcome.code == 2
+    name = "automatic" if protocol == "none" else protocol
+    assert f"error: nothing to evaluate: {name}: not applicable to ball; `tags-bench methods`" in outcome.err
+    assert not Path("out/records").exists()
+
+
 @pytest.mark.ray
 def test_the_floors_on_a_folder_of_scans_from_end_to_end(call, tmp_path: Path, local_ray: None) -> None:
     folder = write_msd(tmp_path / "mine", cases=10)
