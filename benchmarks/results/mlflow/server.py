@@ -41,9 +41,7 @@ def _suites_in(uri: str, file: Path) -> dict[str, str]:
             "`tags-bench run` writes another from the records"
         ) from error
     prefix = experiment_name("")
-    return {
-        one.name.removeprefix(prefix): str(one.experiment_id) for one in experiments if one.name.startswith(prefix)
-    }
+    return {one.name.removeprefix(prefix): str(one.experiment_id) for one in experiments if one.name.startswith(prefix)}
 
 
 def server_command(uri: str, out: Path, port: int) -> list[str]:
