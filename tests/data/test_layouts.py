@@ -456,6 +456,26 @@ def test_a_case_folder_that_is_a_dead_link_is_left_out(tmp_path):
     assert "neither imaging" in load_dataset("kits21", tmp_path, splits="patient", strict=False).excluded["case_00003"]
 
 
+def test_lits_batches_may_be_links(tmp_path):
+    """Also one that leads back up, and two to the same folder."""
+    root = tmp_path / "lits"
+    lits(root, range(2))
+    lits(tmp_path / "elsewhere", range(2, 5))
+    for name in ("Batch 2", "Batch 2 again"):
+        (root / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(root)
+    assert sorted(found.case_id for found in lits17.own_pairs(root)) == [f"volume-{i}" for i in range(5)]
+    assert sorted(load_folder(root, 2).cases) == [f"volume-{i}" for i in range(5)]
+
+
+def test_a_lits_batch_that_must_not_be_read_is_one_line(open_place):
+    lits(open_place / "lits" / "Batch 1", range(3))
+    lits(open_place / "lits" / "Batch 2", range(3, 5))
+    closed(open_place / "lits" / "Batch 2")
+    with as_plain_user(), pytest.raises(UserError, match=r"Batch 2: cannot be read \(Permission denied\)"):
+        load_folder(open_place / "lits", 2)
+
+
 def test_own_cases_that_are_listed_and_not_there_are_noted(tmp_path):
     msd(tmp_path, "x", range(1, 5), {"0": "background", "1": "organ", "2": "tumour"}, range(1, 10))
     dataset = load_folder(tmp_path, 2)
