@@ -476,6 +476,15 @@ def test_a_lits_batch_that_must_not_be_read_is_one_line(open_place):
         load_folder(open_place / "lits", 2)
 
 
+@pytest.mark.parametrize("channels", ["CT", 5, True])
+def test_channels_that_are_no_mapping_are_one_line(tmp_path, channels):
+    nnunet(tmp_path)
+    content = json.loads((tmp_path / "dataset.json").read_text()) | {"channel_names": channels}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r'dataset\.json: the channels are .*; write them as \{"0": "CT"\}'):
+        load_folder(tmp_path, 2)
+
+
 def test_own_cases_that_are_listed_and_not_there_are_noted(tmp_path):
     msd(tmp_path, "x", range(1, 5), {"0": "background", "1": "organ", "2": "tumour"}, range(1, 10))
     dataset = load_folder(tmp_path, 2)
