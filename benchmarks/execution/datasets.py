@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import read_json, safe_name, write_json
 from benchmarks.common.identity import digest
-from benchmarks.common.paths import user_path
+from benchmarks.common.paths import user_path, whole_path
 from benchmarks.contestants import Target
 from benchmarks.contestants import method as find_method
 from benchmarks.data import registry
@@ -238,7 +238,7 @@ def _one_dataset(entry: DatasetEntry, seed: int, folders: Folders) -> Dataset:
         return load_dataset(entry.name, root, splits=entry.splits, seed=seed)
     if not entry.source:
         return registry.load(entry.name, splits=entry.splits)
-    root = user_path(entry.source).resolve()
+    root = whole_path(user_path(entry.source))
     if entry.name in known_datasets() and entry.target is None:
         return load_dataset(entry.name, root, splits=entry.splits, seed=seed)
     return load_own(root, Reading(entry.target, entry.organ, entry.lesion, entry.name, entry.splits, seed))

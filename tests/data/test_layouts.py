@@ -25,6 +25,8 @@ from benchmarks.data.catalogue import (
 from benchmarks.data.dataset import target_mask
 from benchmarks.data.layouts import lits17
 from benchmarks.data.splits import patient_folds
+from benchmarks.execution.datasets import Folders, resolve_dataset
+from benchmarks.execution.entries import OwnData
 from benchmarks.metrics.folders import score_folders
 from tests.plain_user import as_plain_user, closed
 
@@ -633,6 +635,28 @@ def test_table_of_pairs(tmp_path, suffix):
     for split in dataset.splits:
         sides = [{dataset.cases[i].patient for i in part} for part in vars(split).values()]
         assert sum(map(len, sides)) == 3
+
+
+@pytest.mark.parametrize("beside", ["the link", "the file"])
+def test_a_table_may_be_a_link(tmp_path, monkeypatch, beside):
+    """As in a store of git-annex or DVC, whose files have other names; or from another folder."""
+    place, store = tmp_path / "scans", tmp_path / "store"
+    lines = ["image,label"]
+    for i in range(6):
+        image, truth = f"image {i}.nii", f"label {i}.nii"
+        save(place / image, np.arange(i, i + np.prod(SHAPE), dtype=np.int16).reshape(SHAPE))
+        save(place / truth, label(1))
+        lines.append(f"{image},{truth}")
+    store.mkdir()
+    file, link = (store / "5eed", place / "own.csv") if beside == "the link" else (place / "own.csv", store / "own.csv")
+    file.write_text("\n".join(lines))
+    link.symlink_to(file)
+    monkeypatch.chdir(link.parent)
+    added = registry.add(registry.Registration("own", Path("own.csv"), 1), home=tmp_path / "home")
+    assert added.root == link
+    assert len(registry.load("own", home=tmp_path / "home").cases) == 6
+    entry = OwnData(Path("own.csv"), "own", 1).entry()
+    assert len(resolve_dataset(entry, 1, Folders(tmp_path / "out")).cases) == 6
 
 
 @pytest.mark.parametrize(
