@@ -41,7 +41,7 @@ from benchmarks.execution.wanted import InstalledMethod as InstalledMethod
 from benchmarks.execution.wanted import MethodOfCheckpoint as MethodOfCheckpoint
 from benchmarks.execution.wanted import MethodOfRun as MethodOfRun
 from benchmarks.execution.wanted import PredictOptions, Wanted
-from benchmarks.execution.work import Recompute, executed, planned, trained
+from benchmarks.execution.work import Recompute, check_protocols, executed, planned, trained
 from benchmarks.metrics import TOLERANCES_MM
 from benchmarks.prompting.given import GivenPrompts
 from benchmarks.results.audit import Trail, trails_of
@@ -116,6 +116,7 @@ def run(
     """
     progress = progress or Progress()
     work = planned(_suite(suite), out, progress)
+    check_protocols(work)
     return executed(work, tracking_uri, address, recompute, progress)
 
 
@@ -167,6 +168,7 @@ def ablate(
     progress = progress or Progress()
     varied, variants = ablation_suite(_suite(suite), repeats)
     work = planned(varied, out, progress)
+    check_protocols(work)
     return AblationResult.of(executed(work, tracking_uri, address, recompute, progress), variants)
 
 

@@ -7,13 +7,20 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import DownloadColumn, MofNCompleteColumn, Progress, TransferSpeedColumn
+from rich.progress import (
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TransferSpeedColumn,
+)
 
 
 @contextmanager
 def download_bars(console: Console) -> Iterator[Callable[[Any, int, int | None], None]]:
     """A bar for every file that is being fetched."""
-    with Progress(*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn(), console=console) as bars:
+    with Progress(*_columns(), DownloadColumn(), TransferSpeedColumn(), console=console) as bars:
         tasks: dict[str, Any] = {}
 
         def advance(remote: Any, done: int, total: int | None) -> None:
@@ -27,6 +34,11 @@ def download_bars(console: Console) -> Iterator[Callable[[Any, int, int | None],
 @contextmanager
 def case_bar(console: Console, name: str) -> Iterator[tuple[Callable[[Any], None], Callable[[Any], None]]]:
     """A bar over the cases of a dataset: to be told the dataset, then every case."""
-    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as bar:
+    with Progress(*_columns(), MofNCompleteColumn(), console=console) as bar:
         task = bar.add_task(f"checking {name}", total=None)
         yield (lambda dataset: bar.update(task, total=len(dataset.cases))), (lambda report: bar.advance(task))
+
+
+def _columns() -> tuple[ProgressColumn, ...]:
+    """Those of rich, but a name of a file or a dataset is shown as it is: brackets in it are no markup."""
+    return TextColumn("{task.description}", markup=False), *Progress.get_default_columns()[1:]

@@ -20,7 +20,7 @@ from benchmarks.commands.options import (
     PrintOptions,
     SeedOption,
 )
-from benchmarks.commands.printing import console, print_json, print_rows
+from benchmarks.commands.printing import console, print_json, print_rows, say
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import readable
 from benchmarks.common.output import DEFAULT_OUT, writable_folder
@@ -50,6 +50,8 @@ def synth(
 
     Example: `tags-bench data synth --dataset lits17 --cases 20 --out /tmp/phantoms`
     """
+    from rich.text import Text
+
     from benchmarks.data.catalogue import phantom_names
     from benchmarks.data.phantom import synthesise
 
@@ -57,7 +59,7 @@ def synth(
     with writing_to(out, "data synth"):
         folder = writable_folder(out) / "data" / "phantom"
         for name in dataset or phantom_names():
-            with console().status(f"writing {cases} phantoms of {name}"):
+            with console().status(Text(f"writing {cases} phantoms of {name}")):
                 written = synthesise(name, folder, seed=2026 if seed is None else seed, cases=cases)
             rows.append({"dataset": name, "cases": cases, "folder": str(written), "synthetic": True})
     print_rows("synthetic phantoms", rows, printing.as_json)
@@ -166,7 +168,7 @@ def stats(
     found = registration(name)
     print_rows(f"{name}, {len(found.sizes)} cases", statistics(found.reports), printing.as_json)
     if figure is not None:
-        console().print(f"figure: {statistics_figure(found.reports, figure, name)}")
+        say(f"figure: {statistics_figure(found.reports, figure, name)}")
 
 
 @command(app)
@@ -190,7 +192,7 @@ def splits(
     dataset = load(name)
     print_rows(f"splits of {name}: {dataset.split_source}", split_rows(dataset.splits), printing.as_json)
     if out is not None:
-        console().print(f"case ids: {write_splits(out, name, dataset.split_source, dataset.splits)}")
+        say(f"case ids: {write_splits(out, name, dataset.split_source, dataset.splits)}")
 
 
 @command(app)

@@ -13,6 +13,7 @@ from typer import Option
 from benchmarks.commands.declare import DATA, OUTPUT, TABLES, command, new_group
 from benchmarks.commands.options import LAST_RUN, FinishedOptions, MarginOption, PrintOptions
 from benchmarks.commands.printing import console, print_json
+from benchmarks.common.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,6 +106,9 @@ def leaderboard(source: SourceOptions, tables: TableOptions, form: FormatOptions
     """
     from benchmarks import api
 
+    _refuse_two_forms(form, printing)
+    if source.records is not None and source.tracking_uri is not None:
+        raise UserError("choose one of --records and --tracking-uri")
     results = api.load_results(
         source.run.suite, out=source.run.out, records=source.records, tracking_uri=source.tracking_uri
     )
@@ -120,6 +124,21 @@ def leaderboard(source: SourceOptions, tables: TableOptions, form: FormatOptions
         _attach(results, source, _draw(results, tables, form.figure))
     else:
         _attach(results, source, _print_page(_page(results, tables), form))
+
+
+def _refuse_two_forms(form: FormatOptions, printing: PrintOptions) -> None:
+    """A call gives one form; a second one would be left out in silence."""
+    forms = {
+        "--json": printing.as_json,
+        "--markdown": form.markdown,
+        "--latex": form.latex,
+        "--svg": form.svg is not None,
+        "--figure": form.figure is not None,
+        "--figures": form.figures is not None,
+    }
+    chosen = [name for name, wanted in forms.items() if wanted]
+    if len(chosen) > 1:
+        raise UserError(f"choose one of {', '.join(chosen[:-1])} and {chosen[-1]}; each is a call of its own")
 
 
 def _details(results: Results, tables: TableOptions) -> Mapping[str, pd.DataFrame]:

@@ -13,7 +13,7 @@ from typer import Argument, Option
 from benchmarks.commands import completion
 from benchmarks.commands.declare import DATA, METHODS, OUTPUT, PROMPTS, command, new_group
 from benchmarks.commands.options import LAST_RUN, FinishedOptions, GpusOption, PrintOptions
-from benchmarks.commands.printing import console, print_json, print_mapping, print_rows, say_synthetic
+from benchmarks.commands.printing import print_json, print_mapping, print_rows, say, say_synthetic
 from benchmarks.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -186,7 +186,7 @@ def _predict_table(table: Path, wanted: api.Wanted, options: api.PredictOptions,
     from benchmarks import api
 
     def said(row: Any) -> None:
-        console().print(f"{row['scan']}: {row['status']}", highlight=False, markup=False)
+        say(f"{row['scan']}: {row['status']}")
 
     result = api.predict_table(table, wanted, overwrite=written.overwrite, options=options, progress=said)
     if written.printing.as_json:

@@ -21,6 +21,13 @@ def console(stderr: bool = True) -> Console:
     return Console(stderr=stderr, width=None if terminal else 120)
 
 
+def say(text: str) -> None:
+    """A line on standard error, as it is: brackets and colons in names and paths are no markup."""
+    from rich.text import Text
+
+    console().print(Text(text), soft_wrap=True)
+
+
 def print_json(content: Any) -> None:
     print(json.dumps(content, indent=2, default=_plain))
 
@@ -48,9 +55,10 @@ def show_rows(title: str, rows: Sequence[Mapping[str, Any]], printer: Console) -
     needed = sum(least) + 2 * len(least)
     if not printer.is_terminal:
         printer.width = max(printer.width, needed)
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    shown_title = Text(title, style="bold")
+    table = Table(title=shown_title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for heading, width in zip(headings, least, strict=True):  # a heading breaks between words, if there is room
-        table.add_column(heading, overflow="fold", min_width=width if needed <= printer.width else None)
+        table.add_column(Text(heading), overflow="fold", min_width=width if needed <= printer.width else None)
     for row in rows:
         table.add_row(*(Text(str(row[column])) for column in columns))
     printer.print(table)
@@ -67,7 +75,7 @@ def print_mapping(title: str, values: Mapping[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table = Table(title=Text(title, style="bold"), title_justify="left", show_header=False)
     table.add_column()
     table.add_column(overflow="fold")
     for key, value in values.items():

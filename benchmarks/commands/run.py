@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -82,7 +83,7 @@ def run(
         return
     print_page(leaderboard_page(result.leaderboard, result.overall, result.notes), console(stderr=False))
     _print_end(result)
-    print_mapping("next", _next_steps(result, output.out))
+    print_mapping("next", _next_steps(result, work, output.out))
 
 
 @command(app, panel=PANEL)
@@ -179,7 +180,8 @@ def tune(
         if shares:
             print_rows("which knobs mattered", shares)
         print_mapping(f"{len(rows)} trials, {result.seconds:.0f} s", result.places)
-        print_mapping("next", {"use the best": f"tags-bench run --methods {result.best_file}"})
+        best = f"tags-bench run --methods {quote(str(result.best_file))}"
+        print_mapping("next", {"use the best": best + _same_work(work, output.out)})
     for one in result.not_run:
         print(f"trial {one.number}: {one.status}; the same command takes it up again", file=sys.stderr)
     if result.not_run:
@@ -357,13 +359,52 @@ def _end_unfinished(result: RunResult, printing: PrintOptions) -> NoReturn:
     raise typer.Exit(NOT_RUN_EXIT)
 
 
-def _next_steps(result: RunResult, out: Path) -> dict[str, str]:
-    place = "" if out == DEFAULT_OUT else f" --out {out}"
-    name = "" if result.suite == "phantom" else f" --suite {result.suite}"
+def _next_steps(result: RunResult, work: WorkOptions, out: Path) -> dict[str, str]:
+    place = _options({"--out": [] if out == DEFAULT_OUT else [out]})
+    name = _options({"--suite": [] if result.suite == DataOptions.suite else [result.suite]})
     return {
         "ranks, tests, subgroups": f"tags-bench leaderboard --details{place}{name}",
         "every case, in one page": f"tags-bench report{place}{name}",
         "browse the runs": f"tags-bench mlflow{place}{name}",
         "try your own scans": f"tags-bench run --data DIR --target LABEL --organ NAME --lesion NAME{place}",
-        "search hyper-parameters": f"tags-bench tune --methods tags-tiny{place}",
+        "search hyper-parameters": f"tags-bench tune --methods tags-tiny{_same_work(work, out, one=True)}",
     }
+
+
+def _same_work(work: WorkOptions, out: Path, one: bool = False) -> str:
+    """The options by which another command works on the same data, under the same budget, in the same output folder.
+
+    Args:
+        one: only the first dataset and fold; a sweep takes no more.
+    """
+    data, labels, cluster = work.data, work.data.labels, work.cluster
+    folds = [word for word in data.fold or () if word != "all"] if one else data.fold or ()
+    last = 1 if one else None
+    chosen = {
+        "--suite": [] if data.suite == DataOptions.suite else [data.suite],
+        "--dataset": (data.dataset or ())[:last],
+        "--data": [data.data],
+        "--target": [labels.target],
+        "--organ": [labels.organ],
+        "--lesion": [labels.lesion],
+        "--train-on": [data.train_on],
+        "--splits": [data.splits],
+        "--fold": folds[:last],
+        "--seed": [data.seed],
+        "--minutes": [work.budget.minutes],
+        "--steps": [work.budget.steps],
+        "--workers": [cluster.workers],
+        "--cpus": [cluster.cpus],
+        "--gpus": [cluster.gpus],
+        "--address": [cluster.address],
+        "--storage": [cluster.storage],
+        "--out": [] if out == DEFAULT_OUT else [out],
+    }
+    flags = " --phantoms" * data.phantoms + " --all-datasets" * (data.all_datasets and not one)
+    return flags + _options(chosen)
+
+
+def _options(chosen: Mapping[str, Sequence[object]]) -> str:
+    """Options as they are typed, a blank before each; those without a value are left out."""
+    given = [(name, value) for name, values in chosen.items() for value in values if value not in (None, "")]
+    return "".join(f" {name} {quote(str(value))}" for name, value in given)

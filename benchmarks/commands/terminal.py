@@ -41,13 +41,13 @@ class Terminal(progress.Progress):
         self.console = console or Console(stderr=True)
 
     def step(self, text: str) -> AbstractContextManager[Any]:
-        return self.console.status(text)
+        return self.console.status(Text(text))
 
     def note(self, text: str) -> None:
         self.console.print(Text(text, style="bold yellow"))
 
     def line(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+        self.console.print(Text(text), soft_wrap=True)
 
     def hosts(self, rows: Sequence[Mapping[str, str]]) -> None:
         show_rows("hosts", rows, self.console)
@@ -148,7 +148,7 @@ class Bars:
         self._lines = None if console.is_terminal else threading.Event()
         self._crowded = len(units) > console.height - LINES_BESIDE
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),  # labels are shown as they are
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
             TextColumn(counted),
@@ -223,7 +223,7 @@ class Bars:
             self._print(self._tally.line(time.monotonic()))
 
     def _print(self, text: str) -> None:
-        self._console.print(text, soft_wrap=True, markup=False, highlight=False)
+        self._console.print(Text(text), soft_wrap=True)
 
 
 def training_text(figures: Mapping[str, Any]) -> str:

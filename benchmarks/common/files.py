@@ -72,6 +72,30 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
+def files_below(root: Path, links: bool = False) -> Iterator[Path]:
+    """Every file anywhere below a folder, dead links among them; none where there is no folder.
+
+    Args:
+        links: enter folders that are symbolic links as well, each folder once.
+
+    Raises:
+        OSError: a folder cannot be read; `Path.rglob` leaves it out in silence.
+    """
+    entered: set[str] = set()
+    for folder, inside, names in os.walk(root, onerror=_raise, followlinks=links) if root.is_dir() else ():
+        inside.sort()
+        place = os.path.realpath(folder)
+        if place in entered:  # a second link to it, or one that leads back up
+            inside.clear()
+            continue
+        entered.add(place)
+        yield from (Path(folder, name) for name in sorted(names))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def is_dead_link(path: Path) -> bool:
     """Whether it is a link to what is not there, as git-annex and the like leave for files that were not fetched."""
     return path.is_symlink() and not path.exists()

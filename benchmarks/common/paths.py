@@ -39,6 +39,15 @@ def user_path(name: str | Path) -> Path:
     return path
 
 
+def whole_path(path: Path) -> Path:
+    """The path from the root on, by which a folder is known whatever links lead to it.
+
+    A link to a file stays one: its own name has the ending, and what a table names may lie beside it, as in stores
+    of git-annex and DVC.
+    """
+    return path.resolve() if os.path.isdir(path) else path.parent.resolve() / path.name
+
+
 def check_name(text: str, what: str) -> str:
     """A name that files and folders are made of, unchanged.
 

@@ -6,19 +6,20 @@ import logging
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.common.errors import UserError, one_line, shorten
-from benchmarks.common.files import readable
+from benchmarks.common.files import files_below, readable
 from benchmarks.common.paths import user_path
 from benchmarks.common.plugins import BrokenPlugin, chosen, installed
 from benchmarks.common.seeds import generator
 from benchmarks.data.dataset import Case, Dataset, DatasetInfo
 from benchmarks.data.intensities import CT, modality_of
-from benchmarks.data.layouts import kits23, msd, nnunet_raw, pairs_csv
+from benchmarks.data.layouts import kits23, lits17, msd, nnunet_raw, pairs_csv
 from benchmarks.data.layouts.layout import (
     Splitting,
     assemble,
@@ -158,6 +159,7 @@ def _load_layout(root: Path, reading: Reading) -> Dataset:
     if official is not None:
         return _load_recognised(root, dataset_source(official), reading)
     if not (root / "imagesTr").is_dir():
+        _refuse_what_is_closed(root)
         raise UserError(
             f"{root}: no known layout; needed: imagesTr, labelsTr and dataset.json (MSD or nnU-Net raw), "
             "the files of KiTS21 or LiTS17, or a CSV table of pairs"
@@ -214,6 +216,13 @@ def _own_info(name: str, target: Target, place: Path, layout: str, modality: str
         split_source="by patient",
         modality=modality,
     )
+
+
+@readable()
+def _refuse_what_is_closed(root: Path) -> None:
+    """Raises UserError for a folder below that cannot be read: its files may be what a layout lacks."""
+    for _ in islice(files_below(root), lits17.MOST_BELOW):
+        pass
 
 
 def _own_name(root: Path, reading: Reading) -> str:

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.common.errors import UserError, nearest_name, printable, shorten
 from benchmarks.common.files import is_utf8, readable, write_json
 from benchmarks.common.home import HOME_VARIABLE, data_home
-from benchmarks.common.paths import NAME_LENGTH, user_path
+from benchmarks.common.paths import NAME_LENGTH, user_path, whole_path
 from benchmarks.data.catalogue import Reading, datasets, load_dataset, load_own, refuse_another_target
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.split_files import absolute
@@ -87,7 +87,7 @@ def add(
             data home cannot be written.
     """
     _path(wanted.name, home)  # a name that cannot be kept ends here, before the work
-    wanted = replace(wanted, root=user_path(wanted.root).resolve(), splits=absolute(wanted.splits))
+    wanted = replace(wanted, root=whole_path(user_path(wanted.root)), splits=absolute(wanted.splits))
     _refuse_what_is_no_text(wanted)
     dataset = _open(wanted)
     asked = Reading(wanted.target, wanted.organ, wanted.lesion)

@@ -14,7 +14,7 @@ from pathlib import Path
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import read_json, safe_name, write_json
 from benchmarks.common.identity import digest
-from benchmarks.common.paths import user_path
+from benchmarks.common.paths import user_path, whole_path
 from benchmarks.contestants import Target
 from benchmarks.contestants import method as find_method
 from benchmarks.data import registry
@@ -251,7 +251,7 @@ def _one_dataset(entry: DatasetEntry, seed: int, folders: Folders) -> Dataset:
         advice = f"change it with `tags-bench data add {entry.name} --from {added.root} --target LABEL`"
         refuse_another_target(dataset, asked, advice, called=added.target)
         return dataset
-    root = user_path(entry.source).resolve()
+    root = whole_path(user_path(entry.source))
     if entry.name in known_datasets() and entry.target is None:
         dataset = load_dataset(entry.name, root, splits=entry.splits, seed=seed)
         refuse_another_target(dataset, asked, "name the label as `target`, too")

@@ -123,7 +123,7 @@ class RunResult(Results):
     def _repr_html_(self) -> str:
         if self.complete:
             return super()._repr_html_()
-        return as_html(lambda console: console.print("\n".join(self.not_run_lines()), markup=False))
+        return _lines_as_html(self.not_run_lines())
 
 
 @dataclass(frozen=True, repr=False)
@@ -206,7 +206,7 @@ class TrainingResult:
         return f"<TrainingResult: {titles or 'none'}{missing}; {self.seconds:.0f} s; models in {models}>"
 
     def _repr_html_(self) -> str:
-        unfinished = as_html(lambda console: console.print("\n".join(self.unfinished_lines()), markup=False))
+        unfinished = _lines_as_html(self.unfinished_lines())
         return str(self.rows.to_html(index=False)) + ("" if self.complete else unfinished)
 
 
@@ -390,6 +390,13 @@ def as_html(show: Callable[[Any], None]) -> str:
     console = Console(file=io.StringIO(), record=True, width=120)
     show(console)
     return console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")
+
+
+def _lines_as_html(lines: Sequence[str]) -> str:
+    """Lines as they are: brackets and colons in names are no markup."""
+    from rich.text import Text
+
+    return as_html(lambda console: console.print(Text("\n".join(lines))))
 
 
 def _has_direction(metric: str) -> bool:

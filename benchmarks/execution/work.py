@@ -70,6 +70,17 @@ def planned(suite: Suite, out: str | Path, progress: Progress, by_rule: Collecti
     return Work(suite, folders, plan(suite, datasets, folders, by_rule), datasets)
 
 
+def check_protocols(work: Work) -> None:
+    """Raises UserError if no method of the work can follow any of its protocols: there would be nothing to rank."""
+    if work.units and not any(unit.evaluation.protocols for unit in work.units):
+        wanted = ", ".join(protocol.name for protocol in work.suite.protocols)
+        methods = ", ".join(dict.fromkeys(unit.entry.title for unit in work.units))
+        raise UserError(
+            f"nothing to evaluate: {wanted}: not applicable to {methods}; `tags-bench methods` says which prompts "
+            "each method takes"
+        )
+
+
 def executed(
     work: Work, tracking_uri: str | None, address: str | None, recompute: Recompute, progress: Progress
 ) -> RunResult:

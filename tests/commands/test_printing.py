@@ -1,12 +1,19 @@
-"""Tables show every column, and break no word of a heading where there is room."""
+"""Tables show every column, break no word of a heading where there is room, and show names as they are."""
 
 from __future__ import annotations
 
+import io
 import json
+from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
-from benchmarks.commands.printing import print_rows
+from benchmarks.commands.bars import case_bar, download_bars
+from benchmarks.commands.printing import print_mapping, print_rows, say
+
+NAME = "a[bold]b[/x] :x: /data/[x]/y"
+"""A label and a path that rich would read as markup, or as an emoji."""
 
 
 def test_no_word_of_a_heading_is_broken(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,3 +32,27 @@ def test_a_table_that_is_too_wide_for_a_page_loses_no_column(capsys: pytest.Capt
     assert all(heading in shown for heading in row)
     print_rows("wide", [row], as_json=True)
     assert json.loads(capsys.readouterr().out) == [row]
+
+
+def test_names_are_no_markup_in_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    print_rows(f"rows of {NAME}", [{NAME: 1, "second": NAME}])
+    shown = capsys.readouterr().out
+    assert shown.count(NAME) == 3
+    print_mapping(f"about {NAME}", {NAME: NAME})
+    assert capsys.readouterr().out.count(NAME) == 3
+
+
+def test_a_line_is_said_as_it_is_and_not_broken(capsys: pytest.CaptureFixture[str]) -> None:
+    say(f"figure: {'long/' * 40}{NAME}")
+    assert capsys.readouterr().err == f"figure: {'long/' * 40}{NAME}\n"
+
+
+def test_names_are_no_markup_in_bars() -> None:
+    file = io.StringIO()
+    terminal = Console(file=file, force_terminal=True, color_system=None, width=160)
+    with case_bar(terminal, NAME) as (opened, _):
+        opened(SimpleNamespace(cases=[1]))
+    with download_bars(terminal) as advance:
+        advance(SimpleNamespace(path=f"file {NAME}"), 1, 2)
+    assert f"checking {NAME}" in file.getvalue()
+    assert f"file {NAME}" in file.getvalue()

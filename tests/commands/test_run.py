@@ -9,14 +9,21 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from benchmarks import api
+from benchmarks.commands.options import BudgetOptions, DataOptions, LabelOptions, WorkOptions
+from benchmarks.commands.run import _next_steps, _same_work
+from benchmarks.common.output import DEFAULT_OUT
 from benchmarks.execution import work
 from benchmarks.execution.course import NotRun
+from benchmarks.execution.outcomes import TuningResult
 from benchmarks.results.records import RecordStore
+from benchmarks.results.sweep import Trial
 from tests.scan_folders import write_msd
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -79,6 +86,44 @@ def test_a_dataset_without_source_that_was_not_added(call, tmp_path: Path) -> No
     outcome = call("run", "--suite", str(suite))
     assert outcome.code == 2
     assert "data add" in outcome.err
+
+
+@pytest.mark.parametrize("protocol", ["none", "text"])
+def test_protocols_that_no_method_can_follow_end_before_the_work(call, tmp_path: Path, protocol: str) -> None:
+    folder = write_msd(tmp_path / "mine", cases=10)
+    outcome = call("run", "--data", str(folder), "--methods", "ball", "--protocol", protocol, "--out", "out")
+    assert outcome.code == 2
+    name = "automatic" if protocol == "none" else protocol
+    assert f"error: nothing to evaluate: {name}: not applicable to ball; `tags-bench methods`" in outcome.err
+    assert not Path("out/records").exists()
+
+
+def test_the_next_commands_work_on_the_same_data_in_the_same_folder() -> None:
+    result = SimpleNamespace(suite="data-mine")
+    own = DataOptions(data=Path("my scans"), labels=LabelOptions(target="2", organ="liver"), fold=["1", "2"])
+    work = WorkOptions(own, budget=BudgetOptions(minutes=3))
+    steps = _next_steps(result, work, Path("my out"))  # type: ignore[arg-type]
+    assert steps["ranks, tests, subgroups"] == "tags-bench leaderboard --details --out 'my out' --suite data-mine"
+    assert steps["search hyper-parameters"] == (
+        "tags-bench tune --methods tags-tiny --data 'my scans' --target 2 --organ liver --fold 1 --minutes 3 "
+        "--out 'my out'"
+    )
+    known = WorkOptions(DataOptions(suite="my.yaml", dataset=["kits21", "lits17"], phantoms=True, seed=0))
+    assert _same_work(known, DEFAULT_OUT) == " --phantoms --suite my.yaml --dataset kits21 --dataset lits17 --seed 0"
+    assert _same_work(known, DEFAULT_OUT, one=True) == " --phantoms --suite my.yaml --dataset kits21 --seed 0"
+    whole = WorkOptions(DataOptions(all_datasets=True))
+    assert (_same_work(whole, DEFAULT_OUT), _same_work(whole, DEFAULT_OUT, one=True)) == (" --all-datasets", "")
+
+
+def test_a_sweep_says_how_its_best_is_used_with_its_data_and_budget(call, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = {"method": "tags-tiny", "dataset": "lits17", "synthetic": True}
+    trial = Trial(0, {"learning_rate": 0.1}, 0.5, 4, 1.0, "finished", None)
+    found = TuningResult(unit, (trial,), Path("out/sweeps/one/best.yaml"), 1.0, {})
+    monkeypatch.setattr(api, "tune", lambda suite, **settings: found)
+    outcome = call("tune", "--suite", "quick", "--dataset", "lits17", "--steps", "9", "--out", "out", "--trials", "1")
+    assert outcome.code == 0, outcome.err
+    told = "tags-bench run --methods out/sweeps/one/best.yaml --suite quick --dataset lits17 --steps 9 --out out"
+    assert told in outcome.out
 
 
 @pytest.mark.ray

@@ -106,3 +106,19 @@ def test_a_training_shows_its_share_of_the_budget_and_its_loss() -> None:
         bars.stage(one, "evaluating")
         assert "budget" not in bars._tally.line(time.monotonic())
     assert "training 1 unit, trained so far: tags-tiny · data 50% of its budget, loss 0.123" in told
+
+
+def test_labels_and_paths_are_no_markup() -> None:
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=True, color_system=None, width=160)
+    shown, name = terminal.Terminal(console), "a[bold]b[/x] :x: /data/[x]/y"
+    with shown.step(f"reading {name}"):
+        shown.line(f"line {name}")
+        shown.note(f"note {name}")
+    shown.hosts([{"host": f"host {name}"}])
+    with shown.units([unit(name, 2)]) as bars:
+        bars.failed(unit(name, 2), SimpleNamespace(case_id=name), name)  # type: ignore[arg-type]
+    told = file.getvalue()
+    assert all(f"{word} {name}" in told for word in ("reading", "line", "note", "host"))
+    assert f"failed: {name} · data, {name}: {name}" in told
+    assert f"\x1b[2K{name} · data " in told  # the bar

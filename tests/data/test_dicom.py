@@ -300,6 +300,13 @@ def test_a_place_that_must_not_be_looked_into(open_place, place):
         convert(root, open_place / "out", {"GTV": 1})
 
 
+def test_a_folder_of_a_case_that_must_not_be_read_is_no_gap(open_place):
+    root = one_case(open_place / "in")
+    (root / "a" / "more").mkdir(mode=0)
+    with as_plain_user(), pytest.raises(UserError, match=r"in/a/more: cannot be read \(Permission denied\)"):
+        convert(root, open_place / "out", {"GTV": 1})
+
+
 def test_a_place_that_cannot_be_written(tmp_path, monkeypatch):
     root = one_case(tmp_path / "in")
     (tmp_path / "file").write_text("")

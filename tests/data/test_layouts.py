@@ -25,6 +25,8 @@ from benchmarks.data.catalogue import (
 from benchmarks.data.dataset import target_mask
 from benchmarks.data.layouts import lits17
 from benchmarks.data.splits import patient_folds
+from benchmarks.execution.datasets import Folders, resolve_dataset
+from benchmarks.execution.entries import OwnData
 from benchmarks.metrics.folders import score_folders
 from tests.plain_user import as_plain_user, closed
 
@@ -456,6 +458,35 @@ def test_a_case_folder_that_is_a_dead_link_is_left_out(tmp_path):
     assert "neither imaging" in load_dataset("kits21", tmp_path, splits="patient", strict=False).excluded["case_00003"]
 
 
+def test_lits_batches_may_be_links(tmp_path):
+    """Also one that leads back up, and two to the same folder."""
+    root = tmp_path / "lits"
+    lits(root, range(2))
+    lits(tmp_path / "elsewhere", range(2, 5))
+    for name in ("Batch 2", "Batch 2 again"):
+        (root / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "up").symlink_to(root)
+    assert sorted(found.case_id for found in lits17.own_pairs(root)) == [f"volume-{i}" for i in range(5)]
+    assert sorted(load_folder(root, 2).cases) == [f"volume-{i}" for i in range(5)]
+
+
+def test_a_lits_batch_that_must_not_be_read_is_one_line(open_place):
+    lits(open_place / "lits" / "Batch 1", range(3))
+    lits(open_place / "lits" / "Batch 2", range(3, 5))
+    closed(open_place / "lits" / "Batch 2")
+    with as_plain_user(), pytest.raises(UserError, match=r"Batch 2: cannot be read \(Permission denied\)"):
+        load_folder(open_place / "lits", 2)
+
+
+@pytest.mark.parametrize("channels", ["CT", 5, True])
+def test_channels_that_are_no_mapping_are_one_line(tmp_path, channels):
+    nnunet(tmp_path)
+    content = json.loads((tmp_path / "dataset.json").read_text()) | {"channel_names": channels}
+    (tmp_path / "dataset.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r'dataset\.json: the channels are .*; write them as \{"0": "CT"\}'):
+        load_folder(tmp_path, 2)
+
+
 def test_own_cases_that_are_listed_and_not_there_are_noted(tmp_path):
     msd(tmp_path, "x", range(1, 5), {"0": "background", "1": "organ", "2": "tumour"}, range(1, 10))
     dataset = load_folder(tmp_path, 2)
@@ -619,6 +650,28 @@ def test_table_of_pairs(tmp_path, suffix):
     for split in dataset.splits:
         sides = [{dataset.cases[i].patient for i in part} for part in vars(split).values()]
         assert sum(map(len, sides)) == 3
+
+
+@pytest.mark.parametrize("beside", ["the link", "the file"])
+def test_a_table_may_be_a_link(tmp_path, monkeypatch, beside):
+    """As in a store of git-annex or DVC, whose files have other names; or from another folder."""
+    place, store = tmp_path / "scans", tmp_path / "store"
+    lines = ["image,label"]
+    for i in range(6):
+        image, truth = f"image {i}.nii", f"label {i}.nii"
+        save(place / image, np.arange(i, i + np.prod(SHAPE), dtype=np.int16).reshape(SHAPE))
+        save(place / truth, label(1))
+        lines.append(f"{image},{truth}")
+    store.mkdir()
+    file, link = (store / "5eed", place / "own.csv") if beside == "the link" else (place / "own.csv", store / "own.csv")
+    file.write_text("\n".join(lines))
+    link.symlink_to(file)
+    monkeypatch.chdir(link.parent)
+    added = registry.add(registry.Registration("own", Path("own.csv"), 1), home=tmp_path / "home")
+    assert added.root == link
+    assert len(registry.load("own", home=tmp_path / "home").cases) == 6
+    entry = OwnData(Path("own.csv"), "own", 1).entry()
+    assert len(resolve_dataset(entry, 1, Folders(tmp_path / "out")).cases) == 6
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,10 @@ import pandas as pd
 import pytest
 from pandas.testing import assert_frame_equal
 
+from benchmarks.common.errors import UserError
 from benchmarks.results.leaderboard import leaderboard_of, overall_of
 from benchmarks.results.mlflow import records_from_mlflow
+from benchmarks.results.mlflow.server import opened_store
 from tests.results.mlflow_runs import a_run, description_of, rows_of
 from tests.waiting import wait_for
 
@@ -74,6 +76,23 @@ def test_a_server_on_sqlite(tmp_path: Path, empty_store: Path) -> None:
     shutil.copy(empty_store, tmp_path / "server.db")
     with serving(f"sqlite:///{tmp_path / 'server.db'}", tmp_path) as address:
         check(address, tmp_path / "out")
+
+
+def test_a_store_opens_on_a_suite_that_it_has_and_names_those_for_another(out: Path) -> None:
+    assert a_run(out) == 0
+    assert opened_store(out, "suite")[1].startswith("#/experiments/")
+    with pytest.raises(UserError, match=r"mlflow\.db: no run of suite 'siute' \(have: suite\)"):
+        opened_store(out, "siute")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_damaged_store_is_named_in_a_line(out: Path, share: float) -> None:
+    file = out / "mlflow.db"
+    content = file.read_bytes()
+    file.write_bytes(content[: int(share * len(content))] or b"no database at all")
+    (out / "mlflow-artifacts").mkdir()
+    with pytest.raises(UserError, match=r"mlflow\.db: MLflow cannot read this store \(.*\); move it away"):
+        opened_store(out, "suite")
 
 
 @pytest.fixture

@@ -53,6 +53,12 @@ def pages() -> dict[str, Page]:
 
 
 @pytest.mark.parametrize("form", FORMATS)
+def test_notes_are_shown_where_there_is_no_list(form: str) -> None:
+    page = leaderboard_page(pd.DataFrame(), pd.DataFrame(), ["automatic: not applicable to ball"])
+    assert bare("automatic: not applicable to ball") in text_of(page, form)
+
+
+@pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("name", ["overall", "all", "details", "table"])
 def test_every_form_has_every_cell_note_and_mark(pages: dict[str, Page], name: str, form: str) -> None:
     page = pages[name]

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.common.errors import UserError, one_line
-from benchmarks.common.files import readable
+from benchmarks.common.files import files_below, readable
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -94,7 +94,7 @@ def look(folder: Path) -> Contents:
     scans: list[ScanFiles] = []
     annotations: list[Path] = []
     others: set[str] = set()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
+    for path in sorted(path for path in files_below(folder) if path.is_file() and not path.is_symlink()):
         header = read_file(path, stop_before_pixels=True, specific_tags=list(HEADER))
         if header is None:
             continue  # notes, checksums

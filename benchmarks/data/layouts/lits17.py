@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.common.errors import UserError
+from benchmarks.common.files import files_below, readable
 from benchmarks.data.dataset import DatasetInfo
 from benchmarks.data.layouts import msd
 from benchmarks.data.layouts.layout import Pair, file_or_dead_link, pair, read_dataset_json, volume_stem
@@ -58,10 +59,15 @@ def find_pairs(root: Path) -> list[Pair]:
     return _decathlon_pairs(folder) if (folder / "dataset.json").is_file() else own_pairs(root)
 
 
+@readable()
 def own_pairs(root: Path) -> list[Pair]:
-    """volume-N beside segmentation-N, anywhere below `root`. Raises UserError for a folder with too much below it."""
+    """volume-N beside segmentation-N, anywhere below `root`, whose batches may be links.
+
+    Raises:
+        UserError: there is too much below the folder, or a folder that cannot be read.
+    """
     found: dict[str, dict[str, list[Path]]] = {}
-    below = list(islice(root.rglob("*"), MOST_BELOW + 1))
+    below = list(islice(files_below(root, links=True), MOST_BELOW + 1))
     if len(below) > MOST_BELOW:
         raise UserError(f"{root}: more than {MOST_BELOW:,} files below it; name the folder of the dataset itself")
     for path in sorted(below):

@@ -35,6 +35,8 @@ def load(root: Path, info: DatasetInfo, splitting: Splitting, *, strict: bool = 
     require_folder(root)
     content = read_dataset_json(root)
     channels = content.get("channel_names") or content.get("modality") or {}
+    if not isinstance(channels, dict | list):
+        raise UserError(f'{root / "dataset.json"}: the channels are {channels!r}; write them as {{"0": "CT"}}')
     if len(channels) > 1:
         raise UserError(f"{root / 'dataset.json'}: {len(channels)} channels; the bench reads one scan per case")
     ending = content.get("file_ending", ".nii.gz")

@@ -1,12 +1,14 @@
 """A table of pairs: a CSV file with the columns image and label, and optionally case, patient, modality and split.
 
 A column split (train, validation, test) is followed, see `split_files`; others may serve to leave one centre out.
-Paths are relative to the folder of the table. For data that lie in no known layout.
+Paths are relative to the folder of the table; where the table is a link, to that of the link or, failing that, of the
+file it leads to. For data that lie in no known layout.
 """
 
 from __future__ import annotations
 
 import csv
+import os
 from pathlib import Path
 
 from benchmarks.common.errors import UserError, shorten
@@ -65,7 +67,15 @@ def _pair(table: Path, number: int, row: dict[str, str]) -> Pair:
     image, label, case_id, patient = ((row.get(name) or "").strip() for name in ("image", "label", "case", "patient"))
     if not image or not label:
         raise UserError(f"{table}, line {number}: image or label is empty")
-    path = user_path(table.parent / image)
+    path = _beside(table, image)
     case_id = case_id or volume_stem(path) or path.name
     check_name(case_id, f"{table}, line {number}: case")
-    return Pair(case_id, path, user_path(table.parent / label), patient)
+    return Pair(case_id, path, _beside(table, label), patient)
+
+
+def _beside(table: Path, name: str) -> Path:
+    """What a table names; beside the table, or where it is a link and nothing lies there, beside the file itself."""
+    path = user_path(table.parent / name)
+    if table.is_symlink() and not os.path.lexists(path):
+        return user_path(table.resolve().parent / name)
+    return path

@@ -62,7 +62,7 @@ def leaderboard_page(
         overall: what `leaderboard.overall_of` gives for the board.
     """
     if board.empty:
-        return Page()
+        return Page(notes=tuple(notes))
     synthetic = bool(board["synthetic"].any())
     first = overall_sheets(board, overall)
     sheets = first if overall_only and first else [*first, *board_sheets(board), *costs_sheets(board)]
