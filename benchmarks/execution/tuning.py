@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -198,10 +200,21 @@ def _interruptible(sweep: Sweep, log: SweepLog) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        kept = f"{log.over} trials are over and kept in {sweep.folder}"
+        kept = f"what the sweep has found (trials that are over: {log.over}) is kept in {sweep.folder}"
         said = f"interrupted: {kept}; the same command goes on from there"
         logger.warning("%s", said)
         raise Interrupted(said) from None
+
+
+@contextmanager
+def _own_interrupts() -> Iterator[None]:
+    """Tune leaves its handler of Ctrl-C behind, which would swallow the first one after it."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():  # Tune sets none elsewhere, and nobody could
+            signal.signal(signal.SIGINT, before)
 
 
 def _can_be_restored(experiment: Path) -> bool:
@@ -222,7 +235,8 @@ def _fit(tuner: Any, experiment: Path, trainable: Any) -> None:
     """
     for attempt in range(1 + RETRIES):
         try:
-            tuner.fit()
+            with _own_interrupts():
+                tuner.fit()
             return
         except Exception as error:  # whatever Tune and Ray can raise
             reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__

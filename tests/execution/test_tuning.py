@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -357,9 +358,25 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
     monkeypatch.setattr(StandIn, "fit", twice)
     with pytest.raises(Interrupted) as caught:
         tuning.tune_method(sweep, 3, 1)
-    said = f"interrupted: 1 trials are over and kept in {sweep.folder}; the same command goes on from there"
+    kept = f"what the sweep has found (trials that are over: 1) is kept in {sweep.folder}"
+    said = f"interrupted: {kept}; the same command goes on from there"
     assert str(caught.value) == said
     assert caplog.messages == [said]
+
+
+def test_ctrl_c_after_a_sweep_is_not_swallowed_by_tune(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, fit = signal.getsignal(signal.SIGINT), StandIn.fit
+
+    def fit_as_tune(self: StandIn) -> None:
+        signal.signal(signal.SIGINT, lambda *event: None)
+        fit(self)
+
+    monkeypatch.setattr(StandIn, "fit", fit_as_tune)
+    try:
+        tuning.tune_method(sweep, 2, 1)
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 # One trial ------------------------------------------------------------------------------------------------------------
