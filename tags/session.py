@@ -136,16 +136,19 @@ class TagsSession(Session):
         return Answer(tuple((view, mixed(view, probability)) for view, probability in answer.parts))
 
     def _edited(self, given: BoolArray, prompted: GridPrompts) -> BoolArray:
-        """A mask of the user's with the network's changes: where it agrees or did not look, not a voxel moves."""
+        """A mask of the user's with the network's changes: where it agrees or did not look, not a voxel moves.
+
+        It disagrees where its answer is more than half away from the mask as it was shown: a border between two
+        voxels of a view is no disagreement.
+        """
         before = _Given(self, given)
         answer = self._follow(prompted, before)
         shown = Answer(tuple((view, before.seen_from(view)) for view, _ in answer.parts))
         box, probability, looked = answer.on_volume(self.prepared)
         _, as_seen, _ = shown.on_volume(self.prepared)
-        now = probability > self.segmenter.settings.threshold
-        changed = looked & (now != (as_seen > 0.5))
+        further = probability - self.segmenter.settings.threshold + np.float32(0.5) - as_seen
         mask = given.copy()
-        mask[box] = np.where(changed, now, mask[box])
+        mask[box] = np.where(looked & (abs(further) > 0.5), further > 0, mask[box])
         return mask
 
     # Views
