@@ -407,6 +407,27 @@ def test_a_given_mask_changes_only_where_the_network_disagrees(segmenter):
     assert (mended & far).sum() == far.sum()
 
 
+def test_an_answer_less_than_half_away_from_a_given_mask_moves_nothing(segmenter):
+    """Where a border runs between two voxels of a view, a network that is all but sure of it would fray it."""
+    shape, spacing = (120, 110, 50), (1.0, 1.0, 3.0)
+    truth = ball(shape, spacing, 60)
+    session = segmenter.open(volume_of(shape, spacing), TARGET)
+    away = np.random.default_rng(0).choice(np.array([-0.45, 0.45], np.float32), (segmenter.config.patch,) * 3)
+    session._probability = lambda view, prompted, before, keep=True: (before.seen_from(view) + away).clip(0, 1)
+    assert np.array_equal(session.segment(Prompts(mask=truth)), truth)
+
+
+@pytest.mark.parametrize(("answer", "is_lesion"), [(0.25, False), (0.35, True)])
+def test_the_threshold_decides_for_a_given_mask_too(answer, is_lesion):
+    segmenter = tags_tiny.build({"threshold": 0.3})
+    truth = ball((64, 64, 64), (4.0, 4.0, 4.0), 60)
+    session = segmenter.open(volume_of((64, 64, 64)), TARGET)
+    session._probability = lambda view, *rest, **options: np.full((view.side,) * 3, answer, np.float32)
+    mask = session.segment(Prompts(mask=truth))
+    assert mask[32, 32, 32] == is_lesion
+    assert mask[32, 32, 28 - 6] == is_lesion, "seen, and beyond the given mask"
+
+
 def test_a_given_mask_and_a_click_meet_in_one_round(segmenter):
     shape = (64, 64, 64)
     truth = ball(shape, (4.0, 4.0, 4.0), 60)
