@@ -43,8 +43,11 @@ class Opened:
         """Whether a key changes the main picture."""
         before = self.pixels()
         self.page.keyboard.press(key)
-        self.page.wait_for_timeout(60)
-        return self.pixels() != before
+        for _ in range(40):  # of 50 ms; it is drawn a moment later
+            self.page.wait_for_timeout(50)
+            if self.pixels() != before:
+                return True
+        return False
 
 
 @pytest.fixture
@@ -64,12 +67,15 @@ def test_the_answer_comes_first_and_leads_to_its_leaderboard(opened: Opened) -> 
     assert top["y"] < 300
     assert opened.page.locator(".panel:visible").count() == 1
     opened.page.locator("a.pick[href='#list-1']").click()
+    opened.page.wait_for_selector("#list-1:visible")  # the page follows its address a moment later
     assert opened.page.locator(".panel:visible").get_attribute("id") == "list-1"
     assert opened.page.locator("#list-1 .chart svg").count() >= 4
     width = opened.page.evaluate("document.documentElement.scrollWidth")
     assert width <= 1280  # nothing hangs over the edge of a laptop
     opened.page.go_back()
+    opened.page.wait_for_selector("#list-1", state="hidden")
     opened.page.go_forward()
+    opened.page.wait_for_selector("#list-1:visible")
     assert opened.page.locator("#which").input_value() == "list-1"
 
 
