@@ -20,6 +20,7 @@ function follow() {
   const [id, ...rest] = decodeURIComponent(location.hash.slice(1)).split("/");
   const [kind, place] = (rest[0] ?? "").split("-");
   if (kind !== "case") viewer.close();
+  if (!id) showPanel(panels[0].id);  // Back, to the page as it opened
   if (!panels.some((panel) => panel.id === id)) return;
   if (shown !== id) showPanel(id);
   if (kind === "method") {
