@@ -133,12 +133,13 @@ class _Chosen:
 def _chosen(bank: BankOptions) -> _Chosen:
     """What the options name. Raises UserError for more than one dataset, fold or protocol."""
     from benchmarks.execution.datasets import Folders, dataset_of
+    from benchmarks.execution.entries import ALL_FOLDS
 
     data = bank.data
     suite = chosen_suite(WorkOptions(data=data, methods=bank.methods))
     if len({entry.name for entry in suite.datasets}) > 1:
         raise UserError("prompts are those of one dataset; choose it with --dataset")
-    if data.fold and (len(data.fold) > 1 or data.fold == ["all"]):
+    if len(suite.datasets) > 1 or suite.datasets[0].fold == ALL_FOLDS:
         raise UserError("prompts are those of one fold; choose it with --fold, such as --fold 0")
     if data.protocol and len(data.protocol) > 1:
         raise UserError("prompts are those of one protocol; choose it with --protocol")

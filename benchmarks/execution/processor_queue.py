@@ -12,6 +12,6 @@ def seconds_queued() -> float:
     """Seconds that the calling thread has waited for a processor so far; 0 where the system does not count them."""
     try:
         words = SCHEDULE.read_text(encoding="ascii").split()
-    except FileNotFoundError:  # not Linux, or a kernel without these figures
+    except OSError:  # not Linux, a kernel without these figures, or one that does not show them
         return 0.0
     return int(words[1]) / 1e9 if len(words) > 1 else 0.0

@@ -91,6 +91,7 @@ def work_options(options: tuple[str, ...]) -> WorkOptions:
         (("--all-datasets",), "one dataset"),
         (("--fold", "0", "--fold", "1"), "one fold"),
         (("--fold", "all"), "one fold"),
+        (("--suite", "paper-folds", "--dataset", "kits21"), "one fold"),
         (("--protocol", "box", "--protocol", "centre-click"), "one protocol"),
     ],
 )
