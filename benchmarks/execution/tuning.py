@@ -136,8 +136,7 @@ def tune_method(
     log.changed = lambda: changed(log.trials())
     _bring_checkpoint(sweep, space)
     ended = "error: ended from outside: this process was killed, or Ray's own on this machine (raylet) was"
-    goes_on = f"what the sweep has found is kept in {sweep.folder}, and the same command goes on from there"
-    with last_words(f"{ended}; {goes_on}"), _interruptible(sweep, log):
+    with last_words(f"{ended}; {_kept(sweep.folder)}"), _interruptible(sweep, log):
         _go_on(sweep, space, log, trials, concurrent)
     found = log.trials()
     if all(not one.has_result for one in found):
@@ -194,14 +193,17 @@ def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurre
             _check_ended(log, done + missing)
 
 
+def _kept(folder: Path) -> str:
+    return f"what the sweep has found is kept in {folder}, and the same command goes on from there"
+
+
 @contextmanager
 def _interruptible(sweep: Sweep, log: SweepLog) -> Iterator[None]:
     """Turns Ctrl-C into an `Interrupted` that says what is kept; it is said at once, as that of a run."""
     try:
         yield
     except KeyboardInterrupt:
-        kept = f"what the sweep has found (trials that are over: {log.over}) is kept in {sweep.folder}"
-        said = f"interrupted: {kept}; the same command goes on from there"
+        said = f"interrupted: {_kept(sweep.folder)}; trials that are over: {log.over}"
         logger.warning("%s", said)
         raise Interrupted(said) from None
 
@@ -232,17 +234,20 @@ def _fit(tuner: Any, experiment: Path, trainable: Any) -> None:
 
     Raises:
         MachineFault: Tune has given up too often.
+        KeyboardInterrupt: there was a Ctrl-C, at which Tune keeps its state and returns as if all were well.
     """
     for attempt in range(1 + RETRIES):
         try:
             with _own_interrupts():
-                tuner.fit()
+                grid = tuner.fit()
+            if grid.num_terminated + grid.num_errors < len(grid):  # some may not even have been begun
+                raise KeyboardInterrupt
             return
         except Exception as error:  # whatever Tune and Ray can raise
             reason = str(error).strip().splitlines()[-1][:300] if str(error).strip() else type(error).__name__
             logger.warning("Ray Tune has given up (%s)", reason)
             if attempt == RETRIES:
-                kept = f"what the sweep has found is kept in {experiment.parents[1]}, and the same command goes on"
+                kept = _kept(experiment.parents[1])
                 raise MachineFault(f"Ray Tune has given up {1 + RETRIES} times: {reason}; {kept}") from error
         tuner = _restored(experiment, trainable)
 

@@ -8,7 +8,7 @@ import shutil
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -260,6 +260,18 @@ def test_the_log_knows_a_setting_whatever_the_file_makes_of_it(tmp_path: Path) -
 # A sweep that is broken off, with a stand-in for Tune -----------------------------------------------------------------
 
 
+@dataclass
+class Grid:
+    """What Tune's `fit` gives back: what has become of the trials that it has created."""
+
+    created: int
+    num_terminated: int
+    num_errors: int = 0
+
+    def __len__(self) -> int:
+        return self.created
+
+
 class StandIn:
     """Tune as far as a sweep sees it: it suggests, tells the log, and ends after so many events as it is let."""
 
@@ -275,7 +287,7 @@ class StandIn:
     def can_restore(path: str) -> bool:
         return (Path(path) / "tuner.pkl").is_file()
 
-    def fit(self) -> None:
+    def fit(self) -> Grid:
         from benchmarks.execution.sweep_callback import _LOGS
 
         (log,) = (_LOGS[one.name] for one in self.callbacks)
@@ -283,14 +295,15 @@ class StandIn:
             name = f"{self.folder.name}-{place}"
             StandIn.events -= 2
             if StandIn.events < -1:
-                return
+                return Grid(place, place)
             log.began(name, self.search.suggest(name), place)
             if StandIn.events < 0:
-                return
+                return Grid(place + 1, place)
             result = {"validation_dice": 0.5, "rung": 1, "step": 1, "training_iteration": 1}
             log.reported(name, result)
             self.search.on_trial_complete(name, result)
             log.ended(name)
+        return Grid(self.number, self.number)
 
 
 @pytest.fixture
@@ -307,12 +320,15 @@ def test_a_sweep_that_is_killed_at_its_beginning_still_tries_the_methods_own_set
 ) -> None:
     """Tune had begun the first trial, and kept no state of it."""
 
-    def killed(*arguments: object) -> None:
+    fit = StandIn.fit
+
+    def killed(self: StandIn) -> None:
+        fit(self)
         raise SystemExit(9)
 
     monkeypatch.setattr(StandIn, "events", 1)
     with monkeypatch.context() as patch:
-        patch.setattr(SweepLog, "forget_lost", killed)
+        patch.setattr(StandIn, "fit", killed)
         with pytest.raises(SystemExit):
             tuning.tune_method(sweep, 3, 1)
     first = sweep.space().first_setting()
@@ -350,26 +366,47 @@ def test_ctrl_c_says_what_is_kept_and_how_to_go_on(
     monkeypatch.setattr(StandIn, "events", 3)
     fit = StandIn.fit
 
-    def twice(self: StandIn) -> None:
-        fit(self)
+    def twice(self: StandIn) -> Grid:
+        grid = fit(self)
         if again:
             raise KeyboardInterrupt
+        return grid
 
     monkeypatch.setattr(StandIn, "fit", twice)
     with pytest.raises(Interrupted) as caught:
         tuning.tune_method(sweep, 3, 1)
-    kept = f"what the sweep has found (trials that are over: 1) is kept in {sweep.folder}"
-    said = f"interrupted: {kept}; the same command goes on from there"
+    kept = f"what the sweep has found is kept in {sweep.folder}, and the same command goes on from there"
+    said = f"interrupted: {kept}; trials that are over: 1"
     assert str(caught.value) == said
     assert caplog.messages == [said]
+
+
+def test_ctrl_c_before_a_sweep_that_is_taken_up_has_begun_a_trial_loses_none(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune has read its two trials, and begins neither."""
+
+    class Restored:
+        def fit(self) -> Grid:
+            return Grid(2, 1)
+
+    monkeypatch.setattr(StandIn, "events", 3)
+    with pytest.raises(Interrupted):
+        tuning.tune_method(sweep, 3, 1)
+    kept = (sweep.folder / "trials.json").read_text(encoding="utf-8")
+    monkeypatch.setattr(tuning, "_can_be_restored", lambda experiment: True)
+    monkeypatch.setattr(tuning, "_restored", lambda experiment, trainable: Restored())
+    with pytest.raises(Interrupted):
+        tuning.tune_method(sweep, 3, 1)
+    assert (sweep.folder / "trials.json").read_text(encoding="utf-8") == kept
 
 
 def test_ctrl_c_after_a_sweep_is_not_swallowed_by_tune(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
     before, fit = signal.getsignal(signal.SIGINT), StandIn.fit
 
-    def fit_as_tune(self: StandIn) -> None:
+    def fit_as_tune(self: StandIn) -> Grid:
         signal.signal(signal.SIGINT, lambda *event: None)
-        fit(self)
+        return fit(self)
 
     monkeypatch.setattr(StandIn, "fit", fit_as_tune)
     try:
@@ -506,9 +543,10 @@ def test_a_sweep_goes_on_where_tune_itself_gives_up(tmp_path: Path, monkeypatch:
         def __init__(self, *problems: Exception) -> None:
             self.problems = list(problems)
 
-        def fit(self) -> None:
+        def fit(self) -> Grid:
             if self.problems:
                 raise self.problems.pop(0)
+            return Grid(1, 0, 1)
 
     killed = RuntimeError("a worker was killed due to the node running low on memory")
     restored: list[Path] = []
