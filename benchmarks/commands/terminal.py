@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,14 +23,14 @@ from rich.progress import (
 from rich.text import Text
 
 from benchmarks.commands.printing import show_rows
+from benchmarks.commands.tally import AT_REST, TO_TRAIN, Tally
 from benchmarks.data.dataset import Case
 from benchmarks.execution import progress
 from benchmarks.execution.plan import Unit
 
 LINE_EVERY_SECONDS = 60.0
-TRAININGS_IN_A_LINE = 4
+STYLES = {"done": "green", "waiting": "dim", TO_TRAIN: "dim", "failed": "red", "not run": "red"}
 LINES_BESIDE = 4  # of a terminal, for what is not a bar of a unit
-AT_REST = ("", "waiting", "done", "failed", "not run")
 
 
 class Terminal(progress.Progress):
@@ -65,67 +64,10 @@ class _Stage(ProgressColumn):
     def render(self, task: Task) -> Text:
         stage = task.fields.get("stage", "waiting")
         since = task.fields.get("since")
-        style = {"done": "green", "waiting": "dim", "failed": "red", "not run": "red"}.get(stage, "cyan")
+        style = STYLES.get(stage, "cyan")
         seconds = f" {time.monotonic() - since:.0f} s" if since is not None and stage not in AT_REST else ""
         figures = f", {task.fields['figures']}" if stage == "training" and task.fields.get("figures") else ""
         return Text(f"{stage}{seconds}{figures}", style=style)
-
-
-class Tally:
-    """What is finished, and how long the rest may take.
-
-    Args:
-        cases: of each unit; 1 where units are only trained.
-        now: seconds that only go forward.
-        counted: "cases" or "trainings".
-    """
-
-    def __init__(self, cases: dict[Path, int], now: float, counted: str = "cases") -> None:
-        self._cases, self._began, self._counted = cases, now, counted
-        self._finished: dict[Path, int] = {}
-        self._before: dict[Path, int] = {}  # finished when the run began
-        self._first: float | None = None  # when something was first evaluated
-        self.stages: dict[Path, str] = {}
-        self.trainings: dict[Path, str] = {}
-        self.failed = 0
-
-    def stage(self, unit: Path, stage: str, now: float) -> None:
-        self.stages[unit] = stage
-        if self._first is None and stage in ("evaluating", "scoring"):
-            self._first = now
-
-    def advanced(self, unit: Path, finished: int) -> None:
-        self._before.setdefault(unit, finished)
-        self._finished[unit] = finished
-
-    @property
-    def total(self) -> int:
-        return sum(self._cases.values())
-
-    @property
-    def finished(self) -> int:
-        return sum(self._finished.values())
-
-    def seconds_left(self, now: float) -> float | None:
-        """From the cases finished so far, at the pace since the first one was begun; None without any."""
-        done = self.finished - sum(self._before.values())
-        if done <= 0 or self._first is None:
-            return None
-        return (self.total - self.finished) * (now - self._first) / done
-
-    def line(self, now: float) -> str:
-        """One line for a log."""
-        words = [f"{_duration(now - self._began)}: {self.finished} of {self.total} {self._counted}"]
-        if self.failed:
-            words.append(f"{self.failed} failed")
-        doing = Counter(stage for stage in self.stages.values() if stage not in AT_REST)
-        words += [f"{stage} {count} unit{'s' * (count > 1)}" for stage, count in sorted(doing.items())]
-        told = [text for unit, text in self.trainings.items() if self.stages.get(unit) == "training"]
-        if told:
-            words.append("trained so far: " + "; ".join(told[:TRAININGS_IN_A_LINE]))
-        left = self.seconds_left(now)
-        words.append(f"about {_duration(left)} left" if left is not None else "time left not known yet")
-        return ", ".join(words)
 
 
 class Bars:
@@ -194,6 +136,7 @@ class Bars:
 
     def training(self, unit: Unit, figures: Mapping[str, Any]) -> None:
         text = training_text(figures)
+        self._tally.trained(unit.folder, min(1.0, float(figures.get("progress", 0.0))), time.monotonic())
         self._tally.trainings[unit.folder] = f"{unit.title} {text}"
         self._progress.update(self._tasks[unit.folder], figures=text)
 
@@ -201,8 +144,7 @@ class Bars:
         self._tally.advanced(unit.folder, finished_cases)
         self._progress.update(self._tasks[unit.folder], completed=finished_cases)
         if self._all is not None:
-            left = self._tally.seconds_left(time.monotonic())
-            time_left = f"about {_duration(left)} left" if left is not None else ""
+            time_left = self._tally.time_left(time.monotonic())
             self._progress.update(self._all, completed=self._tally.finished, stage=time_left)
 
     def failed(self, unit: Unit, case: Case, reason: str) -> None:
@@ -232,10 +174,3 @@ def training_text(figures: Mapping[str, Any]) -> str:
         return str(figures.get("stage", ""))
     loss = f", loss {figures['loss']:.3g}" if "loss" in figures else ""
     return f"{min(1.0, figures['progress']):.0%} of its budget{loss}"
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"

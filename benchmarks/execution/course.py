@@ -277,9 +277,11 @@ class Course:
         trainees = self.trainees.get(job.digest())
         if trainees is None:
             self.trainees[job.digest()] = [way]
+            self._stage(way, "to be trained")
             key = Key(("training", job.digest()), training_need(job), first=True, resumes=True)
             self._submit([Item(key, TrainingWork(job, way.checkpoint, way.unit.log, self.folders.cache, self.call))])
         elif way not in trainees:
+            self._stage(way, trainees[0].stage)
             trainees.append(way)
 
     def _submit(self, items: list[Item]) -> None:

@@ -16,8 +16,8 @@ class Observer(Protocol):
         """What was found on the machines of a cluster, a row for each, before the work begins."""
 
     def stage(self, unit: Unit, stage: str) -> None:
-        """The unit entered a stage: "training", "loading", "evaluating", "scoring", "not run", "done"; where units are
-        only trained, "failed" too.
+        """The unit entered a stage: "to be trained", "training", "waiting", "loading", "evaluating", "scoring",
+        "not run", "done"; where units are only trained, "failed" too.
         """
 
     def training(self, unit: Unit, figures: Mapping[str, Any]) -> None:

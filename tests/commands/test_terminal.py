@@ -12,24 +12,11 @@ import pytest
 from rich.console import Console
 
 from benchmarks.commands import terminal
-from benchmarks.commands.terminal import Bars, Tally
+from benchmarks.commands.terminal import Bars
 
 
 def unit(name: str, cases: int) -> Any:
     return SimpleNamespace(folder=Path(name), title=f"{name} · data", cases=tuple(range(cases)))
-
-
-def test_the_time_left_counts_only_what_this_run_has_done() -> None:
-    tally = Tally({Path("a"): 100, Path("b"): 100}, now=0.0)
-    tally.advanced(Path("a"), 60)  # of an earlier run
-    tally.advanced(Path("b"), 0)
-    assert tally.seconds_left(50.0) is None
-    tally.stage(Path("b"), "loading", 10.0)
-    tally.stage(Path("b"), "evaluating", 100.0)
-    tally.advanced(Path("b"), 20)
-    assert tally.seconds_left(140.0) == pytest.approx(120 * 40 / 20)  # 120 are left, 20 took 40 s
-    tally.failed = 3
-    assert tally.line(140.0) == "2 min: 80 of 200 cases, 3 failed, evaluating 1 unit, about 4 min left"
 
 
 def test_outside_a_terminal_there_are_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +78,7 @@ def test_trainings_are_counted_as_such() -> None:
         bars.stage(units[1], "failed")
     lines = file.getvalue().splitlines()
     assert "done: a · data" in lines
-    assert lines[-1].startswith("0 s: 1 of 2 trainings, time left")
+    assert lines[-1] == "0 s: 1 of 2 trainings"  # the other has failed: nothing is left
 
 
 def test_a_training_shows_its_share_of_the_budget_and_its_loss() -> None:
