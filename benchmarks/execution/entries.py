@@ -66,6 +66,14 @@ class DatasetEntry(Strict):
         return 0 if self.fold == ALL_FOLDS else int(self.fold)
 
     @model_validator(mode="after")
+    def _says_nothing_with_blanks(self) -> Self:
+        for key in ("name", "splits", "target"):
+            value = getattr(self, key)
+            if isinstance(value, str) and not value.strip():
+                raise UserError(f"dataset '{self.name}': `{key}` must not be empty")
+        return self
+
+    @model_validator(mode="after")
     def _learns_from_one_fold(self) -> Self:
         if self.train_on is not None and (self.train_on.fold == ALL_FOLDS or self.train_on.train_on is not None):
             raise UserError(f"dataset '{self.name}': `train_on` names one fold of one dataset")
@@ -138,6 +146,12 @@ class MethodEntry(Strict):
             raise UserError(f"masks '{self.name}': only `folder`, `value` and `label` have an effect there")
         if self.kind == "method" and (self.folder or self.value is not None):
             raise UserError(f"method '{self.name}': `folder` and `value` belong to `kind: masks`")
+        return self
+
+    @model_validator(mode="after")
+    def _label_can_be_seen(self) -> Self:
+        if self.label and not self.label.strip():
+            raise UserError(f"method '{self.name}': `label` must not be blank")
         return self
 
     @property

@@ -118,6 +118,11 @@ class Suite(Strict):
         ladders = [(item,) if isinstance(item, Protocol) else Protocol.ladder_from_mapping(item) for item in value]
         return tuple(dict.fromkeys(protocol for ladder in ladders for protocol in ladder))  # two names, one protocol
 
+    @field_validator("tolerances_mm")
+    @classmethod
+    def _each_tolerance_once(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(dict.fromkeys(value))
+
     @field_validator("empty_policy")
     @classmethod
     def _policy_is_known(cls, value: str) -> str:
@@ -238,7 +243,7 @@ class Suite(Strict):
 
     def with_splits(self, splits: str) -> Suite:
         """Every dataset split as this word says, see `benchmarks.data.split_files`."""
-        entries = tuple(entry.model_copy(update={"splits": splits}) for entry in self.datasets)
+        entries = tuple(DatasetEntry(**{**dict(entry), "splits": splits}) for entry in self.datasets)
         return self.model_copy(update={"datasets": entries})
 
     def with_training_on(self, name: str, phantoms: bool = False) -> Suite:

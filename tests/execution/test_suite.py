@@ -129,6 +129,10 @@ def test_the_suite_of_operators_has_a_ladder_rounds_and_lesions() -> None:
         (("[centre-click, {kind: iterative, rounds: 3}]", "centre-click"), "protocols: a list is needed"),
         (("[ball, {name: ball, label: ball-again}]", "[]"), "methods: at least one"),
         (("[{name: kits21, source: phantom, cases: 4}]", "[]"), "datasets: at least one"),
+        (("label: ball-again", "label: ' '"), "method 'ball': `label` must not be blank"),
+        (("cases: 4", "splits: ''"), "dataset 'kits21': `splits` must not be empty"),
+        (("cases: 4", "target: ' '"), "dataset 'kits21': `target` must not be empty"),
+        (("name: kits21", "name: ''"), "dataset '': `name` must not be empty"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_a_line_that_names_the_suite(change: tuple[str, str], message: str) -> None:
@@ -239,8 +243,10 @@ def test_a_method_of_a_suite_is_chosen_by_its_label_too() -> None:
     assert suite.with_methods(["both (joint)"]).methods == suite.with_methods(["both"]).methods
 
 
-def test_what_is_named_twice_on_the_command_line_is_taken_once(tmp_path: Path) -> None:
+def test_what_is_named_twice_is_taken_once(tmp_path: Path) -> None:
     """Twice it would be computed twice, and end where two rows have one place."""
+    twice = parse_suite(MINIMAL + "tolerances_mm: [2, 1, 1.0]", "test")
+    assert twice.tolerances_mm == (2.0, 1.0)
     suite = load_suite("phantom")
     assert [one.name for one in suite.with_protocols(["box", "none", "box"]).protocols] == ["box", "automatic"]
     file = tmp_path / "own.yaml"
