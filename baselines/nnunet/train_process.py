@@ -232,6 +232,7 @@ def describe(trainer: BudgetTrainer) -> dict[str, Any]:
     return {
         "seconds_training": round(trainer.seconds_training, 2),
         "waiting_share": round(trainer.seconds_waited / max(trainer.seconds_training, 1e-9), 3),
+        "queued_share": round(trainer.seconds_queued / max(trainer.seconds_training, 1e-9), 3),
         "iterations": len(trainer.losses),
         "epochs": round(len(trainer.losses) / trainer.num_iterations_per_epoch, 2),
         "final_loss": sum(recent) / len(recent),

@@ -19,6 +19,7 @@ import torch
 
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import write_json
+from benchmarks.common.processor_queue import seconds_queued
 from benchmarks.common.seeds import derive_seed
 from benchmarks.contestants import Batch, Trainable
 from benchmarks.contestants import method as find_method
@@ -28,7 +29,6 @@ from benchmarks.data.dataset import Case
 from benchmarks.execution.crops import Ahead, CropSource, JointCrops, WorkerPlace, on_device, pinned
 from benchmarks.execution.loss_network import LossNetwork
 from benchmarks.execution.optimisation import Optimisation
-from benchmarks.execution.processor_queue import seconds_queued
 from benchmarks.execution.state import digest_of, load_state, save_state, tensors_in
 from benchmarks.execution.training_job import TrainingJob, storage_of
 from benchmarks.execution.training_storage import BEST

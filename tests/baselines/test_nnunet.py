@@ -436,6 +436,22 @@ def test_too_few_processors_for_a_gpu_are_said_before_the_training_and_in_its_lo
     assert os.environ["nnUNet_n_proc_DA"] == str(plans_module.augmenters(device, cpus, gpus))  # noqa: SIM112
 
 
+def test_a_training_counts_how_long_it_waited_for_a_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    from baselines.nnunet import trainer as module
+
+    monkeypatch.setattr(module, "seconds_queued", iter([5.0, 7.5]).__next__)
+    trainer = object.__new__(module.BudgetTrainer)
+    trainer.clock, trainer.network = module.Clock(None, 3), torch.nn.Identity()
+    trainer.optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], 0.1)
+    trainer.initial_lr, trainer.report_every, trainer.is_ddp = 0.1, 50, False
+    trainer.seconds_waited, trainer.losses, trainer.dataloader_train = 0.0, [], iter(range(9))
+    trainer.on_train_start = trainer.on_train_end = lambda: None
+    trainer.train_step = lambda batch: {"loss": float(batch)}
+    trainer.run_training()
+    assert trainer.losses == [0.0, 1.0, 2.0]
+    assert trainer.seconds_queued == 2.5
+
+
 def test_figures_of_folds_add_up() -> None:
     folds = [{"seconds_training": 2.0, "iterations": n, "epochs": n / 250, "final_loss": -n, "batch_size": 2}
              for n in (250, 500)]  # fmt: skip

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.execution import processor_queue
-from benchmarks.execution.processor_queue import seconds_queued
+from benchmarks.common import processor_queue
+from benchmarks.common.processor_queue import seconds_queued
 
 
 @pytest.mark.skipif(not processor_queue.SCHEDULE.exists(), reason="the system does not count it")
