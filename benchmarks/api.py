@@ -443,6 +443,7 @@ def score(
     labels: str | Path,
     *,
     label: int | None = None,
+    prediction_label: int | None = None,
     tolerances: Sequence[float] = TOLERANCES_MM,
     protocol: str | None = None,
 ) -> ScoreResult:
@@ -450,6 +451,8 @@ def score(
 
     Args:
         label: the value to score; without it, all above 0.
+        prediction_label: the value in the masks, if it is another than `label`, or masks that hold nothing but 0 and 1
+            are not to be read as binary ones.
         tolerances: of the surface Dice, mm.
         protocol: where the predictions are the masks that a run kept of a unit; their last step is scored.
 
@@ -459,7 +462,7 @@ def score(
     from benchmarks.metrics.folders import kept_masks, mean_scores, score_folders
 
     masks = kept_masks(Path(predictions), protocol) or Path(predictions)
-    rows = score_folders(masks, Path(labels), label, tuple(tolerances))
+    rows = score_folders(masks, Path(labels), label, tuple(tolerances), prediction_label=prediction_label)
     return ScoreResult(tuple(rows), mean_scores(rows))
 
 

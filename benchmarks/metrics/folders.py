@@ -139,7 +139,8 @@ def score_folders(
         rows.append({"case": case} | row)
     if label is not None and label not in known and known != {0}:
         raise UserError(f"no label map in {labels} holds the value {label}; they hold {_listing(known)}")
-    _remark(rows, wanted, held)
+    if label is not None:
+        _remark(rows, _doubt(label, wanted, held - {0}, known))
     for case in sorted(prediction_files.keys() - label_files.keys()):
         empty: Row = dict.fromkeys(reference.metric_keys)
         reason = f"no label map of that name in {labels}"
@@ -187,8 +188,7 @@ def _score(path: Path, reference: Reference, grid: _Grid, wanted: int | None, he
         prediction = _read_on(grid, path)
     except UserError as error:
         return failed_values(reference) | {"status": "failed", "reason": str(error)}
-    if wanted is not None:
-        held.update(values_in(prediction))
+    held.update(values_in(prediction))
     return evaluate_mask(_select(prediction, wanted), reference) | {"status": "ok", "reason": ""}
 
 
@@ -213,13 +213,27 @@ def _select(values: NDArray[np.int16], label: int | None) -> NDArray[np.bool_]:
     return np.asarray(values > 0 if label is None else values == label)
 
 
-def _remark(rows: Sequence[Row], wanted: int | None, held: set[int]) -> None:
-    """Where no prediction holds the value that is scored, but others, the rows say so: it may be a wrong value."""
-    if wanted is None or wanted in held or not held - {0}:
-        return
+def _doubt(label: int, wanted: int | None, held: set[int], known: set[int]) -> str:
+    """Why the values of all predictions may not be what they were taken for; "" where nothing speaks for that.
+
+    Args:
+        held, known: values of all predictions without 0, and of all label maps.
+    """
+    if wanted is None and held & (known - {label}):
+        value = _listing(held)
+        return (
+            f"read as binary masks of label {label}, for all hold 0 and {value} alone; label maps hold {value}, too: "
+            f"--prediction-label {label} if these are label maps"
+        )
+    if wanted is not None and held and wanted not in held:
+        return f"no prediction holds the value {wanted}; they hold {_listing({0, *held})}"
+    return ""
+
+
+def _remark(rows: Sequence[Row], doubt: str) -> None:
     for row in rows:
         if row["status"] == "ok":
-            row["reason"] = f"no prediction holds the value {wanted}; they hold {_listing(held)}"
+            row["reason"] = doubt
 
 
 def _listing(values: set[int]) -> str:

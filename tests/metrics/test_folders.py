@@ -169,6 +169,8 @@ def test_binary_predictions_of_another_label_do_not_score_zero(folders: tuple[Pa
     rows = by_case(score_folders(predictions, labels, label=2))
     assert rows["a"]["dice"] == 1
     assert rows["a"]["prediction_label"] == "any"
+    said = "read as binary masks of label 2, for all hold 0 and 1 alone; label maps hold 1, too: "
+    assert rows["a"]["reason"] == f"{said}--prediction-label 2 if these are label maps"
     forced = by_case(score_folders(predictions, labels, label=2, prediction_label=2))
     assert (forced["a"]["dice"], forced["a"]["empty"]) == (0, "prediction")
 
@@ -183,7 +185,7 @@ def test_binary_predictions_of_any_value_are_read_as_binary(tmp_path: Path, valu
     rows = by_case(score_folders(tmp_path / "pred", tmp_path / "label", label=label))
     assert rows["a"]["dice"] == pytest.approx(0.75)
     assert [rows[case]["dice"] for case in ("b", "empty")] == [1, 0]
-    assert {row["reason"] for row in rows.values()} == {""}
+    assert [bool(row["reason"]) for row in rows.values()] == [(value, label) == (1, 2)] * 3  # may be the other label
     assert rows["a"]["prediction_label"] == (1 if value == label else "any")
 
 
