@@ -68,14 +68,13 @@ def compared(a: Side, b: Side, metric: str = "dice", margin: float | None = None
     lines: list[dict[str, Any]] = []
     notes: list[str] = []
     places = dict.fromkeys(zip(*(rows[column] for column in ("dataset", "target", "track", "protocol")), strict=True))
-    for place in places:
-        mine = rows[(rows[["dataset", "target", "track", "protocol"]] == list(place)).all(axis=1)]
-        names = list(dict.fromkeys(name.split(":", 1)[1] for name in mine["method"]))
-        others: list[tuple[str, str]] = [(min(methods[0]), min(methods[1]))]
-        for pair in [(name, name) for name in names] if same_method else others:
-            line, note = _pair(mine, place, pair, metric, stated, missing)
-            lines += [line] if line else []
-            notes += [note] if note else []
+    others: list[tuple[str, str]] = [(min(methods[0]), min(methods[1]))]
+    pairs = {place: [(name, name) for name in _names(rows, place)] if same_method else others for place in places}
+    wanted = _Wanted(metric, stated, sum(map(len, pairs.values())))
+    for place, pair in ((place, pair) for place, of_place in pairs.items() for pair in of_place):
+        line, note = _pair(_rows_of(rows, place), place, pair, wanted, missing)
+        lines += [line] if line else []
+        notes += [note] if note else []
     table = pd.DataFrame(lines)
     if len(table):
         table["p_sign_flip_holm"] = holm(table["p_sign_flip"])
@@ -102,12 +101,29 @@ def _marked(side: Side, mark: str) -> Side:
     return Side(side.name, rows, units)
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """Of every comparison; `tests` are corrected together."""
+
+    metric: str
+    margin: float | None
+    tests: int
+
+
+def _rows_of(rows: pd.DataFrame, place: tuple[str, ...]) -> pd.DataFrame:
+    return rows[(rows[["dataset", "target", "track", "protocol"]] == list(place)).all(axis=1)]
+
+
+def _names(rows: pd.DataFrame, place: tuple[str, ...]) -> list[str]:
+    """Of the methods there, without the mark of a side."""
+    return list(dict.fromkeys(name.split(":", 1)[1] for name in _rows_of(rows, place)["method"]))
+
+
 def _pair(
     rows: pd.DataFrame,
     place: tuple[str, ...],
     pair: tuple[str, str],
-    metric: str,
-    margin: float | None,
+    wanted: _Wanted,
     missing: Collection[tuple[str, ...]],
 ) -> tuple[dict[str, Any] | None, str]:
     """The comparison of one pair on one list, or why there is none; `missing` as `missing_cases` has it."""
@@ -127,8 +143,9 @@ def _pair(
     )
     if unfinished or set(a["case"]) != set(b["case"]):
         return None, f"not compared: {where}: a run is not finished"
-    table, _ = case_table(both, metric)
-    found = comparisons(both, metric, CONFIDENCE_SEED, margin).iloc[0].to_dict()
+    table, _ = case_table(both, wanted.metric)
+    pairs = comparisons(both, wanted.metric, CONFIDENCE_SEED, wanted.margin, tests=wanted.tests)
+    found = pairs.iloc[0].to_dict()
     names = dict(zip("ab", pair, strict=True))
     means = {f"mean_{mark}": float(table[f"{mark}:{name}"].mean()) for mark, name in names.items()}
     kept = ("n", "patients", "p_sign_flip", "p_wilcoxon", "margin", "equivalent", "both_failed")

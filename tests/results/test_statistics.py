@@ -178,6 +178,17 @@ def test_wilcoxon_is_exact_for_few_patients(alternative: str) -> None:
     assert told.clusters == 6
 
 
+def test_ties_are_those_of_the_true_numbers() -> None:
+    """1 - 2/3 and 2/3 - 1/3 differ in the last bit; thirds times three are whole numbers, whose ties nobody doubts."""
+    for size in range(6, 12):
+        thirds = RNG.integers(0, 4, (2, size))
+        differences, whole = thirds[0] / 3 - thirds[1] / 3, (thirds[0] - thirds[1]).astype(float)
+        theirs = stats.wilcoxon(whole[whole != 0], method=stats.PermutationMethod())
+        assert st.wilcoxon(differences, alone(differences)).p_value == pytest.approx(theirs.pvalue)
+        assert st.rank_biserial(differences, alone(differences)) == st.rank_biserial(whole, alone(whole))
+    assert st.cohen_d([0.3 - 0.2, 0.4 - 0.3, 0.9 - 0.8], range(3)) == math.inf
+
+
 def test_sign_flip_is_exact_for_few_patients() -> None:
     differences = RNG.normal(0.5, 1, 9)
     theirs = stats.permutation_test(
@@ -425,6 +436,16 @@ def test_rows_that_were_not_asked_are_left_out_for_all_methods_or_refused() -> N
 
 
 # -- comparisons and rankings --
+
+
+def test_a_clear_winner_of_many_methods_is_found() -> None:
+    """34 methods make 561 pairs; with 9999 flips none could have less than 561/10000 after the correction."""
+    noise = RNG.normal(0, 0.02, (33, 30))
+    table = {"best": np.full(30, 0.9), **{f"m{number:02}": 0.3 + values for number, values in enumerate(noise)}}
+    pairs = st.comparisons(records(table), "dice")
+    assert (pairs[pairs["better"] == "best"]["p_sign_flip_holm"] < 0.05).sum() == 33
+    one = st.comparisons(records({name: table[name] for name in ("best", "m00")}), "dice", tests=1000)
+    assert one["p_sign_flip"].iloc[0] == 1 / 40_001
 
 
 def test_comparisons_are_paired_corrected_and_told_by_direction() -> None:

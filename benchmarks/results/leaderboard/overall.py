@@ -18,6 +18,7 @@ from benchmarks.results.statistics import (
     UNIT,
     Strata,
     case_table,
+    flips_for,
     holm,
     pooled_equivalence,
     pooled_interval,
@@ -119,7 +120,8 @@ def _pooled(rows: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     best = max(complete, key=lambda name: lines[name]["mean"])
     failed = without_success(one, "dice")
     pairs = list(combinations(complete, 2))
-    adjusted = holm([pooled_sign_flip(table[a] - table[b], strata, CONFIDENCE_SEED).p_value for a, b in pairs])
+    seed, flips = CONFIDENCE_SEED, flips_for(len(pairs))
+    adjusted = holm([pooled_sign_flip(table[a] - table[b], strata, seed, flips).p_value for a, b in pairs])
     for (a, b), p in zip(pairs, adjusted, strict=True):
         if best in (a, b):
             other = b if a == best else a

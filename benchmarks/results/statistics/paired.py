@@ -21,6 +21,9 @@ from benchmarks.results.statistics.rows import case_table, higher_is_better, wit
 EXACT_CLUSTERS = 13
 """Up to so many clusters a signed-rank test goes through all signs."""
 
+FLIPS = 9999
+"""Random flips of a sign-flip test, unless more tests are corrected together than these can tell apart."""
+
 
 @dataclass(frozen=True)
 class PairedTest:
@@ -42,13 +45,18 @@ class Equivalence:
     equivalent: bool
 
 
+def flips_for(tests: int) -> int:
+    """So many random flips that the clearest of so many tests can reach half of 0.05 after Holm's correction."""
+    return max(FLIPS, 40 * tests)
+
+
 def wilcoxon(differences: ArrayLike, clusters: ArrayLike, alternative: str = "two-sided") -> PairedTest:
     """Wilcoxon signed-rank test on the mean difference of each cluster; p = 1 if all are zero.
 
     Zeros are dropped. Up to `EXACT_CLUSTERS` clusters all signs of the ranks are gone through, so the p-value is
     exact with ties too; SciPy does the same there, in Python and slowly.
     """
-    means = cluster_means(differences, clusters)
+    means = _means(differences, clusters)
     moved = means[means != 0]
     if moved.size == 0:
         return PairedTest(0.0, 1.0, len(means))
@@ -56,6 +64,11 @@ def wilcoxon(differences: ArrayLike, clusters: ArrayLike, alternative: str = "tw
         return PairedTest(*_exact_signed_rank(moved, alternative), len(means))
     result = stats.wilcoxon(means, alternative=alternative)
     return PairedTest(float(result.statistic), float(result.pvalue), len(means))
+
+
+def _means(differences: ArrayLike, clusters: ArrayLike) -> Values:
+    """The mean of each cluster; what differs by the rounding of a subtraction alone is equal, so that ties are ties."""
+    return cluster_means(differences, clusters).round(12)
 
 
 def _exact_signed_rank(values: Values, alternative: str) -> tuple[float, float]:
@@ -70,7 +83,7 @@ def _exact_signed_rank(values: Values, alternative: str) -> tuple[float, float]:
     return upwards, greater if alternative == "greater" else less
 
 
-def sign_flip(differences: ArrayLike, clusters: ArrayLike, seed: object, n: int = 9999) -> PairedTest:
+def sign_flip(differences: ArrayLike, clusters: ArrayLike, seed: object, n: int = FLIPS) -> PairedTest:
     """Permutation test of the mean difference: the signs of whole clusters are flipped.
 
     All flips are gone through when there are no more than `n` of them, so the p-value is exact; otherwise `n`
@@ -122,16 +135,16 @@ def equivalence_of(mean: float, error: float, freedom: float, margin: float, alp
 
 def cohen_d(differences: ArrayLike, clusters: ArrayLike) -> float:
     """Paired effect size d_z: mean over standard deviation of the clusters' means; 0 if all are zero."""
-    means = cluster_means(differences, clusters)
+    means = _means(differences, clusters)
     if not means.any():
         return 0.0
-    spread = float(means.std(ddof=1)) if len(means) > 1 else 0.0
+    spread = float(means.std(ddof=1)) if len(np.unique(means)) > 1 else 0.0
     return float(means.mean()) / spread if spread > 0 else math.copysign(math.inf, float(means.mean()))
 
 
 def rank_biserial(differences: ArrayLike, clusters: ArrayLike) -> float:
     """Matched-pairs rank-biserial correlation: (W⁺ − W⁻) / (W⁺ + W⁻), −1 to 1; 0 if all are zero."""
-    means = cluster_means(differences, clusters)
+    means = _means(differences, clusters)
     means = means[means != 0]
     if means.size == 0:
         return 0.0
@@ -155,7 +168,7 @@ def comparisons(
     seed: object = 0,
     margin: float | None = None,
     reference: str | None = None,
-    n: int = 9999,
+    tests: int = 0,
 ) -> pd.DataFrame:
     """Paired comparisons of methods in one protocol and step, Holm-corrected over all pairs of the table.
 
@@ -165,6 +178,7 @@ def comparisons(
     Args:
         margin: the smallest difference that matters; gives the equivalence test if stated.
         reference: compare every method with this one only; None compares all pairs.
+        tests: how many the caller corrects together, where these are more than the pairs of the table.
 
     Returns:
         One row per pair (a, b): mean of a − b with interval, Wilcoxon and sign-flip p (raw and
@@ -177,7 +191,7 @@ def comparisons(
         raise UserError(f"no method '{reference}' in these records")
     pairs = [(a, reference) for a in names if a != reference] if reference else list(combinations(names, 2))
     failed = without_success(with_target(records), metric)
-    settings = _Settings(seed, margin, n)
+    settings = _Settings(seed, margin, flips_for(max(tests, len(pairs))))
     rows = [_comparison(table, patients, (a, b), higher_is_better(metric), settings) for a, b in pairs]
     result = pd.DataFrame([row | {"both_failed": {row["a"], row["b"]} <= failed} for row in rows])
     for test in ("wilcoxon", "sign_flip") if rows else ():
@@ -191,7 +205,7 @@ class _Settings:
 
     seed: object
     margin: float | None
-    n: int
+    flips: int
 
 
 def _comparison(
@@ -210,7 +224,7 @@ def _comparison(
         "high": interval.high,
         "better": "" if interval.mean == 0 else a if (interval.mean > 0) == larger_wins else b,
         "p_wilcoxon": wilcoxon(difference, clusters).p_value,
-        "p_sign_flip": sign_flip(difference, clusters, settings.seed, settings.n).p_value,
+        "p_sign_flip": sign_flip(difference, clusters, settings.seed, settings.flips).p_value,
         "cohen_d": cohen_d(difference, clusters),
         "rank_biserial": rank_biserial(difference, clusters),
     }

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from scipy import stats
 
 from benchmarks.results.statistics.intervals import Interval, Scale, Values, degrees_of_freedom, interval_ends
-from benchmarks.results.statistics.paired import Equivalence, PairedTest, equivalence_of, sign_flip
+from benchmarks.results.statistics.paired import FLIPS, Equivalence, PairedTest, equivalence_of, sign_flip
 
 
 class Strata:
@@ -82,10 +82,10 @@ def pooled_interval(values: ArrayLike, strata: Strata, scale: Scale = "differenc
     return Interval(mean, low, high, level, len(numbers), strata.patients)
 
 
-def pooled_sign_flip(differences: ArrayLike, strata: Strata, seed: object) -> PairedTest:
-    """Permutation test of the mean of the lists' mean differences: the signs of whole patients are flipped."""
+def pooled_sign_flip(differences: ArrayLike, strata: Strata, seed: object, n: int = FLIPS) -> PairedTest:
+    """Permutation test of the mean of the lists' mean differences: signs of whole patients are flipped `n` times."""
     weighted = np.asarray(differences, np.float64) * strata.weights
-    test = sign_flip(weighted, strata._patient, seed)
+    test = sign_flip(weighted, strata._patient, seed, n)
     return PairedTest(float(weighted.sum()), test.p_value, test.clusters)
 
 
