@@ -162,6 +162,28 @@ def test_minutes_of_a_busy_machine_are_said(budget: dict[str, Any], notes: int) 
     assert [note for note in lb.notes_of(rows_of(units), units) if "busy" in note] == [said] * notes
 
 
+def test_trainings_on_other_cases_are_said() -> None:
+    few, many = [f"t{number}" for number in range(4)], [f"t{number}" for number in range(2, 30)]
+    learned = {"a": few, "b": few, "c": many, "ball": []}
+    units = [
+        described(name, budget=BUDGET if cases else {}, training_cases=cases, fold=0) for name, cases in learned.items()
+    ]
+    (said,) = [note for note in lb.notes_of(rows_of(units), units) if "training" in note]
+    assert said.startswith("other training cases: c learned from 28 cases for kits21, fold 0, ")
+    assert said.endswith("of which 2 are among the 4 that others learned from")
+    assert not any("training" in note for note in lb.notes_of(rows_of(units[:2]), units[:2]))
+
+
+def test_folds_of_one_row_with_other_settings_are_said() -> None:
+    units = [
+        described(method, fold=fold, config={"width": width}, cases_digest=f"fold {fold}")
+        for method, widths in {"a": (8, 64), "b": (8, 8)}.items()
+        for fold, width in enumerate(widths)
+    ]
+    notes = [note for note in lb.notes_of(rows_of(units), units) if "mixed" in note]
+    assert notes == ["mixed folds: a on kits21 has other settings, or another version, in some folds than in others"]
+
+
 def test_what_most_methods_share_is_the_reference_wherever_it_stands() -> None:
     units = [described("a", seed=7), described("b"), described("c")]
     assert [text_of(units, name) for name in "abc"] == ["other seed: 7 instead of 2026", "", ""]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +28,7 @@ def notes_of(rows: pd.DataFrame, units: Units) -> list[str]:
     notes += [f"{protocol}: not applicable to {', '.join(methods)}" for protocol, methods in skipped.items()]
     said = {unit["dataset"]: unit.get("intensities", "") for unit in units}
     notes += [f"{dataset} is {words}" for dataset, words in said.items() if words]
-    notes += _notes_of_busy_machines(units)
+    notes += _notes_of_busy_machines(units) + _notes_of_training_cases(units) + _notes_of_mixed_folds(units)
     elsewhere = dict.fromkeys(str(unit["method"]) for unit in units if unit.get("made_elsewhere"))
     if elsewhere:
         notes.append(
@@ -52,6 +54,38 @@ def _notes_of_busy_machines(units: Units) -> list[str]:
         f"processor, for up to {max(found):.0%} of their minutes"
         for method, found in shares.items()
         if max(found) > MOST_QUEUED
+    ]
+
+
+def _notes_of_training_cases(units: Units) -> list[str]:
+    """Trainings on other cases than most of the trainings that are tested beside them, a line for each method."""
+    learned: dict[tuple[str, str, int], dict[str, frozenset[str]]] = {}
+    for unit in units:
+        if unit.get("budget") and not unit.get("untrained"):
+            place = (str(unit["dataset"]), str(unit["target"]["name"]), int(unit["fold"]))
+            learned.setdefault(place, {})[str(unit["method"])] = frozenset(unit.get("training_cases") or ())
+    notes = []
+    for (dataset, _, fold), methods in learned.items():
+        usual, _ = Counter(methods.values()).most_common(1)[0]
+        notes += [
+            f"other training cases: {method} learned from {len(cases)} cases for {dataset}, fold {fold}, of which "
+            f"{len(cases & usual)} are among the {len(usual)} that others learned from"
+            for method, cases in methods.items()
+            if cases != usual
+        ]
+    return list(dict.fromkeys(notes))
+
+
+def _notes_of_mixed_folds(units: Units) -> list[str]:
+    """Methods whose folds, which are one row, were made with other settings or by other versions of the method."""
+    made: dict[tuple[str, str], set[str]] = {}
+    for unit in units:
+        how = json.dumps([unit.get("config"), unit.get("method_version")], sort_keys=True, default=str)
+        made.setdefault((str(unit["method"]), str(unit["dataset"])), set()).add(how)
+    return [
+        f"mixed folds: {method} on {dataset} has other settings, or another version, in some folds than in others"
+        for (method, dataset), ways in made.items()
+        if len(ways) > 1
     ]
 
 
