@@ -184,8 +184,8 @@ class Settings:
         mirror: look at every view a second time in the mirror, left and right exchanged, and take the mean; only
             where training exchanges them, too. It doubles the cost of everything.
         cached_views: views of which the encodings are kept per session; one takes 126 MB at ViT-B's size in float32.
-        mixed_precision: half precision where the device gains by it. On a GPU bf16, or fp16 where it has no bf16 of its
-            own, in training and at inference; on a CPU with AMX tiles bf16, at inference alone.
+        mixed_precision: bf16 where the device gains by it: on a GPU that has it, in training and at inference; on a CPU
+            with AMX tiles, at inference alone.
     """
 
     sam_weights: str = "sam_vit_b_01ec64.pth"

@@ -46,6 +46,9 @@ from tags.weights import (
 if TYPE_CHECKING:
     from benchmarks.data.dataset import Case
 
+FLOAT16 = False
+"""Trained networks have values of 1e9 in their residual stream, which float16 does not hold."""
+
 
 def cpu_has_fast_bf16() -> bool:
     """Whether this CPU multiplies bf16 in AMX tiles; without them bf16 autocast costs time."""
@@ -110,6 +113,7 @@ class TagsSegmenter(Trainable):
             foreground=s.foreground,
             deep=s.deep,
             mixed_precision=s.mixed_precision,
+            float16=FLOAT16,
             ema_decay=s.ema,
             augmentation=Augmentation(flips=(0.0, 0.0, 0.0)),
         )
@@ -212,7 +216,7 @@ class TagsSegmenter(Trainable):
     def autocast(self) -> AbstractContextManager[Any]:
         """On a GPU half precision as in training; on a CPU, where training has float32, bf16 if that pays."""
         wanted = self.settings.mixed_precision
-        half = half_precision(self.device.type, wanted)
+        half = half_precision(self.device.type, wanted, FLOAT16)
         if wanted and self.device.type == "cpu" and cpu_has_fast_bf16():
             half = torch.bfloat16
         return nullcontext() if half is None else torch.autocast(self.device.type, dtype=half)

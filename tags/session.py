@@ -216,6 +216,8 @@ class TagsSession(Session):
         tensors = prompted.in_view(view, self.segmenter.device, previous)
         looks = [self._look(view, tensors, mirrored, keep) for mirrored in self.mirrors]
         probability: FloatArray = torch.stack(looks).mean(dim=0).cpu().numpy()
+        if not np.isfinite(probability).all():  # above no threshold: it would be an empty mask that nobody wonders at
+            raise ValueError("the network's answer is not finite")
         return probability
 
     def _look(self, view: View, tensors: PromptTensors, mirrored: bool, keep: bool) -> torch.Tensor:

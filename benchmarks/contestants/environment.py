@@ -90,8 +90,8 @@ def _met(requirement: str) -> bool:
     """Whether a requirement is met here. One that names a file or an address never is: its content is not known."""
     from packaging.requirements import InvalidRequirement, Requirement
 
-    if requirement.startswith("-"):
-        return True  # how to install, not what
+    if requirement.startswith("-"):  # how to install and not what, but for files and folders
+        return not requirement.startswith(("-r", "--requirement", "-e", "--editable"))
     try:
         wanted = Requirement(requirement)
     except InvalidRequirement:

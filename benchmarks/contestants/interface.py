@@ -104,6 +104,7 @@ class TrainingRecipe:
         deep: share of those that are centred deep inside a lesion, where a user clicks first; every lesion of a case
             is as likely as any other.
         mixed_precision: bf16 autocast where the device gains by it, fp16 with a scaled loss on a GPU without bf16.
+        float16: whether the network's values stay within float16's range; if not, a GPU without bf16 has float32.
         accumulate: batches whose gradients are added up for one step.
         ema_decay: of an exponential moving average of the weights, which is then validated and kept instead of them;
             0 for none. Early in training the decay at step t is (1 + t) / (10 + t) where that is less.
@@ -123,6 +124,7 @@ class TrainingRecipe:
     foreground: float = 0.5
     deep: float = 0.0
     mixed_precision: bool = True
+    float16: bool = True
     accumulate: int = 1
     ema_decay: float = 0.0
     augmentation: Augmentation = field(default_factory=Augmentation)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 
 
-def half_precision(device: str, wanted: bool) -> torch.dtype | None:
-    """bfloat16 on a GPU that has it, float16 on one that has not; on a CPU none.
+def half_precision(device: str, wanted: bool, float16: bool = True) -> torch.dtype | None:
+    """bfloat16 on a GPU that has it, float16 on one that has not, if the method's values fit; on a CPU none.
 
     On a CPU bfloat16 pays only with AMX, and the method may use it by itself.
     """
     if not wanted or not device.startswith("cuda"):
         return None
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float16 if float16 else None

@@ -83,7 +83,7 @@ class TrainingLoop:
             segmenter.trainable_parameters(),
             self.recipe,
             device,
-            half_precision(device, self.recipe.mixed_precision),
+            half_precision(device, self.recipe.mixed_precision, self.recipe.float16),
         )
         self.step, self.went_back_to = 0, -1
         self.clock = _Clock()

@@ -258,8 +258,10 @@ def test_requirements_that_the_bench_meets_need_no_environment() -> None:
     newer = importlib.metadata.version("einops")
     assert Environment(pip=("--no-build-isolation", f"einops=={newer}", "numpy>=1")).is_here()
     assert make_ready(Environment(pip=("numpy>=1",)), "mock-noop") == ""
-    for unmet in ("einops==0.0.1", "no-such-package-at-all", "numpy @ file:///somewhere.whl"):
+    unknown = ("-r files.txt", "--requirement=files.txt", "-e folder", "--editable folder")
+    for unmet in ("einops==0.0.1", "no-such-package-at-all", "numpy @ file:///somewhere.whl", *unknown):
         assert not Environment(pip=("numpy>=1", unmet)).is_here()
+        assert not Environment(pip=(unmet,)).is_here()
     assert not Environment(python=sys.executable).is_here()
 
 

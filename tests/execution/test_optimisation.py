@@ -172,6 +172,7 @@ def test_a_gpu_without_bf16_computes_in_fp16(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
     assert half_precision("cuda", True) is expected
+    assert half_precision("cuda", True, float16=False) is (torch.bfloat16 if has_bf16 else None)
     assert half_precision("cuda", False) is None
     assert half_precision("cpu", True) is None
 

@@ -13,6 +13,7 @@ from benchmarks.common.errors import UserError
 from benchmarks.contestants import Target
 from benchmarks.data.volume import Volume
 from benchmarks.prompting.prompts import Box, Click, Prompts
+from benchmarks.weights.zoo import zoo_weights
 from tags.grid_prompts import GridPrompts
 from tags.method import tags_tiny
 from tags.session import _Given
@@ -46,6 +47,22 @@ def ball(shape, spacing, diameter, centre=None):
 def segmenter():
     torch.manual_seed(0)
     return tags_tiny.build()
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_an_answer_beyond_the_range_of_float16_is_a_failure_and_no_empty_mask(kind, monkeypatch):
+    """Weights of the zoo; autocast on the CPU stands in for a GPU without bfloat16, and for one with it."""
+    weights = zoo_weights(tags_tiny, "kits21")
+    trained = tags_tiny.build()
+    trained.load(weights.folder / "checkpoint")
+    assert not trained.recipe(TARGET).float16
+    monkeypatch.setattr(trained, "autocast", lambda: torch.autocast("cpu", dtype=kind))
+    session = trained.open(volume_of((24, 24, 24)), TARGET)
+    if kind is torch.float16:
+        with pytest.raises(ValueError, match="not finite"):
+            session.segment(click(12, 12, 12))
+    else:
+        session.segment(click(12, 12, 12))
 
 
 class Perfect:
