@@ -135,7 +135,8 @@ class Protocol:
         """A setting that changes nothing would give two names to one protocol, or a false sense of noise."""
         iterative, first = self.kind == "iterative", self.first_kind
         corrected = iterative and self.rounds > 1
-        clicked_twice = corrected or self.clicks > 1 or self.per != "target"  # the first click has never a wrong sign
+        # The first click of a session has never a wrong sign; with "each-lesion" every lesion is a session.
+        clicked_twice = corrected or self.clicks > 1 or self.per == "lesion"
         for name, is_set, has_effect in (
             ("clicks", self.clicks != 1, self.kind == "clicks"),
             ("rounds", self.rounds != 1, iterative),

@@ -478,6 +478,8 @@ def test_the_prompts_that_are_given_are_those_that_are_announced() -> None:
         ({"kind": "centre-click", "noise": {"wrong_sign": 0.5}}, "no effect"),
         ({"kind": "clicks", "noise": {"wrong_sign": 0.5}}, "no effect"),
         ({"kind": "iterative", "noise": {"wrong_sign": 0.5}}, "no effect"),
+        ({"kind": "centre-click", "per": "each-lesion", "noise": {"wrong_sign": 0.5}}, "no effect"),
+        ({"kind": "box", "per": "each-lesion", "noise": {"wrong_sign": 0.5}}, "no effect"),
         ({"kind": "iterative", "noise": {"late_stop": 1}}, "no effect"),
         ({"kind": "iterative", "start": "box", "noise": {"displacement_mm": 2}}, "no effect"),
         ({"kind": "iterative", "stop_dice": 0.9}, "no effect"),
