@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,9 +15,11 @@ from benchmarks.common.errors import UserError
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
 from benchmarks.results import statistics as st
+from benchmarks.results.figures import all_figures
 from tests.results.boards import (
     SEVEN,
     by_hand,
+    one_stops_early,
     printed,
     row_of,
     show_details,
@@ -77,6 +80,19 @@ def test_a_step_that_kept_its_mask_has_the_seconds_of_the_answer_that_it_kept() 
     ]
     board = lb.leaderboard_of(pd.DataFrame(rows), [unit])
     assert board["seconds_segment"].tolist() == [pytest.approx((12 + 17) / 2)]
+
+
+def test_a_method_that_stops_early_is_not_called_faster(tmp_path: Path) -> None:
+    rows, units = one_stops_early()
+    tables = lb.details(rows, units, metric="seconds_segment")
+    (pair,) = tables["comparisons"].to_dict("records")
+    assert (pair["difference"], pair["verdict"]) == (-8.0, "fast is better")
+    assert tables["rankings"].set_index("method")["mean-then-rank"].to_dict() == {"fast": 1, "slow": 2}
+    assert tables["rounds"].set_index(["method", "step"])["mean"].loc["slow"].tolist() == [9.0, 9.0]
+    drawn = all_figures(rows, lb.leaderboard_of(rows, units), tables, tmp_path)
+    (costs,) = (path.read_text(encoding="utf-8") for path in drawn if path.name.startswith("costs"))
+    assert ">slow<" in costs
+    assert ">fast<" in costs
 
 
 def test_memory_is_the_largest_of_all_cases_and_of_those_that_failed() -> None:
