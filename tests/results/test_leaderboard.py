@@ -16,6 +16,8 @@ from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
 from benchmarks.results import statistics as st
 from benchmarks.results.figures import all_figures
+from benchmarks.results.mlflow.summary import summary_of
+from benchmarks.results.report.page import ReportContent, report_html
 from tests.results.boards import (
     SEVEN,
     by_hand,
@@ -179,6 +181,21 @@ def test_the_leaderboard_of_fifty_units_takes_less_than_a_second() -> None:
         fastest = min(fastest, time.process_time() - started)
     assert len(board) == 51 * 3
     assert fastest < 1.0
+
+
+def test_a_protocol_with_nothing_to_find_anywhere_is_not_pooled() -> None:
+    click, none = Protocol("centre-click"), Protocol("none")
+    units = [unit_of(method, "kits21", [click, none], 2) for method in ("a", "b")]
+    rows = pd.DataFrame([row_of(unit, case, one, 1, 0.5) for unit in units for case in (0, 1) for one in (click, none)])
+    asked = rows["protocol"] == click.name
+    rows.loc[asked, ["status", "dice"]] = ["no-target", math.nan]
+    assert lb.overall_of(lb.leaderboard_of(rows, units), rows)["protocol"].unique().tolist() == [none.name]
+    assert lb.details(rows, units)["overall"]["protocol"].unique().tolist() == [none.name]
+    alone = rows[asked]
+    assert lb.overall_of(lb.leaderboard_of(alone, units), alone).empty
+    assert set(summary_of(alone, units).board["verdict"]) == {""}
+    page = report_html(ReportContent("suite", alone, [unit | {"protocols": [click.to_mapping()]} for unit in units]))
+    assert "centre-click" in page
 
 
 def test_overall_means_weigh_datasets_alike_and_need_all_of_them() -> None:
