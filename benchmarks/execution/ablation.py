@@ -16,7 +16,7 @@ from benchmarks.common.errors import UserError
 from benchmarks.contestants import method as find_method
 from benchmarks.contestants import methods as installed
 from benchmarks.execution.suite import MethodEntry, Suite
-from benchmarks.results.leaderboard import CONFIDENCE_SEED, last_steps, verdict
+from benchmarks.results.leaderboard import CONFIDENCE_SEED, last_steps, verdict, with_seconds_of_answers
 from benchmarks.results.records import OK
 from benchmarks.results.statistics import (
     UNIT,
@@ -89,7 +89,7 @@ def ablation_table(rows: pd.DataFrame, variants: list[Variant], metric: str = "d
         p (sign flips, Holm) and verdict; these five are empty for the whole method.
     """
     by_title = {title: variant for variant in variants for title in variant.titles}
-    final = with_failures_as_worst(with_target(last_steps(rows)), metric)
+    final = with_failures_as_worst(with_target(last_steps(with_seconds_of_answers(rows))), metric)
     final = final.assign(variant=final["method"].map({title: one.name for title, one in by_title.items()}))
     whole = variants[0]
     lines: list[dict[str, Any]] = []

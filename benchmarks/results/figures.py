@@ -13,8 +13,8 @@ from benchmarks.common.errors import UserError
 from benchmarks.common.files import safe_name
 from benchmarks.common.output import output_file
 from benchmarks.results.comparability import DIFFERS
-from benchmarks.results.leaderboard import LIST, last_steps
-from benchmarks.results.leaderboard.lists import best_first, with_seconds_of_answers
+from benchmarks.results.leaderboard import LIST, last_steps, with_seconds_of_answers
+from benchmarks.results.leaderboard.lists import best_first
 from benchmarks.results.statistics import summary, with_failures_as_worst, with_target
 from benchmarks.results.tables.sheet import given_text
 
@@ -102,7 +102,8 @@ def all_figures(
 def rows_on(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the last steps that count in a mean, each in the list of the board, in its order."""
     keys = ["dataset", "target", "protocol", "method"]
-    final = last_steps(rows.drop(columns=DIFFERS, errors="ignore")).drop(columns=DIFFERS)
+    rows = with_seconds_of_answers(rows.drop(columns=DIFFERS, errors="ignore"))
+    final = last_steps(rows).drop(columns=DIFFERS)
     return with_target(board[[*keys, DIFFERS]].merge(final, on=keys, how="inner"))  # within a list, not across lists
 
 
@@ -128,7 +129,7 @@ def _boxes(axes: Any, rows: pd.DataFrame, metric: str) -> None:
 def _costs(axes: Any, rows: pd.DataFrame, metric: str) -> None:
     """Quality against time: what lies further up and left is better in both, if the metric is to be high."""
     means = summary(rows, metric).set_index("method")
-    seconds = with_seconds_of_answers(rows).groupby("method", sort=False)["seconds_segment"].mean()
+    seconds = rows.groupby("method", sort=False)["seconds_segment"].mean()
     for name in means.index:
         if seconds[name] > 0:
             axes.plot(seconds[name], means["mean"][name], "o")

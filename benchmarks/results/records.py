@@ -52,6 +52,7 @@ __all__ = [
     "key_of",
     "keys_of",
     "upgraded",
+    "with_newest_patients",
 ]
 
 logger = logging.getLogger(__name__)
@@ -186,7 +187,8 @@ class RecordStore:
         """The rows of the current units of a suite, and the descriptions of those units.
 
         Each description also says whether the latest call was about its unit (`latest_call`). Units of earlier
-        calls may have had other settings: whoever makes a list of both must compare them.
+        calls may have had other settings: whoever makes a list of both must compare them. A case has one patient in all
+        rows, see `with_newest_patients`.
 
         Raises:
             UserError: there are no records of that suite, or a unit is gone without a trace of what it was.
@@ -209,7 +211,8 @@ class RecordStore:
                 )
             if not rows.empty:
                 frames.append(rows)
-        return (pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()), units
+        rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+        return with_newest_patients(rows, units), units
 
     def _described(self, folder: Path, noted: dict[str, Any] | None) -> dict[str, Any] | None:
         """The description of a unit from its `unit.json`, the index, or the file of its rows; None if all are lost."""
@@ -267,6 +270,24 @@ def _of_patients(rows: pd.DataFrame, unit: Mapping[str, Any]) -> pd.DataFrame:
     if rows.empty or "patients" not in unit or "patient" not in rows:
         return rows
     return rows.assign(patient=rows["case"].map(unit["patients"]).fillna(rows["case"]))
+
+
+def with_newest_patients(rows: pd.DataFrame, units: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """The rows of several units, every case of a data set with the patient that the newest unit with the case names.
+
+    Units that the latest call was not about may have kept patients from before a correction.
+
+    Args:
+        units: in the order of their calls, the newest last.
+    """
+    newest: dict[tuple[str, str], str] = {}
+    for unit in units:
+        if "patients" in unit:
+            newest |= {(unit["dataset"], case): unit["patients"].get(case, case) for case in unit["cases"]}
+    if rows.empty or not newest or "patient" not in rows:
+        return rows
+    told = zip(rows["dataset"], rows["case"], rows["patient"], strict=True)
+    return rows.assign(patient=[newest.get((dataset, case), patient) for dataset, case, patient in told])
 
 
 def _in_place(folder: Path) -> RowFiles:

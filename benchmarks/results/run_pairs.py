@@ -11,7 +11,7 @@ import pandas as pd
 
 from benchmarks.common.errors import UserError
 from benchmarks.results.comparability import DIFFERS, with_lists
-from benchmarks.results.leaderboard import CONFIDENCE_SEED, last_steps, verdict
+from benchmarks.results.leaderboard import CONFIDENCE_SEED, last_steps, verdict, with_seconds_of_answers
 from benchmarks.results.leaderboard.comparisons import MARGIN
 from benchmarks.results.leaderboard.completeness import missing_cases
 from benchmarks.results.leaderboard.lists import row_dicts
@@ -64,7 +64,7 @@ def compared(a: Side, b: Side, metric: str = "dice", margin: float | None = None
     marked = [_marked(side, mark) for side, mark in ((a, "a"), (b, "b"))]
     units = [unit for side in marked for unit in side.units]
     everything = with_lists(pd.concat([side.rows for side in marked], ignore_index=True), units)
-    rows, missing = last_steps(everything), missing_cases(everything, units)
+    rows, missing = last_steps(with_seconds_of_answers(everything)), missing_cases(everything, units)
     lines: list[dict[str, Any]] = []
     notes: list[str] = []
     places = dict.fromkeys(zip(*(rows[column] for column in ("dataset", "target", "track", "protocol")), strict=True))

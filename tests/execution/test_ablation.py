@@ -18,7 +18,7 @@ from benchmarks.execution.members import members
 from benchmarks.execution.suite import MethodEntry, load_suite
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results.tables import ablation_page, print_page, render
-from tests.results.boards import row_of, unit_of
+from tests.results.boards import one_stops_early, row_of, unit_of
 from tests.results.patients import flipped_p, interval_of, owners
 
 CLICK = Protocol(kind="centre-click")
@@ -119,6 +119,12 @@ def test_a_case_counts_with_its_mean_over_the_repeats_and_a_failure_with_zero() 
     assert table.loc[0, "lowest"] == pytest.approx(second.mean())
     assert table.loc[0, "highest"] == pytest.approx(first.mean())
     assert table.loc[1, "difference"] == pytest.approx(-WHOLE[-1] / 2 / 8)
+
+
+def test_a_variant_that_stops_early_is_not_called_faster() -> None:
+    rows, _ = one_stops_early()
+    variants = [Variant("fast", "whole", ("fast",)), Variant("slow", "without", ("slow",))]
+    assert ablation_table(rows, variants, "seconds_segment")["mean"].tolist() == [1.0, 9.0]
 
 
 def test_means_differences_and_tests_are_on_the_patients_of_each_data_set() -> None:

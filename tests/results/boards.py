@@ -74,6 +74,19 @@ def by_hand(dice: Mapping[str, Sequence[float | None]], **changes: Any) -> tuple
     return pd.DataFrame(rows), units
 
 
+def one_stops_early(cases: int = 10) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
+    """Two rounds; "slow" takes 9 s, and its user is content after the first. "fast" takes 1 s and is asked twice."""
+    twice = Protocol(kind="iterative", rounds=2)
+    units = [unit_of(method, "kits21", [twice], cases) for method in ("fast", "slow")]
+    rows = []
+    for unit in units:
+        slow = unit["method"] == "slow"
+        for case in range(cases):
+            rows.append(row_of(unit, case, twice, 1, 0.9, carried=False, seconds_segment=9.0 if slow else 1.0))
+            rows.append(row_of(unit, case, twice, 2, 0.9, carried=slow, seconds_segment=0.0 if slow else 1.0))
+    return pd.DataFrame(rows), units
+
+
 def study(methods: int, cases: int, synthetic: bool = False) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     names = ["tags-vit-b", "3dsam-adapter-tiny", "nnunet", "sam-med3d-turbo", "ball"]
     names += [f"method-{i}" for i in range(methods - len(names))]

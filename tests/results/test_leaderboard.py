@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import time
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,9 +15,13 @@ from benchmarks.common.errors import UserError
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
 from benchmarks.results import statistics as st
+from benchmarks.results.figures import all_figures
+from benchmarks.results.mlflow.summary import summary_of
+from benchmarks.results.report.page import ReportContent, report_html
 from tests.results.boards import (
     SEVEN,
     by_hand,
+    one_stops_early,
     printed,
     row_of,
     show_details,
@@ -77,6 +82,19 @@ def test_a_step_that_kept_its_mask_has_the_seconds_of_the_answer_that_it_kept() 
     ]
     board = lb.leaderboard_of(pd.DataFrame(rows), [unit])
     assert board["seconds_segment"].tolist() == [pytest.approx((12 + 17) / 2)]
+
+
+def test_a_method_that_stops_early_is_not_called_faster(tmp_path: Path) -> None:
+    rows, units = one_stops_early()
+    tables = lb.details(rows, units, metric="seconds_segment")
+    (pair,) = tables["comparisons"].to_dict("records")
+    assert (pair["difference"], pair["verdict"]) == (-8.0, "fast is better")
+    assert tables["rankings"].set_index("method")["mean-then-rank"].to_dict() == {"fast": 1, "slow": 2}
+    assert tables["rounds"].set_index(["method", "step"])["mean"].loc["slow"].tolist() == [9.0, 9.0]
+    drawn = all_figures(rows, lb.leaderboard_of(rows, units), tables, tmp_path)
+    (costs,) = (path.read_text(encoding="utf-8") for path in drawn if path.name.startswith("costs"))
+    assert ">slow<" in costs
+    assert ">fast<" in costs
 
 
 def test_memory_is_the_largest_of_all_cases_and_of_those_that_failed() -> None:
@@ -163,6 +181,21 @@ def test_the_leaderboard_of_fifty_units_takes_less_than_a_second() -> None:
         fastest = min(fastest, time.process_time() - started)
     assert len(board) == 51 * 3
     assert fastest < 1.0
+
+
+def test_a_protocol_with_nothing_to_find_anywhere_is_not_pooled() -> None:
+    click, none = Protocol("centre-click"), Protocol("none")
+    units = [unit_of(method, "kits21", [click, none], 2) for method in ("a", "b")]
+    rows = pd.DataFrame([row_of(unit, case, one, 1, 0.5) for unit in units for case in (0, 1) for one in (click, none)])
+    asked = rows["protocol"] == click.name
+    rows.loc[asked, ["status", "dice"]] = ["no-target", math.nan]
+    assert lb.overall_of(lb.leaderboard_of(rows, units), rows)["protocol"].unique().tolist() == [none.name]
+    assert lb.details(rows, units)["overall"]["protocol"].unique().tolist() == [none.name]
+    alone = rows[asked]
+    assert lb.overall_of(lb.leaderboard_of(alone, units), alone).empty
+    assert set(summary_of(alone, units).board["verdict"]) == {""}
+    page = report_html(ReportContent("suite", alone, [unit | {"protocols": [click.to_mapping()]} for unit in units]))
+    assert "centre-click" in page
 
 
 def test_overall_means_weigh_datasets_alike_and_need_all_of_them() -> None:

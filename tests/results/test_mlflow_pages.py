@@ -16,13 +16,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from benchmarks.prompting.protocol import Protocol
-from benchmarks.results.leaderboard import comparisons_of
+from benchmarks.results.leaderboard import comparisons_of, leaderboard_of
 from benchmarks.results.mlflow import MlflowSink, Summary, default_uri, records_from_mlflow, summary_of
 from benchmarks.results.mlflow.follower import Follower
 from benchmarks.results.mlflow.summary import note_of
 from benchmarks.results.mlflow.view import saved_views
 from benchmarks.results.tables import Page, Sheet
-from tests.results.boards import by_hand, row_of, unit_of
+from tests.results.boards import by_hand, one_stops_early, row_of, unit_of
 from tests.results.mlflow_runs import (
     CURVE,
     TRAINING,
@@ -299,6 +299,16 @@ def test_one_step_is_a_bar_and_several_are_a_curve() -> None:
         curves = curves_of(pd.DataFrame(rows))
         assert [step for step, _ in curves] == steps
         assert curves[-1][1]["dice"] == 0.1235
+
+
+def test_the_seconds_of_the_last_step_are_those_of_the_leaderboard() -> None:
+    from benchmarks.results.mlflow.values import curves_of
+
+    rows, units = one_stops_early()
+    board = leaderboard_of(rows, units).set_index("method")["seconds_segment"]
+    assert board.to_dict() == {"fast": 1.0, "slow": 9.0}
+    for method, mine in rows.groupby("method"):
+        assert [values["seconds_segment"] for _, values in curves_of(mine)] == [board[method]] * 2
 
 
 def test_who_solved_no_case_has_no_rank_and_is_never_the_best() -> None:

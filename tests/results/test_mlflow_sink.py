@@ -124,14 +124,15 @@ def test_all_calls_of_an_output_folder_count_as_in_its_records(out: Path) -> Non
         assert sink.close() == 0
 
     call("first", ["ball", "net"])
-    call("second", ["region", "ball"], seed=8)
-    call("third", ["net"])
+    call("second", ["region", "ball"], seed=8, patients={"case_00": "p"})
+    call("third", ["net"], patients={"case_00": "q", "case_01": "q"})
     rows, units = records_from_mlflow(default_uri(out), "suite")
     expected_rows, expected_units = store.read_suite("suite")
     told = [(unit["key"], unit["unit"], unit["seed"], unit["latest_call"]) for unit in units]
     assert told == [(unit["key"], unit["unit"], unit["seed"], unit["latest_call"]) for unit in expected_units]
     assert [one[1] for one in told] == ["region-second", "ball-second", "net-third"]
     assert_frame_equal(rows[list(expected_rows)], expected_rows)
+    assert set(rows["patient"]) == {"q"}, "the newest unit says whose a case is, of all methods"
 
 
 def test_two_folders_share_a_server_and_no_run(new_out: Callable[[str], Path]) -> None:

@@ -16,7 +16,15 @@ from benchmarks.common.errors import UserError
 from benchmarks.metrics import Reference, evaluate_mask, failed_values
 from benchmarks.results import record_files
 from benchmarks.results.record_rows import checksum
-from benchmarks.results.records import SCHEMA_VERSION, SPACINGS, RecordStore, key_of, keys_of, upgraded
+from benchmarks.results.records import (
+    SCHEMA_VERSION,
+    SPACINGS,
+    RecordStore,
+    key_of,
+    keys_of,
+    upgraded,
+    with_newest_patients,
+)
 
 CASES = ["one", "two", "three"]
 
@@ -511,6 +519,19 @@ def test_a_corrected_patient_counts_without_a_new_number(tmp_path: Path) -> None
     rows, _ = store.read_suite("suite")
     assert rows.groupby("case")["patient"].first().to_dict() == {"one": "one", "two": "q", "three": "three"}
     assert before == {path: path.read_bytes() for path in folder.rglob("*.parquet")}
+
+
+def test_a_corrected_patient_counts_for_methods_of_earlier_calls(tmp_path: Path) -> None:
+    store = RecordStore(tmp_path)
+    ball, mean = (filled(store, method=name, patients={"one": "p", "three": "p"}) for name in ("ball", "mean"))
+    store.set_current("suite", [ball, mean])
+    describe(store, method="ball", patients={"one": "q"}, cases=["one", "two"])
+    store.set_current("suite", [ball])
+    rows, units = RecordStore(tmp_path).read_suite("suite")
+    for read in (rows, with_newest_patients(rows.iloc[::-1], units)):
+        for method in ("ball", "mean"):
+            mine = read[read["method"] == method].groupby("case")["patient"].unique()
+            assert mine.map(list).to_dict() == {"one": ["q"], "two": ["two"], "three": ["p"]}
 
 
 def test_a_first_call_warns_of_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -13,7 +13,7 @@ from scipy import stats
 from benchmarks.common.errors import UserError
 from benchmarks.results.run_pairs import Side, compared
 from benchmarks.results.tables import pairs_page, render
-from tests.results.boards import by_hand
+from tests.results.boards import by_hand, one_stops_early
 
 SAME = {"seed": 7, "cases_digest": "c", "prompts_digest": "p", "tolerances_mm": [2.0], "empty_policy": "w",
         "metrics_version": 2, "dataset_version": "1"}  # fmt: skip
@@ -130,6 +130,13 @@ def test_a_list_with_nothing_to_find_is_named_and_the_others_are_compared() -> N
     pairs = compared(*sides)
     assert pairs.table["dataset"].tolist() == ["kits21"]
     assert any("lits17" in note and "no case has anything to find" in note for note in pairs.notes)
+
+
+def test_a_method_that_stops_early_is_not_called_faster() -> None:
+    rows, units = one_stops_early()
+    sides = [Side(one["method"], rows[rows["method"] == one["method"]], [one]) for one in units]
+    (row,) = compared(*sides, metric="seconds_segment").table.to_dict("records")
+    assert (row["mean_a"], row["mean_b"], row["verdict"]) == (1.0, 9.0, "fast is better")
 
 
 def test_failures_count_as_worst() -> None:

@@ -151,6 +151,20 @@ def test_methods_that_solve_nothing_have_no_rank_and_are_not_called_the_same() -
     assert distance[("crash", "none")] == "none is better"  # it has distances of its own
 
 
+def test_a_method_whose_masks_are_all_empty_has_no_rank_by_distance() -> None:
+    rows, _ = by_hand({"empty": [0.0] * 8, "crash": [None] * 8, "some": [0.5] * 8})
+    rows.loc[rows["method"] == "empty", "hd95_mm"] = rows["diagonal_mm"]
+    ranks = lb.rankings_of(rows, "hd95_mm").set_index("method")["mean-then-rank"]
+    assert ranks.dropna().to_dict() == {"some": 1}
+    pairs = lb.comparisons_of(rows, "hd95_mm", margin=5.0).set_index(["a", "b"])["verdict"]
+    assert pairs[("crash", "empty")] == "both failed"
+    assert (pairs.drop(("crash", "empty")) == "some is better").all()
+    rows.loc[(rows["method"] == "empty") & (rows["case"] == "case_00"), "hd95_mm"] -= 1.0
+    ranks = lb.rankings_of(rows, "hd95_mm").set_index("method")["mean-then-rank"]
+    assert ranks.dropna().to_dict() == {"some": 1, "empty": 2}
+    assert st.without_success(rows, "seconds_segment") == {"crash"}, "the longest time is no failure"
+
+
 def test_ties_by_the_mean_of_the_places_or_by_the_better_one() -> None:
     """One case: places 1, 2, 2 against 1, 2.5, 2.5; b wins where a ties, so the two rules turn them round."""
     table = pd.DataFrame({"a": [0.9, 0.9, 0.5], "b": [0.9, 0.9, 0.6], "c": [0.9, 0.9, 0.7], "d": [0.1, 0.95, 0.9]})

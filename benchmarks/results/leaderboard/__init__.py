@@ -14,7 +14,7 @@ from benchmarks.results.leaderboard.comparisons import comparisons_of, rankings_
 from benchmarks.results.leaderboard.completeness import check_complete, completeness_of
 from benchmarks.results.leaderboard.context import claims_of, contamination_of, published_of
 from benchmarks.results.leaderboard.curves import clicks_of, policies_of, robustness_of, rounds_of
-from benchmarks.results.leaderboard.lists import CONFIDENCE_SEED, GROUP, LIST, last_steps
+from benchmarks.results.leaderboard.lists import CONFIDENCE_SEED, GROUP, LIST, last_steps, with_seconds_of_answers
 from benchmarks.results.leaderboard.notes import notes_of
 from benchmarks.results.leaderboard.overall import overall_of
 from benchmarks.results.leaderboard.subgroups import (
@@ -57,4 +57,5 @@ __all__ = [
     "slices_of",
     "summarise",
     "verdict",
+    "with_seconds_of_answers",
 ]

@@ -17,7 +17,7 @@ from benchmarks.results.leaderboard.comparisons import comparisons_of, rankings_
 from benchmarks.results.leaderboard.completeness import check_complete, completeness_of
 from benchmarks.results.leaderboard.context import claims_of, contamination_of, published_of
 from benchmarks.results.leaderboard.curves import clicks_of, policies_of, robustness_of, rounds_of
-from benchmarks.results.leaderboard.lists import Units, row_dicts
+from benchmarks.results.leaderboard.lists import Units, row_dicts, with_seconds_of_answers
 from benchmarks.results.leaderboard.overall import overall_of
 from benchmarks.results.leaderboard.subgroups import (
     each_lesion_of,
@@ -48,7 +48,7 @@ def details(
     """
     units = list(units)
     check_complete(rows, units)
-    rows = with_lists(rows, units)
+    rows = with_seconds_of_answers(with_lists(rows, units))
     with_target(rows)
     makers: dict[str, Callable[[], pd.DataFrame]] = {
         "completeness": lambda: completeness_of(rows, units),

@@ -38,8 +38,8 @@ TRAINING_FACTS = {"train_minutes": "minutes", "parameters": "parameters"}
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """Means over cases at the last step of each protocol, one row per dataset, target, track, protocol, method.
 
-    The seconds of a step that kept the mask before it, because the user had stopped, are those of the last answer; the
-    memory is the largest of the process, failed cases included.
+    Of one step alone it takes rows that `with_seconds_of_answers` has had whole. The memory is the largest of the
+    process, failed cases included.
 
     `dice_low` and `dice_high` bound the mean Dice with 95 % (t interval over patients). Failed rows count with
     their worst values; only what is measured beside an answer leaves them out, because a failure has none. `cases`
@@ -52,7 +52,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
     """
     if rows.empty:
         return pd.DataFrame()
-    final = last_steps(with_seconds_of_answers(rows))
+    final = last_steps(rows)
     counted = with_target(final)
     _refuse_skipped(counted)
     metrics = mean_columns(final)
@@ -110,13 +110,14 @@ def _refuse_skipped(rows: pd.DataFrame) -> None:
 def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     """The leaderboard: `summarise` with what is known of the units, best Dice first in every list.
 
-    Units that were made under other conditions are in lists of their own (`comparability`). `missing` counts the cases
+    Units that were made under other conditions are in lists of their own (`comparability`). The seconds of a step that
+    kept the mask before it, because the user had stopped, are those of the last answer. `missing` counts the cases
     of a run that is not finished; they are in no mean. A method that is shown untrained as well stands above that row.
 
     Datasets, targets and protocols keep the order of the suite; tracks go from the least information given to the most.
     """
     units = list(units)
-    rows = with_lists(rows, units)
+    rows = with_seconds_of_answers(with_lists(rows, units))
     board = summarise(rows)
     if board.empty:
         return board

@@ -30,7 +30,8 @@ def last_steps(rows: pd.DataFrame) -> pd.DataFrame:
 def with_seconds_of_answers(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows in which a step that kept the mask before it has the seconds of the answer that it kept.
 
-    Such a step costs nothing itself: with its 0 s a method that satisfies its user sooner would look faster.
+    Such a step costs nothing itself: with its 0 s a method that satisfies its user sooner would look faster. It needs
+    the rows of all steps: once those before are gone, nothing tells the seconds.
     """
     if "carried" not in rows or not rows["carried"].eq(True).any():
         return rows

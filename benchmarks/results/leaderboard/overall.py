@@ -37,7 +37,7 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
     Every dataset (and target) weighs the same, whatever its number of cases. Intervals and tests are over patients
     within datasets. Ranks are taken among the methods that are on all lists of the track and protocol; the others
-    follow without mean or rank.
+    follow without mean or rank. A protocol that has nothing to find on any list has no rows.
 
     Args:
         board: the leaderboard of these rows.
@@ -60,6 +60,8 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         ]
         wide = lists.assign(_list=names).pivot(index="method", columns="_list", values="dice")
         wide = wide[list(dict.fromkeys(names))].dropna(axis="columns", how="all")  # lists with nothing to find
+        if wide.empty:
+            continue  # no list has anything to find under this protocol
         everywhere = wide.notna().all(axis=1)
         ranks = wide[everywhere].round(12).rank(ascending=False, method="min")
         table = pd.DataFrame(

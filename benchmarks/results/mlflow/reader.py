@@ -26,7 +26,7 @@ from benchmarks.results.mlflow.values import (
     protocols_of,
     result_key,
 )
-from benchmarks.results.records import upgraded
+from benchmarks.results.records import upgraded, with_newest_patients
 
 
 def records_from_mlflow(uri: str, suite: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
@@ -55,8 +55,9 @@ def records_from_mlflow(uri: str, suite: str) -> tuple[pd.DataFrame, list[dict[s
     except Exception as error:  # MLflow's own, the database's, the network's, the file system's
         reason = without_password(one_line(error))[:200]
         raise UserError(f"MLflow at '{shown}' cannot be read: {reason}") from error
-    frames = [rows for rows, _ in found if not rows.empty]
-    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(), [unit for _, unit in found]
+    frames, units = [rows for rows, _ in found if not rows.empty], [unit for _, unit in found]
+    rows = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+    return with_newest_patients(rows, units), units
 
 
 class _Source:

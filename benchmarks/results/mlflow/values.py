@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.prompting.protocol import Protocol
-from benchmarks.results.leaderboard import mean_columns, summarise
+from benchmarks.results.leaderboard import mean_columns, summarise, with_seconds_of_answers
 
 PLAN_TAG, OUT_TAG, SUITE_TAG, CALLED_TAG = "tagsbench.plan", "tagsbench.out", "tagsbench.suite", "tagsbench.called_at"
 ENDED_TAG = "tagsbench.ended"  # the time of the call that has ended
@@ -69,6 +69,7 @@ def curves_of(rows: pd.DataFrame) -> list[tuple[int, dict[str, float]]]:
     """
     if rows.empty:
         return []
+    rows = with_seconds_of_answers(rows)
     curves = []
     steps = sorted(int(step) for step in rows["step"].unique())
     for step in steps:

@@ -158,7 +158,7 @@ def _givens(pages: Sequence[ListPage], board: pd.DataFrame, overall: pd.DataFram
     """Tracks and protocols, in the order of the pooled table, which goes from the least to the most given."""
     sheets = overall_sheets(board, overall)
     by_title = {sheet.title.removesuffix(" · SYNTHETIC"): sheet for sheet in sheets}
-    for key, lines in overall.groupby(OVER, sort=False):
+    for key, lines in overall.groupby(OVER, sort=False) if len(overall) else ():
         title = list_title(key, False)
         sheet = by_title.get(title)
         on_each = {page.where: page for page in pages if page.key[2:] == tuple(map(str, key))}

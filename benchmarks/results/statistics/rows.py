@@ -97,11 +97,18 @@ def with_failures_as_worst(records: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def without_success(records: pd.DataFrame, metric: str) -> set[str]:
     """The methods of which every row is at the worst: all failed, or nothing found at all. They have no rank."""
-    worst = records["status"] == FAILED
-    if higher_is_better(metric):
-        worst = worst | (records[metric] == 0)
+    worst = (records["status"] == FAILED) | _at_worst(records, metric)
     shares = worst.groupby(records["method"]).all()
     return {str(method) for method in shares.index[shares]}
+
+
+def _at_worst(records: pd.DataFrame, metric: str) -> pd.Series:
+    """Whether each row has the worst value there is: of a distance the diagonal of its image; seconds have none."""
+    if higher_is_better(metric):
+        return records[metric] == 0
+    if not metrics.is_metric(metric) or "diagonal_mm" not in records:
+        return pd.Series(False, records.index)
+    return records[metric] >= records["diagonal_mm"].map(metrics.metric_of(metric).worst_value)
 
 
 def _refuse_gaps(records: pd.DataFrame, metric: str, what: str) -> None:
