@@ -104,34 +104,45 @@ def test_what_is_read_back_is_what_the_records_say(out: Path, name: str) -> None
 
 def test_all_calls_of_an_output_folder_count_as_in_its_records(out: Path) -> None:
     """Of every unit the newest, in the order of the calls; `RecordStore` is asked the same."""
-    store = RecordStore(out / "records")
+    call(out, "first", ["ball", "net"])
+    call(out, "second", ["region", "ball"], seed=8)
+    call(out, "third", ["net"])
+    assert units_read_back(out) == ["region-second", "ball-second", "net-third"]
 
-    def call(plan: str, methods: Sequence[str], **changes: Any) -> None:
-        sink = MlflowSink(out)
-        units = [description_of(method) | changes | {"unit": f"{method}-{plan}"} for method in methods]
-        sink.begin(SUITE, plan, True, units)
-        folders = [store.unit_folder("suite", "kits21", unit["method"], unit["unit"]) for unit in units]
-        for unit, folder in zip(units, folders, strict=True):
-            store.begin_unit(folder, unit)
-            rows = rows_of(unit).filter(regex="^(?!voxels|iou)")  # the Dice was put in, and the counts contradict it
-            for case, group in rows.groupby("case"):
-                lines = [{**row, "schema_version": SCHEMA_VERSION} for row in group.to_dict("records")]
-                store.write_case(folder, str(case), lines)
-            store.complete_unit(folder)
-            sink.log_unit(unit, store.read_unit(folder), None)
-        store.set_current("suite", folders)
-        sink.end(Summary())
-        assert sink.close() == 0
 
-    call("first", ["ball", "net"])
-    call("second", ["region", "ball"], seed=8)
-    call("third", ["net"])
+def test_a_case_that_another_fold_tests_again_counts_once_as_in_the_records(out: Path) -> None:
+    call(out, "before", ["ball", "net"], cases=["case_00", "case_01"])
+    call(out, "other splits", ["net"], fold=1, cases=["case_01"])
+    assert units_read_back(out) == ["ball-before", "net-other splits"]
+
+
+def call(out: Path, plan: str, methods: Sequence[str], **changes: Any) -> None:
+    """A call of `run` that writes records and tells MLflow."""
+    store, sink = RecordStore(out / "records"), MlflowSink(out)
+    units = [description_of(method) | changes | {"unit": f"{method}-{plan}"} for method in methods]
+    sink.begin(SUITE, plan, True, units)
+    folders = [store.unit_folder("suite", "kits21", unit["method"], unit["unit"]) for unit in units]
+    for unit, folder in zip(units, folders, strict=True):
+        store.begin_unit(folder, unit)
+        rows = rows_of(unit).filter(regex="^(?!voxels|iou)")  # the Dice was put in, and the counts contradict it
+        for case, group in rows[rows["case"].isin(unit["cases"])].groupby("case"):
+            lines = [{**row, "schema_version": SCHEMA_VERSION} for row in group.to_dict("records")]
+            store.write_case(folder, str(case), lines)
+        store.complete_unit(folder)
+        sink.log_unit(unit, store.read_unit(folder), None)
+    store.set_current("suite", folders)
+    sink.end(Summary())
+    assert sink.close() == 0
+
+
+def units_read_back(out: Path) -> list[str]:
+    """The digests of the units that MLflow gives, which are those of the records, with all their rows."""
     rows, units = records_from_mlflow(default_uri(out), "suite")
-    expected_rows, expected_units = store.read_suite("suite")
+    expected_rows, expected_units = RecordStore(out / "records").read_suite("suite")
     told = [(unit["key"], unit["unit"], unit["seed"], unit["latest_call"]) for unit in units]
     assert told == [(unit["key"], unit["unit"], unit["seed"], unit["latest_call"]) for unit in expected_units]
-    assert [one[1] for one in told] == ["region-second", "ball-second", "net-third"]
     assert_frame_equal(rows[list(expected_rows)], expected_rows)
+    return [str(unit["unit"]) for unit in units]
 
 
 def test_two_folders_share_a_server_and_no_run(new_out: Callable[[str], Path]) -> None:
