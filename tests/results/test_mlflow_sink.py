@@ -24,6 +24,7 @@ from pandas.testing import assert_frame_equal
 
 from benchmarks.common.addresses import sqlite_address, sqlite_path, without_password
 from benchmarks.common.errors import UserError
+from benchmarks.common.identity import digest
 from benchmarks.results.mlflow import (
     MlflowSink,
     Summary,
@@ -43,6 +44,7 @@ from tests.results.mlflow_runs import (
     MESSAGES,
     RUNS,
     SUITE,
+    TRAINING,
     a_run,
     artifact,
     child_named,
@@ -298,6 +300,69 @@ def test_what_could_not_be_sent_is_sent_later(out: Path, monkeypatch: pytest.Mon
     assert len(runs_of(out)) == RUNS
     assert {run.info.status for run in runs_of(out)} == {"FINISHED"}
     assert sync(out) == (0, 0)
+
+
+def test_two_suites_of_the_same_units_wait_beside_each_other(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their plans are equal, and so are the keys of their units and trainings."""
+    with monkeypatch.context() as away:
+        away.setattr(Sender, "wake", lambda self: None)
+        for suite in ("one", "other"):
+            a_run(out, suite=suite, patience=0.0)
+    assert sync(out, patience=60.0) == (2 * MESSAGES, 0)
+    client = client_of(out)
+    for suite in ("one", "other"):
+        rows, _ = records_from_mlflow(default_uri(out), suite)
+        expected = pd.concat([rows_of(description_of(method, suite)) for method in ("ball", "net")], ignore_index=True)
+        assert_frame_equal(rows, expected)
+        experiment = client.get_experiment_by_name(f"tags-bench/{suite}").experiment_id
+        assert len(client.search_runs([experiment])) == RUNS
+        assert len(client.search_logged_models([experiment])) == 1
+
+
+def test_the_rows_of_two_plans_of_a_suite_wait_beside_each_other(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    told = {plan: {"plan": {"suite": "suite", "plan": plan, "out": "here"}} for plan in ("first", "second")}
+    first, second = (outbox.put("unit", "key", content, pd.DataFrame({"a": [1]})) for content in told.values())
+    assert outbox.waiting() == [first, second]
+    assert [outbox.read(path).key for path in (first, second)] == ["key", "key"]
+    assert outbox.put("unit", "key", told["first"]) == first
+    assert set(outbox.waiting()) == {first, second}
+
+
+def test_a_message_that_an_earlier_version_left_is_sent_and_only_its_own_run_replaces_it(tmp_path: Path) -> None:
+    outbox, rows = Outbox(tmp_path), pd.DataFrame({"a": [1]})
+    mine, others = ({"plan": {"suite": suite, "plan": "plan", "out": "here"}} for suite in ("mine", "other's"))
+    left = tmp_path / f"unit-{digest(['unit', 'key'])}.json"
+    now = outbox.put("unit", "key", mine, rows)
+    for suffix in (".json", ".parquet"):
+        now.with_suffix(suffix).rename(left.with_suffix(suffix))
+    other = outbox.put("unit", "key", others, rows)
+    assert set(outbox.waiting()) == {left, other}
+    assert outbox.read(left).rows is not None
+    again = outbox.put("unit", "key", mine, rows)
+    assert set(outbox.waiting()) == {other, again}
+    assert not left.with_suffix(".parquet").exists()
+    left.write_text("{", encoding="utf-8")
+    outbox.put("unit", "key", mine, rows)
+    assert left.exists()
+
+
+def test_a_curve_that_is_sent_after_the_end_of_its_training_begins_no_other(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call was interrupted while it trained, another plan went on, and a server was away meanwhile."""
+    with monkeypatch.context() as away:
+        away.setattr(Sender, "wake", lambda self: None)
+        before, after = MlflowSink(out), MlflowSink(out)
+        before.begin(SUITE, "before", True, [])
+        before._log_curve(description_of("net"), CURVE[:1], {})
+        after.begin(SUITE, "after", True, [])
+        after.log_training(description_of("net"), TRAINING)
+    in_order = Outbox.waiting
+    monkeypatch.setattr(Outbox, "waiting", lambda self: in_order(self)[::-1])
+    assert sync(out, patience=30.0) == (4, 0)
+    (training,) = (run for run in runs_of(out) if run.data.tags["tagsbench.kind"] == "training")
+    assert training.info.status == "FINISHED"
 
 
 def test_messages_that_the_disk_does_not_take_cost_a_warning_and_are_said_again(

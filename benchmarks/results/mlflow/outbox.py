@@ -33,7 +33,8 @@ class Message:
 
     Attributes:
         kind: which run it makes or completes.
-        key: names that run within its kind; a later message of the same kind and key takes the place of an earlier.
+        key: names what is told within its kind and the run of the suite; a later message of the same kind, key and
+            run takes the place of an earlier.
         content: JSON-like; what the writer of that kind takes.
         rows: the records of a unit, or a leaderboard.
         written_at: when the message was made, seconds since 1970.
@@ -72,8 +73,9 @@ class Outbox:
         times: Mapping[str, float] | None = None,
         file: Path | None = None,
     ) -> Path:
-        """Keep a message until it is sent; one of the same kind and key that waits is replaced."""
-        path = self.folder / f"{kind}-{digest([kind, key])}.json"
+        """Keep a message until it is sent; one of the same kind, key and run that waits is replaced."""
+        run = _run_of(content)
+        path = self.folder / f"{kind}-{digest([kind, key, run])}.json"
         if rows is not None:
             with atomically(path.with_suffix(".parquet")) as partial:
                 rows.to_parquet(partial, index=False)
@@ -83,6 +85,9 @@ class Outbox:
         plain = json.loads(json.dumps(content, default=_plain))
         stored = {"kind": kind, "key": key, "content": plain, "rows": rows is not None, "at": time.time()}
         write_json(path, {**stored, "times": dict(times or {})})
+        before = self.folder / f"{kind}-{digest([kind, key])}.json"  # its name in versions that left the run out
+        if _is_of(before, run):
+            _drop(before)
         return path
 
     def waiting(self) -> list[Path]:
@@ -104,9 +109,27 @@ class Outbox:
     def sent(self, path: Path, message: Message) -> None:
         """Drop a message, unless another has taken its place meanwhile."""
         if path.is_file() and self.read(path).written_at == message.written_at:
-            path.unlink()
-            for suffix in (".parquet", BROUGHT):
-                path.with_suffix(suffix).unlink(missing_ok=True)
+            _drop(path)
+
+
+def _drop(path: Path) -> None:
+    for suffix in (".json", ".parquet", BROUGHT):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _run_of(content: Mapping[str, Any]) -> list[str]:
+    """The run that a message belongs to: its suite, too, for suites of equal units have one plan, and `train` none."""
+    plan = content.get("plan") or {}
+    suite = plan.get("suite") or content.get("description", {}).get("suite", "")
+    return [str(suite), str(plan.get("plan", "")), str(plan.get("out", ""))]
+
+
+def _is_of(path: Path, run: list[str]) -> bool:
+    """Whether a file holds a message of a run; not if there is none, or it is damaged, which its sender says."""
+    try:
+        return _run_of(json.loads(path.read_text(encoding="utf-8"))["content"]) == run
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def _written(path: Path) -> int | None:
