@@ -33,6 +33,7 @@ from benchmarks.results.mlflow import (
     records_from_mlflow,
     sync,
 )
+from benchmarks.results.mlflow import outbox as outbox_module
 from benchmarks.results.mlflow import sender as sender_module
 from benchmarks.results.mlflow.outbox import Outbox
 from benchmarks.results.mlflow.sender import Sender
@@ -325,8 +326,8 @@ def test_the_rows_of_two_plans_of_a_suite_wait_beside_each_other(tmp_path: Path)
     first, second = (outbox.put("unit", "key", content, pd.DataFrame({"a": [1]})) for content in told.values())
     assert outbox.waiting() == [first, second]
     assert [outbox.read(path).key for path in (first, second)] == ["key", "key"]
-    assert outbox.put("unit", "key", told["first"]) == first
-    assert set(outbox.waiting()) == {first, second}
+    again = outbox.put("unit", "key", told["first"])
+    assert outbox.waiting() == [second, again]
 
 
 def test_a_message_that_an_earlier_version_left_is_sent_and_only_its_own_run_replaces_it(tmp_path: Path) -> None:
@@ -345,6 +346,83 @@ def test_a_message_that_an_earlier_version_left_is_sent_and_only_its_own_run_rep
     left.write_text("{", encoding="utf-8")
     outbox.put("unit", "key", mine, rows)
     assert left.exists()
+
+
+def test_a_message_stays_whole_while_the_one_before_it_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender is through with the older one when the rows of the newer one are on the disk, and nothing else."""
+    outbox = Outbox(tmp_path)
+    older = outbox.put("end", "key", {"time": 1}, pd.DataFrame({"a": [1]}))
+    write_json = outbox_module.write_json
+
+    def late(path: Path, content: Any) -> None:
+        outbox.sent(older)
+        write_json(path, content)
+
+    monkeypatch.setattr(outbox_module, "write_json", late)
+    newer = outbox.put("end", "key", {"time": 2}, pd.DataFrame({"a": [2]}))
+    assert outbox.waiting() == [newer]
+    message = outbox.read(newer)
+    assert message.rows is not None
+    assert (message.content["time"], message.rows["a"].tolist()) == (2, [2])
+
+
+def test_a_message_that_comes_while_the_one_before_it_is_dropped_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, unlink, newer = Outbox(tmp_path), Path.unlink, list[Path]()
+    older = outbox.put("training", "key", {"finished": False})
+
+    def late(path: Path, missing_ok: bool = False) -> None:
+        if not newer:
+            newer.append(path)  # what is put unlinks, too
+            newer[0] = outbox.put("training", "key", {"finished": True})
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", late)
+    outbox.sent(older)
+    assert outbox.waiting() == newer
+    assert outbox.read(newer[0]).content["finished"]
+
+
+def test_a_message_that_is_replaced_while_it_is_read_costs_no_warning(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ball, real, replaced = description_of("ball"), Outbox.read, list[Path]()
+    with monkeypatch.context() as away:
+        away.setattr(Sender, "wake", lambda self: None)
+        sink = MlflowSink(out)
+        sink.begin(SUITE, "plan", True, [])
+        sink.log_unit(ball, rows_of(ball).iloc[:4], None)
+
+    def late(self: Outbox, path: Path) -> Any:
+        if path.name.startswith("unit") and not replaced:
+            message = real(self, path)
+            replaced.append(path)
+            self.put(message.kind, message.key, message.content, rows_of(ball))
+        return real(self, path)
+
+    monkeypatch.setattr(Outbox, "read", late)
+    assert sync(out, patience=30.0) == (2, 0)
+    assert replaced
+    assert "warning" not in capfd.readouterr().err
+    table = artifact(out, child_named(runs_of(out), "ball").info.run_id, "cases.json")
+    assert len(json.loads(table.read_text(encoding="utf-8"))["data"]) == 6
+
+
+def test_a_message_for_which_the_disk_has_no_room_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    outbox = Outbox(tmp_path)
+    kept = outbox.put("end", "key", {})
+    monkeypatch.setattr(outbox_module, "write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        outbox.put("end", "key", {}, pd.DataFrame({"a": [1]}))
+    assert list(tmp_path.iterdir()) == [kept]
 
 
 def test_a_curve_that_is_sent_after_the_end_of_its_training_begins_no_other(
