@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pandas as pd
 from pydantic import BaseModel, ValidationError
@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 INDEX_VERSION = 2
 Call = dict[str, Any]
 """One call of `run`: "at" (when, UTC), "units" (folders below the suite's, in the order of the plan)."""
+Place = TypeVar("Place", bound=Hashable)
 
 
 def key_of(unit: Mapping[str, Any]) -> str:
@@ -212,23 +213,11 @@ class Index:
             logger.warning("%s: %s", self.path.parent.name, line)
 
     def current(self) -> dict[str, bool]:
-        """Folder → whether the latest call was about it; of every key the newest unit, in the order of the plans.
-
-        Of units of several folds that test the same case, the newest: the others would count it twice.
-        """
-        newest: dict[str, str] = {}
-        tested: dict[str, dict[str, set[str]]] = {}  # data set, target and method → key → cases
-        for call in self.calls:
-            for folder in call["units"]:
-                unit = self._unit(folder)
-                key = key_of(unit) if unit else folder  # whoever reads it says what is wrong
-                folds, cases = tested.setdefault(_without_fold(unit) if unit else key, {}), set(unit.get("cases", ()))
-                for again in [other for other, theirs in folds.items() if other == key or theirs & cases]:
-                    newest.pop(again, None)  # the same key, too: the later plan gives it its place
-                    folds.pop(again)
-                newest[key], folds[key] = folder, cases
+        """Folder → whether the latest call was about it; the units that count, in the order of the plans."""
+        folders = [folder for call in self.calls for folder in call["units"]]
+        counting = those_that_count((folder, self._unit(folder)) for folder in folders)
         latest = set(self.calls[-1]["units"]) if self.calls else set()
-        return {folder: folder in latest for folder in newest.values()}
+        return {folder: folder in latest for folder in counting}
 
     def _unit(self, folder: str) -> Mapping[str, Any]:
         """The description of a unit; empty if it is lost."""
@@ -238,6 +227,26 @@ class Index:
             return read_unit_file(self.path.parent / folder / "unit.json")
         except UserError:
             return {}
+
+
+def those_that_count(units: Iterable[tuple[Place, Mapping[str, Any]]]) -> list[Place]:
+    """Which units count: of every key the newest; of several folds that test a case again the newest, too.
+
+    The others would count that case twice. A unit that is lost has no description, and is a key of its own.
+
+    Args:
+        units: where each is and its description, of all calls, the oldest first.
+    """
+    newest: dict[Hashable, Place] = {}
+    tested: dict[Hashable, dict[Hashable, set[str]]] = {}  # data set, target and method → key → cases
+    for place, unit in units:
+        key: Hashable = key_of(unit) if unit else place  # whoever reads it says what is wrong
+        folds, cases = tested.setdefault(_without_fold(unit) if unit else key, {}), set(unit.get("cases", ()))
+        for again in [other for other, theirs in folds.items() if other == key or theirs & cases]:
+            newest.pop(again, None)  # the same key, too: the later plan gives it its place
+            folds.pop(again)
+        newest[key], folds[key] = place, cases
+    return list(newest.values())
 
 
 def no_longer_shown(before: Iterable[Mapping[str, Any]], after: Iterable[Mapping[str, Any]]) -> list[str]:

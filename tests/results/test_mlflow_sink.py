@@ -24,6 +24,7 @@ from pandas.testing import assert_frame_equal
 
 from benchmarks.common.addresses import sqlite_address, sqlite_path, without_password
 from benchmarks.common.errors import UserError
+from benchmarks.common.identity import digest
 from benchmarks.results.mlflow import (
     MlflowSink,
     Summary,
@@ -32,6 +33,7 @@ from benchmarks.results.mlflow import (
     records_from_mlflow,
     sync,
 )
+from benchmarks.results.mlflow import outbox as outbox_module
 from benchmarks.results.mlflow import sender as sender_module
 from benchmarks.results.mlflow.outbox import Outbox
 from benchmarks.results.mlflow.sender import Sender
@@ -43,6 +45,7 @@ from tests.results.mlflow_runs import (
     MESSAGES,
     RUNS,
     SUITE,
+    TRAINING,
     a_run,
     artifact,
     child_named,
@@ -104,35 +107,47 @@ def test_what_is_read_back_is_what_the_records_say(out: Path, name: str) -> None
 
 def test_all_calls_of_an_output_folder_count_as_in_its_records(out: Path) -> None:
     """Of every unit the newest, in the order of the calls; `RecordStore` is asked the same."""
-    store = RecordStore(out / "records")
+    call(out, "first", ["ball", "net"])
+    call(out, "second", ["region", "ball"], seed=8, patients={"case_00": "p"})
+    call(out, "third", ["net"], patients={"case_00": "q", "case_01": "q"})
+    assert units_read_back(out) == ["region-second", "ball-second", "net-third"]
+    rows, _ = records_from_mlflow(default_uri(out), "suite")
+    assert set(rows["patient"]) == {"q"}, "the newest unit says whose a case is, of all methods"
 
-    def call(plan: str, methods: Sequence[str], **changes: Any) -> None:
-        sink = MlflowSink(out)
-        units = [description_of(method) | changes | {"unit": f"{method}-{plan}"} for method in methods]
-        sink.begin(SUITE, plan, True, units)
-        folders = [store.unit_folder("suite", "kits21", unit["method"], unit["unit"]) for unit in units]
-        for unit, folder in zip(units, folders, strict=True):
-            store.begin_unit(folder, unit)
-            rows = rows_of(unit).filter(regex="^(?!voxels|iou)")  # the Dice was put in, and the counts contradict it
-            for case, group in rows.groupby("case"):
-                lines = [{**row, "schema_version": SCHEMA_VERSION} for row in group.to_dict("records")]
-                store.write_case(folder, str(case), lines)
-            store.complete_unit(folder)
-            sink.log_unit(unit, store.read_unit(folder), None)
-        store.set_current("suite", folders)
-        sink.end(Summary())
-        assert sink.close() == 0
 
-    call("first", ["ball", "net"])
-    call("second", ["region", "ball"], seed=8, patients={"case_00": "p"})
-    call("third", ["net"], patients={"case_00": "q", "case_01": "q"})
+def test_a_case_that_another_fold_tests_again_counts_once_as_in_the_records(out: Path) -> None:
+    call(out, "before", ["ball", "net"], cases=["case_00", "case_01"])
+    call(out, "other splits", ["net"], fold=1, cases=["case_01"])
+    assert units_read_back(out) == ["ball-before", "net-other splits"]
+
+
+def call(out: Path, plan: str, methods: Sequence[str], **changes: Any) -> None:
+    """A call of `run` that writes records and tells MLflow."""
+    store, sink = RecordStore(out / "records"), MlflowSink(out)
+    units = [description_of(method) | changes | {"unit": f"{method}-{plan}"} for method in methods]
+    sink.begin(SUITE, plan, True, units)
+    folders = [store.unit_folder("suite", "kits21", unit["method"], unit["unit"]) for unit in units]
+    for unit, folder in zip(units, folders, strict=True):
+        store.begin_unit(folder, unit)
+        rows = rows_of(unit).filter(regex="^(?!voxels|iou)")  # the Dice was put in, and the counts contradict it
+        for case, group in rows[rows["case"].isin(unit["cases"])].groupby("case"):
+            lines = [{**row, "schema_version": SCHEMA_VERSION} for row in group.to_dict("records")]
+            store.write_case(folder, str(case), lines)
+        store.complete_unit(folder)
+        sink.log_unit(unit, store.read_unit(folder), None)
+    store.set_current("suite", folders)
+    sink.end(Summary())
+    assert sink.close() == 0
+
+
+def units_read_back(out: Path) -> list[str]:
+    """The digests of the units that MLflow gives, which are those of the records, with all their rows."""
     rows, units = records_from_mlflow(default_uri(out), "suite")
-    expected_rows, expected_units = store.read_suite("suite")
+    expected_rows, expected_units = RecordStore(out / "records").read_suite("suite")
     told = [(unit["key"], unit["unit"], unit["seed"], unit["latest_call"]) for unit in units]
     assert told == [(unit["key"], unit["unit"], unit["seed"], unit["latest_call"]) for unit in expected_units]
-    assert [one[1] for one in told] == ["region-second", "ball-second", "net-third"]
     assert_frame_equal(rows[list(expected_rows)], expected_rows)
-    assert set(rows["patient"]) == {"q"}, "the newest unit says whose a case is, of all methods"
+    return [str(unit["unit"]) for unit in units]
 
 
 def test_two_folders_share_a_server_and_no_run(new_out: Callable[[str], Path]) -> None:
@@ -288,6 +303,146 @@ def test_what_could_not_be_sent_is_sent_later(out: Path, monkeypatch: pytest.Mon
     assert len(runs_of(out)) == RUNS
     assert {run.info.status for run in runs_of(out)} == {"FINISHED"}
     assert sync(out) == (0, 0)
+
+
+def test_two_suites_of_the_same_units_wait_beside_each_other(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their plans are equal, and so are the keys of their units and trainings."""
+    with monkeypatch.context() as away:
+        away.setattr(Sender, "wake", lambda self: None)
+        for suite in ("one", "other"):
+            a_run(out, suite=suite, patience=0.0)
+    assert sync(out, patience=60.0) == (2 * MESSAGES, 0)
+    client = client_of(out)
+    for suite in ("one", "other"):
+        rows, _ = records_from_mlflow(default_uri(out), suite)
+        expected = pd.concat([rows_of(description_of(method, suite)) for method in ("ball", "net")], ignore_index=True)
+        assert_frame_equal(rows, expected)
+        experiment = client.get_experiment_by_name(f"tags-bench/{suite}").experiment_id
+        assert len(client.search_runs([experiment])) == RUNS
+        assert len(client.search_logged_models([experiment])) == 1
+
+
+def test_the_rows_of_two_plans_of_a_suite_wait_beside_each_other(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path)
+    told = {plan: {"plan": {"suite": "suite", "plan": plan, "out": "here"}} for plan in ("first", "second")}
+    first, second = (outbox.put("unit", "key", content, pd.DataFrame({"a": [1]})) for content in told.values())
+    assert outbox.waiting() == [first, second]
+    assert [outbox.read(path).key for path in (first, second)] == ["key", "key"]
+    again = outbox.put("unit", "key", told["first"])
+    assert outbox.waiting() == [second, again]
+
+
+def test_a_message_that_an_earlier_version_left_is_sent_and_only_its_own_run_replaces_it(tmp_path: Path) -> None:
+    outbox, rows = Outbox(tmp_path), pd.DataFrame({"a": [1]})
+    mine, others = ({"plan": {"suite": suite, "plan": "plan", "out": "here"}} for suite in ("mine", "other's"))
+    left = tmp_path / f"unit-{digest(['unit', 'key'])}.json"
+    now = outbox.put("unit", "key", mine, rows)
+    for suffix in (".json", ".parquet"):
+        now.with_suffix(suffix).rename(left.with_suffix(suffix))
+    other = outbox.put("unit", "key", others, rows)
+    assert set(outbox.waiting()) == {left, other}
+    assert outbox.read(left).rows is not None
+    again = outbox.put("unit", "key", mine, rows)
+    assert set(outbox.waiting()) == {other, again}
+    assert not left.with_suffix(".parquet").exists()
+    left.write_text("{", encoding="utf-8")
+    outbox.put("unit", "key", mine, rows)
+    assert left.exists()
+
+
+def test_a_message_stays_whole_while_the_one_before_it_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sender is through with the older one when the rows of the newer one are on the disk, and nothing else."""
+    outbox = Outbox(tmp_path)
+    older = outbox.put("end", "key", {"time": 1}, pd.DataFrame({"a": [1]}))
+    write_json = outbox_module.write_json
+
+    def late(path: Path, content: Any) -> None:
+        outbox.sent(older)
+        write_json(path, content)
+
+    monkeypatch.setattr(outbox_module, "write_json", late)
+    newer = outbox.put("end", "key", {"time": 2}, pd.DataFrame({"a": [2]}))
+    assert outbox.waiting() == [newer]
+    message = outbox.read(newer)
+    assert message.rows is not None
+    assert (message.content["time"], message.rows["a"].tolist()) == (2, [2])
+
+
+def test_a_message_that_comes_while_the_one_before_it_is_dropped_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox, unlink, newer = Outbox(tmp_path), Path.unlink, list[Path]()
+    older = outbox.put("training", "key", {"finished": False})
+
+    def late(path: Path, missing_ok: bool = False) -> None:
+        if not newer:
+            newer.append(path)  # what is put unlinks, too
+            newer[0] = outbox.put("training", "key", {"finished": True})
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", late)
+    outbox.sent(older)
+    assert outbox.waiting() == newer
+    assert outbox.read(newer[0]).content["finished"]
+
+
+def test_a_message_that_is_replaced_while_it_is_read_costs_no_warning(
+    out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    ball, real, replaced = description_of("ball"), Outbox.read, list[Path]()
+    with monkeypatch.context() as away:
+        away.setattr(Sender, "wake", lambda self: None)
+        sink = MlflowSink(out)
+        sink.begin(SUITE, "plan", True, [])
+        sink.log_unit(ball, rows_of(ball).iloc[:4], None)
+
+    def late(self: Outbox, path: Path) -> Any:
+        if path.name.startswith("unit") and not replaced:
+            message = real(self, path)
+            replaced.append(path)
+            self.put(message.kind, message.key, message.content, rows_of(ball))
+        return real(self, path)
+
+    monkeypatch.setattr(Outbox, "read", late)
+    assert sync(out, patience=30.0) == (2, 0)
+    assert replaced
+    assert "warning" not in capfd.readouterr().err
+    table = artifact(out, child_named(runs_of(out), "ball").info.run_id, "cases.json")
+    assert len(json.loads(table.read_text(encoding="utf-8"))["data"]) == 6
+
+
+def test_a_message_for_which_the_disk_has_no_room_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> Any:
+        raise OSError(28, "No space left on device")
+
+    outbox = Outbox(tmp_path)
+    kept = outbox.put("end", "key", {})
+    monkeypatch.setattr(outbox_module, "write_json", full)
+    with pytest.raises(OSError, match="No space"):
+        outbox.put("end", "key", {}, pd.DataFrame({"a": [1]}))
+    assert list(tmp_path.iterdir()) == [kept]
+
+
+def test_a_curve_that_is_sent_after_the_end_of_its_training_begins_no_other(
+    out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first call was interrupted while it trained, another plan went on, and a server was away meanwhile."""
+    with monkeypatch.context() as away:
+        away.setattr(Sender, "wake", lambda self: None)
+        before, after = MlflowSink(out), MlflowSink(out)
+        before.begin(SUITE, "before", True, [])
+        before._log_curve(description_of("net"), CURVE[:1], {})
+        after.begin(SUITE, "after", True, [])
+        after.log_training(description_of("net"), TRAINING)
+    in_order = Outbox.waiting
+    monkeypatch.setattr(Outbox, "waiting", lambda self: in_order(self)[::-1])
+    assert sync(out, patience=30.0) == (4, 0)
+    (training,) = (run for run in runs_of(out) if run.data.tags["tagsbench.kind"] == "training")
+    assert training.info.status == "FINISHED"
 
 
 def test_messages_that_the_disk_does_not_take_cost_a_warning_and_are_said_again(

@@ -2,7 +2,8 @@
 
 A message is one JSON file, with its table of rows in a Parquet file beside it, or a copy of the file that it brings.
 It holds everything that is needed to send it, at any time, by any process, once or again: the order does not matter
-and a second sending changes nothing.
+and a second sending changes nothing. A file is never written again, so whoever reads one, or removes it once it is
+sent, never meets half of another message.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,7 +35,8 @@ class Message:
 
     Attributes:
         kind: which run it makes or completes.
-        key: names that run within its kind; a later message of the same kind and key takes the place of an earlier.
+        key: names what is told within its kind and the run of the suite; a later message of the same kind, key and
+            run takes the place of an earlier.
         content: JSON-like; what the writer of that kind takes.
         rows: the records of a unit, or a leaderboard.
         written_at: when the message was made, seconds since 1970.
@@ -72,17 +75,27 @@ class Outbox:
         times: Mapping[str, float] | None = None,
         file: Path | None = None,
     ) -> Path:
-        """Keep a message until it is sent; one of the same kind and key that waits is replaced."""
-        path = self.folder / f"{kind}-{digest([kind, key])}.json"
-        if rows is not None:
-            with atomically(path.with_suffix(".parquet")) as partial:
-                rows.to_parquet(partial, index=False)
-        if file is not None:
-            with atomically(path.with_suffix(BROUGHT)) as partial:
-                shutil.copyfile(file, partial)
+        """Keep a message until it is sent; one of the same kind, key and run that waits is replaced."""
+        run = _run_of(content)
+        name = f"{kind}-{digest([kind, key, run])}"
+        unnamed = self.folder / f"{kind}-{digest([kind, key])}.json"  # as versions that left the run out named it
+        before = [*self.folder.glob(f"{name}*.json"), *([unnamed] if _is_of(unnamed, run) else [])]
+        path = self.folder / f"{name}-{uuid.uuid4().hex[:12]}.json"
         plain = json.loads(json.dumps(content, default=_plain))
         stored = {"kind": kind, "key": key, "content": plain, "rows": rows is not None, "at": time.time()}
-        write_json(path, {**stored, "times": dict(times or {})})
+        try:
+            if rows is not None:
+                with atomically(path.with_suffix(".parquet")) as partial:
+                    rows.to_parquet(partial, index=False)
+            if file is not None:
+                with atomically(path.with_suffix(BROUGHT)) as partial:
+                    shutil.copyfile(file, partial)
+            write_json(path, {**stored, "times": dict(times or {})})
+        except BaseException:
+            _drop(path)  # a disk without room keeps nothing of it
+            raise
+        for one in before:
+            _drop(one)
         return path
 
     def waiting(self) -> list[Path]:
@@ -91,7 +104,7 @@ class Outbox:
         return [path for _, path in sorted((time, path) for time, path in files if time is not None)]
 
     def read(self, path: Path) -> Message:
-        """A message. Raises ValueError or OSError if its files are damaged."""
+        """A message. Raises ValueError or OSError if its files are damaged, or it was replaced just now."""
         stored = json.loads(path.read_text(encoding="utf-8"))
         rows = pd.read_parquet(path.with_suffix(".parquet")) if stored["rows"] else None
         at = float(stored["at"])
@@ -101,12 +114,30 @@ class Outbox:
             stored["kind"], stored["key"], stored["content"], rows, at, times, file if file.is_file() else None
         )
 
-    def sent(self, path: Path, message: Message) -> None:
-        """Drop a message, unless another has taken its place meanwhile."""
-        if path.is_file() and self.read(path).written_at == message.written_at:
-            path.unlink()
-            for suffix in (".parquet", BROUGHT):
-                path.with_suffix(suffix).unlink(missing_ok=True)
+    def sent(self, path: Path) -> None:
+        """Drop a message. One that has taken its place meanwhile has a file of its own, and stays."""
+        _drop(path)
+
+
+def _drop(path: Path) -> None:
+    """Remove the files of a message; first that without which the others are none."""
+    for suffix in (".json", ".parquet", BROUGHT):
+        path.with_suffix(suffix).unlink(missing_ok=True)
+
+
+def _run_of(content: Mapping[str, Any]) -> list[str]:
+    """The run that a message belongs to: its suite, too, for suites of equal units have one plan, and `train` none."""
+    plan = content.get("plan") or {}
+    suite = plan.get("suite") or content.get("description", {}).get("suite", "")
+    return [str(suite), str(plan.get("plan", "")), str(plan.get("out", ""))]
+
+
+def _is_of(path: Path, run: list[str]) -> bool:
+    """Whether a file holds a message of a run; not if there is none, or it is damaged, which its sender says."""
+    try:
+        return _run_of(json.loads(path.read_text(encoding="utf-8"))["content"]) == run
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        return False
 
 
 def _written(path: Path) -> int | None:

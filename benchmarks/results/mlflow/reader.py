@@ -26,13 +26,14 @@ from benchmarks.results.mlflow.values import (
     protocols_of,
     result_key,
 )
+from benchmarks.results.record_index import those_that_count
 from benchmarks.results.records import upgraded, with_newest_patients
 
 
 def records_from_mlflow(uri: str, suite: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
     """The rows and unit descriptions of a suite on an MLflow server.
 
-    They are those of the output folder that was called last: of every unit the newest, in the order of the calls, as
+    They are those of the output folder that was called last: the units that count, in the order of the calls, as
     `RecordStore.read_suite` gives them.
 
     Raises:
@@ -75,13 +76,10 @@ class _Source:
         return [run for run in parents if run.data.tags.get(OUT_TAG) == parents[-1].data.tags.get(OUT_TAG)]
 
     def current(self, calls: list[Any]) -> list[tuple[Any, dict[str, Any], bool]]:
-        """Of every key the newest unit, with its call and whether that is the latest one."""
-        newest: dict[str, tuple[Any, dict[str, Any]]] = {}
-        for call in calls:
-            for unit in json.loads(self._artifact(call, "units.json")):
-                newest.pop(unit["key"], None)  # so that it takes the place that the later plan gives it
-                newest[unit["key"]] = (call, unit)
-        return [(call, unit, call is calls[-1]) for call, unit in newest.values()]
+        """The units that count, as in the records, each with its call and whether that is the latest one."""
+        units = [(call, unit) for call in calls for unit in json.loads(self._artifact(call, "units.json"))]
+        counting = [units[place] for place in those_that_count(enumerate(unit for _, unit in units))]
+        return [(call, unit, call is calls[-1]) for call, unit in counting]
 
     def unit(self, call: Any, unit: Mapping[str, Any], latest: bool) -> tuple[pd.DataFrame, dict[str, Any]]:
         """The rows of a unit, in the order of its records, and its description."""

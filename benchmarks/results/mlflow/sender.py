@@ -82,9 +82,11 @@ class Sender:
                 self._writer = self._writer or _connected(self._uri, self._out, self.warn)
                 message = self._outbox.read(path)
                 self._writer.send(message)
-                self._outbox.sent(path, message)
+                self._outbox.sent(path)
                 return True
             except Exception as error:  # whatever a server, a store or a network can do; nothing is lost by it
+                if isinstance(error, FileNotFoundError) and not path.is_file():
+                    return True  # a newer message took its place while it was read
                 self._writer = None
                 if not remembered:
                     self.warn(f"MLflow at {self._uri} does not take everything ({one_line(error)[:300]})")

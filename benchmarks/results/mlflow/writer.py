@@ -46,7 +46,7 @@ class MlflowWriter:
         self.client = self.runs.client
         self.models = Models(self.runs, remote=uri.startswith("http"))
         self._out = out
-        self._parents: dict[tuple[str, str], str] = {}
+        self._parents: dict[tuple[str, str, str], str] = {}
 
     def send(self, message: Message) -> None:
         """Write one message. Raises whatever MLflow raises if that fails; it can then be sent again."""
@@ -65,10 +65,10 @@ class MlflowWriter:
 
     def _parent(self, plan: Mapping[str, Any]) -> str:
         """The run of a plan in an output folder; made if there is none."""
-        identity = (str(plan["plan"]), str(plan["out"]))
+        identity = (str(plan["suite"]), str(plan["plan"]), str(plan["out"]))  # suites of equal units have one plan
         if identity not in self._parents:
-            experiment = self.runs.experiment(str(plan["suite"]))
-            tags = {values.PLAN_TAG: identity[0], values.OUT_TAG: identity[1]}
+            experiment = self.runs.experiment(identity[0])
+            tags = {values.PLAN_TAG: identity[1], values.OUT_TAG: identity[2]}
             found = self.runs.find(experiment, tags)
             if found is None:
                 tags |= {
@@ -237,7 +237,7 @@ class MlflowWriter:
         tags = values.identity_tags(values.TRAINING, description, content["out"])
         found = self.runs.find(experiment, tags)
         whole = "" if found is None else found.data.tags.get(values.CONTENT_TAG, "")
-        if whole and whole == message.digest:
+        if whole and (whole == message.digest or _curve_of_before(message, found)):
             return
         if whole:
             found = None  # the same job was trained afresh
@@ -344,6 +344,11 @@ def _span(message: Message, seconds: float) -> tuple[float, float]:
     """When what is told began and ended; without a clock it ended when it was told and took so many seconds."""
     end = message.times.get("end", message.written_at)
     return message.times.get("start", end - seconds), end
+
+
+def _curve_of_before(message: Message, training: Any) -> bool:
+    """Whether a message is what the curve of a training said before it was over: its end was sent first."""
+    return not message.content["finished"] and milliseconds(message.written_at) <= (training.info.end_time or 0)
 
 
 def _rung_points(trial: Trial, there: Collection[int]) -> list[tuple[str, Any, int, int]]:
