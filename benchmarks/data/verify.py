@@ -28,6 +28,8 @@ from benchmarks.data.volume import BoolArray, FloatArray, read_label, read_volum
 Severity = Literal["error", "warning"]
 
 ODD_SPACING_MM = (0.1, 20.0)
+MOST_LABEL_VALUES = 255  # even maps that number every lesion or organ hold fewer
+NO_LABEL_MAP = "as in a scan and not in a label map; are image and label the wrong way round?"
 MAX_REASONS = 3
 MAX_PROCESSES = 8
 MEMORY_OF_ONE = 3 << 30  # a CT of 512 × 512 × 800 takes twice 0.8 GB while it is checked
@@ -247,6 +249,10 @@ def _label_problems(
     if strange:
         listing = ", ".join(map(str, strange[:5]))
         found.append(("error", f"label values {listing} are not of this dataset (known: {tuple(known)})"))
+    elif not known and present[0] < 0:
+        found.append(("error", f"label values below 0 (down to {present[0]}), {NO_LABEL_MAP}"))
+    elif not known and len(present) > MOST_LABEL_VALUES:
+        found.append(("error", f"{len(present)} different label values, {NO_LABEL_MAP}"))
     for target in targets:
         if not set(target.labels) & set(present):
             found.append(("warning", f"no voxel of the target '{target.name}'"))
