@@ -187,7 +187,7 @@ def data_line(dataset: Dataset, learners: Sequence[str] = ()) -> str:
     split = f"{tested} tested ({dataset.split_source})"
     if dataset.synthetic:
         real = "; `tags-bench data add` or `data fetch` brings real ones" if dataset.name in known_datasets() else ""
-        return f"data: {dataset.name}: {len(dataset.cases)} {_kind(dataset)}, no patients{real}"
+        return f"data: {dataset.name}: {len(dataset.cases)} {_kind(dataset)}, no patients, {split}{real}"
     learning = f"; {learners[0]} learns from the others" if learners else ""
     if len(learners) > 1:
         learning = f"; {len(learners)} methods learn from the others"

@@ -221,3 +221,12 @@ def test_a_run_says_which_method_keeps_cases_from_being_tested(tmp_path: Path) -
 
         work.planned(suite_of(data, methods), tmp_path / "out", Listening())
         assert said[0] == f"data: mine: 10 REAL scans, {words}"
+
+
+def test_the_line_of_the_data_names_the_seed_of_the_split(listed: Path) -> None:
+    """A folder and the same folder once it is added are split by other seeds."""
+    folder = f"{{name: folder, source: {listed / 'here'}}}"
+    suite = suite_of(f"{{name: here}}, {folder}, {{name: kits21, source: phantom, cases: 4}}")
+    lines = [data_line(dataset) for dataset in planned(suite, listed / "out")[0]]
+    assert ["seed 0)" in line for line in lines] == [True, False, False]
+    assert ["seed 2026)" in line for line in lines] == [False, True, True]
