@@ -189,9 +189,10 @@ def _load_recognised(root: Path, source: DatasetSource, reading: Reading) -> Dat
 
 def _has_other_cases(root: Path, source: DatasetSource) -> bool:
     """Whether a case is none of the official ones; phantoms may be more than these."""
-    if source.splits is None or is_synthetic(root):
+    if source.splits is None:
         return False
-    return not {found.case_id for found in source.pairs(root)} <= source.splits.cases()
+    pairs = list(source.pairs(root))
+    return not is_synthetic(root, pairs) and not {found.case_id for found in pairs} <= source.splits.cases()
 
 
 def _load_own_scans(root: Path, source: DatasetSource, reading: Reading) -> Dataset:

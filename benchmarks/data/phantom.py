@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import write_json
 from benchmarks.data.catalogue import dataset_source, phantom_names
-from benchmarks.data.layouts.layout import SYNTHETIC_MANIFEST, SYNTHETIC_NOTICE
+from benchmarks.data.layouts.layout import SYNTHETIC_MANIFEST, SYNTHETIC_NOTICE, visible
 
 NOTICE = """These scans are SYNTHETIC: computed phantoms, not patients. They imitate the files of {title}, so
 that the software can be tried and tested. No number measured on them says anything about real scans.
@@ -25,6 +25,7 @@ def synthesise(name: str, root: Path, seed: int, cases: int = 14, scale: float =
 
     Its name carries the parameters (`folder_name`), so runs with other parameters leave each other's data
     alone. The folder appears whole or not at all. If it is there nothing is computed.
+    Every folder in it says that these are phantoms, too: people copy the one that holds the data set.
 
     Args:
         name: of a dataset that has phantoms (`catalogue.phantom_names`).
@@ -54,14 +55,20 @@ def synthesise(name: str, root: Path, seed: int, cases: int = 14, scale: float =
         truths = dict(phantoms.write(partial, cases, seed, scale))
         title = phantoms.title or dataset_source(name).info.title
         notice = NOTICE.format(title=title, version=phantoms.version, seed=seed)
-        (partial / SYNTHETIC_NOTICE).write_text(notice, "utf-8")
-        write_json(partial / SYNTHETIC_MANIFEST, {**wanted, **phantoms.facts, "truth": truths})
+        for inner in [path for path in visible(partial) if path.is_dir()]:
+            _mark(inner, notice, wanted)
+        _mark(partial, notice, {**wanted, **phantoms.facts, "truth": truths})
         _move_into_place(partial, folder, wanted)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)  # gone already if it was moved
     return folder
+
+
+def _mark(folder: Path, notice: str, manifest: dict[str, Any]) -> None:
+    (folder / SYNTHETIC_NOTICE).write_text(notice, "utf-8")
+    write_json(folder / SYNTHETIC_MANIFEST, manifest)
 
 
 def folder_name(name: str, seed: int, cases: int, scale: float = 1.0) -> str:

@@ -21,7 +21,7 @@ from benchmarks.common.paths import NAME_LENGTH, user_path, whole_path
 from benchmarks.data.catalogue import Reading, datasets, load_dataset, load_own, refuse_another_target
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.split_files import absolute
-from benchmarks.data.verify import CaseReport, Problem, TargetSize, verify, without_bad_cases
+from benchmarks.data.verify import CaseReport, Problem, TargetSize, refuse_without_target, verify, without_bad_cases
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 NOT_CHECKED = "was not there when the dataset was checked; run `tags-bench data verify {name}`"
@@ -83,8 +83,8 @@ def add(
         opened: called once the layout is known, with as many cases as `progress` will then see.
 
     Raises:
-        UserError: the layout is not there, words are not those of the target, no case is usable, or the
-            data home cannot be written.
+        UserError: the layout is not there, words are not those of the target, no case is usable or
+            none of them has the target, or the data home cannot be written.
     """
     _path(wanted.name, home)  # a name that cannot be kept ends here, before the work
     wanted = replace(wanted, root=whole_path(user_path(wanted.root)), splits=absolute(wanted.splits))
@@ -96,6 +96,7 @@ def add(
         opened(dataset)
     reports = verify(dataset, each=each, progress=progress)
     usable = without_bad_cases(dataset, reports)
+    refuse_without_target(dataset, reports)
     found = replace(
         wanted,
         licence=usable.licence,
@@ -234,6 +235,7 @@ def _report(content: dict[str, Any]) -> CaseReport:
         **{
             **content,
             **tuples,
+            "label_values": tuple(content.get("label_values", ())),
             "targets": {name: TargetSize(**size) for name, size in content["targets"].items()},
             "problems": tuple(Problem(**one) for one in content["problems"]),
         }

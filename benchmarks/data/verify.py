@@ -14,7 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 import psutil
-from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.common.errors import UserError
@@ -28,7 +27,10 @@ from benchmarks.data.volume import BoolArray, FloatArray, read_label, read_volum
 Severity = Literal["error", "warning"]
 
 ODD_SPACING_MM = (0.1, 20.0)
+MOST_LABEL_VALUES = 255  # even maps that number every lesion or organ hold fewer
+NO_LABEL_MAP = "as in a scan and not in a label map; are image and label the wrong way round?"
 MAX_REASONS = 3
+MAX_VALUES = 8  # of label maps, in a report
 MAX_PROCESSES = 8
 MEMORY_OF_ONE = 3 << 30  # a CT of 512 × 512 × 800 takes twice 0.8 GB while it is checked
 WORTHWHILE_BYTES = 300 << 20  # below that, starting processes takes longer than they save
@@ -61,6 +63,7 @@ class CaseReport:
         intensities: the 0.5, 50 and 99.5 percentiles.
         targets: by the target's name.
         fingerprint: hash of the volume's intensities, equal for equal scans whatever their file.
+        label_values: what the label map holds, `MAX_VALUES` of it at most; empty if it could not be read.
     """
 
     case_id: str
@@ -70,6 +73,7 @@ class CaseReport:
     targets: Mapping[str, TargetSize] = field(default_factory=dict)
     problems: tuple[Problem, ...] = ()
     fingerprint: str = ""
+    label_values: tuple[int, ...] = ()
 
     @property
     def usable(self) -> bool:
@@ -90,7 +94,8 @@ def verify_case(case: Case, targets: Sequence[Target] = (), label_values: Sequen
     found += [("warning", doubt) for doubt in doubts]
     found += _intensity_problems(volume.array, case.modality)
     found += _spacing_problems(volume.spacing)
-    found += _label_problems(label, targets, label_values)
+    present = values_in(label)
+    found += _label_problems(present, targets, label_values)
     millilitres = float(np.prod(volume.spacing)) / 1000
     low, middle, high = (float(value) for value in np.percentile(_sample(volume.array), (0.5, 50, 99.5)))
     return CaseReport(
@@ -101,6 +106,7 @@ def verify_case(case: Case, targets: Sequence[Target] = (), label_values: Sequen
         targets={target.name: _size(target_mask(label, target), millilitres) for target in targets},
         problems=tuple(Problem(case.case_id, severity, text) for severity, text in found),
         fingerprint=_fingerprint(volume.array),
+        label_values=tuple(present[:MAX_VALUES]),
     )
 
 
@@ -193,6 +199,24 @@ def without_bad_cases(dataset: Dataset, reports: Iterable[CaseReport]) -> Datase
     return replace(dataset, cases=kept, splits=splits, excluded={**dataset.excluded, **bad})
 
 
+def refuse_without_target(dataset: Dataset, reports: Iterable[CaseReport]) -> None:
+    """Raises UserError if no usable case holds a target: nothing could be prompted, learned or compared.
+
+    Args:
+        reports: of the full check of this dataset.
+    """
+    usable = [report for report in reports if report.usable]
+    if any(size.voxels for report in usable for size in report.targets.values()):
+        return
+    targets = " or ".join(f"'{one.name}' (label {'+'.join(map(str, one.labels))})" for one in dataset.targets)
+    held = sorted({value for report in usable for value in report.label_values})
+    listing = ", ".join(map(str, held[:MAX_VALUES])) + (" and more" if len(held) > MAX_VALUES else "")
+    raise UserError(
+        f"{dataset.name}: none of the {len(usable)} cases holds the target {targets}; "
+        f"their label maps hold the values {listing}; is it another --target?"
+    )
+
+
 def _reasons(bad: Mapping[str, str]) -> str:
     """The reasons that most cases share, in a line; each with one of its cases."""
     cases: dict[str, list[str]] = {}
@@ -239,14 +263,17 @@ def _spacing_problems(spacing: tuple[float, float, float]) -> list[tuple[Severit
 
 
 def _label_problems(
-    label: NDArray[np.int16], targets: Sequence[Target], known: Sequence[int]
+    present: Sequence[int], targets: Sequence[Target], known: Sequence[int]
 ) -> list[tuple[Severity, str]]:
-    present = values_in(label)
     found: list[tuple[Severity, str]] = []
     strange = [value for value in present if known and value not in known]
     if strange:
         listing = ", ".join(map(str, strange[:5]))
         found.append(("error", f"label values {listing} are not of this dataset (known: {tuple(known)})"))
+    elif not known and present[0] < 0:
+        found.append(("error", f"label values below 0 (down to {present[0]}), {NO_LABEL_MAP}"))
+    elif not known and len(present) > MOST_LABEL_VALUES:
+        found.append(("error", f"{len(present)} different label values, {NO_LABEL_MAP}"))
     for target in targets:
         if not set(target.labels) & set(present):
             found.append(("warning", f"no voxel of the target '{target.name}'"))

@@ -170,8 +170,12 @@ def externally_tested(tested: Dataset, training: Dataset, fold: int) -> Dataset:
     )
 
 
-def data_line(dataset: Dataset) -> str:
-    """Whether these are patients or phantoms, and what is done with them, in a line."""
+def data_line(dataset: Dataset, learners: Sequence[str] = ()) -> str:
+    """Whether these are patients or phantoms, and what is done with them, in a line.
+
+    Args:
+        learners: the methods that are trained on it if it is real, which is why not all of it is tested.
+    """
     tested = sum(len(fold.test) for fold in dataset.splits[:1])
     if dataset.external is not None:
         training = dataset.external.training
@@ -180,10 +184,14 @@ def data_line(dataset: Dataset) -> str:
             f"data: {dataset.name}, external validation: trained on {learned} {_kind(training)} of {training.name}, "
             f"tested on all {tested} {_kind(dataset)} of {dataset.external.tested}"
         )
+    split = f"{tested} tested ({dataset.split_source})"
     if dataset.synthetic:
         real = "; `tags-bench data add` or `data fetch` brings real ones" if dataset.name in known_datasets() else ""
-        return f"data: {dataset.name}: {len(dataset.cases)} {_kind(dataset)}, no patients{real}"
-    return f"data: {dataset.name}: {len(dataset.cases)} {_kind(dataset)}, {tested} tested ({dataset.split_source})"
+        return f"data: {dataset.name}: {len(dataset.cases)} {_kind(dataset)}, no patients, {split}{real}"
+    learning = f"; {learners[0]} learns from the others" if learners else ""
+    if len(learners) > 1:
+        learning = f"; {len(learners)} methods learn from the others"
+    return f"data: {dataset.name}: {len(dataset.cases)} {_kind(dataset)}, {split}{learning}"
 
 
 def _kind(dataset: Dataset) -> str:

@@ -17,7 +17,7 @@ from benchmarks.common.output import writable_folder
 from benchmarks.data.dataset import Dataset
 from benchmarks.execution.case_files import note_case_files, note_machine
 from benchmarks.execution.cluster import start_ray
-from benchmarks.execution.datasets import Folders, data_line, dataset_of, folds_of
+from benchmarks.execution.datasets import Folders, data_line, dataset_of, folds_of, learns
 from benchmarks.execution.outcomes import NotTrained, RunResult, TrainingResult
 from benchmarks.execution.plan import Unit, method_of, plan
 from benchmarks.execution.pool import RunOutcome, anything_due, train_units
@@ -62,8 +62,9 @@ def planned(suite: Suite, out: str | Path, progress: Progress, by_rule: Collecti
             folds = folds_of(dataset_entry, first)
             datasets += [first, *(dataset_of(suite, fold, folders) for fold in folds[1:])]
             entries += folds
+    learners = [entry for entry in suite.methods if learns(entry) and not entry.untrained]
     for dataset in {one.name: one for one in datasets}.values():
-        progress.note(data_line(dataset))
+        progress.note(data_line(dataset, [entry.title for entry in learners if entry.meets(dataset.name)]))
         for note in dataset.notes:
             progress.note(f"{dataset.name}: {note}")
     suite = suite.model_copy(update={"datasets": tuple(entries)})

@@ -103,13 +103,13 @@ def score_folders(
     Returns:
         Rows with "case", the metrics, counts and rules of `evaluate_mask`, "label", "prediction_label",
         "status" and "reason". Status is "ok" (then "reason" may hold a remark); "failed" (no prediction, unreadable,
-        or on another grid: every metric at its worst); or "no-label" (a prediction that no label map belongs to:
-        metrics None, it cannot be scored).
+        with values below 0, or on another grid: every metric at its worst); or "no-label" (a prediction that no label
+        map belongs to: metrics None, it cannot be scored).
 
     Raises:
         UserError: a missing or empty folder, two files for one case, no pair at all, an unreadable label
-            map, a label that no label map holds while they hold others, label maps that are annotated in part
-            (nnU-Net's label `ignore`), or arguments out of range.
+            map or one with values below 0, a label that no label map holds while they hold others, label maps that are
+            annotated in part (nnU-Net's label `ignore`), or arguments out of range.
     """
     _check_arguments(label, prediction_label, tolerances)
     labels = user_path(labels)
@@ -194,9 +194,17 @@ def _score(path: Path, reference: Reference, grid: _Grid, wanted: int | None, he
 
 def _read(path: Path) -> tuple[NDArray[np.int16], _Grid]:
     """A label map in RAS+ and its grid."""
-    values = read_label(path)
+    values = _values(path)
     shape, affine = read_grid(path)
     return values, _Grid(shape, affine)
+
+
+def _values(path: Path) -> NDArray[np.int16]:
+    """The values of a label map in RAS+. Raises UserError for what cannot be one, such as a scan."""
+    values = read_label(path)
+    if (lowest := int(values.min())) < 0:
+        raise UserError(f"{path}: holds values below 0 (down to {lowest}); is this a scan and no label map?")
+    return values
 
 
 def _read_on(grid: _Grid, path: Path) -> NDArray[np.int16]:
@@ -249,13 +257,13 @@ def _all_binary(paths: Sequence[Path], label: int, label_maps: Sequence[Path]) -
     held: set[int] = set()
     for path in paths:
         try:
-            held.update(values_in(read_label(path)))
+            held.update(values_in(_values(path)))
         except UserError:
             continue  # becomes a failed row when its turn comes
         if label in held or len(held - {0}) > 1:
             return False
     held -= {0}
-    return held <= {1} or not any(held & set(values_in(read_label(path))) for path in label_maps)
+    return held <= {1} or not any(held & set(values_in(_values(path))) for path in label_maps)
 
 
 def kept_masks(folder: Path, protocol: str | None = None) -> KeptMasks | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -67,6 +68,18 @@ def test_phantoms_are_written_and_called_synthetic(call) -> None:
     rows = json.loads(call("data", "synth", "--dataset", "lits17", "--cases", "3", "--json").out)
     assert rows[0]["synthetic"] is True
     assert (Path(rows[0]["folder"]) / "SYNTHETIC.txt").is_file()
+
+
+def test_phantoms_that_were_copied_are_called_synthetic(call) -> None:
+    """As the tutorial copies them."""
+    from benchmarks.data import registry
+    from benchmarks.execution.datasets import data_line
+
+    (row,) = json.loads(call("data", "synth", "--dataset", "msd-pancreas", "--cases", "3", "--json").out)
+    shutil.copytree(Path(row["folder"]) / "Task07_Pancreas", "my-scans")
+    assert call("data", "add", "my-scans", "--from", "my-scans", "--target", "2").code == 0
+    assert "synthetic" in json.loads(call("data", "list", "--json").out)[0]["licence"]
+    assert "3 SYNTHETIC phantoms, no patients" in data_line(registry.load("my-scans"))
 
 
 def test_dicom_of_two_modalities_is_asked_about(call, tmp_path: Path) -> None:

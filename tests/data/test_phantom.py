@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import nibabel as nib
@@ -13,7 +14,7 @@ from scipy import ndimage
 
 from benchmarks.common.errors import UserError
 from benchmarks.data import phantom
-from benchmarks.data.catalogue import load_dataset
+from benchmarks.data.catalogue import Reading, load_dataset, load_own
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.layouts import kits21, lits17, msd
 from benchmarks.data.phantom import synthesise
@@ -73,6 +74,35 @@ def test_files_are_as_the_official_ones(name, written):
     images = [nib.load(path) for path in files]
     assert {nib.aff2axcodes(image.affine) for image in images} == codes
     assert {str(image.get_data_dtype()) for image in images} == {"int16", "uint8"}
+
+
+@pytest.mark.parametrize(("name", "inner"), [("kits21", "data"), ("msd-pancreas", "Task07_Pancreas"),
+                                            ("lits17", "Training Batch 1")])  # fmt: skip
+def test_a_copy_of_the_folder_in_it_says_that_these_are_phantoms(name, inner, written, loaded, tmp_path):
+    copy = tmp_path / "my" / "scans"
+    shutil.copytree(written[name] / inner, copy)
+    dataset = load_own(copy, Reading(2, name="mine"))
+    assert dataset.synthetic
+    assert all(case.synthetic for case in dataset.cases.values())
+    assert (dataset.version, dataset.source) == (loaded[name].version, "synthetic phantoms")
+    copy.rename(copy.with_name(inner))
+    assert load_dataset(name, copy.parent).synthetic, "the folder above the copy holds the same phantoms"
+
+
+def test_phantoms_that_older_versions_wrote_are_known(written, loaded, tmp_path):
+    """Their notice lies in the outer folder alone; a copy has nothing but its dataset.json."""
+    old, name = tmp_path / "old", "msd-pancreas"
+    shutil.copytree(written[name], old)
+    for mark in ("SYNTHETIC.txt", "phantom.json"):
+        (old / "Task07_Pancreas" / mark).unlink()
+    for root in (old, old / "Task07_Pancreas"):
+        dataset = load_dataset(name, root)
+        assert (dataset.synthetic, dataset.version) == (True, loaded[name].version)
+    shutil.copytree(old / "Task07_Pancreas", tmp_path / "a" / "copy")
+    assert load_own(tmp_path / "a" / "copy", Reading(2)).synthetic
+    path = tmp_path / "a" / "copy" / "dataset.json"
+    path.write_text(path.read_text().replace("SYNTHETIC phantoms", "Portal venous CT"))
+    assert not load_own(path.parent, Reading(2)).synthetic
 
 
 @pytest.mark.parametrize("name", ABDOMENS)

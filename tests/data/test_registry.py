@@ -120,6 +120,33 @@ def test_own_data_keep_their_words(home, tmp_path):
     assert registry.verify_again("mine") == registry.registration("mine")
 
 
+def test_data_without_any_target_are_refused(home, tmp_path):
+    """Masks of 0 and 255, as image programs write them."""
+    folder = write_msd(tmp_path / "scans")
+    pairs = [f"{image},{folder / 'labelsTr' / image.name}" for image in sorted(folder.glob("imagesTr/*"))]
+    (folder / "pairs.csv").write_text("\n".join(["image,label", *pairs]))
+    for path in folder.glob("labelsTr/*"):
+        label = nib.load(path)
+        nib.save(nib.Nifti1Image((np.asarray(label.dataobj) * 255).astype(np.uint8), label.affine), path)
+    with pytest.raises(
+        UserError, match=r"none of the 4 cases holds the target 'label-1' \(label 1\); .* values 0, 255;"
+    ):
+        registry.add(registry.Registration("mine", folder / "pairs.csv", target=1))
+    assert registry.registrations() == {}
+    assert registry.add(registry.Registration("mine", folder / "pairs.csv", target=255)).cases == 4
+
+
+def test_a_report_that_names_no_label_values_is_read(home, folder):
+    """As entries of before have it."""
+    registry.add(registry.Registration("lits17", folder))
+    path = home / "registry" / "lits17.json"
+    content = json.loads(path.read_text())
+    for report in content["reports"]:
+        assert report.pop("label_values") == [0, 1, 2]
+    path.write_text(json.dumps(content))
+    assert {report.label_values for report in registry.registration("lits17").reports} == {()}
+
+
 def test_words_for_the_target_of_a_known_dataset_need_its_label(home, folder):
     """Without it the dataset is the official one, whose target is announced: the words would count for nothing."""
     with pytest.raises(UserError, match=r"'lits17': organ 'spleen' is not its target, which is liver-tumor .*--target"):

@@ -21,6 +21,7 @@ from benchmarks.data.figures import statistics_figure
 from benchmarks.data.file_doubts import file_doubts
 from benchmarks.data.phantom import synthesise
 from benchmarks.data.verify import CaseReport, Problem, in_processes, problems, statistics, verify, without_bad_cases
+from tests.scan_folders import write_msd
 
 
 @pytest.fixture
@@ -106,6 +107,40 @@ def test_what_is_broken_is_found(folder):
     assert set(rest.excluded) == bad
     assert set(rest.cases) == set(dataset.cases) - bad
     assert not bad & {i for split in rest.splits for part in vars(split).values() for i in part}
+
+
+def table_of(folder: Path, image: str, label: str, cases: int) -> Path:
+    """A table of pairs: nothing says which values its label maps may hold."""
+    lines = [f"{folder / image / f'case_{i}.nii.gz'},{folder / label / f'case_{i}.nii.gz'}" for i in range(cases)]
+    (folder / "pairs.csv").write_text("\n".join(["image,label", *lines]))
+    return folder / "pairs.csv"
+
+
+def test_a_table_with_image_and_label_the_wrong_way_round(tmp_path):
+    dataset = load_folder(table_of(write_msd(tmp_path / "scans"), "labelsTr", "imagesTr", 4), 1)
+    reports = verify(dataset)
+    assert [report.usable for report in reports] == [False] * 4
+    assert all("image and label the wrong way round" in problems([one])[0].text for one in reports)
+    with pytest.raises(UserError, match=r"no usable case among 4; .*label values below 0 \(down to -"):
+        without_bad_cases(dataset, reports)
+
+
+@pytest.mark.parametrize(("values", "usable"), [(255, True), (256, False)])
+def test_a_label_map_may_number_its_lesions_and_no_more(tmp_path, values, usable):
+    folder = write_msd(tmp_path / "scans", cases=1)
+    change(
+        folder / "labelsTr" / "case_0.nii.gz", lambda a: (np.arange(a.size) % values).reshape(a.shape).astype(np.int16)
+    )
+    (report,) = verify(load_folder(table_of(folder, "imagesTr", "labelsTr", 1), 1))
+    assert report.usable == usable
+    assert any(one.text.startswith("256 different label values") for one in report.problems) == (not usable)
+
+
+def test_values_below_0_that_are_declared_are_left_to_the_data_set(tmp_path):
+    folder = write_msd(tmp_path / "scans", cases=1, labels={"0": "background", "1": "tumour", "-1": "outside"})
+    change(folder / "labelsTr" / "case_0.nii.gz", lambda a: a.astype(np.int16) - (a == 0))
+    (report,) = verify(load_folder(folder, 1))
+    assert report.usable
 
 
 def test_the_same_scan_under_two_names(folder):

@@ -200,3 +200,33 @@ def test_phantoms_and_patients_are_told_apart(listed: Path) -> None:
     datasets, _ = planned(suite, listed / "out")
     assert "4 SYNTHETIC phantoms, no patients" in data_line(datasets[0])
     assert "10 REAL scans, 2 tested" in data_line(datasets[1])
+
+
+def test_a_run_says_which_method_keeps_cases_from_being_tested(tmp_path: Path) -> None:
+    """The ball is a floor that learns its radius; region growing learns nothing."""
+    root = write_msd(tmp_path / "mine", cases=10)
+    data = f"{{name: mine, source: {root}, target: tumour}}"
+    split = "2 tested (by patient, 5 folds, seed 2026); "
+    lines = {
+        "ball, region-growing": split + "ball learns from the others",
+        "region-growing": "10 tested (all cases: nothing is learned from them)",
+        "ball, tags-tiny, {name: tags-tiny, untrained: true}": split + "2 methods learn from the others",
+    }
+    for methods, words in lines.items():
+        said: list[str] = []
+
+        class Listening(Progress):
+            def note(self, text: str) -> None:
+                said.append(text)  # noqa: B023
+
+        work.planned(suite_of(data, methods), tmp_path / "out", Listening())
+        assert said[0] == f"data: mine: 10 REAL scans, {words}"
+
+
+def test_the_line_of_the_data_names_the_seed_of_the_split(listed: Path) -> None:
+    """A folder and the same folder once it is added are split by other seeds."""
+    folder = f"{{name: folder, source: {listed / 'here'}}}"
+    suite = suite_of(f"{{name: here}}, {folder}, {{name: kits21, source: phantom, cases: 4}}")
+    lines = [data_line(dataset) for dataset in planned(suite, listed / "out")[0]]
+    assert ["seed 0)" in line for line in lines] == [True, False, False]
+    assert ["seed 2026)" in line for line in lines] == [False, True, True]

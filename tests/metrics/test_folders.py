@@ -98,6 +98,31 @@ def test_a_broken_prediction_is_a_failed_row_and_a_broken_label_an_error(folders
         score_folders(predictions, labels)
 
 
+@pytest.mark.parametrize("label", [2, None])
+def test_scans_are_neither_label_maps_nor_predictions(tmp_path: Path, label: int | None) -> None:
+    """As where somebody names imagesTr in the place of a folder of masks."""
+    for case in ("a", "b"):
+        write(tmp_path / "masks" / f"{case}.nii.gz", box(2))
+        scan = np.where(box() > 0, 60, -1000).astype(np.int16)
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        nib.save(nib.Nifti1Image(scan, AFFINE), tmp_path / "scans" / f"{case}.nii.gz")
+    with pytest.raises(UserError, match=r"a\.nii\.gz: holds values below 0 \(down to -1000\); is this a scan"):
+        score_folders(tmp_path / "masks", tmp_path / "scans", label)
+    rows = score_folders(tmp_path / "scans", tmp_path / "masks", label)
+    assert [(row["status"], row["dice"]) for row in rows] == [("failed", 0), ("failed", 0)]
+    assert all("down to -1000" in str(row["reason"]) for row in rows)
+
+
+def test_one_scan_among_binary_masks_does_not_change_how_they_are_read(tmp_path: Path) -> None:
+    for case in ("a", "b"):
+        write(tmp_path / "label" / f"{case}.nii.gz", box(2))
+        write(tmp_path / "pred" / f"{case}.nii.gz", box())
+    scan = np.where(box() > 0, 60, -1000).astype(np.int16)
+    nib.save(nib.Nifti1Image(scan, AFFINE), tmp_path / "pred" / "b.nii.gz")
+    rows = by_case(score_folders(tmp_path / "pred", tmp_path / "label", 2))
+    assert (rows["a"]["dice"], rows["b"]["status"]) == (1, "failed")
+
+
 @pytest.mark.parametrize("codes", ["LPS", "PIR", "SAL"])
 def test_axis_order_of_the_files_does_not_matter(folders: tuple[Path, Path], codes: str) -> None:
     predictions, labels = folders

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ VOLUME_SUFFIXES = (".nii", ".nii.gz", *ITK_SUFFIXES)
 IGNORE = "ignore"  # nnU-Net v2, documentation/ignore_label.md
 SYNTHETIC_NOTICE = "SYNTHETIC.txt"
 SYNTHETIC_MANIFEST = "phantom.json"
+SYNTHETIC_WORDS = "SYNTHETIC phantoms"  # begin the description in the dataset.json of phantoms
+SYNTHETIC_LICENCE = "synthetic, no restriction"
 
 
 @dataclass(frozen=True)
@@ -196,7 +199,7 @@ def assemble(
     """Check every pair by its headers and make the dataset.
 
     Args:
-        root: where the data lie; phantoms are known by the notice in it.
+        root: where the data lie; phantoms are known as `is_synthetic` says.
         strict: the first bad case raises; otherwise bad cases are listed in `Dataset.excluded`.
         expected: how many cases a complete download has.
 
@@ -205,8 +208,9 @@ def assemble(
     """
     check_name(info.name, "dataset")
     stored = splitting.stored
-    synthetic = is_synthetic(root)
-    cases, problems = _check_pairs(info, sorted(pairs, key=lambda found: found.case_id), synthetic)
+    pairs = sorted(pairs, key=lambda found: found.case_id)
+    synthetic = is_synthetic(root, pairs)
+    cases, problems = _check_pairs(info, pairs, synthetic)
     strangers = _strangers(stored, cases) if stored and not synthetic else {}
     cases = {case_id: case for case_id, case in cases.items() if case_id not in strangers}
     if problems and (strict or not cases):
@@ -230,9 +234,9 @@ def assemble(
         cases=cases,
         targets=info.targets,
         splits=folds,
-        version=_phantom_version(root) if synthetic else "1",
+        version=_phantom_version(root, pairs) if synthetic else "1",
         synthetic=synthetic,
-        licence="synthetic, no restriction" if synthetic else info.licence,
+        licence=SYNTHETIC_LICENCE if synthetic else info.licence,
         source="synthetic phantoms" if synthetic else info.url,
         excluded={printable(one): printable(why) for one, why in {**problems, **strangers, **left_out}.items()},
         split_source=source,
@@ -241,19 +245,45 @@ def assemble(
     )
 
 
-def is_synthetic(root: Path) -> bool:
-    """Whether the folder, or the one above it, carries the phantoms' notice."""
-    return any((folder / SYNTHETIC_NOTICE).is_file() for folder in (root, root.parent))
+def is_synthetic(root: Path, pairs: Iterable[Pair]) -> bool:
+    """Whether a folder from the one above `root` down to the scans carries the phantoms' notice or description."""
+    return any(_has_notice(place) or _is_described(place) for place in _places(root, pairs))
 
 
-def _phantom_version(root: Path) -> str:
+def _places(root: Path, pairs: Iterable[Pair]) -> list[Path]:
+    """The folder, the one above it, and all on the way from it to the scans: a copy may begin or end at any."""
+    holders = {found.image.parent for found in pairs if found.image is not None}
+    below = {place for holder in holders for place in (holder, *holder.parents) if root in place.parents}
+    return [root, root.parent, *sorted(below)]
+
+
+def _has_notice(folder: Path) -> bool:
+    # `os.path`, unlike `Path.is_file`, says no where a folder must not be looked into: its cases are bad ones
+    return os.path.isfile(folder / SYNTHETIC_NOTICE)
+
+
+def _is_described(folder: Path) -> bool:
+    """Whether its dataset.json is that of phantoms; copies of older ones have no other mark."""
+    if not os.path.isfile(folder / "dataset.json"):
+        return False
+    try:
+        content = read_dataset_json(folder)
+    except UserError:
+        return False  # of phantoms it can be read; the layouts that need one say what is wrong with it
+    words, licence = str(content.get("description")), content.get("licence")
+    return words.startswith(SYNTHETIC_WORDS) and licence == SYNTHETIC_LICENCE
+
+
+def _phantom_version(root: Path, pairs: Iterable[Pair]) -> str:
     """Which phantoms these are: results of one seed or generator must not be taken for those of another."""
-    for folder in (root, root.parent):
-        path = folder / SYNTHETIC_MANIFEST
-        if path.is_file():
+    places = _places(root, pairs)
+    for path in (place / SYNTHETIC_MANIFEST for place in places):
+        if os.path.isfile(path):
             content = json.loads(path.read_text("utf-8"))
             return "phantom-{generator}-seed-{seed}-cases-{cases}-scale-{scale}".format(**content)
-    raise UserError(f"{root}: {SYNTHETIC_NOTICE} without {SYNTHETIC_MANIFEST}; make the phantoms again")
+    if any(map(_has_notice, places)):
+        raise UserError(f"{root}: {SYNTHETIC_NOTICE} without {SYNTHETIC_MANIFEST}; make the phantoms again")
+    return "phantom-copied"  # by its description alone
 
 
 def _check_pairs(info: DatasetInfo, pairs: list[Pair], synthetic: bool) -> tuple[dict[str, Case], dict[str, str]]:

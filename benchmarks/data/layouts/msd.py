@@ -17,6 +17,8 @@ from benchmarks.common.errors import UserError, shorten
 from benchmarks.common.files import write_json
 from benchmarks.data.dataset import Dataset, DatasetInfo
 from benchmarks.data.layouts.layout import (
+    SYNTHETIC_LICENCE,
+    SYNTHETIC_WORDS,
     Pair,
     Splitting,
     assemble,
@@ -239,8 +241,8 @@ def _describe(folder: Path, case_ids: list[str]) -> None:
     pairs = [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in case_ids]
     description = {
         "name": "Pancreas",
-        "description": "SYNTHETIC phantoms in the layout of MSD Task07",
-        "licence": "synthetic, no restriction",
+        "description": f"{SYNTHETIC_WORDS} in the layout of MSD Task07",
+        "licence": SYNTHETIC_LICENCE,
         "tensorImageSize": "3D",
         "modality": {"0": "CT"},
         "labels": {"0": "background", "1": "pancreas", "2": "cancer"},
