@@ -122,7 +122,7 @@ class WrittenOptions:
         Option("--preview", metavar="FILE", help="Picture: three planes, outline, clicks.", rich_help_panel=OUTPUT),
     ] = None
     overwrite: Annotated[
-        bool, Option("--overwrite", help="With --batch: make masks again that are there.", rich_help_panel=OUTPUT)
+        bool, Option("--overwrite", help="Make masks again that are there.", rich_help_panel=OUTPUT)
     ] = False
     printing: PrintOptions = PRINTED
 
@@ -159,7 +159,7 @@ def predict(
     from benchmarks import api
 
     wanted = _wanted(method, trained)
-    options = api.PredictOptions(scans.organ, scans.lesion, scans.modality, trained.gpus or 0.0)
+    options = api.PredictOptions(scans.organ, scans.lesion, scans.modality, trained.gpus or 0.0, written.overwrite)
     given = _given(prompting)
     if scans.table is not None:
         if scan or mask or written.preview or given != type(given)():
@@ -168,8 +168,6 @@ def predict(
         return
     if scan is None or mask is None:
         raise UserError("a scan and the mask to write are needed: tags-bench predict SCAN MASK, or --batch FILE")
-    if written.overwrite:
-        raise UserError("--overwrite belongs to --batch; a single mask is always written")
     result = api.predict(scan, mask, wanted, prompts=given, preview=written.preview, options=options)
     if written.printing.as_json:
         print_json(result.figures)
@@ -188,7 +186,7 @@ def _predict_table(table: Path, wanted: api.Wanted, options: api.PredictOptions,
     def said(row: Any) -> None:
         say(f"{row['scan']}: {row['status']}")
 
-    result = api.predict_table(table, wanted, overwrite=written.overwrite, options=options, progress=said)
+    result = api.predict_table(table, wanted, options=options, progress=said)
     if written.printing.as_json:
         print_json(result.cases)
     else:
