@@ -19,6 +19,7 @@ from benchmarks import api
 from benchmarks.commands.options import BudgetOptions, DataOptions, LabelOptions, WorkOptions
 from benchmarks.commands.run import _next_steps, _same_work
 from benchmarks.common.output import DEFAULT_OUT
+from benchmarks.data import registry
 from benchmarks.execution import work
 from benchmarks.execution.course import NotRun
 from benchmarks.execution.outcomes import TuningResult
@@ -86,6 +87,22 @@ def test_a_dataset_without_source_that_was_not_added(call, tmp_path: Path) -> No
     outcome = call("run", "--suite", str(suite))
     assert outcome.code == 2
     assert "data add" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dataset", "mine"], "suite 'phantom' has no phantoms of 'mine'; known: kits21, lits17"),
+        (["--suite", "paper"], "suite 'paper' has no phantoms of 'kits21'; it lists real scans of that name"),
+        (["--suite", "paper", "--all-datasets"], "suite 'paper' has no phantoms of 'kits21'; it lists real scans"),
+    ],
+)
+def test_phantoms_that_the_suite_does_not_have(call, tmp_path: Path, words: list[str], message: str) -> None:
+    registry.add(registry.Registration("mine", write_msd(tmp_path / "scans")))
+    outcome = call("run", "--methods", "ball", "--phantoms", "--out", "out", *words)
+    assert (outcome.code, len(outcome.errors)) == (2, 1)
+    assert message in outcome.errors[0]
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("protocol", ["none", "text"])
