@@ -89,6 +89,18 @@ def test_a_dataset_without_source_that_was_not_added(call, tmp_path: Path) -> No
     assert "data add" in outcome.err
 
 
+def test_a_folder_does_not_take_the_name_of_data_that_were_added(call, tmp_path: Path) -> None:
+    scans, others = write_msd(tmp_path / "scans"), write_msd(tmp_path / "others")
+    registry.add(registry.Registration("mine", scans))
+    words = ["run", "--dataset", "mine", "--methods", "ball", "--out", "out", "--data"]
+    outcome = call(*words, str(others))
+    message = f"error: own data {others}: 'mine' was added for {scans}; choose another name"
+    assert (outcome.code, outcome.errors) == (2, [message])
+    assert not Path("out").exists()
+    assert api.OwnData(scans, "mine").entry().name == "mine"
+    assert api.OwnData(others, "Their scans").entry().name == "Their scans"  # a name that nothing is added under
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
