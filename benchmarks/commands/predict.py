@@ -108,7 +108,12 @@ class TrainedOptions:
     ] = None
     checkpoint: Annotated[
         Path | None,
-        Option("--checkpoint", metavar="PATH", help="Checkpoint folder, or official file.", rich_help_panel=METHODS),
+        Option(
+            "--checkpoint",
+            metavar="PATH",
+            help="Checkpoint folder, or official file; also METHOD=PATH.",
+            rich_help_panel=METHODS,
+        ),
     ] = None
     gpus: GpusOption = None
 
@@ -206,7 +211,7 @@ def _wanted(method: str, trained: TrainedOptions) -> api.Wanted:
     if trained.checkpoint is not None:
         if run_named:
             raise UserError("--checkpoint needs no run; leave out --suite, --out, --dataset, --fold and --target")
-        return api.MethodOfCheckpoint(method, trained.checkpoint)
+        return api.MethodOfCheckpoint(method, Path(str(trained.checkpoint).removeprefix(f"{method}=")))
     if not run_named:
         return method
     return api.MethodOfRun(method, trained.dataset, trained.run.suite, trained.run.out, trained.fold, trained.target)

@@ -149,6 +149,20 @@ def test_mistakes_are_one_line(call: Callable[..., Any], nifti: Path, words: lis
     assert not Path("m.nii.gz").exists()
 
 
+@pytest.mark.parametrize("form", ["trained", "ball=trained"])
+def test_a_checkpoint_is_a_path_or_has_the_form_of_run(call: Callable[..., Any], nifti: Path, form: str) -> None:
+    (Path("trained") / "checkpoint").mkdir(parents=True)
+    Path("trained/checkpoint/ball.json").write_text('{"radius_mm": 4}')
+    Path("trained/training.json").write_text(
+        json.dumps({"method": "ball", "config": {}, "dataset": "kits21", "target": "kidney-tumor"})
+    )
+    words = ["predict", str(nifti), "m.nii.gz", "--method", "ball", "--click", "10,10,5", "--checkpoint"]
+    assert call(*words, form).code == 0
+    done = call(*words, f"nnunet={form}", "--overwrite")
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert f"nnunet={form}: no checkpoint folder" in done.errors[0]
+
+
 def test_an_unknown_method_is_told_the_nearest_name(call: Callable[..., Any], nifti: Path) -> None:
     done = call("predict", str(nifti), "m.nii.gz", "--method", "balll", "--click", "1,2,3")
     assert (done.code, len(done.errors)) == (2, 1)
