@@ -319,14 +319,15 @@ def predict(
     Args:
         scan: NIfTI, NRRD, MHA, a folder of DICOM, or a multi-frame DICOM file.
         mask: the file to write, on the grid of the scan: .nii, .nii.gz, .nrrd, .mha; of a DICOM scan also .dcm (SEG)
-            and .rtstruct.dcm.
+            and .rtstruct.dcm. A file that is there is replaced only with `options.overwrite`.
         method: a name is that of a finished run in the default folder, or of a method that needs none.
         prompts: what a person gives, or a file of it; see docs/protocols.md.
         text: a text prompt, such as "liver tumor".
         preview: a picture to draw: .png, .pdf or .svg.
 
     Raises:
-        UserError: no such method or checkpoint, an unusable scan, prompts that the method does not understand.
+        UserError: no such method or checkpoint, an unusable scan, prompts that the method does not understand, or a
+            mask that would replace a file.
     """
     from benchmarks.execution.by_hand import segment_scan
     from benchmarks.execution.predict import Order
@@ -334,7 +335,8 @@ def predict(
     options = options or PredictOptions()
     given = prompts if isinstance(prompts, GivenPrompts) else GivenPrompts(Path(prompts) if prompts else None)
     given = given if text is None else replace(given, text=text)
-    order = Order(Path(scan), Path(mask), given, Path(preview) if preview else None, options.modality).resolved()
+    shown = Path(preview) if preview else None
+    order = Order(Path(scan), Path(mask), given, shown, options.modality, options.overwrite).resolved()
     order.check()  # before anything is loaded
     figures, unit = segment_scan(order, method, options)
     return Prediction(Path(mask), figures, unit)
@@ -344,15 +346,14 @@ def predict_table(
     table: str | Path,
     method: Wanted,
     *,
-    overwrite: bool = False,
     options: PredictOptions | None = None,
     progress: Callable[[Mapping[str, Any]], Any] | None = None,
 ) -> TablePrediction:
     """Segment the scan of every row of a CSV table; see docs/predict.md for its columns.
 
     Args:
-        overwrite: make masks again that are there; by default such rows are passed over, and say so.
-        options: of rows that do not say otherwise.
+        options: of rows that do not say otherwise. Rows whose masks are there are passed over, and say so, unless
+            it has `overwrite`.
         progress: called with every row when it is done.
 
     Raises:
@@ -363,7 +364,7 @@ def predict_table(
 
     options = options or PredictOptions()
     rows = [row.with_modality(options.modality) for row in read_table(Path(table))]
-    results, unit = segment_rows(rows, method, options, overwrite, progress)
+    results, unit = segment_rows(rows, method, options, progress)
     return TablePrediction(tuple(results), unit)
 
 

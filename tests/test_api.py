@@ -195,7 +195,11 @@ def test_an_added_dataset_joins_by_name_and_folds_and_protocols_are_chosen(tmp_p
     elsewhere = suite.model_copy(update={"datasets": (DatasetEntry(name="mine", source="phantom"),)})
     assert [entry.source for entry in elsewhere.with_datasets(["mine"]).datasets] == [""]  # real data before phantoms
     assert [entry.source for entry in elsewhere.with_datasets(["mine"], phantoms=True).datasets] == ["phantom"]
+    with pytest.raises(UserError, match="suite 'phantom' has no phantoms of 'mine'; known: "):
+        phantoms.with_datasets(["mine"], phantoms=True)
     folder = phantoms.model_copy(update={"datasets": (DatasetEntry(name="mine", source="/data"),)})
+    with pytest.raises(UserError, match="has no phantoms of 'mine'; it lists real scans of that name"):
+        folder.with_datasets(["mine"], phantoms=True)
     assert [entry.source for entry in folder.with_datasets(["mine"]).datasets] == ["/data"]
     assert [entry.source for entry in elsewhere.with_added_datasets(["mine"]).datasets] == [""]
     with pytest.raises(UserError, match="run them apart"):

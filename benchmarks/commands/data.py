@@ -252,10 +252,24 @@ def _add(name: str, folder: Path, printing: PrintOptions, labels: LabelOptions, 
     from benchmarks.data import registry
     from benchmarks.data.verify import in_processes
 
+    _say_what_is_replaced(name, folder)
     with case_bar(console(), name) as (opened, progress):
         wanted = registry.Registration(name, folder, labels.target, labels.organ, labels.lesion, splits)
         found = registry.add(wanted, each=in_processes, opened=opened, progress=progress)
     _show(found, printing)
+
+
+def _say_what_is_replaced(name: str, folder: Path) -> None:
+    """Before the check, which takes long: the name has been that of another folder."""
+    from benchmarks.common.paths import user_path, whole_path
+    from benchmarks.data.registry import folder_of
+
+    try:
+        listed = folder_of(name)
+    except UserError:  # a damaged entry says nothing, and adding the dataset again is what mends it
+        return
+    if listed not in (None, whole_path(user_path(folder))):
+        say(f"note: '{name}' was added for {listed}; {folder} takes its place once it is checked")
 
 
 def _show(found: Registration, printing: PrintOptions) -> None:

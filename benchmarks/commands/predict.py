@@ -108,7 +108,12 @@ class TrainedOptions:
     ] = None
     checkpoint: Annotated[
         Path | None,
-        Option("--checkpoint", metavar="PATH", help="Checkpoint folder, or official file.", rich_help_panel=METHODS),
+        Option(
+            "--checkpoint",
+            metavar="PATH",
+            help="Checkpoint folder, or official file; also METHOD=PATH.",
+            rich_help_panel=METHODS,
+        ),
     ] = None
     gpus: GpusOption = None
 
@@ -122,7 +127,7 @@ class WrittenOptions:
         Option("--preview", metavar="FILE", help="Picture: three planes, outline, clicks.", rich_help_panel=OUTPUT),
     ] = None
     overwrite: Annotated[
-        bool, Option("--overwrite", help="With --batch: make masks again that are there.", rich_help_panel=OUTPUT)
+        bool, Option("--overwrite", help="Make masks again that are there.", rich_help_panel=OUTPUT)
     ] = False
     printing: PrintOptions = PRINTED
 
@@ -159,7 +164,7 @@ def predict(
     from benchmarks import api
 
     wanted = _wanted(method, trained)
-    options = api.PredictOptions(scans.organ, scans.lesion, scans.modality, trained.gpus or 0.0)
+    options = api.PredictOptions(scans.organ, scans.lesion, scans.modality, trained.gpus or 0.0, written.overwrite)
     given = _given(prompting)
     if scans.table is not None:
         if scan or mask or written.preview or given != type(given)():
@@ -168,8 +173,6 @@ def predict(
         return
     if scan is None or mask is None:
         raise UserError("a scan and the mask to write are needed: tags-bench predict SCAN MASK, or --batch FILE")
-    if written.overwrite:
-        raise UserError("--overwrite belongs to --batch; a single mask is always written")
     result = api.predict(scan, mask, wanted, prompts=given, preview=written.preview, options=options)
     if written.printing.as_json:
         print_json(result.figures)
@@ -188,7 +191,7 @@ def _predict_table(table: Path, wanted: api.Wanted, options: api.PredictOptions,
     def said(row: Any) -> None:
         say(f"{row['scan']}: {row['status']}")
 
-    result = api.predict_table(table, wanted, overwrite=written.overwrite, options=options, progress=said)
+    result = api.predict_table(table, wanted, options=options, progress=said)
     if written.printing.as_json:
         print_json(result.cases)
     else:
@@ -208,7 +211,7 @@ def _wanted(method: str, trained: TrainedOptions) -> api.Wanted:
     if trained.checkpoint is not None:
         if run_named:
             raise UserError("--checkpoint needs no run; leave out --suite, --out, --dataset, --fold and --target")
-        return api.MethodOfCheckpoint(method, trained.checkpoint)
+        return api.MethodOfCheckpoint(method, Path(str(trained.checkpoint).removeprefix(f"{method}=")))
     if not run_named:
         return method
     return api.MethodOfRun(method, trained.dataset, trained.run.suite, trained.run.out, trained.fold, trained.target)

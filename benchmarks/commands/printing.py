@@ -29,7 +29,9 @@ def say(text: str) -> None:
 
 
 def print_json(content: Any) -> None:
-    print(json.dumps(content, indent=2, default=_plain))
+    """As JSON, in which NaN and infinity do not exist: they are null."""
+    known = json.loads(json.dumps(content, default=_plain), parse_constant=lambda _: None)
+    print(json.dumps(known, indent=2, allow_nan=False))
 
 
 def print_rows(title: str, rows: Sequence[Mapping[str, Any]], as_json: bool = False) -> None:

@@ -269,7 +269,9 @@ def _with_data(suite: Suite, data: DataOptions) -> Suite:
     elif data.dataset:
         suite = suite.with_datasets(data.dataset, data.phantoms)
     elif not data.all_datasets:
-        suite = suite.with_datasets([suite.datasets[0].name], phantoms=True)
+        suite = suite.with_first_dataset()
+    if data.phantoms and not data.dataset:
+        suite = suite.with_datasets(suite.dataset_names, phantoms=True)
     if data.splits is not None and own is None:
         suite = suite.with_splits(data.splits)
     if data.train_on is not None:

@@ -6,6 +6,7 @@ from benchmarks.commands.declare import command, new_group
 from benchmarks.commands.options import OutputOptions, PrintOptions
 from benchmarks.commands.printing import print_json
 from benchmarks.common.errors import UserError
+from benchmarks.common.files import readable
 from benchmarks.common.output_lock import writing_to
 from benchmarks.common.paths import user_path
 
@@ -23,6 +24,9 @@ def sync(*, output: OutputOptions, printing: PrintOptions) -> None:
     """
     from benchmarks.results import mlflow
 
+    with readable():
+        if not user_path(output.out).is_dir():  # the lock would make it
+            raise UserError(f"--out {output.out}: no such folder; nothing waits there to be sent")
     with writing_to(output.out, "sync"):
         sent, left = mlflow.sync(user_path(output.out).resolve(), output.tracking_uri)
     if printing.as_json:

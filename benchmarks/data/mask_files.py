@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import atomically
-from benchmarks.data.scan import Scan
-from benchmarks.data.volume import BoolArray, Volume, write_mask
+from benchmarks.data.scan import Scan, is_volume_file
+from benchmarks.data.volume import BoolArray, Volume, read_label, values_in, write_mask
 
 RTSTRUCT_SUFFIXES = (".rtstruct.dcm", ".rs.dcm")
 MASK_SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".mha", ".dcm")
@@ -43,6 +43,16 @@ def check_mask_name(path: Path, from_dicom: bool) -> None:
         raise UserError(f"{path}: the mask is a file ending in {KINDS}")
     if name.endswith(".dcm") and not from_dicom:
         raise UserError(f"{path}: DICOM SEG and RTSTRUCT refer to a DICOM scan, and the scan is none; write .nii.gz")
+
+
+def is_mask_file(path: Path) -> bool:
+    """Whether a file holds what `save_mask` writes: 0 and 1 alone, or a DICOM SEG or RTSTRUCT."""
+    from benchmarks.data.dicom.files import is_annotation
+
+    try:
+        return set(values_in(read_label(path))) <= {0, 1} if is_volume_file(path) else is_annotation(path)
+    except UserError:  # what cannot be read is not known to be a mask
+        return False
 
 
 def save_mask(mask: BoolArray, scan: Scan, path: Path, origin: MaskOrigin) -> None:

@@ -133,6 +133,16 @@ def registration(name: str, home: Path | None = None) -> Registration:
 
 
 @readable()
+def folder_of(name: str, home: Path | None = None) -> Path | None:
+    """The folder or table that is listed under a name, whether it is still there or not; None if there is no such name.
+
+    Raises:
+        UserError: the entry cannot be read.
+    """
+    return registration(name, home).root if NAME.fullmatch(name) and _path(name, home).is_file() else None
+
+
+@readable()
 def resolve(name: str, home: Path | None = None) -> Path | None:
     """Where a dataset lies; None if it is not listed. Raises UserError if its folder is gone."""
     if not _path(name, home).is_file():

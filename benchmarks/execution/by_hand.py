@@ -27,11 +27,10 @@ def segment_rows(
     rows: Sequence[TableRow],
     method: Wanted,
     options: PredictOptions,
-    overwrite: bool = False,
     progress: Callable[[Mapping[str, Any]], Any] | None = None,
 ) -> tuple[list[dict[str, Any]], Mapping[str, Any]]:
     """The results of `predict_rows`, and what the method was trained and evaluated on. Errors as `segment_scan`."""
-    work = partial(_rows, tuple(rows), method, options, overwrite)
+    work = partial(_rows, tuple(rows), method, options)
     results, unit = _done(method, work, progress or _nobody)
     return results, unit
 
@@ -42,10 +41,10 @@ def _scan(order: Order, method: Wanted, options: PredictOptions, tell: Tell) -> 
 
 
 def _rows(
-    rows: Sequence[TableRow], method: Wanted, options: PredictOptions, overwrite: bool, tell: Tell
+    rows: Sequence[TableRow], method: Wanted, options: PredictOptions, tell: Tell
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     contestant = contestant_of(method, options)
-    return predict_rows(rows, contestant, overwrite, tell), dict(contestant.unit)
+    return predict_rows(rows, contestant, options.overwrite, tell), dict(contestant.unit)
 
 
 def _nobody(content: Any) -> None:

@@ -12,9 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import readable
-from benchmarks.common.paths import user_path
+from benchmarks.common.paths import user_path, whole_path
 from benchmarks.common.validation import one_line_errors
 from benchmarks.contestants import Budget, Environment
+from benchmarks.data.registry import folder_of
 
 ALL_FOLDS = "all"
 
@@ -218,10 +219,17 @@ class OwnData:
 
     @readable()
     def entry(self) -> DatasetEntry:
-        """The entry of a suite. Raises UserError if nothing lies there, or it cannot be read."""
+        """The entry of a suite.
+
+        Raises:
+            UserError: nothing lies there, it cannot be read, or the name is that of other data on this machine.
+        """
         source = user_path(self.source)
         if not source.exists():
             raise UserError(f"own data {self.source}: no such folder or table")
+        listed = folder_of(self.name)
+        if listed not in (None, whole_path(source)):
+            raise UserError(f"own data {self.source}: '{self.name}' was added for {listed}; choose another name")
         whole = source.resolve()
         name = self.name or (whole.stem if whole.is_file() else whole.name)
         return DatasetEntry(

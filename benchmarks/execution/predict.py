@@ -17,7 +17,7 @@ from benchmarks.common.paths import user_path
 from benchmarks.contestants import Method, OwnTraining, Segmenter, Target, method
 from benchmarks.data.catalogue import datasets
 from benchmarks.data.intensities import CT, said_of
-from benchmarks.data.mask_files import MaskOrigin, check_mask_name, save_mask
+from benchmarks.data.mask_files import MaskOrigin, check_mask_name, is_mask_file, save_mask
 from benchmarks.data.scan import Scan, is_volume_file, read_scan
 from benchmarks.execution.preview import Shown, check_preview_name, draw_preview
 from benchmarks.execution.training import finished, load_segmenter
@@ -226,6 +226,7 @@ class Order:
         mask: the file to write; its name says its kind (`benchmarks.data.mask_files`).
         preview: a picture to draw, or None.
         modality: of the scan; None: what DICOM says, else that of the method's dataset.
+        overwrite: whether the mask may take the place of an older file; of another scan it never does.
     """
 
     scan: Path
@@ -233,6 +234,7 @@ class Order:
     prompts: GivenPrompts = field(default_factory=GivenPrompts)
     preview: Path | None = None
     modality: str | None = None
+    overwrite: bool = False
 
     def resolved(self) -> Order:
         """With `~` and the like replaced. Raises UserError for what no path may hold."""
@@ -246,7 +248,8 @@ class Order:
         )
 
     def check(self) -> None:
-        """Before any work: nothing is written in the place of a folder, or of a file that the mask is made from.
+        """Before any work: nothing is written in the place of a folder, of a file that the mask is made from, of a scan
+        beside it, or, unless `overwrite` is set, of an older file.
 
         Raises:
             UserError: it would be.
@@ -265,6 +268,20 @@ class Order:
                     raise UserError(f"{path}: is the same file as {file}; the {what} would replace it")
                 if file.is_dir() and path.exists() and path.resolve().is_relative_to(file.resolve()):
                     raise UserError(f"{path}: lies in the scan's folder {file} and would replace a file of it")
+        self._check_older_file()
+
+    def _check_older_file(self) -> None:
+        if not self.mask.exists():
+            return
+        if _folders_of(self.mask) & _folders_of(self.scan) and not is_mask_file(self.mask):
+            raise UserError(f"{self.mask}: lies in the scan's folder and is no mask of 0 and 1; name another file")
+        if not self.overwrite:
+            raise UserError(f"{self.mask}: is there already; --overwrite replaces it")
+
+
+def _folders_of(file: Path) -> set[Path]:
+    """Where a file lies: two folders if it is a link."""
+    return {file.parent.resolve(), file.resolve().parent}
 
 
 def predict_scan(order: Order, contestant: Contestant) -> dict[str, Any]:
@@ -274,8 +291,8 @@ def predict_scan(order: Order, contestant: Contestant) -> dict[str, Any]:
         mask (the file), modality, voxels, millilitres, clicks, seconds_open, seconds_segment, preview if drawn, notes.
 
     Raises:
-        UserError: an unusable scan or prompt, prompts that the method does not understand, or a mask that would
-            replace the scan or a folder, or cannot be written.
+        UserError: an unusable scan or prompt, prompts that the method does not understand, or a mask that may not
+            be written there (`Order.check`) or cannot be.
     """
     order = order.resolved()
     order.check()

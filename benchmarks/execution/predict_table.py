@@ -144,7 +144,7 @@ def predict_rows(
         if row.order.mask.is_file() and not overwrite:
             result["status"] = THERE
         else:
-            result |= _one(row, contestant)
+            result |= _one(replace(row, order=replace(row.order, overwrite=overwrite)), contestant)
         results.append(result)
         if progress is not None:
             progress(result)

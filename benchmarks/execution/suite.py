@@ -179,14 +179,14 @@ class Suite(Strict):
         that name, if there are any; else the phantoms of an installed dataset, in a suite of phantoms.
 
         Args:
-            phantoms: of names that the suite lists as phantoms, whatever was added.
+            phantoms: those of the suite, whatever was added.
 
         Raises:
-            UserError: an unknown name (the nearest one is offered), a dataset that is broken, or some of the suite
-                beside some that were added.
+            UserError: an unknown name (the nearest one is offered), a dataset that is broken, some of the suite
+                beside some that were added, or no phantoms where they are asked for.
         """
-        added, names = registrations(), list(dict.fromkeys(names))
-        own = [name for name in names if name in added and not self._keeps(name, phantoms)]
+        added, names = {} if phantoms else registrations(), list(dict.fromkeys(names))
+        own = [name for name in names if name in added and not self._keeps(name)]
         if own and len(own) == len(names):
             return self.with_added_datasets(names)
         if own:
@@ -195,8 +195,21 @@ class Suite(Strict):
                 f"'{own[0]}' was added on this machine, '{other}' is a dataset of suite '{self.name}': run them apart"
             )
         known = [*self._listed, *added]
-        chosen = [self._listed.get(name) or (self._phantoms(name, known),) for name in names]
-        return self.model_copy(update={"datasets": tuple(entry for entries in chosen for entry in entries)})
+        chosen = [self._listed.get(name) or (self._phantoms(name, known, phantoms),) for name in names]
+        entries = tuple(entry for several in chosen for entry in several)
+        real = [entry.name for entry in entries if entry.source != "phantom"]
+        if phantoms and real:
+            raise UserError(f"suite '{self.name}' has no phantoms of '{real[0]}'; it lists real scans of that name")
+        return self.model_copy(update={"datasets": entries})
+
+    @property
+    def dataset_names(self) -> list[str]:
+        """Each once, in order."""
+        return list(self._listed)
+
+    def with_first_dataset(self) -> Suite:
+        """Only its first one, in all folds that the suite has of it."""
+        return self.model_copy(update={"datasets": self._listed[self.datasets[0].name]})
 
     @property
     def _listed(self) -> dict[str, tuple[DatasetEntry, ...]]:
@@ -204,13 +217,12 @@ class Suite(Strict):
         names = dict.fromkeys(entry.name for entry in self.datasets)
         return {name: tuple(entry for entry in self.datasets if entry.name == name) for name in names}
 
-    def _keeps(self, name: str, phantoms: bool) -> bool:
+    def _keeps(self, name: str) -> bool:
         """Whether the entry of the suite counts, and not what was added under its name."""
-        entries = self._listed.get(name, ())
-        return bool(entries) and (phantoms or any(entry.source != "phantom" for entry in entries))
+        return any(entry.source != "phantom" for entry in self._listed.get(name, ()))
 
-    def _phantoms(self, name: str, known: Sequence[str]) -> DatasetEntry:
-        """As many phantoms of a dataset as the suite has of its first."""
+    def _phantoms(self, name: str, known: Sequence[str], asked_for: bool) -> DatasetEntry:
+        """As many phantoms of a dataset as the suite has of its first; the error says whether they were asked for."""
         first = self.datasets[0]
         imitated = phantom_names() if first.source == "phantom" else []
         if name in imitated:
@@ -218,7 +230,8 @@ class Suite(Strict):
         broken = {one.name: one for one in broken_datasets()}
         if name in broken and name not in known_datasets():
             raise UserError(f"dataset {broken[name]}")
-        raise UserError(f"suite '{self.name}' has no dataset '{name}'; {nearest_name(name, {*known, *imitated})}")
+        what = "phantoms of" if asked_for else "dataset"
+        raise UserError(f"suite '{self.name}' has no {what} '{name}'; {nearest_name(name, {*known, *imitated})}")
 
     def with_added_datasets(self, names: Sequence[str]) -> Suite:
         """The methods and protocols of this suite on datasets that were added on this machine.

@@ -70,12 +70,14 @@ class PredictOptions:
         modality: of the scan, as in `benchmarks.data.intensities`; by default what DICOM says, else that of the
             dataset that the method was trained on, else CT.
         gpus: more than 0 to work on the GPU.
+        overwrite: replace masks that are there.
     """
 
     organ: str = ""
     lesion: str = ""
     modality: str | None = None
     gpus: float = 0.0
+    overwrite: bool = False
 
 
 def contestant_of(method: Wanted, options: PredictOptions) -> Contestant:

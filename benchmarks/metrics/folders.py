@@ -386,7 +386,7 @@ def _dataset_labels(folder: Path, label: int | None, splits: str | None = None) 
 def _mask_files(folder: Path, what: str) -> dict[str, Path]:
     """The masks of a folder by case name; hidden files (such as macOS's "._name.nii.gz") are none."""
     if not folder.is_dir():
-        raise UserError(f"{what} folder {folder} does not exist")
+        raise UserError(f"{what} folder {folder} {'is a file' if folder.exists() else 'does not exist'}")
     found = volume_files(folder)
     for case, paths in found.items():
         if len(paths) > 1:

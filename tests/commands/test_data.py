@@ -41,6 +41,17 @@ def test_a_dataset_is_added_checked_and_used_by_name(call, tmp_path: Path) -> No
     assert (folder / "imagesTr" / "case_0.nii.gz").is_file()
 
 
+def test_a_name_that_stands_for_another_folder_is_said(call, tmp_path: Path) -> None:
+    first, second = (str(write_msd(tmp_path / name)) for name in ("first", "second"))
+    assert "was added for" not in call("data", "add", "mine", "--from", first).err
+    assert "was added for" not in call("data", "add", "mine", "--from", "first").err  # the same one
+    done = call("data", "add", "mine", "--from", second)
+    assert f"note: 'mine' was added for {first}; {second} takes its place once it is checked" in done.err
+    (entry,) = tmp_path.rglob("registry/mine.json")
+    entry.write_text("{")
+    assert call("data", "add", "mine", "--from", second).code == 0
+
+
 def test_a_folder_that_must_not_be_looked_into(call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By all that asks the disk; tests/data asks a real one."""
     folder, stat = write_msd(tmp_path / "scans"), os.stat

@@ -19,6 +19,13 @@ def test_doctor_says_what_is_there(call, local_ray: None, monkeypatch: pytest.Mo
     assert {"nninteractive", "sam2", "medsam2"} <= findings["environments"].keys()
 
 
+def test_sync_of_a_folder_that_is_not_there(call) -> None:
+    done = call("sync", "--out", "nope")
+    assert (done.code, done.out) == (2, "")
+    assert done.errors == ["error: --out nope: no such folder; nothing waits there to be sent"]
+    assert not Path("nope").exists()
+
+
 def test_sync_says_what_was_sent_and_fails_if_anything_is_left(call, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
@@ -27,6 +34,8 @@ def test_sync_says_what_was_sent_and_fails_if_anything_is_left(call, monkeypatch
         return 3, len(asked) // 4
 
     monkeypatch.setattr("benchmarks.results.mlflow.sync", outbox)
+    for folder in ("out", "tags-bench-out"):
+        Path(folder).mkdir()
     done = call("sync", "--out", "out", "--tracking-uri", "http://127.0.0.1:1")
     assert (done.code, done.out) == (0, "3 messages sent, 0 left\n")
     assert asked == [Path("out").resolve(), "http://127.0.0.1:1"]

@@ -51,7 +51,7 @@ def test_voxels_world_mm_and_files_mean_the_same_click(call: Callable[..., Any],
 
 
 def test_negative_clicks_boxes_and_json(call: Callable[..., Any], nifti: Path, tmp_path: Path) -> None:
-    words = ["predict", str(nifti), "a.nii.gz", "--method", "ball", "--json"]
+    words = ["predict", str(nifti), "a.nii.gz", "--method", "ball", "--json", "--overwrite"]
     alone = json.loads(call(*words, "--click", "10,10,5").out)
     less = json.loads(call(*words, "--click", "10,10,5", "--negative-click", "14,10,5", "--preview", "p.png").out)
     assert 0 < less["voxels"] < alone["voxels"]
@@ -82,6 +82,25 @@ def test_a_folder_of_dicom_to_a_dicom_segmentation(call: Callable[..., Any], tmp
     assert np.argwhere(middle).mean(axis=0) == pytest.approx([12, 20])
     done = call("predict", "ct", "ct/IM0003", "--method", "ball", "--click", "1,1,1")
     assert (done.code, len(done.errors)) == (2, 1)
+    words = ["predict", "ct", "b.dcm", "--method", "ball", "--click", "20,12,6"]
+    done = call(*words)
+    assert (done.code, done.errors) == (2, ["error: b.dcm: is there already; --overwrite replaces it"])
+    assert call(*words, "--overwrite").code == 0
+    (tmp_path / "c.dcm").write_bytes((tmp_path / "ct" / "IM0003").read_bytes())
+    done = call("predict", "ct", "c.dcm", "--method", "ball", "--click", "20,12,6", "--overwrite")
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert "c.dcm: lies in the scan's folder and is no mask" in done.errors[0]
+
+
+def test_a_mask_that_is_there_is_replaced_when_asked(call: Callable[..., Any], nifti: Path, tmp_path: Path) -> None:
+    words = ["predict", str(nifti), "m.nii.gz", "--method", "ball", "--json", "--click"]
+    assert call(*words, "10,10,5").code == 0
+    before = (tmp_path / "m.nii.gz").read_bytes()
+    done = call(*words, "0,0,0")
+    assert (done.code, done.errors) == (2, ["error: m.nii.gz: is there already; --overwrite replaces it"])
+    assert (tmp_path / "m.nii.gz").read_bytes() == before
+    assert call(*words, "0,0,0", "--overwrite").code == 0
+    assert (tmp_path / "m.nii.gz").read_bytes() != before
 
 
 def test_a_table(call: Callable[..., Any], nifti: Path, tmp_path: Path) -> None:
@@ -115,7 +134,6 @@ def test_a_table(call: Callable[..., Any], nifti: Path, tmp_path: Path) -> None:
         (["scan.nii.gz", "m.nii.gz", "--checkpoint", "x", "--dataset", "kits21"], "--checkpoint needs no run"),
         (["scan.nii.gz", "m.nii.gz", "--checkpoint", "x", "--fold", "0"], "--checkpoint needs no run"),
         (["scan.nii.gz", "m.nii.gz", "--dataset", "kits21", "--click", "1,2,3"], "no records of suite 'phantom'"),
-        (["scan.nii.gz", "m.nii.gz", "--overwrite"], "--overwrite belongs to --batch"),
         (["scan.nii.gz", "--batch", "t.csv"], "--batch takes scans, masks, prompts and previews from its table"),
         (["--batch", "t.csv", "--click", "1,2,3"], "--batch takes scans"),
         (["--batch", "nowhere.csv"], "not readable as a CSV table"),
@@ -129,6 +147,20 @@ def test_mistakes_are_one_line(call: Callable[..., Any], nifti: Path, words: lis
     assert message in done.errors[0]
     assert nifti.read_bytes() == before
     assert not Path("m.nii.gz").exists()
+
+
+@pytest.mark.parametrize("form", ["trained", "ball=trained"])
+def test_a_checkpoint_is_a_path_or_has_the_form_of_run(call: Callable[..., Any], nifti: Path, form: str) -> None:
+    (Path("trained") / "checkpoint").mkdir(parents=True)
+    Path("trained/checkpoint/ball.json").write_text('{"radius_mm": 4}')
+    Path("trained/training.json").write_text(
+        json.dumps({"method": "ball", "config": {}, "dataset": "kits21", "target": "kidney-tumor"})
+    )
+    words = ["predict", str(nifti), "m.nii.gz", "--method", "ball", "--click", "10,10,5", "--checkpoint"]
+    assert call(*words, form).code == 0
+    done = call(*words, f"nnunet={form}", "--overwrite")
+    assert (done.code, len(done.errors)) == (2, 1)
+    assert f"nnunet={form}: no checkpoint folder" in done.errors[0]
 
 
 def test_an_unknown_method_is_told_the_nearest_name(call: Callable[..., Any], nifti: Path) -> None:

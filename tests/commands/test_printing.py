@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from benchmarks.commands.bars import case_bar, download_bars
-from benchmarks.commands.printing import print_mapping, print_rows, say
+from benchmarks.commands.printing import print_json, print_mapping, print_rows, say
 
 NAME = "a[bold]b[/x] :x: /data/[x]/y"
 """A label and a path that rich would read as markup, or as an emoji."""
@@ -32,6 +34,16 @@ def test_a_table_that_is_too_wide_for_a_page_loses_no_column(capsys: pytest.Capt
     assert all(heading in shown for heading in row)
     print_rows("wide", [row], as_json=True)
     assert json.loads(capsys.readouterr().out) == [row]
+
+
+def test_json_has_no_number_that_json_does_not_know(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json([{"joules": math.nan, "deep": (1.5, -math.inf), "array": np.array([np.nan, 2.0]), "word": "NaN"}])
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    found = json.loads(capsys.readouterr().out, parse_constant=refuse)
+    assert found == [{"joules": None, "deep": [1.5, None], "array": [None, 2.0], "word": "NaN"}]
 
 
 def test_names_are_no_markup_in_tables(capsys: pytest.CaptureFixture[str]) -> None:

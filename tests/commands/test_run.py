@@ -19,6 +19,7 @@ from benchmarks import api
 from benchmarks.commands.options import BudgetOptions, DataOptions, LabelOptions, WorkOptions
 from benchmarks.commands.run import _next_steps, _same_work
 from benchmarks.common.output import DEFAULT_OUT
+from benchmarks.data import registry
 from benchmarks.execution import work
 from benchmarks.execution.course import NotRun
 from benchmarks.execution.outcomes import TuningResult
@@ -86,6 +87,34 @@ def test_a_dataset_without_source_that_was_not_added(call, tmp_path: Path) -> No
     outcome = call("run", "--suite", str(suite))
     assert outcome.code == 2
     assert "data add" in outcome.err
+
+
+def test_a_folder_does_not_take_the_name_of_data_that_were_added(call, tmp_path: Path) -> None:
+    scans, others = write_msd(tmp_path / "scans"), write_msd(tmp_path / "others")
+    registry.add(registry.Registration("mine", scans))
+    words = ["run", "--dataset", "mine", "--methods", "ball", "--out", "out", "--data"]
+    outcome = call(*words, str(others))
+    message = f"error: own data {others}: 'mine' was added for {scans}; choose another name"
+    assert (outcome.code, outcome.errors) == (2, [message])
+    assert not Path("out").exists()
+    assert api.OwnData(scans, "mine").entry().name == "mine"
+    assert api.OwnData(others, "Their scans").entry().name == "Their scans"  # a name that nothing is added under
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--dataset", "mine"], "suite 'phantom' has no phantoms of 'mine'; known: kits21, lits17"),
+        (["--suite", "paper"], "suite 'paper' has no phantoms of 'kits21'; it lists real scans of that name"),
+        (["--suite", "paper", "--all-datasets"], "suite 'paper' has no phantoms of 'kits21'; it lists real scans"),
+    ],
+)
+def test_phantoms_that_the_suite_does_not_have(call, tmp_path: Path, words: list[str], message: str) -> None:
+    registry.add(registry.Registration("mine", write_msd(tmp_path / "scans")))
+    outcome = call("run", "--methods", "ball", "--phantoms", "--out", "out", *words)
+    assert (outcome.code, len(outcome.errors)) == (2, 1)
+    assert message in outcome.errors[0]
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("protocol", ["none", "text"])

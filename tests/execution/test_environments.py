@@ -135,7 +135,8 @@ def by_hand(case: Case, folder: Path, voxels: int) -> None:
         MethodOfRun("mock-apart", suite="apart", out=folder / "out"),
         MethodOfCheckpoint("mock-apart", trained),
     ):
-        found = api.predict(case.image, folder / "mask.nii.gz", wanted)
+        options = api.PredictOptions(overwrite=True)
+        found = api.predict(case.image, folder / "mask.nii.gz", wanted, options=options)
         assert found.figures["voxels"] == voxels
         assert (folder / "mask.nii.gz").is_file()
         assert found.unit["method"] == "mock-apart"
@@ -146,7 +147,7 @@ def by_hand(case: Case, folder: Path, voxels: int) -> None:
     assert rows[0]["voxels"] == voxels
     assert seen == list(rows)
     with pytest.raises(UserError, match="takes no text"):  # raised there, and the same here
-        api.predict(case.image, folder / "mask.nii.gz", wanted, text="tumour")
+        api.predict(case.image, folder / "text.nii.gz", wanted, text="tumour")
 
 
 TRAINED = """

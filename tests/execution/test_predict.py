@@ -77,6 +77,7 @@ def test_the_weights_are_those_of_the_run(tmp_path: Path) -> None:
     file.write_text(json.dumps({"version": 1, "clicks": [{"mm": middle.tolist()}]}))
     order = Order(cases[0].image, tmp_path / "mask.nii.gz", GivenPrompts(file))
     told = predict_scan(order, contestant)
+    order = replace(order, overwrite=True)
     radius = (3 * told["millilitres"] * 1000 / (4 * np.pi)) ** (1 / 3)
     fitted = json.loads(next((folder / "checkpoint").glob("*.json")).read_text())
     assert radius == pytest.approx(next(v for v in fitted.values() if isinstance(v, float)), rel=0.15)
@@ -201,10 +202,38 @@ def test_the_mask_never_takes_the_place_of_what_it_is_made_from(
     predict_scan(Order(tmp_path / "linked.nii.gz", tmp_path / "new" / "MASK.NII.GZ", GivenPrompts(prompts)), contestant)
     assert np.asarray(nib.load(tmp_path / "new" / "MASK.NII.GZ").dataobj).sum() == 5 * 6 * 4
     assert (tmp_path / "new" / "MASK.NII.GZ").read_bytes()[:2] == b"\x1f\x8b"
-    other = tmp_path / "other.nii.gz"
-    other.write_bytes(b"an older mask")
-    predict_scan(Order(scan, other), contestant)
-    assert np.asarray(nib.load(other).dataobj).sum() == 5 * 6 * 4
+
+
+def test_a_mask_replaces_an_older_one_when_asked_and_a_scan_never(scan: Path, tmp_path: Path) -> None:
+    contestant = of_run(unit("mock-threshold"), tmp_path)
+    image = nib.load(scan)
+    voxels = np.asarray(image.dataobj)
+    for name, values in (("other.nii.gz", voxels), ("labels.nrrd", None), ("gt.nii.gz", (voxels > 90) * np.uint8(2))):
+        if values is None:
+            (tmp_path / name).write_bytes(b"no image")
+        else:
+            nib.save(nib.Nifti1Image(values, image.affine), tmp_path / name)
+        before = (tmp_path / name).read_bytes()
+        for overwrite in (False, True):
+            with pytest.raises(UserError, match="lies in the scan's folder and is no mask of 0 and 1; name another"):
+                predict_scan(Order(scan, tmp_path / name, overwrite=overwrite), contestant)
+        assert (tmp_path / name).read_bytes() == before
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "scan.nii.gz").symlink_to(scan)  # another scan's folder may be made of links
+    order = Order(tmp_path / "linked" / "scan.nii.gz", tmp_path / "other.nii.gz", overwrite=True)
+    with pytest.raises(UserError, match="is no mask of 0 and 1"):
+        predict_scan(order, contestant)
+    elsewhere = tmp_path / "labelsTr" / "scan.nii.gz"
+    elsewhere.parent.mkdir()
+    elsewhere.write_bytes((tmp_path / "gt.nii.gz").read_bytes())
+    predict_scan(Order(scan, tmp_path / "mask.nii.gz"), contestant)
+    for mask in (elsewhere, tmp_path / "mask.nii.gz"):
+        before = mask.read_bytes()
+        with pytest.raises(UserError, match="is there already; --overwrite replaces it"):
+            predict_scan(Order(scan, mask), contestant)
+        assert mask.read_bytes() == before
+        predict_scan(Order(scan, mask, overwrite=True), contestant)
+        assert np.asarray(nib.load(mask).dataobj).sum() == 5 * 6 * 4
 
 
 @pytest.mark.parametrize("change", [lambda mask: mask.astype(float), lambda mask: mask[1:], np.ma.masked_all_like])
@@ -250,7 +279,7 @@ def test_methods_without_a_run(scan: Path, tmp_path: Path) -> None:
 def test_words_and_modality_of_a_run(scan: Path, tmp_path: Path) -> None:
     """A scan of another modality than the method learned from is said; so is one that may be no CT."""
     contestant = of_run(unit("mock-threshold", modality="MR"), tmp_path)
-    order = Order(scan, tmp_path / "mask.nii.gz")
+    order = Order(scan, tmp_path / "mask.nii.gz", overwrite=True)
     assert predict_scan(order, contestant)["modality"] == "MR"  # a file that does not say is taken for what it learned
     told = predict_scan(replace(order, modality="ct"), contestant)
     assert told["modality"] == "CT"
@@ -267,7 +296,7 @@ def test_a_checkpoint_says_what_it_learned_from(scan: Path, tmp_path: Path) -> N
     job = TrainingJob("ball", {}, dataset.targets[0], cases, Budget(), 1)
     assert job.digest() == replace(job, cases=tuple(replace(case, synthetic=False) for case in cases)).digest()
     run_job(job, tmp_path / "ball")
-    order = Order(scan, tmp_path / "mask.nii.gz", GivenPrompts(points=(Point((6, 8, 4)),)))
+    order = Order(scan, tmp_path / "mask.nii.gz", GivenPrompts(points=(Point((6, 8, 4)),)), overwrite=True)
     new = of_checkpoint("ball", tmp_path / "ball")
     assert (new.unit["synthetic"], new.notes) == (True, ())
     assert predict_scan(order, new)["modality"] == "MR"

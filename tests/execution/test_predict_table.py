@@ -85,6 +85,9 @@ def test_what_is_there_is_left_and_made_again_only_when_asked(scans: Path) -> No
     (row,) = predict_rows(read_table(path), without_run("ball"), overwrite=True)
     assert row["status"] == "ok"
     assert (scans / "a.nii.gz").stat().st_mtime_ns > before
+    path = table(scans, 'scan_0.nii.gz,scan_1.nii.gz,"9,9,5"')
+    (row,) = predict_rows(read_table(path), without_run("ball"), overwrite=True)
+    assert (row["status"], "is no mask of 0 and 1" in row["reason"]) == ("failed", True)
 
 
 def test_a_full_disk_is_no_case_that_failed(scans: Path, monkeypatch: pytest.MonkeyPatch) -> None:

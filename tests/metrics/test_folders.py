@@ -306,8 +306,12 @@ def test_what_a_user_gets_wrong_is_one_line(folders: tuple[Path, Path], tmp_path
     write(tmp_path / "other" / "z.nii.gz", box())
     write(tmp_path / "double" / "a.nii.gz", box())
     write(tmp_path / "double" / "a.nii", box())
+    a_file = tmp_path / "dataset.json"
+    a_file.write_text("{}")
     for arguments, words in (
         ({"predictions": tmp_path / "nowhere", "labels": labels}, "nowhere does not exist"),
+        ({"predictions": a_file, "labels": labels}, f"prediction folder {a_file} is a file"),
+        ({"predictions": predictions, "labels": a_file}, f"label folder {a_file} is a file"),
         (
             {"predictions": predictions, "labels": tmp_path / "empty"},
             "no file that ends with .nii, .nii.gz, .nrrd, .mha",

@@ -16,7 +16,7 @@ from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
 from benchmarks.results.tables import Page, Sheet, details_page, leaderboard_page, render
 from benchmarks.results.tables.sheet import SYNTHETIC_BANNER
-from tests.results.boards import page_of, row_of, study, unit_of
+from tests.results.boards import by_hand, page_of, row_of, study, unit_of
 
 FORMATS = ("terminal", "markdown", "latex", "svg")
 
@@ -79,6 +79,21 @@ def test_a_page_holds_what_was_asked_for_and_no_more(pages: dict[str, Page]) -> 
     assert len(pages["all"].sheets) == 3 + 9 + 1  # costs
     assert len(pages["details"].sheets) == 3 + 9 + 1 + 1 + 3 * 9
     assert len(pages["table"].sheets) == 9
+
+
+def test_the_table_over_datasets_is_shown_by_name_or_said_to_be_none() -> None:
+    rows, units = study(methods=3, cases=6)
+    page = details_page(rows, units, only=["overall"])
+    shown = page_of(rows, units, overall_only=True)
+    assert [sheet.title for sheet in page.sheets] == [sheet.title for sheet in shown.sheets]
+    assert page.sheets
+    assert set(page.notes) <= set(shown.notes)
+    one = details_page(*by_hand({"a": [0.5, 0.6], "b": [0.1, 0.2]}), only=["overall"])
+    assert (one.sheets, one.notes) == (
+        (),
+        ("overall: nothing to show, no list has two data sets that a table could be over",),
+    )
+    assert "no records" not in render(one, "terminal")
 
 
 def test_a_name_is_neither_a_link_nor_a_picture() -> None:

@@ -111,6 +111,12 @@ def look(folder: Path) -> Contents:
     return Contents(folder, tuple(scans), tuple(annotations), frozenset(others))
 
 
+def is_annotation(path: Path) -> bool:
+    """Whether a file is an RTSTRUCT or a SEG. Raises UserError for a file that cannot be read."""
+    header = read_file(path, stop_before_pixels=True, specific_tags=list(HEADER))
+    return header is not None and kind_of(header, path) in ANNOTATIONS
+
+
 def scan_in_file(path: Path) -> ScanFiles:
     """The scan that one multi-frame file holds. Raises UserError for another file."""
     header = read_file(path, stop_before_pixels=True, specific_tags=list(HEADER))

@@ -42,6 +42,8 @@ OVERALL_LEGEND = (
     "0.02."
 )
 
+NO_OVERALL = "overall: nothing to show, no list has two data sets that a table could be over"
+
 DIFFERS_LEGEND = "other …: made under other conditions than most of these methods, so in a list of its own."
 
 UNTRAINED_LEGEND = (
@@ -68,6 +70,14 @@ def leaderboard_page(
     sheets = first if overall_only and first else [*first, *board_sheets(board), *costs_sheets(board)]
     about_all = (OVERALL_LEGEND,) if first else ()
     return Page(tuple(sheets), (*legend(board), *about_all, *few_note(sheets), *notes), synthetic)
+
+
+def overall_page(board: pd.DataFrame, overall: pd.DataFrame) -> Page:
+    """The tables over all datasets and no other; a note where no track has two datasets."""
+    sheets = overall_sheets(board, overall)
+    if not sheets:
+        return Page(notes=(NO_OVERALL,))
+    return Page(tuple(sheets), (*legend(board), OVERALL_LEGEND, *few_note(sheets)), bool(board["synthetic"].any()))
 
 
 def overall_sheets(board: pd.DataFrame, overall: pd.DataFrame) -> list[Sheet]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from benchmarks.metrics import is_metric, metric_of, metrics_among
 from benchmarks.results.comparability import DIFFERS
-from benchmarks.results.leaderboard import LIST, details
+from benchmarks.results.leaderboard import LIST, details, leaderboard_of
 from benchmarks.results.leaderboard.context import NOT_BESIDE_PHANTOMS
 from benchmarks.results.leaderboard.subgroups import (
     DIAMETERS_MM,
@@ -22,6 +22,7 @@ from benchmarks.results.leaderboard.subgroups import (
 )
 from benchmarks.results.published import LABEL
 from benchmarks.results.records import NO_TARGET
+from benchmarks.results.tables.board import overall_page
 from benchmarks.results.tables.sheet import (
     Page,
     Sheet,
@@ -60,7 +61,8 @@ def details_page(
 ) -> Page:
     """The tables of `benchmarks.results.leaderboard.details`: what stands behind the ranking.
 
-    The comparisons are shown for the best method only; `details` has all pairs.
+    The comparisons are shown for the best method only; `details` has all pairs. The tables over all datasets stand
+    in the leaderboard, and here only if `only` names them.
 
     Raises:
         UserError: records that are not complete, an unknown metric or table.
@@ -69,7 +71,9 @@ def details_page(
     synthetic = {str(unit["dataset"]) for unit in units if unit["synthetic"]}
     floors = {str(unit["method"]) for unit in units if unit.get("floor")}
     sheets = detail_sheets(tables, metric, synthetic, floors)
-    notes = [f"{name}: {_why_empty(name)}" for name in only if tables[name].empty and name != "policies"]
+    notes = [
+        f"{name}: {_why_empty(name)}" for name in only if tables[name].empty and name not in ("policies", "overall")
+    ]
     notes += few_note(sheets)
     if "policies" in tables and tables["policies"].empty:
         notes.append(NO_EMPTY_MASK)
@@ -82,7 +86,8 @@ def details_page(
     notes += _sources(tables.get("published", pd.DataFrame()))
     for claim in tables.get("claims", pd.DataFrame()).to_dict("records"):
         notes.append(f"claim ({LABEL}, {claim['standing']}): {claim['method']} {claim['text']}. {claim['citation']}")
-    return Page(tuple(sheets), tuple(notes), bool(synthetic))
+    page = Page(tuple(sheets), tuple(notes), bool(synthetic))
+    return overall_page(leaderboard_of(rows, units), tables["overall"]) + page if "overall" in only else page
 
 
 def _why_empty(table: str) -> str:
