@@ -126,6 +126,6 @@ def test_a_scan_is_segmented_with_prompts_by_hand(call, tmp_path: Path) -> None:
     done = call("predict", scan, "mask.nii.gz", *words, "--json")
     assert done.code == 0
     assert json.loads(done.out)["voxels"] == np.count_nonzero(nib.load(tmp_path / "mask.nii.gz").get_fdata())
-    refused = call("predict", scan, "mask.nii.gz", *words, "--text", "tumour")
+    refused = call("predict", scan, "another.nii.gz", *words, "--text", "tumour")
     assert refused.code == 2
     assert "the method takes no text" in refused.err

@@ -126,13 +126,12 @@ def test_a_frozen_random_backbone_is_the_same_in_every_process(tmp_path):
     ("device", "gpu_has_bf16", "cpu_has_amx", "expected"),
     [
         ("cuda", True, False, torch.bfloat16),
-        ("cuda:1", False, True, torch.float16),
+        ("cuda:1", False, True, None),  # float16 does not hold its values
         ("cpu", True, True, torch.bfloat16),
         ("cpu", True, False, None),
     ],
 )
 def test_inference_computes_in_what_the_device_has(monkeypatch, device, gpu_has_bf16, cpu_has_amx, expected):
-    """As training does on a GPU."""
     asked = []
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: gpu_has_bf16)
     monkeypatch.setattr(segmenter_module, "cpu_has_fast_bf16", lambda: cpu_has_amx)
@@ -192,7 +191,7 @@ def test_the_recipe_says_what_the_settings_say():
     preprocessing = Preprocessing((3.0, 3.0, 3.0), (-100.0, 200.0), 50.0, 75.0)
     turned_by_the_loss = Augmentation(flips=(0.0, 0.0, 0.0))
     assert recipe == TrainingRecipe(
-        preprocessing, (78, 78, 78), ema_decay=0.95, augmentation=turned_by_the_loss, **asked
+        preprocessing, (78, 78, 78), ema_decay=0.95, augmentation=turned_by_the_loss, float16=False, **asked
     )
 
 
