@@ -31,22 +31,33 @@ class GridPrompts:
         found = None if prompts.mask is None else bounding_box(prompts.mask)
         if found is not None:
             self.mask_box = prepared.to_prepared([np.array(found[0]) - 0.5, np.array(found[1]) - 0.5])
+        given = prompts.mask
+        self.takes_away = np.array(
+            [given is not None and not c.positive and bool(given[c.position]) for c in prompts.clicks], bool
+        )
 
     def first_views(self, side: int, finest: float) -> list[View]:
         """Views to begin with, in an order that further clicks only append to.
 
         A box (without one and without a click inside, a previous mask) fills three quarters of a view. Every positive
-        click that lies in no view's inner half gets its own, of step 1. Negative clicks alone ask for no view.
+        click that lies in no view's inner half gets its own, of step 1; so does a negative one that lies in a previous
+        mask and in no view. Other negative clicks ask for no view.
 
         Args:
             finest: smallest step that shows more of the scan than a larger one.
         """
         region = self.box if self.box is not None else None if self.positive.any() else self.mask_box
         views = [] if region is None else [_around(region, side, finest)]
-        for point in self.points[self.positive]:
-            if not any(view.holds(point, 0.5) for view in views):
+        for point, positive, takes_away in zip(self.points, self.positive, self.takes_away, strict=True):
+            share = 0.5 if positive else 1.0
+            if (positive or takes_away) and not any(view.holds(point, share) for view in views):
                 views.append(View.about(point, 1.0, side))
         return views
+
+    def clicked_in(self, view: View) -> NDArray[np.float64] | None:
+        """The positive click nearest to the centre of a view, of those that lie in it."""
+        points = [point for point in self.points[self.positive] if view.holds(point)]
+        return min(points, key=lambda point: float(np.abs(point - np.array(view.centre)).max()), default=None)
 
     def in_box(self, points: NDArray[np.float64]) -> BoolArray:
         """Which of the points (N, 3) lie in the box; there is one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from benchmarks.contestants import Session, Target
 from benchmarks.data.boxes import bounding_box
@@ -139,16 +141,22 @@ class TagsSession(Session):
         """A mask of the user's with the network's changes: where it agrees or did not look, not a voxel moves.
 
         It disagrees where its answer is more than half away from the mask as it was shown: a border between two
-        voxels of a view is no disagreement.
+        voxels of a view is no disagreement. Where the two differ over more than one and a half of these voxels, all
+        that differs there is changed, for of the old border the view has seen a half, which is no answer's opposite.
         """
         before = _Given(self, given)
         answer = self._follow(prompted, before)
         shown = Answer(tuple((view, before.seen_from(view)) for view, _ in answer.parts))
         box, probability, looked = answer.on_volume(self.prepared)
         _, as_seen, _ = shown.on_volume(self.prepared)
-        further = probability - self.segmenter.settings.threshold + np.float32(0.5) - as_seen
+        answered = probability > self.segmenter.settings.threshold
+        away = abs(probability - self.segmenter.settings.threshold + np.float32(0.5) - as_seen) > 0.5
+        other = looked & (answered != given[box])
+        finest = min(view.step for view, _ in answer.parts)
+        voxel = [finest * n / m for n, m in zip(given.shape, self.prepared.shape, strict=True)]
+        deep = ndimage.minimum_filter(other, [1 + math.ceil(1.5 * n) for n in voxel])
         mask = given.copy()
-        mask[box] = np.where(looked & (abs(further) > 0.5), further > 0, mask[box])
+        mask[box] ^= other & (away | ndimage.maximum_filter(deep, [1 + math.ceil(3 * n) for n in voxel]))
         return mask
 
     # Views
@@ -172,7 +180,7 @@ class TagsSession(Session):
         probability = self._probability(view, prompted, before)
         lesion = self._lesion(probability, prompted, view)
         while across(lesion) < LEAST_ACROSS and view.step > nearest:
-            view = replace(view, step=max(view.step * NARROWER, nearest))
+            view = view.narrowed(max(view.step * NARROWER, nearest), prompted.clicked_in(view))
             probability = self._probability(view, prompted, before)
             lesion = self._lesion(probability, prompted, view)
         parts = [(view, probability)]

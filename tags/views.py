@@ -19,6 +19,7 @@ from tags.augment import seen
 
 Point = tuple[float, float, float]
 TOUCHING_SHARE = 0.01  # of a face of the view that a mask must cover to reach beyond it
+WIDE = 3.5  # a step from here on averages one axis after the other
 IMPORTANCE = 0.5  # standard deviation of a view's weight about its centre, in halves of its side
 
 
@@ -41,6 +42,13 @@ class View:
         for any other step."""
         x, y, z = (float(np.rint(c)) - side // 2 + (side - 1) / 2 for c in point)
         return cls((x, y, z), step, side)
+
+    def narrowed(self, step: float, click: NDArray[np.float64] | None) -> View:
+        """A nearer look, of which voxel `side // 2` is the click; at the same centre where there is none."""
+        if click is None:
+            return replace(self, step=step)
+        x, y, z = (click + ((self.side - 1) / 2 - self.side // 2) * step).tolist()
+        return replace(self, centre=(x, y, z), step=step)
 
     def widened(self, factor: float) -> View:
         """The same centre at `factor` times the field of view."""
@@ -70,12 +78,24 @@ class View:
         if self.step == 1:
             patch, _ = crop(prepared.array, middle, (self.side,) * 3, fill)
             return patch
+        if self.step > WIDE:
+            return self._averaged(prepared.array, fill)
         half = int(np.ceil(self.side * self.step / 2)) + 1
         x, y, z = (2 * half + (c == m) for c, m in zip(self.centre, middle, strict=True))  # odd about a voxel
         patch, _ = crop(prepared.array, middle, (x, y, z), fill)
         source = torch.from_numpy(np.ascontiguousarray(patch, np.float32))[None, None]
         cut: FloatArray = seen(source, self.side, torch.full((3,), self.step))[0, 0].numpy()
         return cut
+
+    def _averaged(self, array: FloatArray, fill: float) -> FloatArray:
+        """The same for a wide view, one axis after the other: nothing beyond the volume is laid out in memory."""
+        cut = array.astype(np.float32) - np.float32(fill)
+        for axis, places in enumerate(self.axes):
+            weights, first = _box_weights(places, max(1, round(self.step)), array.shape[axis])
+            part = cut.take(range(first, first + weights.shape[1]), axis=axis)
+            cut = np.moveaxis(np.tensordot(weights, part, axes=(1, axis)), 0, axis)
+        averaged: FloatArray = np.ascontiguousarray(cut + np.float32(fill))
+        return averaged
 
     def touches(self, mask: BoolArray, shape: Sequence[int]) -> bool:
         """Whether a mask in it reaches one of its faces, of those that lie inside a volume of that shape."""
@@ -85,6 +105,20 @@ class View:
                 if not outside and mask.take(end, axis=axis).mean() >= TOUCHING_SHARE:
                     return True
         return False
+
+
+def _box_weights(places: NDArray[np.float64], width: int, size: int) -> tuple[FloatArray, int]:
+    """Means over `width` voxels about places along an axis: their weights (places, voxels), and the first voxel.
+
+    Voxels beyond the axis have no weight, which counts them as 0.
+    """
+    low = np.floor(places - (width - 1) / 2)
+    share = places - (width - 1) / 2 - low  # of the last voxel; the first has the rest
+    first, last = (int(np.clip(end, 0, size - 1)) for end in (low[0], low[-1] + width))
+    offsets = np.arange(first, last + 1) - low[:, None]
+    inside = (offsets > 0) & (offsets < width)
+    weights = inside + (offsets == 0) * (1 - share[:, None]) + (offsets == width) * share[:, None]
+    return (weights / width).astype(np.float32), first
 
 
 def sampled(array: FloatArray, positions: Sequence[NDArray[np.float64]]) -> FloatArray:

@@ -77,6 +77,8 @@ class Method:
         files: the official files that it uses, for `tags-bench weights` and for a run.
         environment: where its processes run, if not in the bench's own Python environment.
         version: raised when the method's results would change; part of every record's identity.
+        trained_as: the version since which trainings are the same, where `version` rose for what the method does with
+            its weights: what was trained since then, and the weights of the zoo, stay of use.
         zoo: how the small weights are made that come with it, if any do.
     """
 
@@ -97,6 +99,7 @@ class Method:
     files: tuple[WeightFile, ...] = ()
     environment: Environment | None = None
     version: str = "1"
+    trained_as: str = ""
     zoo: ZooTraining | None = None
 
     def __post_init__(self) -> None:
@@ -114,6 +117,11 @@ class Method:
         for knob in knobs:
             if knob.name not in self.config:
                 raise ValueError(f"method '{self.name}': '{knob.name}' of search_space is no setting of it")
+
+    @property
+    def training_version(self) -> str:
+        """Part of every training's identity."""
+        return self.trained_as or self.version
 
     def build(self, config: Mapping[str, Any] | None = None, device: str = "cpu") -> Segmenter:
         """Import the factory and make the segmenter; keys of `config` override the defaults.

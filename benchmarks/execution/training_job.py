@@ -76,7 +76,7 @@ class TrainingJob:
             del budget["cpus"]  # more of them are only faster
         identity = {
             "method": self.method,
-            "version": method.version,
+            "version": method.version if self.validate_at else method.training_version,
             "config": fingerprint_config(method.identifying(config), method.file_settings),
             "target": asdict(self.target),
             "cases": fingerprint_cases(self.cases),

@@ -206,7 +206,7 @@ def _origin(order: ZooOrder, method: Method, datasets: Sequence[Dataset]) -> dic
     commit, dirty = revision()
     return {
         "method": method.name,
-        "method_version": method.version,
+        "method_version": method.training_version,
         "datasets": [dataset.name for dataset in datasets],
         "command": order.command(method),
         "git_commit": commit,

@@ -101,8 +101,9 @@ def read_weights(folder: Path) -> ZooWeights:
 
 
 def _require_fitting(weights: ZooWeights, method: Method) -> None:
-    if weights.card["method_version"] != method.version:
+    if weights.card["method_version"] != method.training_version:
         raise UserError(
-            f"{weights.folder}: weights of version {weights.card['method_version']} of '{method.name}', which is at "
-            f"version {method.version} now; train them again with `tags-bench zoo train --methods {method.name}`"
+            f"{weights.folder}: weights of version {weights.card['method_version']} of '{method.name}', which trains "
+            f"as version {method.training_version} now; train them again with "
+            f"`tags-bench zoo train --methods {method.name}`"
         )

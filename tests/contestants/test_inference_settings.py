@@ -9,6 +9,7 @@ import pytest
 
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Batch, Budget, Method, Target, Trainable, method, methods
+from benchmarks.execution import training_job
 from benchmarks.execution.training import TrainingJob
 
 TARGET = Target("lesion", "liver", "tumor", (2,), (1,), (-50.0, 150.0), 50.0, 40.0)
@@ -72,6 +73,18 @@ def test_every_kind_of_method_names_what_it_has() -> None:
 def test_a_sweep_tells_them_apart_since_they_change_its_validation() -> None:
     sweep = replace(job(method("sam-b-tiny"), {}), validate_at=(1.0,))
     assert sweep.digest() != replace(sweep, config={"reach": 2.0}).digest()
+
+
+def test_a_version_of_the_inference_alone_asks_for_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = method("tags-tiny")
+    plain, validated = job(one, {}), replace(job(one, {}), validate_at=(1.0,))
+    before = (plain.digest(), validated.digest())
+    later = replace(one, version="later", trained_as=one.training_version)
+    monkeypatch.setattr(training_job, "find_method", lambda name: later)
+    assert replace(plain).digest() == before[0]
+    assert replace(validated).digest() != before[1]  # its figures are those of another inference
+    monkeypatch.setattr(training_job, "find_method", lambda name: replace(later, trained_as=""))
+    assert replace(plain).digest() != before[0]
 
 
 def test_processors_name_the_checkpoint_only_where_minutes_are_the_budget() -> None:

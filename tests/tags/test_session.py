@@ -424,6 +424,31 @@ def test_a_given_mask_changes_only_where_the_network_disagrees(segmenter):
     assert (mended & far).sum() == far.sum()
 
 
+@pytest.mark.parametrize(("given", "found"), [(44, 16), (16, 44), (4, 40)])
+@pytest.mark.parametrize("spacing", [(0.5, 0.5, 1.0), (0.8, 0.8, 2.0)])
+def test_a_given_mask_that_is_far_off_leaves_nothing_of_its_border(segmenter, given, found, spacing):
+    """No shell outside where a lesion is smaller, no hole inside where it is larger, by three voxels of a view."""
+    shape = (100, 100, 60)
+    truth = ball(shape, spacing, found)
+    session = segmenter.open(volume_of(shape, spacing), TARGET)
+    Perfect(session, truth)
+    mask = session.segment(Prompts(mask=ball(shape, spacing, given), clicks=(Click((50, 50, 30)),)))
+    wrong = mask != truth
+    assert not (wrong & ball(shape, spacing, found - 10)).any()
+    assert not (wrong & ~ball(shape, spacing, found + 10)).any()
+    assert ndimage.label(mask)[1] == 1
+
+
+def test_a_click_takes_a_false_part_of_a_given_mask_away_beside_another_click(segmenter):
+    shape, spacing = (100, 60, 60), (4.0, 4.0, 4.0)
+    truth, false = ball(shape, spacing, 60, (20, 30, 30)), ball(shape, spacing, 40, (80, 30, 30))
+    session = segmenter.open(volume_of(shape, spacing), TARGET)
+    Perfect(session, truth)
+    clicks = (Click((20, 30, 30)), Click((80, 30, 30), False))
+    assert (session.segment(Prompts(mask=truth | false, clicks=clicks[:1])) & false).sum() == false.sum()
+    assert not (session.segment(Prompts(mask=truth | false, clicks=clicks)) & false).any()
+
+
 def test_an_answer_less_than_half_away_from_a_given_mask_moves_nothing(segmenter):
     """Where a border runs between two voxels of a view, a network that is all but sure of it would fray it."""
     shape, spacing = (120, 110, 50), (1.0, 1.0, 3.0)

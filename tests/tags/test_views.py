@@ -51,6 +51,28 @@ def test_a_wider_view_keeps_the_centre_and_averages_what_a_voxel_holds(step):
     assert np.abs(board.array).min() == 1
 
 
+@pytest.mark.parametrize(("step", "side"), [(4.0, 16), (5.3, 15), (7.9, 16)])
+def test_a_very_wide_view_is_scipys_mean_filter(step, side):
+    """Sampled linearly, and shown in a volume that ends within the view."""
+    array = np.random.default_rng(0).normal(size=(70, 45, 20)).astype(np.float32)
+    prepared = prepare(Volume(array, np.eye(4)), Preprocessing((1.0,) * 3, None))
+    view, width, fill = View.about((30, 10, 15), step, side), round(step), -2.5
+    around = np.pad(prepared.array, 80, constant_values=fill)
+    means = ndimage.uniform_filter(around.astype(float), width)
+    beside = 0.0 if width % 2 else 0.5  # where SciPy puts the middle of an even number of voxels
+    mesh = np.meshgrid(*[axis + 80 + beside for axis in view.axes], indexing="ij")
+    expected = ndimage.map_coordinates(means, mesh, order=1)
+    assert np.allclose(view.cut(prepared, fill), expected, atol=1e-4)
+
+
+def test_a_nearer_view_has_the_click_where_a_first_view_has_it():
+    view = View.about((20, 12, 30), 1.0, 8)
+    click = np.array([20.4, 11.6, 30.0])
+    for step in (0.4, 0.1):
+        assert np.allclose(view.narrowed(step, click).local(click[None]), 4)
+    assert view.narrowed(0.4, None).centre == view.centre
+
+
 def test_linear_samples_are_scipys():
     array = np.random.default_rng(0).normal(size=(5, 6, 7)).astype(np.float32)
     axes = [np.linspace(-1, n, 9) for n in array.shape]
