@@ -142,15 +142,16 @@ class TagsSession(Session):
 
         It disagrees where its answer is more than half away from the mask as it was shown: a border between two
         voxels of a view is no disagreement. Where the two differ over more than one and a half of these voxels, all
-        that differs there is changed, for of the old border the view has seen a half, which is no answer's opposite.
+        that differs there is changed: at the old border the mask is shown as a half, from which no answer is as far.
         """
         before = _Given(self, given)
         answer = self._follow(prompted, before)
         shown = Answer(tuple((view, before.seen_from(view)) for view, _ in answer.parts))
         box, probability, looked = answer.on_volume(self.prepared)
         _, as_seen, _ = shown.on_volume(self.prepared)
-        answered = probability > self.segmenter.settings.threshold
-        away = abs(probability - self.segmenter.settings.threshold + np.float32(0.5) - as_seen) > 0.5
+        threshold = self.segmenter.settings.threshold
+        answered = probability > threshold
+        away = abs(probability - threshold + np.float32(0.5) - as_seen) > 0.5
         other = looked & (answered != given[box])
         finest = min(view.step for view, _ in answer.parts)
         voxel = [finest * n / m for n, m in zip(given.shape, self.prepared.shape, strict=True)]

@@ -89,11 +89,12 @@ class View:
 
     def _averaged(self, array: FloatArray, fill: float) -> FloatArray:
         """The same for a wide view, one axis after the other: nothing beyond the volume is laid out in memory."""
-        cut = array.astype(np.float32) - np.float32(fill)
-        for axis, places in enumerate(self.axes):
-            weights, first = _box_weights(places, max(1, round(self.step)), array.shape[axis])
-            part = cut.take(range(first, first + weights.shape[1]), axis=axis)
-            cut = np.moveaxis(np.tensordot(weights, part, axes=(1, axis)), 0, axis)
+        width = round(self.step)
+        means = [_box_weights(places, width, size) for places, size in zip(self.axes, array.shape, strict=True)]
+        x, y, z = (slice(first, first + weights.shape[1]) for weights, first in means)
+        cut = array[x, y, z].astype(np.float32) - np.float32(fill)
+        for axis, (weights, _) in enumerate(means):
+            cut = np.moveaxis(np.tensordot(weights, cut, axes=(1, axis)), 0, axis)
         averaged: FloatArray = np.ascontiguousarray(cut + np.float32(fill))
         return averaged
 
