@@ -1,6 +1,6 @@
 """The table on real tumours in docs/methods/tags.md, made of the cases in examples/sarcoma_study/study.csv.
 
-    python docs/sarcoma_study.py DIR ...    # first takes the cases of more seeds from output folders of the study
+    python docs/sarcoma_study.py DIR ...    # first takes what the study measured in these output folders
     python docs/sarcoma_study.py            # the table alone, from the cases that are there
 
 Intervals and tests are over patients: two seeds of a patient are no two patients.
@@ -48,7 +48,7 @@ def main(folders: list[Path]) -> None:
     """Write the cases, if folders are given, and the table."""
     cases = pd.read_csv(CASES)
     if folders:
-        cases = with_seeds(cases, cases_of(folders))
+        cases = with_measured(cases, cases_of(folders))
     page = with_block(PAGE.read_text("utf-8"), BEGIN, END, table_of(cases))
     if folders:
         cases.to_csv(CASES, index=False)
@@ -62,9 +62,10 @@ def cases_of(folders: list[Path]) -> pd.DataFrame:
     return cases.assign(dice=cases["dice"].astype(float).round(5))
 
 
-def with_seeds(cases: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """The cases of all seeds; those of a seed that is measured again take the place of what there was."""
-    kept = cases[~cases["seed"].isin(new["seed"])]
+def with_measured(cases: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """The cases of all seeds; a method measured again in a seed has its new cases there, and the others keep theirs."""
+    measured = pd.MultiIndex.from_frame(new[["seed", "method"]])
+    kept = cases[~pd.MultiIndex.from_frame(cases[["seed", "method"]]).isin(measured)]
     return pd.concat([kept, new]).sort_values(COLUMNS, ignore_index=True)
 
 

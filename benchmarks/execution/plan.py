@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from benchmarks.common.environment import revision
@@ -77,7 +78,21 @@ def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders, by_rule: C
                     units.append(_unit(suite, twin, evaluated, target, folders, by_rule))
     _refuse_unused_masks(suite, units)
     _refuse_equal_units(suite, units)
-    return units
+    return _with_parts(units)
+
+
+def _with_parts(units: Sequence[Unit]) -> list[Unit]:
+    """Units whose titles name the target and the fold where a dataset has several, or titles would be equal."""
+    targets, folds = defaultdict(set), defaultdict(set)
+    for unit in units:
+        targets[unit.dataset.name].add(unit.target.name)
+        folds[unit.dataset.name].add(unit.fold)
+    named = []
+    for unit in units:
+        target = f", {unit.target.name}" if len(targets[unit.dataset.name]) > 1 else ""
+        fold = f", fold {unit.fold}" if len(folds[unit.dataset.name]) > 1 else ""
+        named.append(replace(unit, part_of_dataset=target + fold))
+    return named
 
 
 def _refuse_equal_units(suite: Suite, units: Sequence[Unit]) -> None:

@@ -29,6 +29,7 @@ class Unit:
         cases_digest: of the content of the evaluated files.
         prompts_digest: of what the first prompts follow from: equal where every protocol gives equal prompts.
         zoo: the weights that come with the method, where they are evaluated or trained from.
+        part_of_dataset: its target and fold, where the suite has others of the dataset: ", tumour, fold 2".
     """
 
     suite: str
@@ -51,6 +52,7 @@ class Unit:
     gpus: float
     rehearsal: bool = False
     zoo: ZooWeights | None = None
+    part_of_dataset: str = ""
 
     @property
     def environment(self) -> Environment | None:
@@ -59,7 +61,7 @@ class Unit:
 
     @property
     def title(self) -> str:
-        return f"{self.entry.title} · {self.dataset.name}"
+        return f"{self.entry.title} · {self.dataset.name}{self.part_of_dataset}"
 
     @property
     def key(self) -> str:

@@ -63,6 +63,26 @@ def test_a_case_that_two_folds_test_is_refused(dataset: Dataset, tmp_path: Path)
         plan(parse_suite(text, "test"), [twice, twice], Folders(tmp_path))
 
 
+def test_titles_name_the_fold_and_the_target_where_a_suite_has_several(dataset: Dataset, tmp_path: Path) -> None:
+    """Lines of a run, of failures and of what was not run would not say which is meant."""
+    (split,) = dataset.splits
+    turned = replace(split, test=split.validation, validation=split.test)
+    (tumour,) = dataset.targets
+    several = replace(dataset, splits=(split, turned), targets=(tumour, replace(tumour, name="cyst", labels=(3,))))
+    text = SUITE.replace("cases: 6}", "cases: 6, folds: [0, 1]}").replace(", {name: mock-noop, label: twin}", "")
+    suite = parse_suite(text, "test")
+    titles = [unit.title for unit in plan(suite, [several, several], Folders(tmp_path))]
+    assert titles == [
+        f"{method} · kits21, {target}, fold {fold}"
+        for fold in (0, 1)
+        for target in ("kidney-tumor", "cyst")
+        for method in ("mock-noop", "mock-threshold")
+    ]
+    assert [unit.title for unit in units_of(dataset, tmp_path)] == [
+        f"{method} · kits21" for method in ("mock-noop", "twin", "mock-threshold")
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
