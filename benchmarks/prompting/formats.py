@@ -22,7 +22,7 @@ from benchmarks.prompting.prompts import Box, Click, Grid, Prompts, from_json, t
 FloatArray = NDArray[np.float64]
 Model = TypeVar("Model", bound=BaseModel)
 
-NEGATIVE_WORDS = frozenset({"negative", "background", "bg"})
+NEGATIVE_WORDS = frozenset({"negative", "negatives", "neg", "background", "bg"})
 """A control point is a negative click if one of these is a word of its label, its description or its list's name."""
 
 ALONG_AXES = np.cos(np.deg2rad(1))

@@ -103,6 +103,7 @@ def test_without_a_word_the_space_is_lps_as_the_schema_says() -> None:
         ("Negative 2", "", "F", False),
         ("bg_1", "", "", False),
         ("1", "background", "", False),
+        ("neg-1", "", "", False),
         ("nonnegative", "", "", True),
     ],
 )
