@@ -33,7 +33,7 @@ def compare(
 
     Examples:
 
-    * `tags-bench compare tags-tiny nnunet` — two methods of the run in --out
+    * `tags-bench compare tags-tiny nnunet-small` — two methods of the run in --out
     * `tags-bench compare before-out after-out --metric hd95_mm` — two output folders
     """
     from benchmarks import api

@@ -156,10 +156,10 @@ def predict(
 
     Examples:
 
-    * `tags-bench predict scan.nii.gz mask.nii.gz --method ball --click 120,88,41 --preview mask.png`
+    * `tags-bench predict scan.nii.gz mask.nii.gz --method region-growing --click 120,88,41 --preview mask.png`
     * `tags-bench predict scan.nii.gz mask.nii.gz --method tags-tiny --dataset kits21 --prompts Slicer.mrk.json`
     * `tags-bench predict dicom/ mask.dcm --method region-growing --click-mm=-31.5,12,-140 --space LPS`
-    * `tags-bench predict --batch cases.csv --method ball`
+    * `tags-bench predict --batch cases.csv --method ball --dataset lits17`
     """
     from benchmarks import api
 

@@ -368,7 +368,7 @@ def _next_steps(result: RunResult, work: WorkOptions, out: Path) -> dict[str, st
         "ranks, tests, subgroups": f"tags-bench leaderboard --details{place}{name}",
         "every case, in one page": f"tags-bench report{place}{name}",
         "browse the runs": f"tags-bench mlflow{place}{name}",
-        "try your own scans": f"tags-bench run --data DIR --target LABEL --organ NAME --lesion NAME{place}",
+        "try your own scans": f"tags-bench run --data DIR --target LABEL --organ NAME --lesion NAME --minutes 30{place}",
         "search hyper-parameters": f"tags-bench tune --methods tags-tiny{_same_work(work, out, one=True)}",
     }
 

@@ -194,6 +194,17 @@ def data_line(dataset: Dataset, learners: Sequence[str] = ()) -> str:
     return f"data: {dataset.name}: {len(dataset.cases)} {_kind(dataset)}, {split}{learning}"
 
 
+def budget_line(suite: Suite) -> str:
+    """What every training may take, in a line; the default is a trial's, and says so before hours are spent on it."""
+    budget = suite.budget
+    limits = [f"{budget.minutes:g} minutes"] if budget.minutes is not None else []
+    limits += [f"{budget.steps} steps"] if budget.steps is not None else []
+    gpus = f", {budget.gpus:g} GPU" if budget.gpus else ""
+    own = [entry.title for entry in suite.methods if entry.budget is not None]
+    but = f"; of its own: {', '.join(own)}" if own else ""
+    return f"budget of a training: {' or '.join(limits)} on {budget.cpus} CPU{gpus}{but}; --minutes and --steps set another"
+
+
 def _kind(dataset: Dataset) -> str:
     return "SYNTHETIC phantoms" if dataset.synthetic else "REAL scans"
 

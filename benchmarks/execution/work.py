@@ -17,7 +17,7 @@ from benchmarks.common.output import writable_folder
 from benchmarks.data.dataset import Dataset
 from benchmarks.execution.case_files import note_case_files, note_machine
 from benchmarks.execution.cluster import start_ray
-from benchmarks.execution.datasets import Folders, data_line, dataset_of, folds_of, learns
+from benchmarks.execution.datasets import Folders, budget_line, data_line, dataset_of, folds_of, learns
 from benchmarks.execution.outcomes import NotTrained, RunResult, TrainingResult
 from benchmarks.execution.plan import Unit, method_of, plan
 from benchmarks.execution.pool import RunOutcome, anything_due, train_units
@@ -67,6 +67,8 @@ def planned(suite: Suite, out: str | Path, progress: Progress, by_rule: Collecti
         progress.note(data_line(dataset, [entry.title for entry in learners if entry.meets(dataset.name)]))
         for note in dataset.notes:
             progress.note(f"{dataset.name}: {note}")
+    if any(not one.synthetic for one in datasets) and not all(method_of(entry).floor for entry in learners):
+        progress.note(budget_line(suite))
     suite = suite.model_copy(update={"datasets": tuple(entries)})
     return Work(suite, folders, plan(suite, datasets, folders, by_rule), datasets)
 

@@ -221,6 +221,8 @@ def test_a_run_says_which_method_keeps_cases_from_being_tested(tmp_path: Path) -
 
         work.planned(suite_of(data, methods), tmp_path / "out", Listening())
         assert said[0] == f"data: mine: 10 REAL scans, {words}"
+        trained = "budget of a training: 5 steps on 1 CPU; --minutes and --steps set another"
+        assert said[1:] == ([trained] if "tags-tiny" in methods else [])
 
 
 def test_the_line_of_the_data_names_the_seed_of_the_split(listed: Path) -> None:
