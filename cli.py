@@ -33,7 +33,7 @@ app = new_group(
     help="""A benchmark for 3D tumour segmentation, distributed on Ray, recorded in MLflow.
 
 `tags-bench run --all-datasets` ranks eleven small methods on synthetic phantoms, in minutes on a laptop.
-`tags-bench run --data DIR --target LABEL --organ NAME --lesion NAME --minutes 30` trains and compares them on your own.""",
+`tags-bench run --data DIR --target LABEL --organ NAME --lesion NAME --minutes 30` does so on your own scans.""",
 )
 for module in (run, rehearse, leaderboard, report, compare, show, score, predict, mlflow, sync, lists):
     app.add_typer(module.app)

@@ -364,11 +364,12 @@ def _end_unfinished(result: RunResult, printing: PrintOptions) -> NoReturn:
 def _next_steps(result: RunResult, work: WorkOptions, out: Path) -> dict[str, str]:
     place = _options({"--out": [] if out == DEFAULT_OUT else [out]})
     name = _options({"--suite": [] if result.suite == DataOptions.suite else [result.suite]})
+    own = "--data DIR --target LABEL --organ NAME --lesion NAME --minutes 30"
     return {
         "ranks, tests, subgroups": f"tags-bench leaderboard --details{place}{name}",
         "every case, in one page": f"tags-bench report{place}{name}",
         "browse the runs": f"tags-bench mlflow{place}{name}",
-        "try your own scans": f"tags-bench run --data DIR --target LABEL --organ NAME --lesion NAME --minutes 30{place}",
+        "try your own scans": f"tags-bench run {own}{place}",
         "search hyper-parameters": f"tags-bench tune --methods tags-tiny{_same_work(work, out, one=True)}",
     }
 

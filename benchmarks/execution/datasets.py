@@ -202,7 +202,8 @@ def budget_line(suite: Suite) -> str:
     gpus = f", {budget.gpus:g} GPU" if budget.gpus else ""
     own = [entry.title for entry in suite.methods if entry.budget is not None]
     but = f"; of its own: {', '.join(own)}" if own else ""
-    return f"budget of a training: {' or '.join(limits)} on {budget.cpus} CPU{gpus}{but}; --minutes and --steps set another"
+    spent = f"{' or '.join(limits)} on {budget.cpus} CPU{gpus}{but}"
+    return f"budget of a training: {spent}; --minutes and --steps set another"
 
 
 def _kind(dataset: Dataset) -> str:
