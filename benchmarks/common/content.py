@@ -14,7 +14,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,6 +53,20 @@ def sha256_of_all(paths: Sequence[Path]) -> list[str]:
         read = dict(zip(new, pool.map(_read, new), strict=True))
     _remember({places[path]: (marks, found) for path, (marks, found) in read.items() if marks})
     return [known[places[path]] if places[path] in known else read[path][1] for path in paths]
+
+
+def remembered(what: str, content: str, compute: Callable[[], str]) -> str:
+    """What follows from the content of a file alone, computed once and remembered by the SHA-256 of that content.
+
+    Args:
+        what: is computed; another word for another computation.
+    """
+    place = f"{what} of {content}"  # no path: those are whole ones
+    found = _remembered({place: what}).get(place)
+    if found is None:
+        found = compute()
+        _remember({place: (what, found)})
+    return found
 
 
 def _read(path: Path) -> tuple[str, str]:

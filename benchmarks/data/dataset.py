@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.common.content import sha256_of_all
+from benchmarks.common.content import remembered, sha256_of_all
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.identity import digest
 from benchmarks.data.intensities import CT, INTENSITIES_VERSION, on_common_scale
 from benchmarks.data.target import Target
-from benchmarks.data.volume import BoolArray, Volume, read_label, read_volume
+from benchmarks.data.volume import BoolArray, Volume, read_grid, read_label, read_volume, voxel_hash
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Case:
     patient: str = ""  # cases of one patient never fall on both sides of a split; case_id if empty
     modality: str = CT  # as in `benchmarks.data.intensities`
     synthetic: bool = False  # a phantom
+    voxels: str = field(default="", compare=False, repr=False)  # `voxel_hash` of the image, where a check found it
 
     def read_image(self) -> Volume:
         """The volume, in HU or on the common scale of other modalities. Raises UserError if it is unusable."""
@@ -171,13 +172,46 @@ def target_mask(label: NDArray[np.int16], target: Target) -> BoolArray:
     return np.isin(label, target.labels)
 
 
+_Hashed = tuple[Case, str]  # with the SHA-256 of its image
+
+
 def same_scan(cases: Sequence[Case], others: Sequence[Case]) -> tuple[Case, Case] | None:
-    """The first of some cases whose image is, byte by byte, that of one of the others, with that other one."""
-    known = dict(zip(sha256_of_all([case.image for case in others]), others, strict=True))
-    for case, content in zip(cases, sha256_of_all([case.image for case in cases]), strict=True):
-        if content in known:
-            return case, known[content]
-    return None
+    """The first of some cases whose image is the same scan as that of one of the others, with that other one.
+
+    Compressed, in another format or with its axes in another order a scan has other bytes: where these differ, equal
+    voxels in RAS+ count. They are read only where shapes are equal and no check of the dataset has left their hash.
+
+    Raises:
+        UserError: a file is missing, or has no readable header.
+    """
+    contents = sha256_of_all([case.image for case in (*cases, *others)])
+    ours = list(zip(cases, contents[: len(cases)], strict=True))
+    theirs = list(zip(others, contents[len(cases) :], strict=True))
+    return _first_equal(ours, theirs, lambda _, content: content) or _first_equal(*_of_one_shape(ours, theirs), _voxels)
+
+
+def _first_equal(
+    ours: list[_Hashed], theirs: list[_Hashed], mark: Callable[[Case, str], str]
+) -> tuple[Case, Case] | None:
+    """The first of ours that has the mark of one of theirs, with that one; an empty mark is nobody's."""
+    known = {mark(*one): one[0] for one in theirs}
+    return next(((one[0], known[own]) for one in ours if (own := mark(*one)) and own in known), None)
+
+
+def _of_one_shape(ours: list[_Hashed], theirs: list[_Hashed]) -> tuple[list[_Hashed], list[_Hashed]]:
+    """Those whose shape in RAS+ stands on both sides."""
+    shapes, others = ([read_grid(case.image)[0] for case, _ in part] for part in (ours, theirs))
+    both = set(shapes) & set(others)
+    kept = [one for one, shape in zip(ours, shapes, strict=True) if shape in both]
+    return kept, [one for one, shape in zip(theirs, others, strict=True) if shape in both]
+
+
+def _voxels(case: Case, content: str) -> str:
+    """The `voxel_hash` of an image of this SHA-256; empty where it cannot be read, by nobody then."""
+    try:
+        return case.voxels or remembered("voxels", content, lambda: voxel_hash(read_volume(case.image).array))
+    except UserError:
+        return ""
 
 
 def fingerprint_cases(cases: Iterable[Case]) -> str:

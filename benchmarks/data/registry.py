@@ -176,7 +176,14 @@ def load(name: str, home: Path | None = None, splits: str | None = None) -> Data
         if case_id not in known.sizes
     }
     bad = [CaseReport(case_id, problems=(Problem(case_id, "error", why),)) for case_id, why in left_out.items()]
-    return without_bad_cases(dataset, bad)
+    return without_bad_cases(_with_voxels(dataset, known.reports), bad)
+
+
+def _with_voxels(dataset: Dataset, reports: Iterable[CaseReport]) -> Dataset:
+    """The dataset with what the check found of the voxels, so that a scan is known again without being read."""
+    found = {report.case_id: report.fingerprint for report in reports}
+    cases = {case_id: replace(case, voxels=found.get(case_id, "")) for case_id, case in dataset.cases.items()}
+    return replace(dataset, cases=cases)
 
 
 def remove(name: str, home: Path | None = None) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -22,7 +21,7 @@ from benchmarks.data.dataset import Case, Dataset, Split, target_mask
 from benchmarks.data.file_doubts import file_doubts
 from benchmarks.data.intensities import CT, DARKEST_EXPECTED_HU
 from benchmarks.data.target import Target
-from benchmarks.data.volume import BoolArray, FloatArray, read_label, read_volume, values_in
+from benchmarks.data.volume import BoolArray, FloatArray, read_label, read_volume, values_in, voxel_hash
 
 Severity = Literal["error", "warning"]
 
@@ -62,7 +61,7 @@ class CaseReport:
         shape, spacing: of the volume in RAS+, mm; None if it could not be read.
         intensities: the 0.5, 50 and 99.5 percentiles.
         targets: by the target's name.
-        fingerprint: hash of the volume's intensities, equal for equal scans whatever their file.
+        fingerprint: `voxel_hash` of the volume, equal for equal scans whatever their file.
         label_values: what the label map holds, `MAX_VALUES` of it at most; empty if it could not be read.
     """
 
@@ -105,7 +104,7 @@ def verify_case(case: Case, targets: Sequence[Target] = (), label_values: Sequen
         intensities=(low, middle, high),
         targets={target.name: _size(target_mask(label, target), millilitres) for target in targets},
         problems=tuple(Problem(case.case_id, severity, text) for severity, text in found),
-        fingerprint=_fingerprint(volume.array),
+        fingerprint=voxel_hash(volume.array),
         label_values=tuple(present[:MAX_VALUES]),
     )
 
@@ -294,12 +293,6 @@ def _sample(array: FloatArray) -> FloatArray:
     """About a million voxels on a regular lattice: enough for percentiles, quick to sort."""
     step = max(1, round((array.size / 1e6) ** (1 / 3)))
     return array[::step, ::step, ::step]
-
-
-def _fingerprint(array: FloatArray) -> str:
-    digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
 
 
 def _with_duplicates(reports: list[CaseReport]) -> list[CaseReport]:

@@ -7,6 +7,7 @@ to RAS+ are kept, so that a mask is written back on the very grid of the file it
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -188,6 +189,17 @@ def write_nifti(
         image = image.as_reoriented(nib.orientations.ornt_transform(canonical, orientation))
     with atomically(path) as partial:
         nib.save(image, partial)
+
+
+def voxel_hash(array: FloatArray) -> str:
+    """A hash of a volume's shape and intensities: equal for equal scans, whatever their files look like.
+
+    Args:
+        array: as `read_volume` gives it, in RAS+.
+    """
+    digest = hashlib.blake2b(repr(array.shape).encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _copied(stored: NDArray[Any], dtype: Any) -> NDArray[Any]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from benchmarks.common import content
-from benchmarks.common.content import sha256_of, sha256_of_all
+from benchmarks.common.content import remembered, sha256_of, sha256_of_all
 from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import Case, fingerprint_cases
 from tests.plain_user import not_utf8
@@ -70,6 +70,13 @@ def test_a_file_is_read_once(tmp_path: Path, reads: list[Path]) -> None:
     assert sha256_of_all([*paths, paths[0]]) == first
     assert len(reads) == 20
     assert first[:20] == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+
+
+def test_what_follows_from_a_content_is_computed_once() -> None:
+    answers = iter(["first", "of another content", "of another kind"])
+    asked = [("voxels", "a"), ("voxels", "a"), ("voxels", "b"), ("size", "a"), ("voxels", "a")]
+    found = [remembered(what, content, lambda: next(answers)) for what, content in asked]
+    assert found == ["first", "first", "of another content", "of another kind", "first"]
 
 
 def test_what_changed_just_now_is_not_remembered(tmp_path: Path, reads: list[Path]) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from benchmarks.common.errors import UserError
@@ -38,9 +41,6 @@ def listed(tmp_path: Path) -> Path:
 
 def darker(folder: Path) -> Path:
     """Other intensities, so that no scan is one of another dataset."""
-    import nibabel as nib
-    import numpy as np
-
     for path in sorted((folder / "imagesTr").iterdir()):
         image = nib.load(path)
         nib.save(nib.Nifti1Image((np.asarray(image.dataobj) - 500).astype(np.int16), image.affine), path)
@@ -99,6 +99,41 @@ def test_a_scan_that_is_learned_from_is_refused_under_any_name(listed: Path) -> 
         planned(suite, listed / "out")
     with pytest.raises(UserError, match="cannot be trained on itself"):
         planned(suite_of("{name: here, train_on: {name: here}}"), listed / "out")
+
+
+@pytest.mark.parametrize("way", ["uncompressed", "other axes", "as floats", "compressed again"])
+def test_a_scan_that_is_learned_from_is_refused_in_any_file(listed: Path, way: str) -> None:
+    """LiTS17 comes as .nii, the same scans in the Decathlon's Task03 as .nii.gz: no byte of the files is alike."""
+    learned = registry.load("here").split_cases("train")[0]
+    image, copy = nib.load(learned.image), listed / "there" / "imagesTr" / "case_11.nii.gz"
+    if way == "compressed again":
+        copy.write_bytes(gzip.compress(gzip.decompress(learned.image.read_bytes()), compresslevel=1, mtime=5))
+    elif way == "other axes":
+        nib.save(image.as_reoriented(nib.orientations.axcodes2ornt("PSL")), copy)
+    elif way == "as floats":
+        nib.save(nib.Nifti1Image(np.asarray(image.dataobj, np.float32), image.affine), copy)
+    else:
+        copy.unlink()
+        nib.save(image, copy.with_suffix(""))
+    suite = suite_of(f"{{name: new, source: {listed / 'there'}, train_on: {{name: here}}}}")
+    with pytest.raises(UserError, match=f"'new', case 'case_11', is the scan '{learned.case_id}' of 'here'"):
+        planned(suite, listed / "out")
+
+
+def test_voxels_of_added_datasets_are_not_read_again_to_compare_them(
+    listed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All scans of both have one shape; the check has kept the hash of each."""
+    learned = registry.load("here").split_cases("train")[0]
+    copy = listed / "there" / "imagesTr" / "case_11.nii.gz"
+    suite = suite_of("{name: there, train_on: {name: here}}")
+    monkeypatch.setattr("benchmarks.data.dataset.voxel_hash", None)
+    planned(suite, listed / "out")
+    copy.unlink()
+    nib.save(nib.load(learned.image), copy.with_suffix(""))
+    registry.verify_again("there")
+    with pytest.raises(UserError, match=f"'there', case 'case_11', is the scan '{learned.case_id}' of 'here'"):
+        planned(suite, listed / "out")
 
 
 def test_own_data_are_tested_whole_where_nothing_is_learned(listed: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from pathlib import Path
 
@@ -88,10 +89,16 @@ def test_two_lesions_of_the_same_scans_are_told_apart_by_their_words(folders: Fo
     assert [case.case_id for case in tumour_cases] == [case.case_id for case in cyst_cases]
 
 
-def test_a_scan_that_one_dataset_learns_from_and_another_tests_is_refused(folders: Folders, tmp_path: Path) -> None:
+@pytest.mark.parametrize("level", [None, 1])
+def test_a_scan_that_one_dataset_learns_from_and_another_tests_is_refused(
+    folders: Folders, tmp_path: Path, level: int | None
+) -> None:
+    """The same files, or the same scans compressed anew at some level."""
     folder = synthesise("kits21", tmp_path / "one", seed=3, cases=8)
     again = tmp_path / "again"
     shutil.copytree(folder, again)
+    for path in again.rglob("*.nii.gz") if level is not None else ():
+        path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), level, mtime=5))
     rows = "\n".join(
         f"{case.name},{'train' if n < 4 else 'test'}" for n, case in enumerate(sorted(again.rglob("case_*")))
     )
