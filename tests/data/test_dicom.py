@@ -211,6 +211,94 @@ def test_annotations_that_do_not_fit(tmp_path):
         read_annotation(annotation, "GTV", series)
 
 
+def refer(annotation: Path, series: str, **measures: object) -> None:
+    """Let an annotation say on which series it was drawn, and a SEG what its pixels measure."""
+    content, referred, study, frame = pydicom.dcmread(annotation), Record(), Record(), Record()
+    referred.SeriesInstanceUID = series
+    if "SegmentSequence" in content:
+        content.ReferencedSeriesSequence = Sequence([referred])
+        for name, value in measures.items():
+            setattr(content.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0], name, value)
+    else:
+        study.RTReferencedSeriesSequence = Sequence([referred])
+        frame.RTReferencedStudySequence = Sequence([study])
+        content.ReferencedFrameOfReferenceSequence = Sequence([frame])
+    content.save_as(annotation)
+
+
+THERE, ELSEWHERE = "1.2.3.5", "1.2.3.99"  # the series that the tests write, and one that is not there
+
+
+def draw(path: Path, kind: str, structures: list[list[tuple[int, int]]]) -> None:
+    """Structures of one name, each 6 × 5 pixels from a column on in some slices."""
+    if kind == "rtstruct":
+        drawn = [[outline((x - 0.5, 4.5), (x + 5.5, 9.5), plane) for x, plane in one] for one in structures]
+        write_rtstruct(path, [("GTV", contours) for contours in drawn], STRAIGHT)
+        return
+    masks = [np.zeros(SHAPE, bool) for _ in structures]
+    for mask, one in zip(masks, structures, strict=True):
+        for x, plane in one:
+            mask[x : x + 6, 5:10, plane] = True
+    write_seg(path, [("GTV", mask) for mask in masks], STRAIGHT)
+
+
+def lesion(x: int, *planes: int) -> list[tuple[int, int]]:
+    return [(x, plane) for plane in planes]
+
+
+@pytest.mark.parametrize("kind", ["rtstruct", "seg"])
+@pytest.mark.parametrize(
+    ("structures", "apart", "noted"),
+    [
+        ([lesion(5, 1, 5, 9)], "10", True),  # as a drawing on 10 mm lies in a series of 2.5 mm
+        ([lesion(5, 2, 4, 6, 8, 10)], "5", True),
+        ([lesion(5, 3, 6)], "7.5", False),  # on thicker slices, or a slice was forgotten
+        ([lesion(5, 1, 2, 3, 4), lesion(20, 2, 5, 8)], "7.5", True),  # one of the two
+        ([lesion(5, 1, 2, 4)], "", False),
+        ([lesion(5, 1, 2, 3, 8, 9)], "", False),  # two lesions, one behind the other
+        ([[*lesion(5, 2), *lesion(12, 5), *lesion(20, 8)]], "", False),
+        ([lesion(5, 4)], "", False),
+    ],
+)
+def test_a_drawing_with_gaps_between_its_slices(tmp_path, kind, structures, apart, noted):
+    """Filled as it stands it is a pile of discs: other lesions, another volume, another surface than the tumour's."""
+    root = tmp_path / "in"
+    write_series(root / "a", scan())
+    path = root / "a" / "drawn.dcm"
+    draw(path, kind, structures)
+    gaps = f"'GTV' is drawn on slices {apart} mm apart, those of the series are 2.5 mm apart"
+    for number, referred in enumerate(("", THERE, ELSEWHERE)):
+        if referred:
+            refer(path, referred)
+        out = tmp_path / f"out{number}"
+        if apart and referred == ELSEWHERE:
+            with pytest.raises(UserError, match=f"{gaps}, and the series that it was drawn on is not there"):
+                convert(root, out, {"GTV": 1})
+            continue
+        done = convert(root, out, {"GTV": 1})
+        assert done.failed == {}
+        assert bool(done.notes) == noted
+        assert not noted or done.notes["a"].startswith(f"{gaps}: its mask has gaps")
+        found = np.count_nonzero(nib.load(out / "labelsTr" / "a.nii.gz").dataobj)
+        assert found == 30 * sum(map(len, structures))
+
+
+@pytest.mark.parametrize(("planes", "fits"), [([4], False), ([4, 5], True)])
+def test_a_seg_that_says_how_far_apart_its_slices_are(tmp_path, planes, fits):
+    """Of a lesion in one slice nothing else shows that it was drawn on thicker ones."""
+    root = tmp_path / "in"
+    write_series(root / "a", scan())
+    draw(root / "a" / "seg.dcm", "seg", [lesion(5, *planes)])
+    refer(root / "a" / "seg.dcm", ELSEWHERE, SpacingBetweenSlices=5.0)
+    if fits:
+        assert convert(root, tmp_path / "out", {"GTV": 1}).notes == {}
+        return
+    with pytest.raises(UserError, match=r"slices 5 mm apart, those of the series are 2\.5 mm apart, and the series"):
+        convert(root, tmp_path / "out", {"GTV": 1})
+    refer(root / "a" / "seg.dcm", ELSEWHERE, SpacingBetweenSlices=2.52)
+    assert convert(root, tmp_path / "out", {"GTV": 1}).notes == {}
+
+
 @pytest.mark.parametrize("kind", ["rtstruct", "seg"])
 def test_of_several_series_the_annotation_chooses(tmp_path, kind):
     """A scout, a second reconstruction: the annotation says on which series it was drawn."""
@@ -225,15 +313,7 @@ def test_of_several_series_the_annotation_chooses(tmp_path, kind):
     annotation = root / "a" / "rs.dcm"
     if kind == "seg":
         write_seg(annotation, {"GTV": box_mask()}, STRAIGHT)
-    content, referred, study, frame = pydicom.dcmread(annotation), Record(), Record(), Record()
-    referred.SeriesInstanceUID = "1.2.3.5"
-    if kind == "seg":
-        content.ReferencedSeriesSequence = Sequence([referred])
-    else:
-        study.RTReferencedSeriesSequence = Sequence([referred])
-        frame.RTReferencedStudySequence = Sequence([study])
-        content.ReferencedFrameOfReferenceSequence = Sequence([frame])
-    content.save_as(annotation)
+    refer(annotation, "1.2.3.5")
     assert convert(root, tmp_path / "out", {"GTV": 1}).failed == {}
     assert nib.load(tmp_path / "out" / "imagesTr" / "a.nii.gz").shape == SHAPE
 
@@ -333,7 +413,7 @@ def case_with(folder: Path, turn: np.ndarray = STRAIGHT):
     write_series(folder / "a", scan(), turn)
     path = folder / "a" / "rs.dcm"
     series = read_series(only_scan(look(folder / "a")), folder)
-    return path, lambda name: read_annotation(path, name, series)
+    return path, lambda name: read_annotation(path, name, series).mask
 
 
 def test_structures_of_one_name_are_one(tmp_path):
@@ -543,7 +623,8 @@ def test_real_files(shared, tmp_path, case, label, voxels):
     """Files that other programs wrote, and how many voxels there are in them."""
     if not (shared / "field_cases" / case).is_dir():
         pytest.skip(f"no {case}")
-    assert convert(shared / "field_cases" / case, tmp_path / "out", {label: 1}).failed == {}
+    done = convert(shared / "field_cases" / case, tmp_path / "out", {label: 1})
+    assert (done.failed, done.notes) == ({}, {})
     assert np.count_nonzero(nib.load(tmp_path / "out" / "labelsTr" / "a.nii.gz").dataobj) == voxels
 
 

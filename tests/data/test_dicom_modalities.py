@@ -356,7 +356,7 @@ def test_rois_of_one_name_in_two_frames(tmp_path):
     content = pydicom.dcmread(path)
     content.StructureSetROISequence[1].ReferencedFrameOfReferenceUID = "1.8.8"
     content.save_as(path)
-    np.testing.assert_array_equal(read_annotation(path, "GTV", series_of(tmp_path)), box_mask())
+    np.testing.assert_array_equal(read_annotation(path, "GTV", series_of(tmp_path)).mask, box_mask())
 
 
 def test_a_dataset_has_one_modality(tmp_path):
@@ -397,5 +397,5 @@ def test_what_highdicom_writes(tmp_path, kind):
     made.save_as(tmp_path / "seg.dcm")
     chosen, found = choose(look(tmp_path), ["Lesion", "liver"])
     series = read_series(chosen, tmp_path)
-    np.testing.assert_array_equal(read_annotation(found["Lesion"], "Lesion", series), label >= 2)
-    np.testing.assert_array_equal(read_annotation(found["liver"], "liver", series), label == 1)
+    np.testing.assert_array_equal(read_annotation(found["Lesion"], "Lesion", series).mask, label >= 2)
+    np.testing.assert_array_equal(read_annotation(found["liver"], "liver", series).mask, label == 1)

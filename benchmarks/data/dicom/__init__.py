@@ -8,7 +8,7 @@ multi-frame objects with highdicom; the extra `dicom` installs both. The result 
 Source: DICOM PS3.3, C.7.6.2 (image plane), C.8.8.6 (ROI contour), C.8.20.2 (segmentation image).
 """
 
-from benchmarks.data.dicom.annotation import Choice, choose, only_scan, read_annotation
+from benchmarks.data.dicom.annotation import Choice, Drawing, choose, only_scan, read_annotation
 from benchmarks.data.dicom.convert import convert, labels_of
 from benchmarks.data.dicom.files import Contents, ScanFiles, look, scan_in_file
 from benchmarks.data.dicom.series import Series, read_series
@@ -16,6 +16,7 @@ from benchmarks.data.dicom.series import Series, read_series
 __all__ = [
     "Choice",
     "Contents",
+    "Drawing",
     "ScanFiles",
     "Series",
     "choose",

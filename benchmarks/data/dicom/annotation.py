@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import median_low
 from typing import Any
 
+import numpy as np
+
 from benchmarks.common.errors import UserError, nearest_name
+from benchmarks.data.boxes import bounding_box, slices
 from benchmarks.data.dicom.contours import contour_mask
 from benchmarks.data.dicom.files import (
     RTSTRUCT_STORAGE,
@@ -17,10 +22,11 @@ from benchmarks.data.dicom.files import (
     read_file,
     reading,
 )
-from benchmarks.data.dicom.segments import segment_mask
+from benchmarks.data.dicom.segments import segment_mask, stated_step
 from benchmarks.data.dicom.series import Series
 from benchmarks.data.volume import BoolArray
 
+SAME_STEP = 1.1  # of the step from slice to slice, that a stated one may have for the rounding of numbers
 HEADER = (
     "SOPClassUID", "FrameOfReferenceUID", "SeriesDescription", "StructureSetLabel", "ContentLabel",
     "StructureSetROISequence", "SegmentSequence", "ReferencedSeriesSequence", "ReferencedFrameOfReferenceSequence",
@@ -131,7 +137,7 @@ def _referred_series(annotation: Any) -> frozenset[str]:
     for frame in annotation.get("ReferencedFrameOfReferenceSequence", []):
         for study in frame.get("RTReferencedStudySequence", []):
             entries += study.get("RTReferencedSeriesSequence", [])
-    return frozenset(str(entry.get("SeriesInstanceUID", "")) for entry in entries)
+    return frozenset(str(entry.get("SeriesInstanceUID") or "") for entry in entries) - {""}
 
 
 @dataclass(frozen=True)
@@ -228,18 +234,60 @@ def _nothing_fits(
     return f"{contents.folder}: {', '.join(names)} were drawn on different scans; convert them one after the other"
 
 
-def read_annotation(path: Path, name: str, series: Series) -> BoolArray:
-    """The mask of all ROIs (RTSTRUCT) or segments (SEG) of a name, on the grid of the series.
+@dataclass(frozen=True)
+class Drawing:
+    """A structure on the grid of a series.
+
+    Attributes:
+        note: what a reader must know of the mask; empty if nothing.
+    """
+
+    mask: BoolArray
+    note: str = ""
+
+
+def read_annotation(path: Path, name: str, series: Series) -> Drawing:
+    """All ROIs (RTSTRUCT) or segments (SEG) of a name together, on the grid of the series.
+
+    A note says where one of them is drawn on some slices only, as every second one.
 
     Raises:
-        UserError: unreadable, no such name, or it does not fit the series.
+        UserError: unreadable, no such name, it does not fit the series, or it was drawn on thicker slices than those of
+            the series, which are not there.
     """
     try:
         with reading(path):
-            numbers = open_annotation(path).numbers(name, series.frame)
+            annotation = open_annotation(path)
             content = read_file(path)
-            if str(content.SOPClassUID) == RTSTRUCT_STORAGE:
-                return contour_mask(content, path, name, numbers, series)
-            return segment_mask(content, path, name, numbers, series)
+            contours = str(content.SOPClassUID) == RTSTRUCT_STORAGE
+            elsewhere = bool(annotation.series) and series.uid not in annotation.series
+            mask = np.zeros(series.shape, np.bool_)
+            apart = series.step
+            for number in sorted(annotation.numbers(name, series.frame)):
+                drawn = (contour_mask if contours else segment_mask)(content, path, name, number, series)
+                if steps := _steps(drawn):  # one gap alone may also be a slice that was forgotten
+                    apart = max(apart, median_low(steps) * series.step if elsewhere or len(steps) > 1 else 0.0)
+                elif not contours and drawn.any():  # no lesion stands on two slices: what the file says counts
+                    apart = max(apart, stated_step(content) or 0.0)
+                mask |= drawn
     except OSError as error:
         raise UserError(f"{path}: not readable ({error.strerror or error})") from error
+    if apart <= SAME_STEP * series.step:
+        return Drawing(mask)
+    gaps = f"'{name}' is drawn on slices {apart:.4g} mm apart, those of the series are {series.step:.4g} mm apart"
+    if elsewhere:
+        raise UserError(f"{path}: {gaps}, and the series that it was drawn on is not there; export that one")
+    return Drawing(mask, f"{gaps}: its mask has gaps, so that lesions, volumes and distances are not the tumour's")
+
+
+def _steps(mask: BoolArray) -> list[int]:
+    """From each slice on which a structure is drawn to the next one, in slices.
+
+    Where the two share no pixel, one lesion ends and another begins: there is no step.
+    """
+    box = bounding_box(mask)
+    if box is None:
+        return []
+    part = mask[slices(*box)]
+    drawn = [int(plane) for plane in np.flatnonzero(part.any(axis=(0, 1)))]
+    return [high - low for low, high in pairwise(drawn) if (part[:, :, low] & part[:, :, high]).any()]

@@ -20,10 +20,10 @@ CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")  # points and open lines enclose 
 Polygon = NDArray[np.float64]
 
 
-def contour_mask(content: Any, path: Path, name: str, numbers: frozenset[int], series: Series) -> BoolArray:
-    """The union of the ROIs with these numbers.
+def contour_mask(content: Any, path: Path, name: str, number: int, series: Series) -> BoolArray:
+    """The ROI of this number.
 
-    Where contours of one ROI and one slice overlap the even-odd rule holds, so that holes stay holes; a contour that
+    Where its contours in one slice overlap the even-odd rule holds, so that holes stay holes; a contour that
     stands there twice counts once. Points and open lines beside closed contours are left aside.
 
     Raises:
@@ -32,7 +32,7 @@ def contour_mask(content: Any, path: Path, name: str, numbers: frozenset[int], s
     """
     mask = np.zeros(series.shape, np.bool_)
     for roi in content.get("ROIContourSequence", []):
-        if int(roi.ReferencedROINumber) not in numbers:
+        if int(roi.ReferencedROINumber) != number:
             continue
         planes: dict[int, list[Polygon]] = {}
         for plane, polygon in _polygons(roi, path, name, series):

@@ -47,7 +47,8 @@ class Converted:
     Attributes:
         failed: case id → why it could not be converted.
         modality: of the scans, as in `benchmarks.data.intensities`.
-        notes: case id → what a reader must know, such as why a PET is not in SUV, or a structure without a voxel.
+        notes: case id → what a reader must know, such as why a PET is not in SUV, or a structure without a voxel or
+            with gaps between its slices.
         patients: case id → patient, of every case that was converted; the names are consecutive and say nothing of
             the PatientID by which cases of one patient were known.
     """
@@ -171,10 +172,12 @@ def _read_case(folder: Path, labels: Mapping[str, int], choice: Choice | None) -
     label = np.zeros(series.shape, np.uint8)
     notes = [f"not in SUV: {series.note}"] if series.note else []
     for name, value in sorted(labels.items(), key=lambda item: item[1]):
-        mask = read_annotation(annotations[name], name, series)
-        if not mask.any():  # named and never drawn: perhaps no tumour, perhaps a drawing that was lost
+        drawing = read_annotation(annotations[name], name, series)
+        if drawing.note:
+            notes.append(drawing.note)
+        if not drawing.mask.any():  # named and never drawn: perhaps no tumour, perhaps a drawing that was lost
             notes.append(f"'{name}' encloses no voxel")
-        label[mask] = value
+        label[drawing.mask] = value
     return _Case(series, label, scan.patient, tuple(notes))
 
 

@@ -17,11 +17,11 @@ from benchmarks.data.volume import BoolArray
 OFF_GRID = 0.1  # of a pixel, that any corner of a SEG may lie away from the scan's pixels
 
 
-def segment_mask(content: Any, path: Path, name: str, numbers: frozenset[int], series: Series) -> BoolArray:
-    """The union of the segments with these numbers, each frame put on the slice where it lies."""
+def segment_mask(content: Any, path: Path, name: str, number: int, series: Series) -> BoolArray:
+    """The segment of this number, each frame put on the slice where it lies."""
     mask = np.zeros(series.shape, np.bool_)
     to_voxels = np.linalg.inv(series.affine)
-    for frame, pixels in _frames(content, numbers, path):
+    for frame, pixels in _frames(content, number, path):
         if not pixels.any():
             continue  # of a label map, which has a frame for every slice
         voxel = to_voxels @ _frame_affine(content, frame, path)
@@ -39,16 +39,26 @@ def segment_mask(content: Any, path: Path, name: str, numbers: frozenset[int], s
     return mask
 
 
-def _frames(content: Any, numbers: frozenset[int], path: Path) -> Iterator[tuple[Any, BoolArray]]:
-    """Functional groups and pixels (column, row) of every frame of the segments; fractions count from a half up."""
+def stated_step(content: Any) -> float | None:
+    """How far apart a SEG says that its slices are, in mm; None if it does not."""
+    shared, frames = (content.get(f"{name}FunctionalGroupsSequence", []) for name in ("Shared", "PerFrame"))
+    for place in (*shared, *frames[:1]):
+        for measures in place.get("PixelMeasuresSequence", []):
+            if measures.get("SpacingBetweenSlices"):
+                return abs(float(measures.SpacingBetweenSlices))
+    return None
+
+
+def _frames(content: Any, number: int, path: Path) -> Iterator[tuple[Any, BoolArray]]:
+    """Functional groups and pixels (column, row) of every frame of a segment; fractions count from a half up."""
     pixels = content.pixel_array.reshape(-1, int(content.Rows), int(content.Columns))
     kind = str(content.get("SegmentationType", "BINARY"))
     label_map = kind == "LABELMAP" or str(content.SOPClassUID) == LABELMAP_STORAGE
     half = 0.5 * float(content.get("MaximumFractionalValue", 1)) if kind == "FRACTIONAL" else 0.5
     for frame, values in zip(content.PerFrameFunctionalGroupsSequence, pixels, strict=True):
         if label_map:
-            yield frame, np.isin(values, sorted(numbers)).T
-        elif int(_group(content, frame, "SegmentIdentificationSequence", path).ReferencedSegmentNumber) in numbers:
+            yield frame, np.asarray(values == number).T
+        elif int(_group(content, frame, "SegmentIdentificationSequence", path).ReferencedSegmentNumber) == number:
             yield frame, np.asarray(values > half).T
 
 

@@ -7,7 +7,7 @@ intercept, in a PET always, so that values are read as floats whatever the first
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class Series:
         modality: as in `benchmarks.data.intensities`.
         paths: its files, in the order of the slices.
         note: why a PET is not in SUV; empty otherwise.
+        uid: of the series.
     """
 
     array: NDArray[Any]
@@ -44,6 +45,12 @@ class Series:
     modality: str = "CT"
     paths: tuple[Path, ...] = ()
     note: str = ""
+    uid: str = ""
+
+    @property
+    def step(self) -> float:
+        """From one slice to the next, in mm."""
+        return float(np.linalg.norm(self.affine[:3, 2]))
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -76,7 +83,7 @@ def read_series(scan: ScanFiles, folder: Path) -> Series:
 
 
 def _as(series: Series, array: NDArray[Any], modality: str, note: str) -> Series:
-    return Series(array, series.affine, series.frame, modality, series.paths, note)
+    return replace(series, array=array, modality=modality, note=note)
 
 
 def _read_slices(scan: ScanFiles, folder: Path) -> Series:
@@ -97,7 +104,7 @@ def _read_slices(scan: ScanFiles, folder: Path) -> Series:
     affine[:3, :3] = np.reshape(image.GetDirection(), (3, 3)) * image.GetSpacing()
     affine[:3, 2] = step  # ITK rounds and, for a single slice, guesses
     affine[:3, 3] = image.GetOrigin()
-    return Series(_compact(array), affine, scan.frame, scan.modality, tuple(ordered))
+    return Series(_compact(array), affine, scan.frame, scan.modality, tuple(ordered), uid=scan.series)
 
 
 def _read_frames(scan: ScanFiles, folder: Path) -> Series:
@@ -119,7 +126,7 @@ def _read_frames(scan: ScanFiles, folder: Path) -> Series:
         affine[:3, 3] += affine[:3, 2] * (array.shape[2] - 1)
         affine[:3, 2] *= -1
         array = array[:, :, ::-1]
-    return Series(_compact(array), affine, scan.frame, scan.modality, scan.paths)
+    return Series(_compact(array), affine, scan.frame, scan.modality, scan.paths, uid=scan.series)
 
 
 def _compact(array: NDArray[Any]) -> NDArray[Any]:
