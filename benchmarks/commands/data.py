@@ -166,9 +166,10 @@ def stats(
     from benchmarks.data.verify import statistics
 
     found = registration(name)
-    print_rows(f"{name}, {len(found.sizes)} cases", statistics(found.reports), printing.as_json)
+    reports = [report for report in found.reports if report.case_id not in found.apart]
+    print_rows(f"{name}, {len(found.sizes)} cases", statistics(reports), printing.as_json)
     if figure is not None:
-        say(f"figure: {statistics_figure(found.reports, figure, name)}")
+        say(f"figure: {statistics_figure(reports, figure, name)}")
 
 
 @command(app)

@@ -19,8 +19,9 @@ from benchmarks.common.files import is_utf8, readable, write_json
 from benchmarks.common.home import HOME_VARIABLE, data_home
 from benchmarks.common.paths import NAME_LENGTH, user_path, whole_path
 from benchmarks.data.catalogue import Reading, datasets, load_dataset, load_own, refuse_another_target
-from benchmarks.data.dataset import Dataset
-from benchmarks.data.split_files import absolute
+from benchmarks.data.dataset import Case, Dataset
+from benchmarks.data.layouts.layout import volume_files
+from benchmarks.data.split_files import FOLDERS, absolute
 from benchmarks.data.verify import CaseReport, Problem, TargetSize, refuse_without_target, verify, without_bad_cases
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
@@ -37,6 +38,7 @@ class Registration:
         splits: "3dsam-adapter", "patient", or a word of `split_files`; None is the dataset's default.
         licence: as stated by the dataset.
         sizes: case id → bytes of image and label when they were checked.
+        apart: likewise of the cases of imagesTs that these splits do not read; `--splits folders` tests them.
         excluded: case id → why it is left out.
         notes: what concerns the whole dataset, such as a download that is only partial.
         reports: of the full check, one per case that could be opened.
@@ -50,6 +52,7 @@ class Registration:
     splits: str | None = None
     licence: str = ""
     sizes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    apart: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     reports: tuple[CaseReport, ...] = ()
@@ -76,6 +79,8 @@ def add(
 ) -> Registration:
     """Check every voxel of a dataset and list it under a name. Bad cases are left out and listed with reasons.
 
+    Its splits decide what is learned from and tested; what is checked, besides, is what lies in imagesTs with a label.
+
     Args:
         wanted: name and root, for own data the target too; the check fills in the rest. A known name expects its
             official layout.
@@ -92,18 +97,21 @@ def add(
     dataset = _open(wanted)
     asked = Reading(wanted.target, wanted.organ, wanted.lesion)
     refuse_another_target(dataset, asked, "name the label with `data add --target`, too", called=wanted.target)
+    apart = _tested_apart(wanted, dataset)
+    whole = replace(dataset, cases={**dataset.cases, **apart})
     if opened is not None:
-        opened(dataset)
-    reports = verify(dataset, each=each, progress=progress)
+        opened(whole)
+    reports = verify(whole, each=each, progress=progress)
     usable = without_bad_cases(dataset, reports)
-    refuse_without_target(dataset, reports)
+    refuse_without_target(dataset, [report for report in reports if report.case_id in dataset.cases])
     found = replace(
         wanted,
         licence=usable.licence,
         sizes={case_id: _sizes(usable, case_id) for case_id in usable.cases},
+        apart={case_id: _sizes(whole, case_id) for case_id in apart if case_id not in usable.excluded},
         excluded={printable(case_id): printable(why) for case_id, why in usable.excluded.items()},
         notes=tuple(map(printable, usable.notes)),
-        reports=tuple(reports),
+        reports=tuple(report for report in reports if report.usable or report.case_id in dataset.cases),
     )
     _write(found, home)
     return found
@@ -163,17 +171,22 @@ def load(name: str, home: Path | None = None, splits: str | None = None) -> Data
     """
     known = registration(name, home)
     resolve(name, home)
-    dataset = _open(known if splits is None else replace(known, splits=splits))
-    for case_id in known.sizes:
-        if case_id not in dataset.cases:
+    wanted = known if splits is None else replace(known, splits=splits)
+    dataset = _open(wanted)
+    checked, unread = {**known.apart, **known.sizes}, _unread(known, wanted)
+    for case_id, sizes in checked.items():
+        if case_id in dataset.cases:
+            if _sizes(dataset, case_id) != tuple(sizes):
+                raise UserError(f"{name}, case {case_id}: changed since its check; run `tags-bench data verify {name}`")
+        elif case_id not in unread:
             reason = dataset.excluded.get(case_id, "missing")
             raise UserError(f"{name}, case {case_id}: {reason}; run `tags-bench data verify {name}`")
-        if _sizes(dataset, case_id) != tuple(known.sizes[case_id]):
-            raise UserError(f"{name}, case {case_id}: changed since its check; run `tags-bench data verify {name}`")
+    if wanted.splits == FOLDERS and not checked.keys() & set(dataset.splits[0].test):
+        raise UserError(f"{name}: what lies in imagesTs was not checked; run `tags-bench data verify {name}`")
     left_out = {
         case_id: known.excluded.get(case_id, NOT_CHECKED.format(name=name))
         for case_id in dataset.cases
-        if case_id not in known.sizes
+        if case_id not in checked
     }
     bad = [CaseReport(case_id, problems=(Problem(case_id, "error", why),)) for case_id, why in left_out.items()]
     return without_bad_cases(_with_voxels(dataset, known.reports), bad)
@@ -205,6 +218,25 @@ def _open(wanted: Registration) -> Dataset:
         return load_dataset(wanted.name, wanted.root, splits=wanted.splits, strict=False)
     reading = Reading(wanted.target, wanted.organ, wanted.lesion, wanted.name, wanted.splits, strict=False)
     return load_own(wanted.root, reading)
+
+
+def _tested_apart(wanted: Registration, dataset: Dataset) -> dict[str, Case]:
+    """The cases of imagesTs that the splits of a dataset do not read; none where it cannot be split by folder."""
+    if wanted.splits == FOLDERS or not (wanted.root / "labelsTs").is_dir():
+        return {}
+    try:
+        every = _open(replace(wanted, splits=FOLDERS))
+    except UserError:
+        return {}
+    known = {*dataset.cases, *dataset.excluded}
+    return {case_id: case for case_id, case in every.cases.items() if case_id not in known}
+
+
+def _unread(known: Registration, wanted: Registration) -> set[str]:
+    """The checked cases that the wanted splits do not read: those of imagesTs, which only `folders` reads."""
+    if wanted.splits == FOLDERS:
+        return set()
+    return {*known.apart, *(volume_files(known.root / "labelsTs") if known.splits == FOLDERS else ())}
 
 
 @readable()
@@ -239,9 +271,12 @@ def _read(path: Path) -> Registration:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         reports = tuple(_report(one) for one in content.pop("reports"))
-        sizes = {case_id: (image, label) for case_id, (image, label) in content.pop("sizes").items()}
+        sizes, apart = (
+            {case_id: (image, label) for case_id, (image, label) in of_cases.items()}
+            for of_cases in (content.pop("sizes"), content.pop("apart", {}))
+        )
         known = {**content, "root": Path(content["root"]), "notes": tuple(content.get("notes", ()))}
-        return Registration(**known, sizes=sizes, reports=reports)
+        return Registration(**known, sizes=sizes, apart=apart, reports=reports)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path}: not readable ({shorten(str(error))}); remove it and add the dataset again") from error
 

@@ -41,6 +41,21 @@ def test_a_dataset_is_added_checked_and_used_by_name(call, tmp_path: Path) -> No
     assert (folder / "imagesTr" / "case_0.nii.gz").is_file()
 
 
+def test_cases_that_no_split_reads_are_checked_and_not_counted(call, tmp_path: Path) -> None:
+    """Those of imagesTs, of data that were added without `--splits folders`."""
+    folder = write_msd(tmp_path / "scans", cases=6)
+    for part, more in (("images", 1), ("labels", 0)):
+        image = nib.load(folder / f"{part}Tr" / "case_0.nii.gz")
+        (folder / f"{part}Ts").mkdir()
+        changed = (np.asarray(image.dataobj) + more).astype(image.get_data_dtype())
+        nib.save(nib.Nifti1Image(changed, image.affine), folder / f"{part}Ts" / "held.nii.gz")
+    assert json.loads(call("data", "add", "mine", "--from", str(folder), "--json").out)["cases"] == 6
+    rows = json.loads(call("data", "stats", "mine", "--json").out)
+    assert {row["cases"] for row in rows} == {6}
+    (entry,) = tmp_path.rglob("registry/mine.json")
+    assert list(json.loads(entry.read_text())["apart"]) == ["held"]
+
+
 def test_a_name_that_stands_for_another_folder_is_said(call, tmp_path: Path) -> None:
     first, second = (str(write_msd(tmp_path / name)) for name in ("first", "second"))
     assert "was added for" not in call("data", "add", "mine", "--from", first).err

@@ -257,3 +257,85 @@ def test_a_damaged_entry_is_one_line(tmp_path, content):
     (tmp_path / "registry" / "mine.json").write_text(content)
     with pytest.raises(UserError, match=r"mine\.json: not readable .*; remove it"):
         registry.registration("mine", tmp_path)
+
+
+def challenge(root: Path, layout: str) -> Path:
+    """Nine cases to learn from, three to test, and a scan without a label, in MSD's or nnU-Net's layout."""
+    write_msd(root, cases=9)
+    random = np.random.default_rng(5)
+    for part in ("imagesTs", "labelsTs"):
+        (root / part).mkdir()
+    for number in range(3):
+        label = nib.load(root / "labelsTr" / f"case_{number}.nii.gz")
+        scan = random.normal(0, 40, label.shape).astype(np.int16)
+        nib.save(nib.Nifti1Image(scan, label.affine), root / "imagesTs" / f"held_{number}.nii.gz")
+        nib.save(label, root / "labelsTs" / f"held_{number}.nii.gz")
+    nib.save(nib.Nifti1Image(scan + np.int16(1), label.affine), root / "imagesTs" / "unlabelled.nii.gz")
+    if layout == "nnunet":
+        for path in [*root.glob("images*/*")]:
+            path.rename(path.with_name(path.name.replace(".nii.gz", "_0000.nii.gz")))
+        labels = {"background": 0, "tumour": 1}
+        content = {"channel_names": {"0": "CT"}, "labels": labels, "numTraining": 9, "file_ending": ".nii.gz"}
+        (root / "dataset.json").write_text(json.dumps(content))
+    return root
+
+
+def without_apart(home: Path) -> None:
+    """An entry as earlier versions wrote it."""
+    path = home / "registry" / "mine.json"
+    content = json.loads(path.read_text())
+    del content["apart"]
+    path.write_text(json.dumps(content))
+
+
+LEARNED, HELD = {f"case_{number}" for number in range(9)}, {f"held_{number}" for number in range(3)}
+
+
+@pytest.mark.parametrize("layout", ["msd", "nnunet"])
+@pytest.mark.parametrize("added", ["folders", None, "patient"])
+@pytest.mark.parametrize("before", [False, True])
+def test_any_split_of_a_dataset_that_was_added_with_another(home, tmp_path, layout, added, before):
+    registry.add(registry.Registration("mine", challenge(tmp_path / "scans", layout), splits=added))
+    if before:
+        without_apart(home)
+    by_patient = registry.load("mine", splits="patient")
+    assert set(by_patient.cases) == LEARNED
+    assert {case for split in by_patient.splits for case in split.test} == LEARNED
+    if before and added != "folders":
+        with pytest.raises(UserError, match="what lies in imagesTs was not checked; run `tags-bench data verify mine`"):
+            registry.load("mine", splits="folders")
+        registry.verify_again("mine")
+    by_folder = registry.load("mine", splits="folders")
+    assert set(by_folder.splits[0].test) == HELD
+    assert {*by_folder.splits[0].train, *by_folder.splits[0].validation} == LEARNED
+    assert by_folder.excluded == {}
+    assert set(registry.load("mine").cases) == (LEARNED | HELD if added == "folders" else LEARNED)
+    assert registry.verify_again("mine") == registry.registration("mine")
+
+
+def test_what_is_wrong_in_images_to_test_costs_no_case_to_learn_from(home, tmp_path):
+    """A copy of a scan that is learned from, a name that stands on both sides, and a label of another value."""
+    root = challenge(tmp_path / "scans", "msd")
+    (root / "imagesTs" / "held_0.nii.gz").write_bytes((root / "imagesTr" / "case_0.nii.gz").read_bytes())
+    for part in ("images", "labels"):
+        (root / f"{part}Ts" / "held_1.nii.gz").rename(root / f"{part}Ts" / "case_1.nii.gz")
+        (root / f"{part}Ts" / "held_0.nii.gz").rename(root / f"{part}Ts" / "a.nii.gz")  # before the others
+    label = nib.load(root / "labelsTs" / "held_2.nii.gz")
+    nib.save(
+        nib.Nifti1Image(np.asarray(label.dataobj) * np.uint8(7), label.affine), root / "labelsTs" / "held_2.nii.gz"
+    )
+    found = registry.add(registry.Registration("mine", root))
+    assert found.cases == 9
+    assert found.excluded == {
+        "a": "the same scan as case case_0", "held_2": "label values 7 are not of this dataset (known: (0, 1))",
+    }  # fmt: skip
+    assert set(registry.load("mine").cases) == LEARNED
+
+
+def test_files_to_test_that_changed_matter_where_they_are_tested(home, tmp_path):
+    root = challenge(tmp_path / "scans", "msd")
+    registry.add(registry.Registration("mine", root))
+    (root / "labelsTs" / "held_1.nii.gz").unlink()
+    assert set(registry.load("mine").cases) == LEARNED
+    with pytest.raises(UserError, match="mine, case held_1: missing; run `tags-bench data verify mine`"):
+        registry.load("mine", splits="folders")
