@@ -7,6 +7,8 @@ A word says which (`splits` of a suite's dataset, `--splits`):
 - `TABLE.csv:COLUMN`: one fold for each value of that column, which is tested while the others train; a centre, a
   scanner, a year;
 - `FILE.json`: nnU-Net's `splits_final.json`, whose "val" cases are tested, or what `data splits --out` wrote.
+
+A column `patient` of a table says whose scans they are, where the dataset does not.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 from benchmarks.common.errors import UserError, nearest_name, shorten
 from benchmarks.common.paths import user_path
 from benchmarks.data.dataset import Dataset, Split
-from benchmarks.data.layouts.layout import volume_stem
+from benchmarks.data.layouts.layout import own_patient, volume_stem
 from benchmarks.data.splits import FRACTIONS, PARTS, patient_split
 
 FOLDERS = "folders"
@@ -51,7 +53,8 @@ def with_splits(dataset: Dataset, word: str) -> Dataset:
     """The dataset with the splits that the word names; a case without a part is listed in `excluded`.
 
     Raises:
-        UserError: no such file, column or case, or a patient on both sides of a fold.
+        UserError: no such file, column or case, a patient on both sides of a fold, or a column `patient` that
+            contradicts the dataset.
     """
     table = _table(word)
     if word == FOLDERS:
@@ -62,6 +65,7 @@ def with_splits(dataset: Dataset, word: str) -> Dataset:
         path, column = table
         rows = _rows(path)
         _refuse_unknown(dataset, rows, path)
+        dataset = _with_patients(dataset, rows, path)
         if column:
             folds, source = _one_left_out(dataset, rows, column, path)
         else:
@@ -148,6 +152,31 @@ def _column(rows: Mapping[str, Mapping[str, str]], column: str, path: Path) -> d
     if column not in known:
         raise UserError(f"split table {path}: no column '{column}'; {nearest_name(column, known)}")
     return {case_id: row[column] for case_id, row in rows.items()}
+
+
+def _with_patients(dataset: Dataset, rows: Mapping[str, Mapping[str, str]], path: Path) -> Dataset:
+    """The dataset with the patients of the column `patient`, where it names none of its own.
+
+    Names may differ (those of an import are numbers, for example): what counts is which cases are of one patient.
+
+    Raises:
+        UserError: two cases are of one patient by the dataset, and of two by the column, or the other way round.
+    """
+    named = {case_id: rows[case_id]["patient"] for case_id in dataset.cases if rows.get(case_id, {}).get("patient")}
+    if all(case.patient in ("", own_patient(case_id)) for case_id, case in dataset.cases.items()):
+        cases = {i: replace(case, patient=named.get(i, case.patient)) for i, case in dataset.cases.items()}
+        return replace(dataset, cases=cases)
+    first: dict[tuple[str, str], str] = {}
+    for case_id, patient in named.items():
+        own = dataset.cases[case_id].patient
+        found = first.setdefault(("dataset", own), case_id), first.setdefault(("column", patient), case_id)
+        if found[0] != found[1]:
+            other = next(one for one in found if one != case_id)
+            raise UserError(
+                f"split table {path}: by its column 'patient' or by dataset '{dataset.name}' itself '{other}' and "
+                f"'{case_id}' are of one patient, and not by the other; make them agree"
+            )
+    return dataset
 
 
 def _by_column(rows: Mapping[str, Mapping[str, str]], dataset: Dataset, path: Path) -> Split:

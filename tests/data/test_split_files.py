@@ -84,6 +84,57 @@ def test_a_patient_of_two_centres_is_never_learned_from_and_tested(folder: Path,
             load_own(pairs, Reading(label=1, splits=str(shared)))
 
 
+def patients_table(path: Path, patients: str, column: str, values: str) -> Path:
+    """A letter for each case and column."""
+    return table(
+        path,
+        [
+            {"case": case, "patient": patient.strip(), column: WORDS.get(value, value)}
+            for case, patient, value in zip(CASES, patients, values, strict=True)
+        ],
+    )
+
+
+WORDS = {"r": "train", "v": "validation", "t": "test"}
+
+
+def test_a_table_says_whose_scans_a_folder_holds(folder: Path, tmp_path: Path) -> None:
+    for shared in ("rttrrrrrr", "rrrrrtrrt", "rrvrrtrrr"):
+        word = str(patients_table(tmp_path / "s.csv", "pqqrstuqw", "split", shared))
+        sides = {shared[case] for case in (1, 2, 7)}
+        if len(sides) == 1:
+            assert load_own(folder, Reading(splits=word)).cases["case_7"].patient == "q"
+            continue
+        with pytest.raises(UserError, match=r"has the patient of 'case_[127]' on both sides"):
+            load_own(folder, Reading(splits=word))
+    centres = patients_table(tmp_path / "c.csv", "pqqrstu w", "centre", "ABAABBAAB")
+    dataset = load_own(folder, Reading(splits=f"{centres}:centre"))
+    assert [dataset.cases[case].patient for case in CASES] == [*"pqqrstu", "case_7", "w"]
+    first, second = dataset.splits
+    assert first.test == ("case_0", "case_2", "case_3", "case_6", "case_7")
+    assert sorted([*first.train, *first.validation]) == ["case_4", "case_5", "case_8"]  # not case_1, of patient q
+    assert sorted([*second.train, *second.validation]) == ["case_0", "case_3", "case_6", "case_7"]
+
+
+@pytest.mark.parametrize(
+    ("patients", "fits"),
+    [("xxyzabcde", True), ("xx", True), ("xyyzabcde", False), ("xyzwabcde", False), ("xxxzabcde", False)],
+)
+def test_a_table_that_contradicts_what_the_folder_says_of_its_patients(
+    folder: Path, tmp_path: Path, patients: str, fits: bool
+) -> None:
+    """The folder has numbers where the table has names: which cases are of one patient is what counts."""
+    content = json.loads((folder / "dataset.json").read_text())
+    content["patients"] = {"case_0": "patient_001", "case_1": "patient_001", "case_2": "patient_002"}
+    (folder / "dataset.json").write_text(json.dumps(content))
+    word = str(patients_table(tmp_path / "s.csv", patients.ljust(9), "split", "rrrrrrrtt"))
+    if fits:
+        assert load_own(folder, Reading(splits=word)).cases["case_1"].patient == "patient_001"
+    else:
+        with pytest.raises(UserError, match=r"by its column 'patient' or by dataset 'scans' itself 'case_\d' and"):
+            load_own(folder, Reading(splits=word))
+
+
 def test_nnunets_folds_test_what_they_call_val(folder: Path, tmp_path: Path) -> None:
     folds = [{"train": CASES[3:], "val": CASES[:3]}, {"train": CASES[:6], "val": CASES[6:]}]
     (tmp_path / "splits_final.json").write_text(json.dumps(folds))

@@ -299,7 +299,7 @@ def _check_pairs(info: DatasetInfo, pairs: list[Pair], synthetic: bool) -> tuple
         elif found.label is None:
             problems[found.case_id] = f"image without label ({found.image})"
         else:
-            patient = found.patient or _patient(found.case_id)
+            patient = found.patient or own_patient(found.case_id)
             case = Case(info.name, found.case_id, found.image, found.label, patient, info.modality, synthetic)
             try:
                 check_name(found.case_id, "case")
@@ -311,7 +311,7 @@ def _check_pairs(info: DatasetInfo, pairs: list[Pair], synthetic: bool) -> tuple
     return cases, problems
 
 
-def _patient(case_id: str) -> str:
+def own_patient(case_id: str) -> str:
     """Whose scan it is if nobody says: its own, but the Decathlon's liver_N is LiTS17's volume-N."""
     match = re.fullmatch(r"liver_(\d+)", case_id)
     return f"volume-{int(match[1])}" if match else case_id
