@@ -128,6 +128,12 @@ class Suite(Strict):
     def _policy_is_known(cls, value: str) -> str:
         if value not in POLICIES:
             raise UserError(f"unknown empty_policy '{value}'; {nearest_name(value, POLICIES)}")
+        if POLICIES[value].skips:
+            counting = ", ".join(name for name, policy in POLICIES.items() if not policy.skips)
+            raise UserError(
+                f"empty_policy '{value}' leaves cases out, and a suite counts every case ({counting}); "
+                "`leaderboard --table policies` shows afterwards what it would say"
+            )
         return value
 
     @model_validator(mode="after")

@@ -38,6 +38,11 @@ class EmptyPolicy:
     one: Outcome = "worst"
     note: str = ""
 
+    @property
+    def skips(self) -> bool:
+        """Whether a case may be left out."""
+        return "skip" in (self.both, self.one)
+
     def value(self, key: str, empty: Empty, diagonal_mm: float) -> float:
         """The value of metric `key` for a case in which `empty` is not "none".
 

@@ -130,6 +130,13 @@ def test_the_suite_of_operators_has_a_ladder_rounds_and_lesions() -> None:
         (("[ball, {name: ball, label: ball-again}]", "[]"), "methods: at least one"),
         (("[{name: kits21, source: phantom, cases: 4}]", "[]"), "datasets: at least one"),
         (("label: ball-again", "label: ' '"), "method 'ball': `label` must not be blank"),
+        *(
+            (
+                ("budget: {steps: 5}", f"budget: {{steps: 5}}\nempty_policy: {policy}"),
+                f"empty_policy '{policy}' leaves cases out, and a suite counts every case .*--table policies",
+            )
+            for policy in ("skip-any-empty/1", "skip-both-empty/1")
+        ),
         (("cases: 4", "splits: ''"), "dataset 'kits21': `splits` must not be empty"),
         (("cases: 4", "target: ' '"), "dataset 'kits21': `target` must not be empty"),
         (("name: kits21", "name: ''"), "dataset '': `name` must not be empty"),
@@ -141,6 +148,11 @@ def test_what_cannot_be_meant_is_refused_in_a_line_that_names_the_suite(change: 
         parse_suite(MINIMAL.replace(*change), "mine")
     assert str(caught.value).startswith("suite mine: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("policy", ["worst-value/1", "zero-for-both/1"])
+def test_a_policy_that_counts_every_case_is_taken(policy: str) -> None:
+    assert parse_suite(f"{MINIMAL}\nempty_policy: {policy}\n", "mine").empty_policy == policy
 
 
 @pytest.mark.parametrize("names", [["", ""], ["ball", ""], []])
