@@ -296,13 +296,17 @@ def _sample(array: FloatArray) -> FloatArray:
 
 
 def _with_duplicates(reports: list[CaseReport]) -> list[CaseReport]:
-    """The same scan under two names would stand on both sides of a split: the later one is an error."""
+    """The same scan under two names would stand on both sides of a split: the later one is an error.
+
+    One that is left out anyway stands on no side, and takes the place of none.
+    """
     first: dict[str, str] = {}
     checked = []
     for report in reports:
-        earlier = first.setdefault(report.fingerprint, report.case_id) if report.fingerprint else report.case_id
-        if earlier != report.case_id:
-            problem = Problem(report.case_id, "error", f"the same scan as case {earlier}")
+        if report.fingerprint in first:
+            problem = Problem(report.case_id, "error", f"the same scan as case {first[report.fingerprint]}")
             report = replace(report, problems=(*report.problems, problem))
+        elif report.fingerprint and report.usable:
+            first[report.fingerprint] = report.case_id
         checked.append(report)
     return checked

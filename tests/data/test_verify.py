@@ -157,6 +157,20 @@ def test_the_same_scan_under_two_names(folder):
     assert problem.text == "the same scan as case volume-1"
 
 
+def test_a_scan_is_not_lost_to_a_bad_copy_of_it(folder):
+    """A label map was mended under a new name, and the old one is still there; a third copy is one too many."""
+    for copy in (3, 5):
+        for role in ("volume", "segmentation"):
+            path_of(folder, role, copy).write_bytes(path_of(folder, role, 1).read_bytes())
+    change(path_of(folder, "segmentation", 1), lambda a: np.where(a == 2, 7, a).astype(np.uint8))
+    dataset = load_dataset("lits17", folder)
+    found = {one.case_id: one.text for one in problems(verify(dataset)) if one.severity == "error"}
+    assert list(found) == ["volume-1", "volume-5"]
+    assert found["volume-1"].startswith("label values 7 are not of this dataset")
+    assert found["volume-5"] == "the same scan as case volume-3"
+    assert "volume-3" in without_bad_cases(dataset, verify(dataset)).cases
+
+
 def test_progress_and_several_at_once(folder):
     dataset = load_dataset("lits17", folder)
     seen = []
