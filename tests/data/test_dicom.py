@@ -563,6 +563,17 @@ def test_a_segment_that_all_frames_share(tmp_path):
     np.testing.assert_array_equal(read("GTV"), box_mask())
 
 
+@pytest.mark.parametrize(("inside", "outside"), [(50, 49), (100, 0)])
+def test_a_fraction_counts_from_a_half_up(tmp_path, inside, outside):
+    path, read = case_with(tmp_path)
+    write_seg(path, {"GTV": box_mask()}, STRAIGHT, fractional=True)
+    content = pydicom.dcmread(path)
+    content.MaximumFractionalValue = 100
+    content.PixelData = content.PixelData.translate(bytes.maketrans(b"\x3c\xc8", bytes([outside, inside])))
+    content.save_as(path)
+    np.testing.assert_array_equal(read("GTV"), box_mask())
+
+
 def bare(path: Path, implicit: bool) -> None:
     """The data set alone, without preamble and meta header."""
     content = pydicom.dcmread(path)

@@ -59,7 +59,7 @@ def _frames(content: Any, number: int, path: Path) -> Iterator[tuple[Any, BoolAr
         if label_map:
             yield frame, np.asarray(values == number).T
         elif int(_group(content, frame, "SegmentIdentificationSequence", path).ReferencedSegmentNumber) == number:
-            yield frame, np.asarray(values > half).T
+            yield frame, np.asarray(values >= half).T
 
 
 def _group(content: Any, frame: Any, name: str, path: Path) -> Any:
