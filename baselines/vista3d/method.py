@@ -28,6 +28,7 @@ vista3d = Method(
     prompts=frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK}),
     needs_checkpoint=True,
     files=(_FILE,),
+    version="2",
     config={"checkpoint": None, "tumour_points": True, "precision": "auto"},
     card=Card(
         title="VISTA3D",

@@ -1,8 +1,8 @@
 """VISTA3D with clicks: the preprocessing of its MONAI bundle, MONAI's network and MONAI's inferer for points.
 
 Bundle: RAS+, 1.5 mm, linear; the box of the voxels above 0 HU with a margin of 10; −963.8 … 1053.7 HU become 0 … 1; a
-window of 128³ around every click, their logits added where they overlap; what lies in no window is background. Every
-round gives all clicks so far.
+window of 128³ around every click, their logits added where they overlap; what lies in no window is background. Parts of
+the mask that hold no positive click are dropped (`VistaPostTransformd`). Every round gives all clicks so far.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ class Vista3DSession(Session):
 
     def segment(self, prompts: Prompts) -> BoolArray:
         check_prompts(prompts, self.segmenter.prompts, self.prepared.native_shape, "vista3d")
-        logits = self.segmenter.logits(self.image, self.points(prompts.clicks), _signs(prompts.clicks))
+        points, positive = self.points(prompts.clicks), _signs(prompts.clicks)
+        logits = clicked_parts(self.segmenter.logits(self.image, points, positive), points, positive)
         probability = np.zeros(self.prepared.shape, np.float32)
         place = tuple(slice(a, b) for a, b in zip(self.low, self.high, strict=True))
         probability[place] = np.nan_to_num(1 / (1 + np.exp(-logits)), nan=0.0)
@@ -115,6 +116,21 @@ def foreground(array: FloatArray) -> tuple[tuple[int, ...], tuple[int, ...]]:
         low.append(max(0, int(held[0]) - MARGIN))
         high.append(min(length, int(held[-1]) + 1 + MARGIN))
     return tuple(low), tuple(high)
+
+
+def clicked_parts(logits: FloatArray, points: NDArray[np.float64], positive: NDArray[np.bool_]) -> FloatArray:
+    """Logits (x, y, z) without the parts above 0 that hold no positive click; all of them if no click is positive.
+
+    Args:
+        logits: NaN outside the windows, which stays.
+        points: the clicks (N, 3) in voxels.
+    """
+    from monai.transforms.utils import keep_components_with_positive_points
+
+    changed = keep_components_with_positive_points(
+        torch.tensor(logits)[None, None], torch.from_numpy(points)[None], torch.from_numpy(positive.astype(int))[None]
+    )
+    return np.asarray(changed[0, 0].numpy())
 
 
 def _signs(clicks: tuple[Click, ...]) -> NDArray[np.bool_]:

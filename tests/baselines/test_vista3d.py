@@ -17,7 +17,7 @@ from baselines.vista3d.segmenter import HIGH, LOW, MARGIN, SPACING, Vista3D, for
 from benchmarks.common.errors import UserError
 from benchmarks.data.volume import Volume
 from benchmarks.prompting.prompts import Click, Prompts
-from tests.baselines.sam_helpers import TARGET, affine, dice, ellipsoid
+from tests.baselines.sam_helpers import TARGET, affine, dice, ellipsoid, volume_of
 
 WINDOW = (32, 32, 32)
 SHAPE = (48, 44, 40)
@@ -61,9 +61,10 @@ def body(spacing: tuple[float, float, float], shape: tuple[int, int, int] = SHAP
     return Volume(array.astype(np.float32), affine(spacing))
 
 
-def by_the_bundle(segmenter: Small, volume: Volume, clicks: tuple[Click, ...]) -> tuple[Any, Any]:
-    """configs/inference.json of the bundle, with MONAI's own transforms: logits on the cropped grid, and its corner."""
+def by_the_bundle(segmenter: Small, volume: Volume, clicks: tuple[Click, ...]) -> tuple[Any, Any, Any]:
+    """configs/inference.json of the bundle, with MONAI's own transforms: logits, mask and the cropped image."""
     from monai.apps.vista3d.inferer import point_based_window_inferer
+    from monai.apps.vista3d.transforms import VistaPostTransformd
     from monai.data import MetaTensor
     from monai.transforms import Compose, CropForegroundd, Orientationd, ScaleIntensityRanged, Spacingd
 
@@ -81,18 +82,21 @@ def by_the_bundle(segmenter: Small, volume: Volume, clicks: tuple[Click, ...]) -
     prepared = steps({"image": image})["image"]
     world = volume.affine @ np.array([[*click.position, 1] for click in clicks], float).T
     points = (np.linalg.inv(prepared.affine.numpy()) @ world)[:3].T
+    labels = torch.tensor([[2 + click.positive for click in clicks]])
     with torch.inference_mode():
         logits = point_based_window_inferer(
             prepared[None].float(), WINDOW, segmenter.module, torch.from_numpy(points).float()[None],
-            torch.tensor([[2 + click.positive for click in clicks]]), transpose=True,
+            labels, transpose=True,
         )  # fmt: skip
-    return logits[0, 0].numpy(), prepared
+        answer = {"pred": logits[0].clone(), "points": torch.from_numpy(points)[None], "point_labels": labels}
+        mask = VistaPostTransformd("pred")(answer)["pred"]
+    return logits[0, 0].numpy(), mask[0].numpy() == 1, prepared
 
 
-def test_logits_are_those_of_the_bundle(segmenter: Small) -> None:
+def test_logits_and_mask_are_those_of_the_bundle(segmenter: Small) -> None:
     volume = body((SPACING,) * 3)
     clicks = (Click((24, 22, 20)), Click((20, 26, 22), False))
-    expected, prepared = by_the_bundle(segmenter, volume, clicks)
+    expected, kept, prepared = by_the_bundle(segmenter, volume, clicks)
     opened = segmenter.open(volume, TARGET)
     assert opened.image.shape == tuple(prepared.shape[1:])
     assert opened.image.shape != SHAPE
@@ -103,8 +107,28 @@ def test_logits_are_those_of_the_bundle(segmenter: Small) -> None:
     mask = opened.segment(Prompts(clicks))
     low = opened.low
     inside = mask[low[0] : opened.high[0], low[1] : opened.high[1], low[2] : opened.high[2]]
-    assert np.array_equal(inside, np.nan_to_num(expected, nan=-1.0) > 0)
+    assert 0 < kept.sum() < (np.nan_to_num(expected, nan=-1.0) > 0).sum()  # something holds no positive click
+    assert np.array_equal(inside, kept)
     assert inside.sum() == mask.sum()
+
+
+def test_parts_without_a_positive_click_are_dropped(segmenter: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that sees two lesions in one window; they are those of the clicks."""
+    shape = (32, 32, 32)
+    one, other = ellipsoid(shape, (9, 10, 16), (5, 6, 5)), ellipsoid(shape, (23, 20, 15), (4, 5, 6))
+    volume = volume_of(one | other, (SPACING,) * 3, 20, 900)
+    monkeypatch.setattr(segmenter, "module", bright)
+    opened = segmenter.open(volume, TARGET)
+    in_one, in_other = Click((9, 10, 16)), Click((23, 20, 15))
+    assert np.array_equal(opened.segment(Prompts((in_one,))), one)
+    assert np.array_equal(opened.segment(Prompts((in_one, Click(in_other.position, False)))), one)
+    assert np.array_equal(opened.segment(Prompts((in_one, in_other))), one | other)
+    assert not opened.segment(Prompts((Click((16, 2, 2)),))).any()  # on neither
+
+
+def bright(image: torch.Tensor, **_: Any) -> torch.Tensor:
+    """A network that sees what is brighter than the middle between 20 and 900 HU."""
+    return torch.as_tensor(image) * 20 - 10 * (900 + 20 - 2 * LOW) / (HIGH - LOW)
 
 
 def test_round_trip(segmenter: Small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,9 +136,6 @@ def test_round_trip(segmenter: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (60, 56, 24)
     lesion = ellipsoid(shape, (30, 25, 11), (12, 10, 5))
     volume = Volume(np.where(lesion, 900.0, 20.0).astype(np.float32), affine((0.9, 0.9, 2.5)))
-
-    def bright(image: torch.Tensor, **_: Any) -> torch.Tensor:
-        return torch.as_tensor(image) * 20 - 10 * (900 + 20 - 2 * LOW) / (HIGH - LOW)
 
     monkeypatch.setattr(segmenter, "module", bright)
     mask = segmenter.open(volume, TARGET).segment(Prompts((Click((30, 25, 11)),)))
