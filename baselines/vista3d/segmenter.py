@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from baselines.checkpoints import load_official
+from baselines.network_segmenter import finite
 from baselines.sam.prompting import check_prompts
 from baselines.vista3d.classes import Kind, kind_of
 from benchmarks.common.errors import UserError
@@ -74,12 +75,16 @@ class Vista3D(Segmenter):
         marked = kind is Kind.TUMOUR and self.config["tumour_points"]
         labels = positive.astype(np.int64) + (TUMOUR if marked else 0)
         prompt_class = torch.tensor([[NEW_CLASS]], device=self.device) if kind is Kind.NEW else None
+
+        def predict(window: torch.Tensor, **prompts: Any) -> torch.Tensor:
+            return finite(self.module(window, **prompts))  # afterwards NaN says where no window was
+
         half = self.device == "cuda" and self.config["precision"] == "auto"
         with torch.autocast(self.device, enabled=half):
             found = point_based_window_inferer(
                 MetaTensor(torch.from_numpy(image)[None, None].to(self.device)),
                 self.window,
-                self.module,
+                predict,
                 torch.from_numpy(points).float()[None].to(self.device),
                 torch.from_numpy(labels)[None].to(self.device),
                 prompt_class=prompt_class,

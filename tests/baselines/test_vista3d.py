@@ -144,6 +144,17 @@ def test_parts_without_a_positive_click_are_dropped(segmenter: Small, monkeypatc
     assert not opened.segment(Prompts((Click((16, 2, 2)),))).any()  # on neither
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_answer_that_is_not_finite_is_no_empty_mask(weights: Path, value: float) -> None:
+    """Where there are windows: NaN elsewhere only says that there is none."""
+    broken = Small({**vista3d.config, "checkpoint": str(weights)}, "cpu")
+    broken.prompts = vista3d.prompts
+    with torch.no_grad():
+        broken.module.point_head.mask_tokens.weight[0, 0] = value
+    with pytest.raises(ValueError, match="the network's answer is not finite"):
+        broken.open(body((SPACING,) * 3), LIVER).segment(Prompts((Click((24, 22, 20)),)))
+
+
 def bright(image: torch.Tensor, **_: Any) -> torch.Tensor:
     """A network that sees what is brighter than the middle between 20 and 900 HU."""
     return torch.as_tensor(image) * 20 - 10 * (900 + 20 - 2 * LOW) / (HIGH - LOW)
