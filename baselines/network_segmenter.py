@@ -44,7 +44,8 @@ class NetworkSegmenter(Trainable):
     """A published network at its official size with its official file, or at a small size trained by the bench.
 
     Settings (keys of `config`) that every one of them has:
-        checkpoint: path of the official file ("official"), or of a folder written by `save` (other sizes), or None.
+        checkpoint: path of the official file ("official"), or None. Other sizes take a folder written by `save`, from
+            Python alone: a suite names files only.
         size: "official", or a smaller one of the same classes.
         precision: of the image encoder: "float32", "bfloat16", or "auto": on a GPU bfloat16, or float16
             where it has no bfloat16 of its own.

@@ -87,3 +87,5 @@ def test_a_checkpoint_of_before_is_one_of_a_training(method: Method, tmp_path: P
     assert read.orientation == "file"
     read.load(tmp_path)
     assert read.orientation == "ras"
+    at_once = method.build({**AS_STORED, "checkpoint": str(tmp_path)})
+    assert at_once.orientation == "ras"  # type: ignore[attr-defined]
