@@ -7,7 +7,7 @@ a volume goes into it and comes out again.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +15,8 @@ import torch
 
 from baselines.checkpoints import required_file
 from benchmarks.common.errors import UserError, nearest_name
-from benchmarks.contestants import Preprocessing, Target, Trainable, TrainingRecipe, load_weights
+from benchmarks.contestants import Preprocessing, Trainable, TrainingRecipe, load_weights, save_weights
 from benchmarks.contestants.precision import half_precision
-from benchmarks.data.dataset import Case
 from benchmarks.data.preprocessing import Shape
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -31,11 +30,22 @@ RANGES = {
 }
 
 
+def finite(answer: torch.Tensor) -> torch.Tensor:
+    """The answer of a network as it is. Raises ValueError if a value is not finite.
+
+    Such a value is above no threshold: it would be an empty mask that nobody wonders at.
+    """
+    if not bool(torch.isfinite(answer).all()):
+        raise ValueError("the network's answer is not finite")
+    return answer
+
+
 class NetworkSegmenter(Trainable):
     """A published network at its official size with its official file, or at a small size trained by the bench.
 
     Settings (keys of `config`) that every one of them has:
-        checkpoint: path of the official file ("official"), or of a folder written by `save` (other sizes), or None.
+        checkpoint: path of the official file ("official"), or None. Other sizes take a folder written by `save`, from
+            Python alone: a suite names files only.
         size: "official", or a smaller one of the same classes.
         precision: of the image encoder: "float32", "bfloat16", or "auto": on a GPU bfloat16, or float16
             where it has no bfloat16 of its own.
@@ -51,7 +61,7 @@ class NetworkSegmenter(Trainable):
         system: name for messages.
         choices: settings that allow certain words only.
         identity: settings that a checkpoint of ours must share with the segmenter that reads it.
-        trained_here: whether the weights are the bench's own rather than the official file's.
+        trained_here: whether the weights are the bench's own rather than the official file's, or fresh ones.
 
     Raises:
         UserError: an unknown word, no official file for the official size, or a file that does not fit.
@@ -120,13 +130,14 @@ class NetworkSegmenter(Trainable):
             **rest,
         )
 
-    def plan(self, parts: Sequence[tuple[Target, Sequence[Case]]]) -> None:
-        """Nothing is decided by the cases; from here on the weights are the bench's own, in validations as well."""
-        self.trained_here = True
+    def save(self, folder: Path) -> None:
+        """As every `Trainable`; weights that nobody has changed say so, since they want scans as without a training."""
+        untouched = {} if self.trained_here else {"trained_here": False}
+        save_weights(self.module, folder, self.checkpoint_facts() | untouched)
 
     def load(self, folder: Path) -> None:
-        load_weights(self.module, folder, self.checkpoint_facts(), self.system)
-        self.trained_here = True
+        facts = load_weights(self.module, folder, self.checkpoint_facts(), self.system)
+        self.trained_here = bool(facts.get("trained_here", True))
 
     def checkpoint_facts(self) -> dict[str, Any]:
         return {"system": self.system} | {key: self.config[key] for key in self.identity}

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from baselines.network_segmenter import finite
 from baselines.sam.prompting import check_prompts
 from baselines.sam.slice_network import SliceNetwork, SliceResult
 from baselines.sam.slice_prompts import Plane, SlicePrompt
@@ -215,5 +216,5 @@ def follow_prompt(mask: BoolArray, points: Sequence[tuple[int, int, int]] = ()) 
 
 
 def _arrays(logits: Tensor) -> NDArray[np.float32]:
-    array: NDArray[np.float32] = logits.float().cpu().numpy()
+    array: NDArray[np.float32] = finite(logits).float().cpu().numpy()
     return array

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baselines.network_segmenter import NetworkSegmenter
+from baselines.network_segmenter import NetworkSegmenter, finite
 from baselines.sam.prompting import check_prompts
 from baselines.sam.training import mask_losses
 from baselines.sam3d_adapter.encoder import SIZES
@@ -94,7 +94,7 @@ class Sam3dAdapterSegmenter(NetworkSegmenter):
     @torch.inference_mode()
     def decode(self, encoded: list[Tensor], points: list[Place]) -> FloatArray:
         """Probabilities (d, h, w) for positive clicks given as (d, w, h)."""
-        logits = self.module.decode(encoded, torch.tensor([points], device=self.device))
+        logits = finite(self.module.decode(encoded, torch.tensor([points], device=self.device)))
         probabilities: FloatArray = logits.softmax(1)[0, 1].cpu().numpy()
         return probabilities
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from baselines.network_segmenter import finite
 from baselines.sam.encoder import EncoderSize, resize
 from baselines.sam.network import SamSize
 from baselines.sam.prompting import check_prompts
@@ -181,7 +182,7 @@ class SamMed3DSession(Session):
         result = np.zeros(self.prepared.shape, np.float32)
         for origin, embedded, points in self._assigned(prompts):
             low = self._logits(embedded, tuple(points))
-            probability = resize(low, segmenter.window).sigmoid()[0, 0].cpu().numpy()
+            probability = resize(finite(low), segmenter.window).sigmoid()[0, 0].cpu().numpy()
             canvas = np.zeros_like(result)
             paste(canvas, probability, origin)
             np.maximum(result, canvas, out=result)

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.network_segmenter import NetworkSegmenter
+from baselines.network_segmenter import NetworkSegmenter, finite
 from baselines.sam.initialisation import initialise
 from baselines.sam.prompting import check_prompts
 from baselines.sam.training import draw_voxel, mask_losses
@@ -129,7 +129,8 @@ class SegVolSegmenter(NetworkSegmenter):
             labels = torch.tensor([[float(positive) for _, positive in points]], device=self.device)
             given = places, labels
         corners = None if box is None else torch.tensor([box], dtype=torch.float32, device=self.device)
-        return self.module.enlarge(self.module.decode(tokens, given, corners, text)[0])[0, 0]
+        low_resolution, _ = self.module.decode(tokens, given, corners, text)
+        return self.module.enlarge(finite(low_resolution))[0, 0]
 
     def recipe(self, target: Target) -> TrainingRecipe:
         """The scan's own grid, in crops much larger than a window: both passes are trained from them.

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from baselines.lesion_words import CYST_WORDS, TUMOUR_WORDS
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Target
-
-TUMOUR_WORDS = frozenset({"tumor", "tumour", "tumors", "tumours", "cancer", "lesion", "lesions", "carcinoma"})
-CYST_WORDS = frozenset({"cyst", "cysts"})
 
 
 @dataclass(frozen=True)

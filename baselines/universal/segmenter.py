@@ -17,7 +17,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from baselines.network_segmenter import NetworkSegmenter
+from baselines.network_segmenter import NetworkSegmenter, finite
 from baselines.sam.prompting import check_prompts
 from baselines.sam.training import mask_losses
 from baselines.universal.classes import Wanted, wanted
@@ -91,7 +91,7 @@ class UniversalSegmenter(NetworkSegmenter):
 
         def predict(windows: Tensor) -> Tensor:
             with self.half_precision():
-                return self.module(windows, classes).float()
+                return finite(self.module(windows, classes)).float()
 
         result: Tensor = sliding_window_inference(
             torch.from_numpy(array)[None, None],

@@ -28,6 +28,7 @@ vista3d = Method(
     prompts=frozenset({PromptKind.CLICK, PromptKind.NEGATIVE_CLICK}),
     needs_checkpoint=True,
     files=(_FILE,),
+    version="3",
     config={"checkpoint": None, "tumour_points": True, "precision": "auto"},
     card=Card(
         title="VISTA3D",
@@ -37,8 +38,9 @@ vista3d = Method(
         parameters="218 M",
         training_data={"kits21": "superset", "lits17": "superset", "msd-pancreas": "superset", "msd-colon": "superset"},
         notes=(
-            "Trained on 11,454 scans of public and private sets; hepatic, pancreatic and colon tumours are classes of "
-            "its own, kidney tumours are not. Its class prompts are not used here. See docs/methods/vista3d.md."
+            "Trained on 11,454 scans of public and private sets; hepatic, pancreatic, colon and lung tumours are "
+            "classes of its own, kidney tumours are not and are asked for as a new class. Its class prompts are not "
+            "used here. See docs/methods/vista3d.md."
         ),
     ),
 )

@@ -25,8 +25,8 @@ def save_weights(module: torch.nn.Module, folder: Path, facts: Mapping[str, Any]
     (folder / FACTS).write_text(json.dumps(dict(facts), indent=2, sort_keys=True) + "\n")
 
 
-def load_weights(module: torch.nn.Module, folder: Path, facts: Mapping[str, Any], system: str) -> None:
-    """Read what `save_weights` wrote.
+def load_weights(module: torch.nn.Module, folder: Path, facts: Mapping[str, Any], system: str) -> dict[str, Any]:
+    """Read what `save_weights` wrote; all facts that were saved, which may be more than `facts`.
 
     Raises:
         UserError: files missing or damaged, other facts than those saved, keys or shapes that do not fit.
@@ -48,6 +48,7 @@ def load_weights(module: torch.nn.Module, folder: Path, facts: Mapping[str, Any]
         if saved.get(key) != value:
             raise UserError(f"{folder}: checkpoint has {key} = {saved.get(key)!r}, {system} expects {value!r}")
     load_strictly(module, state, folder / WEIGHTS, system)
+    return saved
 
 
 def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path | str, system: str) -> None:

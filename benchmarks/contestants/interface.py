@@ -139,9 +139,11 @@ class Trainable(Segmenter):
 
     Attributes:
         module: everything that is saved, loaded and moved to the device.
+        trained_here: whether the bench changes the weights, or has; its training says so before the first step.
     """
 
     module: torch.nn.Module
+    trained_here: bool = False
 
     def plan(self, parts: Sequence[tuple[Target, Sequence[Case]]]) -> None:
         """Decide what follows from the training cases, such as the spacing; called once, before `recipe`.

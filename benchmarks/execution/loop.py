@@ -112,6 +112,7 @@ class TrainingLoop:
             return
         source = self._crops()
         self._resume()
+        self.segmenter.trained_here = True
         self.segmenter.module.train()
         pin = pinned if self.device.startswith("cuda") else lambda batch: batch
         with Ahead(lambda step: [pin(batch) for batch in source.step(step)], first=self.step) as crops:

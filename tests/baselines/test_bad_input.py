@@ -95,6 +95,18 @@ def test_a_volume_smaller_than_the_window(method: Method, shape: tuple[int, int,
 
 
 @TINY
+def test_an_answer_that_is_not_finite_is_no_empty_mask(method: Method) -> None:
+    """As half precision leaves it where it overflows."""
+    segmenter = method.build()
+    assert isinstance(segmenter, Trainable)
+    with torch.no_grad():
+        next(segmenter.module.parameters()).view(-1)[0] = torch.nan
+    volume = Volume(np.random.default_rng(0).normal(40, 30, (40, 36, 20)).astype(np.float32), np.eye(4))
+    with pytest.raises(ValueError, match="the network's answer is not finite"):
+        segmenter.open(volume, TARGET).segment(prompts_at(method, (20, 18, 10)))
+
+
+@TINY
 def test_a_crop_without_lesion(method: Method) -> None:
     """A loss and a gradient that are finite: nothing to prompt for must not end a training."""
     segmenter = method.build()

@@ -93,13 +93,6 @@ def test_a_click_is_at_its_own_voxel_of_the_crop(monkeypatch: pytest.MonkeyPatch
     assert bright == set(points)
 
 
-def test_validations_of_a_training_look_at_scans_as_its_crops_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    segmenter, _ = perfect(monkeypatch, 48, spacing=1.0, orientation="file")
-    assert segmenter.orientation == "file"
-    segmenter.plan([])
-    assert segmenter.orientation == "ras"
-
-
 def test_array_order_is_z_y_x(monkeypatch: pytest.MonkeyPatch) -> None:
     segmenter, seen = perfect(monkeypatch, 48, spacing=1.0)
     array = np.broadcast_to(np.linspace(-100, 300, 48, dtype=np.float32), (48, 48, 48)).copy()  # grows along z

@@ -12,15 +12,19 @@ import torch
 
 from baselines.checkpoints import official_file_problem
 from baselines.vista3d import stand_in
+from baselines.vista3d.classes import Kind, kind_of
 from baselines.vista3d.method import vista3d
 from baselines.vista3d.segmenter import HIGH, LOW, MARGIN, SPACING, Vista3D, foreground
 from benchmarks.common.errors import UserError
+from benchmarks.contestants import Target
 from benchmarks.data.volume import Volume
 from benchmarks.prompting.prompts import Click, Prompts
-from tests.baselines.sam_helpers import TARGET, affine, dice, ellipsoid
+from tests.baselines.sam_helpers import TARGET as KIDNEY
+from tests.baselines.sam_helpers import affine, dice, ellipsoid, volume_of
 
 WINDOW = (32, 32, 32)
 SHAPE = (48, 44, 40)
+LIVER = Target("liver-tumor", "liver", "tumor", (2,))
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -61,9 +65,15 @@ def body(spacing: tuple[float, float, float], shape: tuple[int, int, int] = SHAP
     return Volume(array.astype(np.float32), affine(spacing))
 
 
-def by_the_bundle(segmenter: Small, volume: Volume, clicks: tuple[Click, ...]) -> tuple[Any, Any]:
-    """configs/inference.json of the bundle, with MONAI's own transforms: logits on the cropped grid, and its corner."""
+def by_the_bundle(
+    segmenter: Small, volume: Volume, clicks: tuple[Click, ...], label_prompt: int | None = None
+) -> tuple[Any, Any, Any]:
+    """configs/inference.json of the bundle, with MONAI's own transforms: logits, mask and the cropped image.
+
+    Without a label prompt the user marks the points as those on a tumour.
+    """
     from monai.apps.vista3d.inferer import point_based_window_inferer
+    from monai.apps.vista3d.transforms import VistaPostTransformd, VistaPreTransformd
     from monai.data import MetaTensor
     from monai.transforms import Compose, CropForegroundd, Orientationd, ScaleIntensityRanged, Spacingd
 
@@ -81,30 +91,73 @@ def by_the_bundle(segmenter: Small, volume: Volume, clicks: tuple[Click, ...]) -
     prepared = steps({"image": image})["image"]
     world = volume.affine @ np.array([[*click.position, 1] for click in clicks], float).T
     points = (np.linalg.inv(prepared.affine.numpy()) @ world)[:3].T
+    given: dict[str, Any] = {"point_labels": [2 + click.positive for click in clicks]}
+    if label_prompt is not None:
+        plain = {"label_prompt": [label_prompt], "point_labels": [int(click.positive) for click in clicks]}
+        given = VistaPreTransformd("image")(plain)
+        given["label_prompt"] = torch.tensor(given["label_prompt"])
+        assert label_prompt > segmenter.module.point_head.last_supported  # so scripts/inferer.py gives no class vector
+    labels = torch.tensor([given["point_labels"]])
     with torch.inference_mode():
         logits = point_based_window_inferer(
             prepared[None].float(), WINDOW, segmenter.module, torch.from_numpy(points).float()[None],
-            torch.tensor([[2 + click.positive for click in clicks]]), transpose=True,
+            labels, prompt_class=None if label_prompt is None else given["label_prompt"][:, None], transpose=True,
         )  # fmt: skip
-    return logits[0, 0].numpy(), prepared
+        answer = {"pred": logits[0].clone(), "points": torch.from_numpy(points)[None], "point_labels": labels}
+        mask = VistaPostTransformd("pred")({**given, **answer})["pred"]
+    return logits[0, 0].numpy(), mask[0].numpy() == (label_prompt or 1), prepared
 
 
-def test_logits_are_those_of_the_bundle(segmenter: Small) -> None:
+@pytest.mark.parametrize(("target", "label_prompt"), [(LIVER, None), (KIDNEY, 133)], ids=["known", "new"])
+def test_logits_and_mask_are_those_of_the_bundle(segmenter: Small, target: Target, label_prompt: int | None) -> None:
     volume = body((SPACING,) * 3)
     clicks = (Click((24, 22, 20)), Click((20, 26, 22), False))
-    expected, prepared = by_the_bundle(segmenter, volume, clicks)
-    opened = segmenter.open(volume, TARGET)
+    expected, kept, prepared = by_the_bundle(segmenter, volume, clicks, label_prompt)
+    opened = segmenter.open(volume, target)
     assert opened.image.shape == tuple(prepared.shape[1:])
     assert opened.image.shape != SHAPE
     np.testing.assert_allclose(opened.image, prepared[0].numpy(), atol=1e-5)
-    found = segmenter.logits(opened.image, opened.points(clicks), np.array([True, False]))
+    found = segmenter.logits(opened.image, opened.points(clicks), np.array([True, False]), opened.kind)
     assert np.array_equal(np.isnan(found), np.isnan(expected))
     np.testing.assert_allclose(found, expected, atol=1e-4)
     mask = opened.segment(Prompts(clicks))
     low = opened.low
     inside = mask[low[0] : opened.high[0], low[1] : opened.high[1], low[2] : opened.high[2]]
-    assert np.array_equal(inside, np.nan_to_num(expected, nan=-1.0) > 0)
+    assert kept.any()
+    dropped = (np.nan_to_num(expected, nan=-1.0) > 0).sum() - kept.sum()
+    assert (dropped > 0) == (target is LIVER)  # something holds no positive click
+    assert np.array_equal(inside, kept)
     assert inside.sum() == mask.sum()
+
+
+def test_parts_without_a_positive_click_are_dropped(segmenter: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network that sees two lesions in one window; they are those of the clicks."""
+    shape = (32, 32, 32)
+    one, other = ellipsoid(shape, (9, 10, 16), (5, 6, 5)), ellipsoid(shape, (23, 20, 15), (4, 5, 6))
+    volume = volume_of(one | other, (SPACING,) * 3, 20, 900)
+    monkeypatch.setattr(segmenter, "module", bright)
+    opened = segmenter.open(volume, LIVER)
+    in_one, in_other = Click((9, 10, 16)), Click((23, 20, 15))
+    assert np.array_equal(opened.segment(Prompts((in_one,))), one)
+    assert np.array_equal(opened.segment(Prompts((in_one, Click(in_other.position, False)))), one)
+    assert np.array_equal(opened.segment(Prompts((in_one, in_other))), one | other)
+    assert not opened.segment(Prompts((Click((16, 2, 2)),))).any()  # on neither
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_an_answer_that_is_not_finite_is_no_empty_mask(weights: Path, value: float) -> None:
+    """Where there are windows: NaN elsewhere only says that there is none."""
+    broken = Small({**vista3d.config, "checkpoint": str(weights)}, "cpu")
+    broken.prompts = vista3d.prompts
+    with torch.no_grad():
+        broken.module.point_head.mask_tokens.weight[0, 0] = value
+    with pytest.raises(ValueError, match="the network's answer is not finite"):
+        broken.open(body((SPACING,) * 3), LIVER).segment(Prompts((Click((24, 22, 20)),)))
+
+
+def bright(image: torch.Tensor, **_: Any) -> torch.Tensor:
+    """A network that sees what is brighter than the middle between 20 and 900 HU."""
+    return torch.as_tensor(image) * 20 - 10 * (900 + 20 - 2 * LOW) / (HIGH - LOW)
 
 
 def test_round_trip(segmenter: Small, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,29 +166,59 @@ def test_round_trip(segmenter: Small, monkeypatch: pytest.MonkeyPatch) -> None:
     lesion = ellipsoid(shape, (30, 25, 11), (12, 10, 5))
     volume = Volume(np.where(lesion, 900.0, 20.0).astype(np.float32), affine((0.9, 0.9, 2.5)))
 
-    def bright(image: torch.Tensor, **_: Any) -> torch.Tensor:
-        return torch.as_tensor(image) * 20 - 10 * (900 + 20 - 2 * LOW) / (HIGH - LOW)
-
     monkeypatch.setattr(segmenter, "module", bright)
-    mask = segmenter.open(volume, TARGET).segment(Prompts((Click((30, 25, 11)),)))
+    mask = segmenter.open(volume, LIVER).segment(Prompts((Click((30, 25, 11)),)))
     assert dice(mask, lesion) > 0.97
 
 
-def test_points_are_labelled_as_on_a_tumour(segmenter: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("organ", "lesion", "index"),  # of the classes in the bundle's configs/metadata.json; None for no class
+    [
+        ("lung", "tumor", 23),
+        ("pancreas", "tumor", 24),
+        ("liver", "tumor", 26),
+        ("Colon", "cancer", 27),
+        ("bone", "lesion", 128),
+        ("kidney", "cyst", 116),
+        ("spleen", "", 3),
+        ("kidney", "tumor", None),
+        ("lung", "nodule", None),
+    ],
+)
+def test_points_are_labelled_as_monai_labels_them_for_the_class(
+    segmenter: Small, monkeypatch: pytest.MonkeyPatch, organ: str, lesion: str, index: int | None
+) -> None:
     asked = []
     volume = body((SPACING,) * 3)
     original = segmenter.module
 
     def watch(image: torch.Tensor, **given: Any) -> Any:
-        asked.append(given["point_labels"].tolist())
-        return original(image, **given)
+        asked.append((given["point_labels"].tolist(), given["prompt_class"]))
+        return torch.full_like(torch.as_tensor(image), -1.0)
 
     monkeypatch.setattr(segmenter, "module", watch)
     prompts = Prompts((Click((24, 22, 20)), Click((20, 26, 22), False)))
-    segmenter.open(volume, TARGET).segment(prompts)
+    segmenter.open(volume, Target("t", organ, lesion, (1,))).segment(prompts)
+    expected = original.convert_point_label(torch.tensor([[1, 0]]), None if index is None else [index]).tolist()
+    assert [labels for labels, _ in asked] == [expected] * 2  # one window for each point
+    assert [None if new is None else new.tolist() for _, new in asked] == [[[133]] if index is None else None] * 2
+
+
+def test_marked_points_can_be_switched_off(segmenter: Small, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def watch(image: torch.Tensor, **given: Any) -> Any:
+        asked.append((given["point_labels"].tolist(), given["prompt_class"]))
+        return torch.full_like(torch.as_tensor(image), -1.0)
+
+    monkeypatch.setattr(segmenter, "module", watch)
     monkeypatch.setattr(segmenter, "config", {**segmenter.config, "tumour_points": False})
-    segmenter.open(volume, TARGET).segment(prompts)
-    assert asked == [[[3, 2]], [[3, 2]], [[1, 0]], [[1, 0]]]  # one window for each point
+    segmenter.open(body((SPACING,) * 3), LIVER).segment(Prompts((Click((24, 22, 20)),)))
+    assert asked == [([[1]], None)]
+
+
+def test_a_lesion_of_no_named_organ_may_be_a_tumour_that_it_knows() -> None:
+    assert kind_of(Target("lesion", "", "lesion", (1,))) is Kind.TUMOUR
 
 
 def test_the_box_of_the_body() -> None:
