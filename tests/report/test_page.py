@@ -21,6 +21,8 @@ from benchmarks.execution.case_files import case_files, machines_of, note_machin
 from benchmarks.execution.case_pictures import case_pictures, picture_of, picture_orders
 from benchmarks.execution.outcomes import Results
 from benchmarks.execution.plan import Folders
+from benchmarks.results.mlflow.called import Called, note_call
+from benchmarks.results.mlflow.sender import Sender
 from benchmarks.results.report import ReportContent, report_html
 from tests.conftest import Outcome
 from tests.report.test_pictures import unpacked
@@ -157,6 +159,27 @@ def test_scans_can_be_left_out(results: Results, out: Path, tmp_path: Path) -> N
 def copied(out: Path, tmp_path: Path) -> Path:
     """The whole output folder at another place, as when it was moved."""
     return Path(shutil.copytree(out, tmp_path / "moved"))
+
+
+@pytest.mark.parametrize(
+    ("real", "scans", "sent"),
+    [({"kits21"}, True, False), ({"kits21", "lits17"}, True, False), ({"kits21"}, False, True), (set(), True, True)],
+)
+def test_a_page_with_the_scan_of_a_patient_goes_to_no_server(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, real: set[str], scans: bool, sent: bool
+) -> None:
+    """Phantoms beside it open no door: what is kept for the server is a copy of the page, or nothing."""
+    monkeypatch.setattr(Sender, "wake", lambda self: None)
+    found = load_results("small", out=copied)
+    units = tuple({**unit, "synthetic": unit["dataset"] not in real} for unit in found.units)
+    plan = {"suite": "small", "seed": 5, "plan": "plan", "synthetic": True, "out": "here", "user": "me"}
+    note_call(copied, Called(plan, "http://127.0.0.1:9", tuple(str(unit["unit"]) for unit in units)))
+    page = copied / "page.html"
+    told = report(Results("small", found.rows, units), page, out=copied, choice=ReportChoice(scans=scans))
+    kept = [file.read_bytes() for file in (copied / "mlflow-outbox").glob("*/*.file")]
+    assert kept == ([page.read_bytes()] if sent else [])
+    assert ("because it holds scans" in told.mlflow) == (not sent)
+    assert told.scans == scans
 
 
 def test_a_folder_that_was_moved_shows_its_own_files(copied: Path) -> None:
