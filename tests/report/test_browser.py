@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.api import report
+from benchmarks.execution.outcomes import Results
 
 pytestmark = pytest.mark.browser
 
@@ -52,9 +56,15 @@ class Opened:
 
 @pytest.fixture
 def opened(chromium: Any, page_file: Path) -> Iterator[Opened]:
-    """The page; whatever it does, nothing may go wrong and nobody be asked."""
+    with opening(chromium, page_file) as one:
+        yield one
+
+
+@contextmanager
+def opening(chromium: Any, file: Path) -> Iterator[Opened]:
+    """A page; whatever it does, nothing may go wrong and nobody be asked."""
     page = chromium.new_page(viewport={"width": 1280, "height": 800})
-    one = Opened(page, page_file)
+    one = Opened(page, file)
     yield one
     faults = list(one.faults)
     page.close()
@@ -176,6 +186,34 @@ def test_the_viewer_draws_the_masks_that_it_was_given(opened: Opened) -> None:
     assert found["slice"] == int(areas.argmax())
     assert found["area"] == int(areas.max())
     assert found["grey"] == masks[0].size
+
+
+def test_no_earlier_mask_stands_for_a_step_that_failed(
+    chromium: Any, out: Path, results: Results, tmp_path: Path
+) -> None:
+    rows, method, protocol = results.rows.copy(), "region-growing", "iterative-3"
+    mine = rows[(rows["method"] == method) & (rows["protocol"] == protocol)]
+    case = str(mine["case"].iloc[0])
+    failing = mine.index[(mine["case"] == case) & (mine["step"] > 1)]
+    rows.loc[failing, ["status", "reason", "dice"]] = ["failed", "RuntimeError: no", 0.0]
+    file = tmp_path / "page.html"
+    report(Results(results.suite, rows, results.units), file, out=out)
+    with opening(chromium, file) as one:
+        one.go()
+        told = (
+            "([protocol, name]) => data.lists.map(({ key, cases }) => key[3] === protocol ? cases.indexOf(name) : -1)"
+        )
+        number, place = next(pair for pair in enumerate(one.page.evaluate(told, [protocol, case])) if pair[1] >= 0)
+        one.go(f"#list-{number}/case-{place}")
+        one.page.wait_for_selector("#viewer canvas.main:visible")
+        steps = "(asked) => [1, 2, 3].map((step) => viewer.picture.layer(...asked, step)?.step ?? null)"
+        assert one.page.evaluate(steps, [protocol, method]) == [1, None, None]
+        key = str(one.page.evaluate("(name) => viewer.list.methods.indexOf(name)", method) + 1)
+        assert not one.changes(key)  # after the third prompt there is no outline to be hidden
+        one.page.keyboard.press(key)
+        for _ in range(2):
+            one.page.keyboard.press("ArrowLeft")
+        assert one.changes(key)
 
 
 def test_light_and_dark_and_no_word_on_its_own_colour(opened: Opened) -> None:

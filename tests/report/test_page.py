@@ -24,6 +24,7 @@ from benchmarks.execution.plan import Folders
 from benchmarks.results.mlflow.called import Called, note_call
 from benchmarks.results.mlflow.sender import Sender
 from benchmarks.results.report import ReportContent, report_html
+from benchmarks.results.report.pictures import encoded
 from tests.conftest import Outcome
 from tests.report.test_pictures import unpacked
 from tests.results.boards import study
@@ -205,6 +206,29 @@ def test_a_mask_that_is_not_that_of_the_record_is_not_shown(copied: Path) -> Non
     ]
     assert sum("is not that of the record" in note for note in notes) == 1
     assert sum("step 2: no mask" in note for note in notes) == 1
+
+
+def test_a_step_without_its_mask_leaves_a_gap_in_the_picture(copied: Path) -> None:
+    """Of one dialogue a mask is gone; in another the method fails at the second of three prompts."""
+    results = load_results("small", out=copied)
+    lost = next((copied / "predictions").rglob("*iterative-3.2.nii.gz"))
+    lost.unlink()
+    rows = results.rows.copy()
+    mine = rows[(rows["protocol"] == "iterative-3") & (rows["method"] == "region-growing")]
+    case = next(case for case, group in mine.groupby("case") if case != lost.parent.name and len(group) == 3)
+    failing = mine.index[(mine["case"] == case) & (mine["step"] > 1)]
+    rows.loc[failing, ["status", "reason", "dice"]] = ["failed", "RuntimeError: no", 0.0]
+    found = {
+        order.key[1]: encoded(picture_of(order), 10**6)
+        for order in picture_orders(rows, results.units, Folders(copied))
+    }
+    gaps = {(name, *gap.values()) for name, one in found.items() for gap in one["gaps"]}
+    of_lost = {gap for gap in gaps if gap[0] == lost.parent.name and gap[1:2] + gap[3:] == ("iterative-3", 2)}
+    assert len(of_lost) == 1
+    assert gaps - of_lost == {(case, "iterative-3", "region-growing", 2), (case, "iterative-3", "region-growing", 3)}
+    drawn = {(one["protocol"], one["method"], one["step"]) for one in found[case]["layers"]}
+    assert ("iterative-3", "region-growing", 1) in drawn
+    assert not drawn & {gap[1:] for gap in gaps if gap[0] == case}
 
 
 def test_a_label_that_was_changed_costs_the_picture_and_says_so(copied: Path) -> None:
