@@ -216,6 +216,25 @@ def test_no_earlier_mask_stands_for_a_step_that_failed(
         assert one.changes(key)
 
 
+def test_a_pooled_table_has_its_chart_whatever_its_title(
+    chromium: Any, out: Path, results: Results, tmp_path: Path
+) -> None:
+    """The title of a list has an apostrophe where a method "reads the target's words", as others do not."""
+    units = tuple({**unit, "knows": ["words"] * str(unit["method"]).startswith("grown")} for unit in results.units)
+    file = tmp_path / "page.html"
+    report(Results(results.suite, results.rows, units), file, out=out)
+    with opening(chromium, file) as one:
+        one.go()
+        titles = one.page.evaluate("() => Object.fromEntries([...document.querySelectorAll('.panel[data-given]')]"
+                                   ".map((panel) => [panel.id, panel.querySelector('h3').textContent]))")  # fmt: skip
+        assert any("target's words" in title for title in titles.values())
+        assert any("target's words" not in title for title in titles.values())
+        for panel in titles:
+            one.go(f"#{panel}")
+            one.page.wait_for_selector(f"#{panel}:visible")
+            assert one.page.locator(f"#{panel} [data-chart=pooled] svg").count() == 1
+
+
 def test_light_and_dark_and_no_word_on_its_own_colour(opened: Opened) -> None:
     opened.go()
     light = opened.page.evaluate("getComputedStyle(document.documentElement).backgroundColor")
