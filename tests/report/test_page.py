@@ -71,6 +71,10 @@ def test_numbers_on_the_page_are_those_of_the_leaderboard(
     more = call("leaderboard", "--suite", "small", "--out", str(out), "--details", "--json")
     tables = json.loads(more.out)
     assert data["overall"] == tables["overall"]
+    assert (
+        json.loads(call("leaderboard", "--suite", "small", "--out", str(out), "--overall", "--json").out)
+        == data["overall"]
+    )
     for name in ("rounds", "rankings", "sizes"):
         assert [row for one in data["lists"] for row in one["drawn"].get(name, ())] == tables[name]
     shown = call("leaderboard", "--suite", "small", "--out", str(out), "--markdown").out
