@@ -216,6 +216,29 @@ def test_no_earlier_mask_stands_for_a_step_that_failed(
         assert one.changes(key)
 
 
+def test_a_method_named_reference_is_not_the_reference(
+    chromium: Any, out: Path, results: Results, tmp_path: Path
+) -> None:
+    rows = results.rows.replace({"method": {"region-growing": "reference"}})
+    units = tuple(
+        unit | {"method": str(unit["method"]).replace("region-growing", "reference")} for unit in results.units
+    )
+    file = tmp_path / "page.html"
+    report(Results(results.suite, rows, units), file, out=out)
+    with opening(chromium, file) as one:
+        one.go("#list-0/case-0")
+        one.page.wait_for_selector("#viewer canvas.main:visible")
+        key = str(one.page.evaluate("() => viewer.list.methods.indexOf('reference')") + 1)
+        drawn = one.page.locator("#viewer .methods tbody input")
+        before = [drawn.nth(row).is_checked() for row in range(drawn.count())]
+        assert all(before)
+        for pressed, row in (("r", 0), (key, int(key))):
+            assert one.changes(pressed)
+            hidden = [row for row in range(drawn.count()) if not drawn.nth(row).is_checked()]
+            assert hidden == [row]
+            one.page.keyboard.press(pressed)
+
+
 def test_a_pooled_table_has_its_chart_whatever_its_title(
     chromium: Any, out: Path, results: Results, tmp_path: Path
 ) -> None:
