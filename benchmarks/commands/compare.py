@@ -8,7 +8,7 @@ from typer import Argument, Option
 
 from benchmarks.commands.declare import OUTPUT, TABLES, command, new_group
 from benchmarks.commands.options import LAST_RUN, FinishedOptions, MarginOption, PrintOptions
-from benchmarks.commands.printing import console, print_json
+from benchmarks.commands.printing import console, print_json, refuse_two
 
 app = new_group()
 
@@ -40,6 +40,7 @@ def compare(
     from benchmarks.results.leaderboard import as_json as plain_rows
     from benchmarks.results.tables import pairs_page, print_page, render
 
+    refuse_two({"--json": printing.as_json, "--markdown": markdown})
     pairs = api.compare(a, b, suite=run.suite, out=run.out, metric=metric, margin=margin)
     if printing.as_json:
         print_json({"a": a, "b": b, "metric": metric, "pairs": plain_rows(pairs.table), "notes": list(pairs.notes)})

@@ -12,7 +12,7 @@ from typer import Option
 
 from benchmarks.commands.declare import DATA, OUTPUT, TABLES, command, new_group
 from benchmarks.commands.options import LAST_RUN, FinishedOptions, MarginOption, PrintOptions
-from benchmarks.commands.printing import console, print_json
+from benchmarks.commands.printing import console, print_json, refuse_two
 from benchmarks.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def leaderboard(source: SourceOptions, tables: TableOptions, form: FormatOptions
     """
     from benchmarks import api
 
-    _refuse_two_forms(form, printing)
+    _refuse_what_would_be_left_out(tables, form, printing)
     if source.records is not None and source.tracking_uri is not None:
         raise UserError("choose one of --records and --tracking-uri")
     results = api.load_results(
@@ -126,19 +126,24 @@ def leaderboard(source: SourceOptions, tables: TableOptions, form: FormatOptions
         _attach(results, source, _print_page(_page(results, tables), form))
 
 
-def _refuse_two_forms(form: FormatOptions, printing: PrintOptions) -> None:
-    """A call gives one form; a second one would be left out in silence."""
-    forms = {
-        "--json": printing.as_json,
-        "--markdown": form.markdown,
-        "--latex": form.latex,
-        "--svg": form.svg is not None,
-        "--figure": form.figure is not None,
-        "--figures": form.figures is not None,
-    }
-    chosen = [name for name, wanted in forms.items() if wanted]
-    if len(chosen) > 1:
-        raise UserError(f"choose one of {', '.join(chosen[:-1])} and {chosen[-1]}; each is a call of its own")
+def _refuse_what_would_be_left_out(tables: TableOptions, form: FormatOptions, printing: PrintOptions) -> None:
+    """A call gives one form, and a figure shows no table."""
+    figures = {"--figure": form.figure is not None, "--figures": form.figures is not None}
+    refuse_two(
+        {
+            "--json": printing.as_json,
+            "--markdown": form.markdown,
+            "--latex": form.latex,
+            "--svg": form.svg is not None,
+            **figures,
+        }
+    )
+    if tables.overall and tables.table:
+        raise UserError("choose one of --overall and --table; `--table overall` is the former beside other tables")
+    if any(figures.values()):
+        shown = {"--overall": tables.overall, "--details": tables.details, "--table": bool(tables.table)}
+        for name in (name for name, wanted in shown.items() if wanted):
+            refuse_two({name: True, **figures})
 
 
 def _details(results: Results, tables: TableOptions) -> Mapping[str, pd.DataFrame]:
@@ -148,11 +153,11 @@ def _details(results: Results, tables: TableOptions) -> Mapping[str, pd.DataFram
 def _print_json(results: Results, tables: TableOptions) -> None:
     from benchmarks.results.leaderboard import as_json as plain_rows
 
-    board = plain_rows(results.leaderboard)
+    board = plain_rows(results.overall if tables.overall else results.leaderboard)
     if not tables.details and not tables.table:
         print_json(board)
         return
-    shown = {} if tables.table else {"leaderboard": board}
+    shown = {} if tables.table else {"overall" if tables.overall else "leaderboard": board}
     print_json({**shown, **{name: plain_rows(one) for name, one in _details(results, tables).items()}})
 
 

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.common.errors import UserError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -83,6 +85,13 @@ def print_mapping(title: str, values: Mapping[str, Any]) -> None:
     for key, value in values.items():
         table.add_row(Text(str(key)), Text(str(value)))
     console(stderr=False).print(table)
+
+
+def refuse_two(options: Mapping[str, bool]) -> None:
+    """Raises UserError where more than one of these was given: all but one would be left out in silence."""
+    chosen = [name for name, wanted in options.items() if wanted]
+    if len(chosen) > 1:
+        raise UserError(f"choose one of {', '.join(chosen[:-1])} and {chosen[-1]}; each is a call of its own")
 
 
 def say_synthetic(synthetic: bool) -> None:

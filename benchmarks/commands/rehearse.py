@@ -15,6 +15,7 @@ from benchmarks.commands.options import AddressOption, GpusOption, PrintOptions
 from benchmarks.commands.printing import console, print_json, print_rows
 
 if TYPE_CHECKING:
+    from benchmarks.execution.rehearsal.costs import Cost
     from benchmarks.execution.rehearsal.whole import Rehearsal
     from benchmarks.execution.suite import Suite
 
@@ -87,7 +88,7 @@ def rehearse(
         _suite(part), out=out, cpus=cpus, gpus=gpus, address=address, kept_only=part.kept, progress=progress
     )
     if printing.as_json:
-        print_json(as_plain(result))
+        print_json(as_plain(result, price))
     else:
         show(result, price)
     if not result.passed:
@@ -105,8 +106,13 @@ def _suite(part: PartOptions) -> Suite:
     return suite.with_protocols(part.protocol) if part.protocol else suite
 
 
-def as_plain(result: Rehearsal) -> dict[str, Any]:
-    """Everything, for JSON."""
+def as_plain(result: Rehearsal, price: float | None = None) -> dict[str, Any]:
+    """Everything, for JSON; with the price of an hour of a GPU, what each method and all together cost at it."""
+    from benchmarks.execution.rehearsal.costs import total
+
+    def priced(one: Cost) -> dict[str, Any]:
+        return {} if price is None else {"cost": dict(zip(("low", "high"), _money(one, result, price), strict=True))}
+
     return {
         "rehearsal": True,
         "suite": result.suite.name,
@@ -114,7 +120,8 @@ def as_plain(result: Rehearsal) -> dict[str, Any]:
         "checks": {heading: [asdict(one) for one in found] for heading, found in result.checks.items()},
         "licences": list(result.licences),
         "passages": [asdict(one) for one in result.passages],
-        "costs": [asdict(one) for one in result.costs],
+        "costs": [{**asdict(one), **priced(one)} for one in result.costs],
+        **priced(total(result.costs)),
     }
 
 
@@ -169,7 +176,7 @@ def _passage_row(one: Any) -> dict[str, str]:
     }
 
 
-def _cost_row(one: Any, result: Rehearsal, price: float | None) -> dict[str, str]:
+def _cost_row(one: Cost, result: Rehearsal, price: float | None) -> dict[str, str]:
     hours = one.training_hours
     row = {
         "method": one.method,
@@ -180,11 +187,17 @@ def _cost_row(one: Any, result: Rehearsal, price: float | None) -> dict[str, str
         "GB in training": f"{one.working_gb:.0f}" if one.working_gb else "",
     }
     if price is not None:
-        workers, gpus = result.suite.workers, result.suite.budget.gpus
-        low, high = one.money(price, workers, gpus)
-        least = one.known_hours * workers * price * (gpus or 1.0)
-        row["cost"] = _range(low, high) if result.alike else f"at least {least:.1f}" if least else "not known"
+        low, high = _money(one, result, price)
+        row["cost"] = "not known" if low is None else f"at least {low:.1f}" if high is None else _range(low, high)
     return row | {"not counted": ", ".join(one.guessed)}
+
+
+def _money(one: Cost, result: Rehearsal, price: float) -> tuple[float | None, float | None]:
+    """What a method costs, at least and at most, as far as it is known from the worker that was measured."""
+    workers, gpus = result.suite.workers, result.suite.budget.gpus
+    if result.alike:
+        return one.money(price, workers, gpus)
+    return one.known_hours * workers * price * (gpus or 1.0) or None, None
 
 
 def _worker(cpus: int, gpus: float) -> str:

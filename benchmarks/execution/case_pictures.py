@@ -32,12 +32,13 @@ from benchmarks.execution.case_files import CaseFiles, case_files
 from benchmarks.execution.plan import Folders
 from benchmarks.prompting.prompts import Prompts, from_json
 from benchmarks.results.predictions import facts_file, mask_file
-from benchmarks.results.records import OK
+from benchmarks.results.records import FAILED, OK
 from benchmarks.results.report.pictures import (
     CasePicture,
     Corner,
     Layer,
     Prompted,
+    Step,
     bytes_of_each,
     crop_box,
     encoded,
@@ -65,15 +66,20 @@ class _Answer:
     def name(self) -> str:
         return f"{self.method}, {self.protocol}, step {self.step}"
 
+    @property
+    def place(self) -> Step:
+        return self.protocol, self.method, self.step
+
 
 @dataclass(frozen=True)
 class PictureOrder:
-    """All that the picture of a case is made of; a process can do it alone."""
+    """All that the picture of a case is made of; a process can do it alone. `failed` are steps without an answer."""
 
     case: Case
     target: Target
     voxels: int
     answers: tuple[_Answer, ...]
+    failed: tuple[Step, ...] = ()
 
     @property
     def key(self) -> CaseKey:
@@ -102,7 +108,8 @@ def picture_orders(rows: pd.DataFrame, units: Sequence[Mapping[str, Any]], folde
             reference = int(group["voxels_reference"].max())
             order = orders.setdefault(key, PictureOrder(_case(unit, key, files[str(case)]), target, reference, ()))
             if found is not None:
-                orders[key] = replace(order, answers=(*order.answers, *_answers(group, found)))
+                answers, failed = (*order.answers, *_answers(group, found)), (*order.failed, *_failed(group))
+                orders[key] = replace(order, answers=answers, failed=failed)
     return list(orders.values())
 
 
@@ -163,7 +170,10 @@ def picture_of(order: PictureOrder, scans: bool = True) -> CasePicture:
     given = [(answer, _prompts_of(answer, volume, notes)) for answer in order.answers]
     points = [point for _, prompted in given if prompted for point in (*prompted.clicks, *(prompted.box or ()))]
     box = crop_box(reference, points, volume.spacing)
-    layers = [_layer(answer, prompted, volume, box, notes) for answer, prompted in given if prompted is not None]
+    shown = [
+        (answer.place, None if prompted is None else _layer(answer, prompted, volume, box, notes))
+        for answer, prompted in given
+    ]
     inside = slices(*box)
     return CasePicture(
         *order.key,
@@ -173,7 +183,8 @@ def picture_of(order: PictureOrder, scans: bool = True) -> CasePicture:
         scan=volume.array[inside] if scans else None,
         window=order.target.window,
         modality=order.case.modality,
-        layers=tuple(layer for layer in layers if layer is not None),
+        layers=tuple(layer for _, layer in shown if layer is not None),
+        gaps=(*order.failed, *(step for step, layer in shown if layer is None)),
         notes=tuple(notes),
     )
 
@@ -238,6 +249,11 @@ def _answers(rows: pd.DataFrame, folder: Path) -> list[_Answer]:
         _Answer(row["protocol"], row["method"], int(row["step"]), _stem(folder, row), int(row["voxels_prediction"]))
         for row in answered.to_dict("records")
     ]
+
+
+def _failed(rows: pd.DataFrame) -> list[Step]:
+    failed = rows[rows["status"] == FAILED]
+    return [(str(row["protocol"]), str(row["method"]), int(row["step"])) for row in failed.to_dict("records")]
 
 
 def _carried(rows: pd.DataFrame) -> pd.Series:

@@ -59,14 +59,15 @@ def write_report(
             partial.write_text(page, encoding="utf-8")
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
-    scans = any(one.get("scan") for one in made.values())
+    scanned = {dataset for (dataset, *_), one in made.items() if one.get("scan")}
+    private = any(unit["dataset"] in scanned and not unit["synthetic"] for unit in results.units)
     with progress.step("sending it to MLflow"):
-        sent = attach(folders.out, results.units, {REPORT: path}, private=scans and not results.synthetic)
+        sent = attach(folders.out, results.units, {REPORT: path}, private=private)
     return ReportResult(
         path=path,
         megabytes=path.stat().st_size / 1e6,
         pictures=sum("error" not in one for one in made.values()),
         without_picture={"/".join(key): str(one["error"]) for key, one in made.items() if "error" in one},
-        scans=scans,
+        scans=bool(scanned),
         mlflow=sent,
     )

@@ -226,13 +226,14 @@ def scores_by_size(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, float | 
 
     A true lesion belongs to the class of its own size, and so does a predicted one: sensitivity asks how many
     true lesions of the size were found, precision how many predictions of the size were true. F1 is their
-    harmonic mean. A share of nothing is NaN: there it does not exist.
+    harmonic mean. A share of nothing is NaN: there it does not exist. So is a sum to which some row has no count, with
+    what follows from it: records of the first metrics version do not say which predictions there were by size.
     """
     rows = list(rows)
     table: list[dict[str, float | int | str]] = []
     for size in size_bin_names():
         there, found, predicted, matched = (
-            sum(int(row[f"lesions_{what}@{size}"]) for row in rows)
+            _total(row.get(f"lesions_{what}@{size}", math.nan) for row in rows)
             for what in ("reference", "found", "predicted", "matched")
         )
         sensitivity = found / there if there else math.nan
@@ -251,6 +252,12 @@ def scores_by_size(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, float | 
             }
         )
     return table
+
+
+def _total(counts: Iterable[float]) -> int | float:
+    """The sum of counts; NaN if one of them is not known."""
+    total = sum(counts)
+    return total if math.isnan(total) else int(total)
 
 
 def f1(found: int, reference: int, predicted: int) -> float:

@@ -19,6 +19,8 @@ from benchmarks.results.statistics import summary, with_failures_as_worst, with_
 from benchmarks.results.tables.sheet import given_text
 
 COLUMNS = 2
+AS_WRITTEN: dict[str, Any] = {"parse_math": False}
+"""Of a text with names in it, in which a "$" is a letter and begins no formula."""
 UNITS = {"displacement_mm": "displacement of the click (mm, each axis)", "box_jitter_mm": "error of the box (± mm)",
          "mask_error_mm": "error of the mask's boundary (mm)", "wrong_sign": "probability of a wrong sign",
          "late_stop": "rounds after being satisfied"}  # fmt: skip
@@ -47,17 +49,25 @@ def curves_figure(tables: Mapping[str, pd.DataFrame], path: Path, metric: str = 
     figure = _figure(5.5 * columns, 3.4 * rows)
     for place, (title, across, table, column) in enumerate(panels, start=1):
         axes = figure.add_subplot(rows, columns, place)
+        lines: dict[str, Any] = {}
         for method, curve in table.groupby("method", sort=False):
             curve = curve.sort_values(column)
-            line = axes.plot(curve[column], curve["mean"], marker="o", label=str(method))[0]
+            line = lines[str(method)] = axes.plot(curve[column], curve["mean"], marker="o")[0]
             axes.fill_between(curve[column], curve["low"], curve["high"], color=line.get_color(), alpha=0.15, lw=0)
-        axes.set_title(title, fontsize="small")
+        axes.set_title(title, fontsize="small", **AS_WRITTEN)
         axes.set_xlabel(across)
         axes.set_ylabel(metric)
         if column == "step":
             axes.set_xticks(sorted(table[column].unique()))
-        axes.legend(fontsize="x-small", frameon=False)
+        _name(axes, lines)
     return _saved(figure, path, note)
+
+
+def _name(axes: Any, lines: Mapping[str, Any]) -> None:
+    """A legend with names as they are: matplotlib leaves out what begins with a "_", so they are put in afterwards."""
+    legend = axes.legend(list(lines.values()), ["method"] * len(lines), fontsize="x-small", frameon=False)
+    for text, name in zip(legend.get_texts(), lines, strict=True):
+        text.set(text=name, **AS_WRITTEN)
 
 
 def all_figures(
@@ -94,7 +104,7 @@ def all_figures(
             figure = _figure(7.0, 1.2 + 0.36 * one["method"].nunique() if kind != "costs" else 4.2)
             axes = figure.add_subplot()
             draw(axes, one, metric)
-            axes.set_title(title, fontsize="small")
+            axes.set_title(title, fontsize="small", **AS_WRITTEN)
             drawn.append(_saved(figure, folder / f"{kind}-{name}.svg", note))
     return drawn
 
@@ -114,7 +124,7 @@ def _means(axes: Any, rows: pd.DataFrame, metric: str) -> None:
     for place, (low, mean, high) in zip(places, table[["low", "mean", "high"]].to_numpy(), strict=True):
         axes.plot([low, high], [place, place], color="C0")
         axes.plot(mean, place, "o", color="C0")
-    axes.set_yticks(list(places), list(table.index))
+    axes.set_yticks(list(places), list(table.index), **AS_WRITTEN)
     axes.set_xlabel(f"{metric}, mean and 95 % interval over patients")
 
 
@@ -122,7 +132,7 @@ def _boxes(axes: Any, rows: pd.DataFrame, metric: str) -> None:
     names = best_first(rows, metric)[::-1]
     filled = with_failures_as_worst(rows, metric)
     axes.boxplot([filled[filled["method"] == name][metric] for name in names], orientation="horizontal")
-    axes.set_yticks(range(1, len(names) + 1), names)
+    axes.set_yticks(range(1, len(names) + 1), names, **AS_WRITTEN)
     axes.set_xlabel(f"{metric} of each case")
 
 
@@ -134,7 +144,7 @@ def _costs(axes: Any, rows: pd.DataFrame, metric: str) -> None:
         if seconds[name] > 0:
             axes.plot(seconds[name], means["mean"][name], "o")
             axes.annotate(str(name), (seconds[name], means["mean"][name]), fontsize="x-small", xytext=(4, 4),
-                          textcoords="offset points")  # fmt: skip
+                          textcoords="offset points", **AS_WRITTEN)  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlabel("seconds per prompt, mean")
     axes.set_ylabel(metric)

@@ -219,6 +219,10 @@ class Index:
         latest = set(self.calls[-1]["units"]) if self.calls else set()
         return {folder: folder in latest for folder in counting}
 
+    def called_at(self, folder: str) -> str:
+        """When the last call was that was about a unit; empty if the index is of a version that did not say."""
+        return max((call["at"] for call in self.calls if folder in call["units"]), default="")
+
     def _unit(self, folder: str) -> Mapping[str, Any]:
         """The description of a unit; empty if it is lost."""
         if folder in self.units:

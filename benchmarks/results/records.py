@@ -186,9 +186,9 @@ class RecordStore:
     def read_suite(self, suite: str) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
         """The rows of the current units of a suite, and the descriptions of those units.
 
-        Each description also says whether the latest call was about its unit (`latest_call`). Units of earlier
-        calls may have had other settings: whoever makes a list of both must compare them. A case has one patient in all
-        rows, see `with_newest_patients`.
+        Each description also says when the last call was that was about its unit (`called_at`), and whether that was
+        the latest one (`latest_call`). Units of earlier calls may have had other settings: whoever makes a list of both
+        must compare them. A case has one patient in all rows, see `with_newest_patients`.
 
         Raises:
             UserError: there are no records of that suite, or a unit is gone without a trace of what it was.
@@ -204,7 +204,8 @@ class RecordStore:
             unit = self._described(folder, index.units.get(name))
             rows = self.read_unit(folder)
             if unit is not None:
-                units.append({"key": key_of(unit), **unit, "latest_call": latest})
+                called = {"called_at": index.called_at(name), "latest_call": latest}
+                units.append({"key": key_of(unit), **unit, **called})
             elif rows.empty:
                 raise UserError(
                     f"{folder}: listed in units.json, and neither rows nor unit.json are left; run it again"

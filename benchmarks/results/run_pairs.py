@@ -15,6 +15,7 @@ from benchmarks.results.leaderboard import CONFIDENCE_SEED, last_steps, verdict,
 from benchmarks.results.leaderboard.comparisons import MARGIN
 from benchmarks.results.leaderboard.completeness import missing_cases
 from benchmarks.results.leaderboard.lists import row_dicts
+from benchmarks.results.records import with_newest_patients
 from benchmarks.results.statistics import case_table, comparisons, higher_is_better, holm, with_target
 
 PAIR = ["dataset", "target", "track", "protocol", "method"]
@@ -63,7 +64,9 @@ def compared(a: Side, b: Side, metric: str = "dice", margin: float | None = None
     stated = MARGIN if margin is None and higher_is_better(metric) else margin
     marked = [_marked(side, mark) for side, mark in ((a, "a"), (b, "b"))]
     units = [unit for side in marked for unit in side.units]
-    everything = with_lists(pd.concat([side.rows for side in marked], ignore_index=True), units)
+    called = sorted(units, key=lambda unit: (unit.get("called_at", ""), unit.get("created_at", "")))
+    together = with_newest_patients(pd.concat([side.rows for side in marked], ignore_index=True), called)
+    everything = with_lists(together, units)
     rows, missing = last_steps(with_seconds_of_answers(everything)), missing_cases(everything, units)
     lines: list[dict[str, Any]] = []
     notes: list[str] = []

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from benchmarks.commands.rehearse import as_plain
 from benchmarks.common.errors import UserError
 from benchmarks.data import registry
 from benchmarks.execution.entries import DatasetEntry
@@ -25,6 +26,7 @@ from benchmarks.execution.rehearsal.checks import (
 )
 from benchmarks.execution.rehearsal.costs import SCAN_LITRES, Cost, case_counts, costs, total
 from benchmarks.execution.rehearsal.road import Passage, Rehearsed, rehearsal_suite, shortened
+from benchmarks.execution.rehearsal.whole import Rehearsal
 from benchmarks.execution.suite import load_suite, parse_suite
 from benchmarks.weights.stand_ins import StandIn
 from tests.scan_folders import write_msd
@@ -248,6 +250,24 @@ def test_from_end_to_end_and_never_a_result(call, tmp_path: Path, local_ray: Non
     assert {path: path.stat().st_mtime_ns for path in kept} == kept  # what has passed does not go again
     assert "missing: kits21: `tags-bench data fetch kits21`" in shown.out
     assert "did not pass: mock-official on kits21: refused" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("cpus", "cost", "whole"),
+    [
+        (12, {"low": 4.0, "high": 7.0}, {"low": 5.0, "high": 8.0}),
+        (2, {"low": 2.0, "high": None}, {"low": 2.0, "high": None}),
+    ],
+)
+def test_a_price_gives_a_cost_in_json_too(cpus: int, cost: dict[str, float], whole: dict[str, float]) -> None:
+    """Hours times 2; on another worker than the suite asks for, of the hours of a budget in minutes alone."""
+    trained = Cost("trained", 3, 1.5, 0.5, 2.0, 1.0, known_hours=1.0)
+    floor = Cost("floor", 0, 0.0, 0.5, 0.5, 1.0)
+    found = Rehearsal(parse_suite(SUITE, "small"), {}, (), (), (trained, floor), cpus, 1)
+    told = as_plain(found, 2.0)
+    assert told["costs"][0]["cost"] == cost
+    assert told["cost"] == whole
+    assert "cost" not in as_plain(found)
 
 
 @pytest.mark.parametrize("before", [False, True])

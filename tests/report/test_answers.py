@@ -106,6 +106,10 @@ def test_nobody_is_credited_with_a_lead_while_cases_are_missing() -> None:
     assert answer is not None
     assert answer.winner["method"] == best
     assert (answer.rival, answer.ahead, answer.p) == ("", "", "")
+    assert answer.said == "not tested"
+    in_list = answer_of_list(row_dicts(board.query("protocol == 'centre-click' and dataset == 'kits21'")), ())
+    assert in_list is not None
+    assert in_list.said == "not tested"
     assert table["behind"].isna().all()
     assert set(table["against_best"].fillna("")) == {""}
     assert table["low"].notna().any()  # intervals are of each method's own cases

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from benchmarks.api import report
+from benchmarks.execution.outcomes import Results
 
 pytestmark = pytest.mark.browser
 
@@ -52,9 +56,15 @@ class Opened:
 
 @pytest.fixture
 def opened(chromium: Any, page_file: Path) -> Iterator[Opened]:
-    """The page; whatever it does, nothing may go wrong and nobody be asked."""
+    with opening(chromium, page_file) as one:
+        yield one
+
+
+@contextmanager
+def opening(chromium: Any, file: Path) -> Iterator[Opened]:
+    """A page; whatever it does, nothing may go wrong and nobody be asked."""
     page = chromium.new_page(viewport={"width": 1280, "height": 800})
-    one = Opened(page, page_file)
+    one = Opened(page, file)
     yield one
     faults = list(one.faults)
     page.close()
@@ -176,6 +186,76 @@ def test_the_viewer_draws_the_masks_that_it_was_given(opened: Opened) -> None:
     assert found["slice"] == int(areas.argmax())
     assert found["area"] == int(areas.max())
     assert found["grey"] == masks[0].size
+
+
+def test_no_earlier_mask_stands_for_a_step_that_failed(
+    chromium: Any, out: Path, results: Results, tmp_path: Path
+) -> None:
+    rows, method, protocol = results.rows.copy(), "region-growing", "iterative-3"
+    mine = rows[(rows["method"] == method) & (rows["protocol"] == protocol)]
+    case = str(mine["case"].iloc[0])
+    failing = mine.index[(mine["case"] == case) & (mine["step"] > 1)]
+    rows.loc[failing, ["status", "reason", "dice"]] = ["failed", "RuntimeError: no", 0.0]
+    file = tmp_path / "page.html"
+    report(Results(results.suite, rows, results.units), file, out=out)
+    with opening(chromium, file) as one:
+        one.go()
+        told = (
+            "([protocol, name]) => data.lists.map(({ key, cases }) => key[3] === protocol ? cases.indexOf(name) : -1)"
+        )
+        number, place = next(pair for pair in enumerate(one.page.evaluate(told, [protocol, case])) if pair[1] >= 0)
+        one.go(f"#list-{number}/case-{place}")
+        one.page.wait_for_selector("#viewer canvas.main:visible")
+        steps = "(asked) => [1, 2, 3].map((step) => viewer.picture.layer(...asked, step)?.step ?? null)"
+        assert one.page.evaluate(steps, [protocol, method]) == [1, None, None]
+        key = str(one.page.evaluate("(name) => viewer.list.methods.indexOf(name)", method) + 1)
+        assert not one.changes(key)  # after the third prompt there is no outline to be hidden
+        one.page.keyboard.press(key)
+        for _ in range(2):
+            one.page.keyboard.press("ArrowLeft")
+        assert one.changes(key)
+
+
+def test_a_method_named_reference_is_not_the_reference(
+    chromium: Any, out: Path, results: Results, tmp_path: Path
+) -> None:
+    rows = results.rows.replace({"method": {"region-growing": "reference"}})
+    units = tuple(
+        unit | {"method": str(unit["method"]).replace("region-growing", "reference")} for unit in results.units
+    )
+    file = tmp_path / "page.html"
+    report(Results(results.suite, rows, units), file, out=out)
+    with opening(chromium, file) as one:
+        one.go("#list-0/case-0")
+        one.page.wait_for_selector("#viewer canvas.main:visible")
+        key = str(one.page.evaluate("() => viewer.list.methods.indexOf('reference')") + 1)
+        drawn = one.page.locator("#viewer .methods tbody input")
+        before = [drawn.nth(row).is_checked() for row in range(drawn.count())]
+        assert all(before)
+        for pressed, row in (("r", 0), (key, int(key))):
+            assert one.changes(pressed)
+            hidden = [row for row in range(drawn.count()) if not drawn.nth(row).is_checked()]
+            assert hidden == [row]
+            one.page.keyboard.press(pressed)
+
+
+def test_a_pooled_table_has_its_chart_whatever_its_title(
+    chromium: Any, out: Path, results: Results, tmp_path: Path
+) -> None:
+    """The title of a list has an apostrophe where a method "reads the target's words", as others do not."""
+    units = tuple({**unit, "knows": ["words"] * str(unit["method"]).startswith("grown")} for unit in results.units)
+    file = tmp_path / "page.html"
+    report(Results(results.suite, results.rows, units), file, out=out)
+    with opening(chromium, file) as one:
+        one.go()
+        titles = one.page.evaluate("() => Object.fromEntries([...document.querySelectorAll('.panel[data-given]')]"
+                                   ".map((panel) => [panel.id, panel.querySelector('h3').textContent]))")  # fmt: skip
+        assert any("target's words" in title for title in titles.values())
+        assert any("target's words" not in title for title in titles.values())
+        for panel in titles:
+            one.go(f"#{panel}")
+            one.page.wait_for_selector(f"#{panel}:visible")
+            assert one.page.locator(f"#{panel} [data-chart=pooled] svg").count() == 1
 
 
 def test_light_and_dark_and_no_word_on_its_own_colour(opened: Opened) -> None:

@@ -21,7 +21,10 @@ from benchmarks.execution.case_files import case_files, machines_of, note_machin
 from benchmarks.execution.case_pictures import case_pictures, picture_of, picture_orders
 from benchmarks.execution.outcomes import Results
 from benchmarks.execution.plan import Folders
+from benchmarks.results.mlflow.called import Called, note_call
+from benchmarks.results.mlflow.sender import Sender
 from benchmarks.results.report import ReportContent, report_html
+from benchmarks.results.report.pictures import encoded
 from tests.conftest import Outcome
 from tests.report.test_pictures import unpacked
 from tests.results.boards import study
@@ -68,6 +71,10 @@ def test_numbers_on_the_page_are_those_of_the_leaderboard(
     more = call("leaderboard", "--suite", "small", "--out", str(out), "--details", "--json")
     tables = json.loads(more.out)
     assert data["overall"] == tables["overall"]
+    assert (
+        json.loads(call("leaderboard", "--suite", "small", "--out", str(out), "--overall", "--json").out)
+        == data["overall"]
+    )
     for name in ("rounds", "rankings", "sizes"):
         assert [row for one in data["lists"] for row in one["drawn"].get(name, ())] == tables[name]
     shown = call("leaderboard", "--suite", "small", "--out", str(out), "--markdown").out
@@ -159,6 +166,27 @@ def copied(out: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(out, tmp_path / "moved"))
 
 
+@pytest.mark.parametrize(
+    ("real", "scans", "sent"),
+    [({"kits21"}, True, False), ({"kits21", "lits17"}, True, False), ({"kits21"}, False, True), (set(), True, True)],
+)
+def test_a_page_with_the_scan_of_a_patient_goes_to_no_server(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, real: set[str], scans: bool, sent: bool
+) -> None:
+    """Phantoms beside it open no door: what is kept for the server is a copy of the page, or nothing."""
+    monkeypatch.setattr(Sender, "wake", lambda self: None)
+    found = load_results("small", out=copied)
+    units = tuple({**unit, "synthetic": unit["dataset"] not in real} for unit in found.units)
+    plan = {"suite": "small", "seed": 5, "plan": "plan", "synthetic": True, "out": "here", "user": "me"}
+    note_call(copied, Called(plan, "http://127.0.0.1:9", tuple(str(unit["unit"]) for unit in units)))
+    page = copied / "page.html"
+    told = report(Results("small", found.rows, units), page, out=copied, choice=ReportChoice(scans=scans))
+    kept = [file.read_bytes() for file in (copied / "mlflow-outbox").glob("*/*.file")]
+    assert kept == ([page.read_bytes()] if sent else [])
+    assert ("because it holds scans" in told.mlflow) == (not sent)
+    assert told.scans == scans
+
+
 def test_a_folder_that_was_moved_shows_its_own_files(copied: Path) -> None:
     results = load_results("small", out=copied)
     orders = picture_orders(results.rows, results.units, Folders(copied))
@@ -182,6 +210,29 @@ def test_a_mask_that_is_not_that_of_the_record_is_not_shown(copied: Path) -> Non
     ]
     assert sum("is not that of the record" in note for note in notes) == 1
     assert sum("step 2: no mask" in note for note in notes) == 1
+
+
+def test_a_step_without_its_mask_leaves_a_gap_in_the_picture(copied: Path) -> None:
+    """Of one dialogue a mask is gone; in another the method fails at the second of three prompts."""
+    results = load_results("small", out=copied)
+    lost = next((copied / "predictions").rglob("*iterative-3.2.nii.gz"))
+    lost.unlink()
+    rows = results.rows.copy()
+    mine = rows[(rows["protocol"] == "iterative-3") & (rows["method"] == "region-growing")]
+    case = next(case for case, group in mine.groupby("case") if case != lost.parent.name and len(group) == 3)
+    failing = mine.index[(mine["case"] == case) & (mine["step"] > 1)]
+    rows.loc[failing, ["status", "reason", "dice"]] = ["failed", "RuntimeError: no", 0.0]
+    found = {
+        order.key[1]: encoded(picture_of(order), 10**6)
+        for order in picture_orders(rows, results.units, Folders(copied))
+    }
+    gaps = {(name, *gap.values()) for name, one in found.items() for gap in one["gaps"]}
+    of_lost = {gap for gap in gaps if gap[0] == lost.parent.name and gap[1:2] + gap[3:] == ("iterative-3", 2)}
+    assert len(of_lost) == 1
+    assert gaps - of_lost == {(case, "iterative-3", "region-growing", 2), (case, "iterative-3", "region-growing", 3)}
+    drawn = {(one["protocol"], one["method"], one["step"]) for one in found[case]["layers"]}
+    assert ("iterative-3", "region-growing", 1) in drawn
+    assert not drawn & {gap[1:] for gap in gaps if gap[0] == case}
 
 
 def test_a_label_that_was_changed_costs_the_picture_and_says_so(copied: Path) -> None:

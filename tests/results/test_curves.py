@@ -16,7 +16,7 @@ import pytest
 from benchmarks.common.errors import UserError
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
-from benchmarks.results.figures import curves_figure
+from benchmarks.results.figures import all_figures, curves_figure
 from benchmarks.results.tables.sheet import SYNTHETIC_BANNER
 from tests.results.boards import by_hand, page_of, printed, row_of, show_details, show_leaderboard, unit_of
 
@@ -56,6 +56,20 @@ def test_curves_are_drawn_with_every_method(tmp_path: Path) -> None:
         curves_figure(tables, tmp_path / "curves.docx")
     with pytest.raises(UserError, match="no curve to draw"):
         curves_figure(lb.details(*by_hand({"a": [0.5]})), tmp_path / "none.svg")
+
+
+def test_names_stand_in_figures_as_they_are(tmp_path: Path) -> None:
+    """matplotlib reads what is between two "$" as a formula, and leaves what begins with "_" out of a legend."""
+    names, three = ("pays $1 or $2", "_of_mine"), Protocol("iterative", rounds=3)
+    units = [unit_of(name, "kits21", [three], 2) for name in names]
+    rows = pd.DataFrame(
+        [row_of(unit, case, three, step, step / 4) for unit in units for case in (0, 1) for step in (1, 2, 3)]
+    )
+    drawn = all_figures(rows, lb.leaderboard_of(rows, units), lb.details(rows, units), tmp_path)
+    assert {path.name.split("-")[0].removesuffix(".svg") for path in drawn} == {"curves", "means", "boxes", "costs"}
+    for path in drawn:
+        texts = [text.strip() for text in ElementTree.parse(path).getroot().itertext()]
+        assert all(name in texts for name in names), path.name
 
 
 def test_click_curves_by_hand() -> None:

@@ -445,6 +445,59 @@ def test_a_curve_that_is_sent_after_the_end_of_its_training_begins_no_other(
     assert training.info.status == "FINISHED"
 
 
+def trainings(out: Path) -> list[Any]:
+    return [run for run in runs_of(out) if run.data.tags["tagsbench.kind"] == "training"]
+
+
+def tell_training(out: Path, plan: str, **changes: Any) -> None:
+    """A call of `run` that makes use of a training; of `train` if it has no plan."""
+    sink = MlflowSink(out)
+    if plan:
+        sink.begin(SUITE, plan, True, [])
+    sink.log_training(description_of("net") | changes, {**TRAINING, "checkpoint": "checkpoints/net"})
+    assert sink.close(30.0) == 0
+
+
+def test_a_training_that_several_runs_make_use_of_is_told_once(out: Path) -> None:
+    """First by `train`, then by a run, and by another one that asks with another protocol."""
+    tell_training(out, "")
+    (first,) = trainings(out)
+    assert "mlflow.parentRunId" not in first.data.tags
+    tell_training(out, "one")
+    tell_training(out, "two", unit="another", method="net, seen otherwise", protocol_names=["box"])
+    tell_training(out, "one")
+    (training,) = trainings(out)
+    assert training.info.run_id == first.info.run_id
+    assert (training.info.start_time, training.info.end_time) == (first.info.start_time, first.info.end_time)
+    (one,) = (run for run in parents(runs_of(out)) if run.data.tags["tagsbench.plan"] == "one")
+    assert training.data.tags["mlflow.parentRunId"] == one.info.run_id
+
+
+def test_a_training_that_an_earlier_version_told_is_the_same(out: Path) -> None:
+    """Its digest was another one for each plan."""
+    tell_training(out, "one")
+    (first,) = trainings(out)
+    client_of(out).set_tag(first.info.run_id, "tagsbench.content", digest(["training", "with its plan"]))
+    tell_training(out, "two")
+    assert [run.info.run_id for run in trainings(out)] == [first.info.run_id]
+
+
+def test_a_training_that_waits_since_an_earlier_version_is_sent(out: Path) -> None:
+    """The file as that version named and wrote it."""
+    description = description_of("net")
+    plan = {"suite": "suite", "seed": 7, "plan": "plan", "synthetic": True, "out": "here", "user": "me"}
+    content = {"plan": plan, "out": "here", "description": description, "training": TRAINING, "finished": True,
+               "environment": {}, "source": "tags-bench run", "host": "h", "user": "me"}  # fmt: skip
+    stored = {"kind": "training", "key": "c0ffee", "content": content, "rows": False, "at": time.time(), "times": {}}
+    folder = outbox_folder(out, default_uri(out))
+    folder.mkdir(parents=True, exist_ok=True)
+    waiting = folder / f"training-{digest(['training', 'c0ffee'])}.json"
+    waiting.write_text(json.dumps(stored), encoding="utf-8")
+    assert sync(out, patience=30.0) == (1, 0)
+    (training,) = trainings(out)
+    assert training.data.metrics["training/seconds_total"] == 4.0
+
+
 def test_messages_that_the_disk_does_not_take_cost_a_warning_and_are_said_again(
     out: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -534,6 +534,16 @@ def test_a_corrected_patient_counts_for_methods_of_earlier_calls(tmp_path: Path)
             assert mine.map(list).to_dict() == {"one": ["q"], "two": ["two"], "three": ["p"]}
 
 
+def test_a_unit_says_when_it_was_called_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RecordStore(tmp_path)
+    ball, mean = (filled(store, method=name) for name in ("ball", "mean"))
+    for at, folders in (("2026-01-01", [ball, mean]), ("2026-01-02", [mean]), ("2026-01-03", [ball])):
+        monkeypatch.setattr("benchmarks.results.record_index.now", lambda at=at: at)
+        store.set_current("suite", folders)
+    _, units = RecordStore(tmp_path).read_suite("suite")
+    assert {unit["method"]: unit["called_at"] for unit in units} == {"ball": "2026-01-03", "mean": "2026-01-02"}
+
+
 def test_a_first_call_warns_of_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = RecordStore(tmp_path)
     store.set_current("suite", [filled(store), describe(store, method="region-growing")])

@@ -51,6 +51,23 @@ def test_the_side_that_is_better_is_named_whatever_the_direction() -> None:
         assert row["low"] <= row["difference"] <= row["high"]
 
 
+@pytest.mark.parametrize("corrected", ["old", "new"])
+def test_the_patients_are_those_of_the_newest_call_whichever_side_comes_first(corrected: str) -> None:
+    """Twelve cases, which were of a patient each until the column was corrected: two are of one, so p is 2 / 2^6."""
+    dice = {"old": [0.5] * 12, "new": [0.51 + 0.01 * case for case in range(12)]}
+    sides = {}
+    for name, values in dice.items():
+        whose = {f"case_{case:02}": f"p{case // 2 if name == corrected else case}" for case in range(12)}
+        last = "2026-03-01" if name == corrected else "2026-02-01"  # `old` is called again after `new` was made
+        made = "2026-01-01" if name == "old" else "2026-02-01"
+        one = side(name, {"net": values}, patients=whose, called_at=last, created_at=made)
+        sides[name] = Side(name, one.rows.assign(patient=one.rows["case"].map(whose)), one.units)
+    for a, b in (("old", "new"), ("new", "old")):
+        (row,) = compared(sides[a], sides[b]).table.to_dict("records")
+        assert row["patients"] == 6
+        assert row["p_sign_flip"] == pytest.approx(2 / 2**6)
+
+
 def test_two_methods_of_a_run() -> None:
     pairs = compared(side("net", {"net": [0.5, 0.7]}), side("ball", {"ball": [0.4, 0.5]}))
     (row,) = pairs.table.to_dict("records")

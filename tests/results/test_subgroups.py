@@ -183,5 +183,30 @@ def test_lesions_by_size_are_sums_over_cases() -> None:
     assert told.loc[told["lesions"] == 0, "sensitivity"].isna().all()
     assert told["predicted"].sum() == told["matched"].sum() == 2  # the two cases that did not fail are perfect
     assert told["precision"].dropna().eq(1).all()
-    older = rows.drop(columns=[column for column in rows if column.startswith(("lesions_predicted@", "lesions_match"))])
+    older = without_predictions_by_size(rows)
     assert lb.lesion_sizes_of(older)["precision"].isna().all()
+
+
+def without_predictions_by_size(rows: pd.DataFrame) -> pd.DataFrame:
+    """As the first metrics version wrote records."""
+    counts = [column for column in rows if column.startswith(("lesions_predicted@", "lesions_matched@"))]
+    return rows.drop(columns=counts)
+
+
+def test_records_of_two_metrics_versions_stand_beside_each_other() -> None:
+    """Each method as in records of its own version alone; what the first did not count is no value, and no zero."""
+    new, units = by_hand({"new": [1.0, None, 1.0]}, metrics_version="2")
+    old, earlier = by_hand({"old": [1.0, None, 1.0]}, metrics_version="1", latest_call=False)
+    old = without_predictions_by_size(old)
+    both, described = pd.concat([new, old], ignore_index=True), [*units, *earlier]
+    tables = lb.details(both, described)
+    told = tables["lesions"].set_index("method")
+    for name, alone in (("new", new), ("old", old)):
+        columns = ["size", "lesions", "found", "predicted", "matched", "sensitivity", "precision", "f1"]
+        expected = lb.lesion_sizes_of(alone).set_index("method")[columns]
+        pd.testing.assert_frame_equal(told.loc[name, columns], expected, check_dtype=False)
+    assert told.loc["new", "predicted"].sum() == 2
+    assert told.loc["old", ["predicted", "matched", "precision", "f1"]].isna().all(axis=None)
+    assert told.loc["old", "found"].sum() == 2
+    assert {row["predicted"] for row in lb.as_json(tables["lesions"]) if row["method"] == "old"} == {None}
+    assert "lesions found / predictions true" in printed(show_details, both, described, width=200)

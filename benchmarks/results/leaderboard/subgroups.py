@@ -10,7 +10,6 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.metrics import scores_by_size
-from benchmarks.metrics.lesions import size_bin_names
 from benchmarks.results.leaderboard.lists import best_first, in_order_of, per_list, row_dicts
 from benchmarks.results.records import FAILED, NO_TARGET, SPACINGS
 from benchmarks.results.statistics import mean_interval, summary, with_target
@@ -165,8 +164,6 @@ def lesion_sizes_of(rows: pd.DataFrame) -> pd.DataFrame:
     Sums over all cases of the list at the last step; a lesion in a failed case was not found. Records made before
     predictions were counted by size have no precision.
     """
-    counts = [f"lesions_{what}@{size}" for what in ("predicted", "matched") for size in size_bin_names()]
-    rows = rows.assign(**{column: 0 for column in counts if column not in rows})
 
     def counted(one: pd.DataFrame) -> pd.DataFrame:
         lines = []

@@ -24,7 +24,7 @@ def attach(out: Path, units: Iterable[Mapping[str, Any]], files: Mapping[str, Pa
     Args:
         units: the descriptions of what the files show.
         files: artifact name → file.
-        private: they hold scans, which go into the store of the output folder and to no server.
+        private: they hold scans of patients, which go into the store of the output folder and to no server.
 
     Returns:
         Where they are, or why not, in one line; empty if there is nothing that they could be added to.

@@ -27,6 +27,8 @@ Kind = Literal["begin", "unit", "training", "model", "sweep", "file", "end"]
 BROUGHT = ".file"
 ORIGIN = ("environment", "source", "host", "user")
 """What of a message says where it comes from."""
+TOLD_WITH = {"training": ("plan", "description")}
+"""What of a message of a kind says for whom it is told: a training is the same in each run that makes use of it."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +56,10 @@ class Message:
 
     @property
     def digest(self) -> str:
-        """Of what is told, not of when, where and by whom: equal for a message that says the same again."""
+        """Of what is told, not of when, where, by whom and for whom: equal for a message that says the same again."""
         rows = "" if self.rows is None else self.rows.to_json(orient="split", double_precision=12)
-        told = {key: value for key, value in self.content.items() if key not in ORIGIN}
+        left_out = (*ORIGIN, *TOLD_WITH.get(self.kind, ()))
+        told = {key: value for key, value in self.content.items() if key not in left_out}
         return digest([self.kind, self.key, told, rows])
 
 

@@ -237,10 +237,13 @@ class MlflowWriter:
         tags = values.identity_tags(values.TRAINING, description, content["out"])
         found = self.runs.find(experiment, tags)
         whole = "" if found is None else found.data.tags.get(values.CONTENT_TAG, "")
-        if whole and (whole == message.digest or _curve_of_before(message, found)):
-            return
-        if whole:
+        if whole and not _is_of_training(message, found):
             found = None  # the same job was trained afresh
+        if found is not None and content.get("plan") and values.PARENT_TAG not in found.data.tags:
+            # a call without rows trained it; the first run that makes use of it takes it in
+            self.client.set_tag(found.info.run_id, values.PARENT_TAG, self._parent(content["plan"]))
+        if found is not None and whole:
+            return
         start, end = _span(message, float(figures.get("seconds_total", 0.0)))
         tags |= {
             "tagsbench.method": str(description["method"]),
@@ -346,9 +349,17 @@ def _span(message: Message, seconds: float) -> tuple[float, float]:
     return message.times.get("start", end - seconds), end
 
 
-def _curve_of_before(message: Message, training: Any) -> bool:
-    """Whether a message is what the curve of a training said before it was over: its end was sent first."""
-    return not message.content["finished"] and milliseconds(message.written_at) <= (training.info.end_time or 0)
+def _is_of_training(message: Message, training: Any) -> bool:
+    """Whether a message tells of the training of a run that is over: the same again, or its curve, sent after its end.
+
+    Digests of earlier versions hold for one plan only: there the figures tell, to the last digit of its seconds.
+    """
+    if not message.content["finished"]:
+        return milliseconds(message.written_at) <= (training.info.end_time or 0)
+    figures = values.training_metrics(message.content["training"])
+    return training.data.tags[values.CONTENT_TAG] == message.digest or (
+        bool(figures) and figures.items() <= training.data.metrics.items()
+    )
 
 
 def _rung_points(trial: Trial, there: Collection[int]) -> list[tuple[str, Any, int, int]]:

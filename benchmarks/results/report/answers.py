@@ -13,7 +13,7 @@ import pandas as pd
 
 from benchmarks.results.tables.sheet import few_mark, mean_text, number_text, p_text, seconds_text
 
-Certainty = Literal["sure", "small", "same", "open", "few", "failed", "alone"]
+Certainty = Literal["sure", "small", "same", "open", "few", "failed", "alone", "untested"]
 """How sure a lead is; the words of the verdicts, as one word for a sign and a colour."""
 
 Row = Mapping[str, Any]
@@ -26,6 +26,7 @@ SAID: dict[Certainty, str] = {
     "few": "too few patients to tell",
     "failed": "all failed",
     "alone": "no rival",
+    "untested": "not tested",
 }
 
 
@@ -86,7 +87,7 @@ def answer_of_list(rows: Sequence[Row], pairs: Iterable[Row]) -> Answer | None:
                 pair["verdict"] + few_mark(pair["patients"]),
                 cost_text(best),
             )
-    return Answer(best, dice, "open", rival["method"], cost=cost_text(best))
+    return Answer(best, dice, "untested", rival["method"], cost=cost_text(best))
 
 
 def answer_over_all(rows: Sequence[Row], board: Sequence[Row]) -> Answer | None:
@@ -104,7 +105,7 @@ def answer_over_all(rows: Sequence[Row], board: Sequence[Row]) -> Answer | None:
     cost = cost_text(*(row for row in board if row["method"] == best["method"]))
     rivals = [row for row in ranked[1:] if pd.notna(row["behind"])]
     if not rivals:
-        return Answer(best, dice, "alone" if len(ranked) == 1 else "open", cost=cost)
+        return Answer(best, dice, "alone" if len(ranked) == 1 else "untested", cost=cost)
     rival = rivals[0]
     certainty = certainty_of(str(rival["against_best"]))
     return Answer(

@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 BoolArray = NDArray[np.bool_]
 Corner = tuple[int, int, int]
+Step = tuple[str, str, int]
+"""Protocol, method, number of the step."""
 
 QUALITIES = (80, 65, 50, 35, 20)
 """Of the WebP mosaic; the first that fits the bytes of a case is taken."""
@@ -77,6 +79,7 @@ class CasePicture:
         scan: intensities (HU for CT), or None to show none.
         modality: such as "CT"; HU windows are offered for that only.
         window: lower and upper end of what is looked at for this target.
+        gaps: steps that were asked and have no mask to be shown; the mask before such a step is not that of the step.
         notes: what a reader must know, such as a mask that is not on the disk.
     """
 
@@ -90,6 +93,7 @@ class CasePicture:
     window: tuple[float, float]
     layers: tuple[Layer, ...] = ()
     modality: str = "CT"
+    gaps: tuple[Step, ...] = ()
     notes: tuple[str, ...] = field(default=())
 
 
@@ -126,7 +130,7 @@ def encoded(picture: CasePicture, size: int) -> dict[str, Any]:
     Returns:
         shape, spacing (mm) and reduction of the grid that is shown; modality; range and window (intensities); scan (a
         mosaic of axial slices as data URL, `columns` beside each other, or None); masks (base64 of deflated bits: the
-        reference, then a layer each, every mask as its difference from the one before); layers; notes.
+        reference, then a layer each, every mask as its difference from the one before); layers; gaps; notes.
     """
     factors, shape, packed = _fitting_masks(picture, size)
     result: dict[str, Any] = {
@@ -138,6 +142,7 @@ def encoded(picture: CasePicture, size: int) -> dict[str, Any]:
         "scan": None,
         "masks": packed,
         "layers": [_layer(layer, picture.low, factors) for layer in picture.layers],
+        "gaps": [{"protocol": protocol, "method": method, "step": step} for protocol, method, step in picture.gaps],
         "notes": list(picture.notes),
     }
     if picture.scan is not None:

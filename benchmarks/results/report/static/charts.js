@@ -199,9 +199,10 @@ function sizeOrder(group) {
   return Number.isNaN(number) ? Infinity : group.startsWith("<") ? -1 : number;
 }
 
-/** The pooled table of a track and protocol. */
-function pooledChart(key) {
-  const rows = data.overall.filter((row) => JSON.stringify([row.track, row.protocol, row.differs]) === key && row.dice !== null);
+/** The pooled table of a track, a protocol and what differs; `given` is JSON, which can be written in more than one way. */
+function pooledChart(given) {
+  const key = JSON.parse(given);
+  const rows = data.overall.filter((row) => [row.track, row.protocol, row.differs].every((part, i) => part === key[i]) && row.dice !== null);
   if (!rows.length) return null;
   const methods = rows.map((row) => row.method);
   const single = rows.flatMap((row) => Object.keys(row).filter((name) => name.startsWith("dice/") && row[name] !== null)

@@ -63,15 +63,14 @@ class Picture {
 
   get reference() { return this.masks[0]; }
 
-  /** The mask of a method after a step: of a step that was carried over, that of the last one before it. */
+  /** The mask of a method after a step: of a step that was carried over, that of the last one before it; null after a gap. */
   layer(protocol, method, step) {
+    const upTo = (one) => one.protocol === protocol && one.method === method && one.step <= step;
     let found = null;
     this.layers.forEach((layer, place) => {
-      if (layer.protocol === protocol && layer.method === method && layer.step <= step && (found === null || layer.step > found.step)) {
-        found = { ...layer, bits: this.masks[place + 1] };
-      }
+      if (upTo(layer) && (found === null || layer.step > found.step)) found = { ...layer, bits: this.masks[place + 1] };
     });
-    return found;
+    return found !== null && this.packed.gaps.some((gap) => upTo(gap) && gap.step > found.step) ? null : found;
   }
 
   /** Width and height of a plane in voxels, and the voxel that lies at a place of the screen. */

@@ -3,6 +3,7 @@
 
 const PRESETS = [["soft tissue", -160, 240], ["liver", -30, 180], ["lung", -1350, 150], ["bone", -450, 1050], ["brain", 0, 80]];
 const REFERENCE = "#ffffff";
+const TRUTH = Symbol("reference"); // beside names of methods, of which one may be "reference"
 
 /** The windows that the stored range of intensities can show. */
 function windowsOf(packed, organ) {
@@ -108,7 +109,7 @@ const viewer = {
       ArrowUp: () => this.move(this.plane, 1), ArrowDown: () => this.move(this.plane, -1),
       ArrowRight: () => this.setStep(this.step + 1), ArrowLeft: () => this.setStep(this.step - 1),
       0: () => { this.hidden = this.hidden.size ? new Set() : new Set(methods); this._panel(); this.draw(); },
-      r: () => this.toggle("reference"),
+      r: () => this.toggle(TRUTH),
       d: () => { this.difference = !this.difference; this._panel(); this.draw(); },
       w: () => { this.window = (this.window + 1) % Math.max(1, this.windows?.length ?? 1); this._panel(); this.draw(); },
       v: () => { const names = Object.keys(PLANES); this.turnTo(names[(names.indexOf(this.plane) + 1) % names.length]); },
@@ -161,12 +162,13 @@ const viewer = {
     });
     return element("table", { class: "methods" },
       element("thead", {}, element("tr", {}, element("th", {}, ""), element("th", {}, "outline of"), element("th", { class: "number" }, "Dice"))),
-      element("tbody", {}, this._row("reference", "r", "", null), ...rows));
+      element("tbody", {}, this._row(TRUTH, "r", "", null), ...rows));
   },
 
   _row(name, key, text, onFocus) {
-    const drawn = element("input", { type: "checkbox", checked: !this.hidden.has(name), "aria-label": `outline of ${name}`, onchange: () => this.toggle(name) });
-    const mark = name === "reference" ? element("span", { class: "swatch reference" }) : swatch(name);
+    const label = name === TRUTH ? "the reference" : name;
+    const drawn = element("input", { type: "checkbox", checked: !this.hidden.has(name), "aria-label": `outline of ${label}`, onchange: () => this.toggle(name) });
+    const mark = name === TRUTH ? element("span", { class: "swatch reference" }) : swatch(name);
     const title = onFocus ? element("button", { type: "button", class: "name", title: "show its prompts", onclick: onFocus }, name) : element("span", { class: "name" }, "reference");
     return element("tr", { class: name === this.focus ? "focus" : "" }, element("td", {}, drawn), element("td", {}, mark, title, element("kbd", {}, key)), element("td", { class: "number" }, text));
   },
@@ -305,7 +307,7 @@ const viewer = {
       context.stroke();
       context.setLineDash([]);
     };
-    if (!this.hidden.has("reference")) {
+    if (!this.hidden.has(TRUTH)) {
       draw(this.picture.reference, REFERENCE, "", 2.5);
     }
     const shown = this.difference ? caseTable.pair() : this.list.methods;
