@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.common.errors import one_line
+from benchmarks.common.errors import MachineFault, one_line
 from benchmarks.common.identity import digest
 from benchmarks.data.dataset import Case
 from benchmarks.execution.crew import CaseWork, ClusterLost, Crew, Machines, TrainingWork
@@ -45,6 +45,7 @@ from benchmarks.execution.plan import Folders, Unit
 from benchmarks.execution.room import need_of, training_need
 from benchmarks.execution.scheduler import Scheduler
 from benchmarks.execution.training import checkpoint_folder, finished, run_job
+from benchmarks.execution.training_job import TrainingJob
 from benchmarks.execution.way import Way
 from benchmarks.execution.worker import Loading
 from benchmarks.execution.writing import Writer
@@ -213,9 +214,8 @@ class Course:
         if self.records is not None:
             way.missing = missing_cases(unit, self.records.store, self.records.retry_failed)
         if unit.job is not None and checkpoint is not None:
-            way.trained = finished(checkpoint) and not self.fresh
-            if way.trained:
-                way.training = run_job(unit.job, checkpoint)
+            way.training = None if self.fresh else kept_training(unit.job, checkpoint)
+            way.trained = way.training is not None
         return way
 
     def _begin(self, way: Way) -> None:
@@ -447,6 +447,15 @@ class Course:
             self.observer.advanced(way.unit, int(way.trained))
             return
         self.observer.advanced(way.unit, len(way.unit.cases) - len(way.missing) - len(way.without))
+
+
+def kept_training(job: TrainingJob, checkpoint: Path) -> dict[str, Any] | None:
+    """The figures of a training that is finished; None if there is none, or a newer one waits for its storage."""
+    try:
+        return run_job(job, checkpoint) if finished(checkpoint) else None
+    except MachineFault as fault:
+        logger.warning("%s: tried again as a training", one_line(fault, 300))
+        return None
 
 
 def missing_cases(unit: Unit, store: RecordStore, retry_failed: bool) -> dict[str, Case]:

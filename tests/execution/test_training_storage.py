@@ -248,15 +248,11 @@ def test_a_finished_training_is_taken_from_the_storage_and_is_not_made_again(
     first, other = (checkpoint_folder(tmp_path / name, job) for name in ("first", "other"))
     for folder in (first, other):
         folder.parent.mkdir()
-    monkeypatch.setattr(training, "_train_on_ray", lambda job, work, aside: _trained(job, work))
+    only_untrained_weights(monkeypatch)
     run_job(job, first)
     storage = storage_of(job)
     assert storage is not None
     assert storage.read(STATE) is None  # nobody needs it any more
-
-    def never(*arguments: Any) -> None:
-        raise AssertionError("trained again")
-
     monkeypatch.setattr(training, "_train_on_ray", never)
     figures = run_job(job, other)
     assert figures == json.loads((first / "training.json").read_text(encoding="utf-8"))
@@ -267,6 +263,94 @@ def test_a_finished_training_is_taken_from_the_storage_and_is_not_made_again(
             assert (first / path).read_bytes() == (other / path).read_bytes()
     with pytest.raises(AssertionError, match="trained again"):
         run_job(job, other, fresh="one")
+
+
+def never(*arguments: Any) -> None:
+    raise AssertionError("trained again")
+
+
+def only_untrained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_train_on_ray", lambda job, work, aside: _trained(job, work))
+
+
+@pytest.mark.parametrize("fresh", ["", "one"], ids=["plain", "fresh"])
+@pytest.mark.parametrize("fault", ["the store is away", "killed", "killed once it is there"])
+def test_a_training_that_was_finished_and_not_stored_is_stored_and_not_made_again(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, fresh: str
+) -> None:
+    """The weights of the old training, which a fresh one replaces, are told from the new ones by their bytes."""
+    job = job_of(cases, untrained=True, storage=str(tmp_path / "store"))
+    folder = checkpoint_folder(tmp_path / "out", job)
+    folder.parent.mkdir()
+    storage = storage_of(job)
+    assert storage is not None
+    only_untrained_weights(monkeypatch)
+    if fresh:
+        run_job(job, folder)
+        (folder / "checkpoint" / "weights.safetensors").write_bytes(b"of the training before")
+        storage.write_folder(CHECKPOINT, folder)
+    put = TrainingStorage._put
+
+    def fail(self: TrainingStorage, file: str, content: bytes) -> None:
+        if file.startswith(CHECKPOINT):
+            raise OSError("away") if fault == "the store is away" else KeyboardInterrupt
+        put(self, file, content)
+
+    def end(self: TrainingStorage, kind: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        if fault == "killed once it is there":
+            broken.setattr(TrainingStorage, "remove", end)
+        else:
+            broken.setattr(TrainingStorage, "_put", fail)
+        if fresh:  # it has removed what an earlier call left before it trains
+            storage.write(training.AFRESH, fresh.encode(), ".txt")
+        with pytest.raises((MachineFault, KeyboardInterrupt)):
+            run_job(job, folder, fresh=fresh)
+    monkeypatch.setattr(training, "_train_on_ray", never)
+    run_job(job, folder, fresh=fresh)
+    assert run_job(job, folder) == run_job(job, checkpoint_folder(tmp_path, job))
+    for path in (folder, checkpoint_folder(tmp_path, job)):
+        assert sorted(one.name for one in path.iterdir()) == ["checkpoint", "training.json"]
+        assert (path / "checkpoint" / "weights.safetensors").read_bytes() != b"of the training before"
+    assert not list(folder.parent.glob(".*"))
+    assert [storage.read(kind) for kind in (STATE, BEST, training.AFRESH)] == [None] * 3
+
+
+def test_what_was_trained_before_a_storage_was_named_is_put_there(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = job_of(cases, untrained=True)
+    stored = replace(job, storage=str(tmp_path / "store"))
+    first, other = (checkpoint_folder(tmp_path / name, job) for name in ("first", "other"))
+    for folder in (first, other):
+        folder.parent.mkdir()
+    only_untrained_weights(monkeypatch)
+    figures = run_job(job, first)
+    monkeypatch.setattr(training, "_train_on_ray", never)
+    with monkeypatch.context() as broken:
+        broken.setattr(TrainingStorage, "_put", never)  # the store is away: what is finished can be used all the same
+        assert run_job(stored, first) == figures
+    assert f"{first} is finished, and not in the storage yet" in caplog.text
+    assert run_job(stored, first) == figures
+    assert run_job(stored, other) == figures
+
+
+def test_a_damaged_checkpoint_in_the_storage_gives_way_to_the_one_that_is_made_again(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(cases, untrained=True, storage=str(tmp_path / "store"))
+    only_untrained_weights(monkeypatch)
+    for name in ("first", "second", "third"):
+        folder = checkpoint_folder(tmp_path / name, job)
+        folder.parent.mkdir()
+        run_job(job, folder)
+        if name == "first":
+            (packed,) = (tmp_path / "store").glob("*/checkpoint-*.tar")
+            packed.write_bytes(b"cut")
+        else:
+            monkeypatch.setattr(training, "_train_on_ray", never)
 
 
 def _trained(job: TrainingJob, work: Path) -> dict[str, Any]:
