@@ -19,6 +19,7 @@ from benchmarks.common.errors import MachineFault, UserError
 from benchmarks.data.dataset import Case
 from benchmarks.execution import loop as loop_module
 from benchmarks.execution import training, training_storage
+from benchmarks.execution.loop import TrainingLoop
 from benchmarks.execution.state import load_state, save_state
 from benchmarks.execution.suite import load_suite
 from benchmarks.execution.training import run_job
@@ -186,6 +187,26 @@ def test_a_training_goes_on_from_the_storage_where_its_folder_is_gone(
     assert ours.read_bytes() == theirs.read_bytes()
     kept = [json.loads((tmp_path / name / "loop.json").read_text())["kept_step"] for name in ("second", "undisturbed")]
     assert kept[0] == kept[1]
+
+
+def test_the_best_checkpoint_is_the_storages_and_not_that_of_a_disk_which_comes_back(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machine A is cut off with a best of its own, B goes on and finds a better one, A comes back with its disk."""
+    monkeypatch.setattr(loop_module, "STATE_EVERY_SECONDS", -1.0)
+    dices = {3: 0.2, 6: 0.6, 9: 0.4, 12: 0.5}
+    monkeypatch.setattr(TrainingLoop, "_validation_dice", lambda loop, case: dices[loop.step])
+    job = job_of(cases, steps=12, validation=cases[:1], validate_at=(0.25, 0.5, 0.75, 1.0), keep_best=True)
+    undisturbed = tmp_path / "undisturbed"
+    loop_of(job, undisturbed).run()
+    stored = replace(job, storage=str(tmp_path / "store"))
+    interrupted(stored, tmp_path / "a", 5)
+    stale = (tmp_path / "a" / BEST / "weights.safetensors").read_bytes()
+    interrupted(stored, tmp_path / "b", 8)
+    loop_of(stored, tmp_path / "a").run()
+    ours, theirs = (folder / "checkpoint" / "weights.safetensors" for folder in (tmp_path / "a", undisturbed))
+    assert ours.read_bytes() == theirs.read_bytes() != stale
+    assert json.loads((tmp_path / "a" / "loop.json").read_text())["kept_step"] == 6
 
 
 def go_on(rank: int, job: TrainingJob, folder: Path) -> dict[str, torch.Tensor]:
