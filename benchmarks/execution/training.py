@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.common.errors import MachineFault, UserError
-from benchmarks.common.files import in_turn, write_json
+from benchmarks.common.files import in_turn, read_json, write_json
+from benchmarks.common.identity import digest_of_folder
 from benchmarks.contestants import Budget, Method, OwnTraining, Trainable
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import fingerprint_cases
@@ -36,6 +37,7 @@ __all__ = [
     "redirect_output",
     "run_job",
     "train_loop",
+    "weights_of",
 ]
 
 
@@ -130,6 +132,7 @@ def _train(job: TrainingJob, work: Path, aside: Aside) -> None:
         "workers": job.workers,
         "untrained": job.untrained,
         "validation": fingerprint_cases(job.validation) if job.validate_at else "",
+        "weights": digest_of_folder(work / "checkpoint"),  # an equal job in minutes, trained again, has others
         "seconds_total": time.perf_counter() - started,
     }
     write_json(work / "training.json", figures)
@@ -179,6 +182,15 @@ def _bring(storage: TrainingStorage, work: Path, folder: Path) -> bool:
     shutil.rmtree(work, ignore_errors=True)
     _take_place(brought, folder)
     return True
+
+
+def weights_of(folder: Path) -> str:
+    """The digest of the weights of a finished training; empty if there is none, or it is of before they had one.
+
+    One that has only to take its place counts as being there.
+    """
+    place = next((one for one in (work_folder(folder), folder) if finished(one)), None)
+    return "" if place is None else str(read_json(place / "training.json").get("weights", ""))
 
 
 def _take_place(work: Path, folder: Path) -> None:
