@@ -208,8 +208,9 @@ def _train_by_own_tool(method: Method, job: TrainingJob, work: Path) -> dict[str
     if not isinstance(segmenter, OwnTraining):
         raise TypeError(f"method '{method.name}' announces its own training and has no `fit`")
     fitted = work / "checkpoint"
-    shutil.rmtree(fitted, ignore_errors=True)
-    fitted.mkdir()
+    if not segmenter.resumes:
+        shutil.rmtree(fitted, ignore_errors=True)
+    fitted.mkdir(exist_ok=True)
     return dict(segmenter.fit(job.cases, job.target, job.budget, fitted, job.seed))
 
 
