@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 MODEL = "model.json"
 LOG = "train.log"
+STATES = "states"  # of a training that goes on, a file for each network; gone once it is finished
+STATE_EVERY_SECONDS = 300.0
 MOST_FOLDS = 20
 
 
@@ -96,6 +98,8 @@ def build_with_organ(config: Mapping[str, Any], device: str) -> NnUNet:
 class NnUNet(OwnTraining):
     """nnU-Net, one 3D configuration or the cascade of two, one network or folds; automatic: it takes no prompt."""
 
+    resumes = True
+
     def __init__(self, settings: Settings, device: str, with_organ: bool) -> None:
         self.settings = settings
         self.device = torch.device(device)
@@ -108,6 +112,7 @@ class NnUNet(OwnTraining):
 
         `budget.minutes` is the wall-clock of the training iterations of all folds; planning and preprocessing come on
         top and are reported. A budget of neither minutes nor steps means nnU-Net's own 250 000 steps for each fold.
+        Networks go on from the states that a training which was cut off has left; the cases are prepared again.
 
         Raises:
             UserError: no cases, fewer than folds, no lesion, or no organ label for `nnunet-organ`.
@@ -116,6 +121,8 @@ class NnUNet(OwnTraining):
         started = time.monotonic()
         folder = folder.resolve()
         work = folder / "work"
+        shutil.rmtree(work, ignore_errors=True)  # of one that was cut off; what else it left is written anew
+        (folder / STATES).mkdir(exist_ok=True)
         if self.device.type == "cpu" and self.settings.plans != "small":
             logger.warning(
                 "nnU-Net's own plans on a CPU: a step takes seconds to minutes; 'nnunet-small' is made for it"
@@ -128,6 +135,8 @@ class NnUNet(OwnTraining):
             cpus = max(1, budget.cpus)
             job = {
                 "folder": str(folder),
+                "states": str(folder / STATES),
+                "state_every": STATE_EVERY_SECONDS,
                 "names": list(names),
                 "plans": self.settings.plans,
                 "configuration": self.settings.configuration,
@@ -155,6 +164,7 @@ class NnUNet(OwnTraining):
         }
         (folder / MODEL).write_text(json.dumps(model, indent=1))
         self.load(folder)
+        shutil.rmtree(folder / STATES)
         return {**figures, "plans": model["plans"], "seconds_total": round(time.monotonic() - started, 2)}
 
     def _say_augmentation(self, budget: Budget) -> None:
@@ -211,7 +221,7 @@ class NnUNetSession(Session):
 
 
 def run_training_process(work: Path, log: Path, cpus: int, device: torch.device) -> None:
-    """Run `train_process` on work/job.json with its output in `log`, and wait for it.
+    """Run `train_process` on work/job.json with its output at the end of `log`, and wait for it.
 
     Raises:
         TrainingFailed: it ended with an error.
@@ -234,7 +244,7 @@ def run_training_process(work: Path, log: Path, cpus: int, device: torch.device)
     for name in ("raw", "preprocessed", "results"):
         (work / name).mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "baselines.nnunet.train_process", str(work / "job.json")]
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         # The child reads its standard input and ends when this end closes, so that it dies with this process.
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT

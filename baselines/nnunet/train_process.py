@@ -173,13 +173,18 @@ def train_on_gpu(rank: int, gpus: int, job: dict[str, Any], fold: int, folder: P
 
 
 def train_here(job: dict[str, Any], fold: int, folder: Path, rank: int = 0) -> dict[str, Any]:
-    """Train a fold under its share of the budget, seeded as far as nnU-Net can be."""
+    """Train a fold under its share of the budget, seeded as far as nnU-Net can be.
+
+    One that was cut off goes on from its state, with other crops than those that it has seen.
+    """
     import numpy as np
     import torch
 
-    from baselines.nnunet.trainer import STOCK_STEPS, BudgetTrainer, Clock
+    from baselines.nnunet.trainer import STOCK_STEPS, BudgetTrainer, Clock, read_state
 
-    seed = job["seed"] + 1000 * fold + rank
+    state_file = Path(job["states"]) / f"{job['configuration']}-{fold}.pth"
+    kept = read_state(state_file)
+    seed = job["seed"] + 1000 * fold + rank + (7919 * len(kept["losses"]) if kept else 0)
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 - nnU-Net draws from NumPy's global state
     torch.manual_seed(seed)
@@ -188,12 +193,13 @@ def train_here(job: dict[str, Any], fold: int, folder: Path, rank: int = 0) -> d
     dataset_json = json.loads((preprocessed_folder() / "dataset.json").read_text())
     trainer = BudgetTrainer(plans, job["configuration"], fold, dataset_json, torch.device(job["device"]))
     trainer.adam = job["plans"] == "small"
+    trainer.state_file, trainer.state_every = state_file, job["state_every"]
     minutes, steps, networks = job["minutes"], job["steps"], job["folds"] * job["stages"]
     if minutes is None and steps is None:
         trainer.clock = Clock(None, STOCK_STEPS)
     else:
         trainer.clock = Clock(minutes and minutes / networks, steps and max(1, steps // networks))
-    trainer.run_training()
+    trainer.run_training(kept)
     if rank == 0:
         export(trainer, folder, fold)
     if trainer.configuration_manager.next_stage_names and job["stages"] > 1:
@@ -209,14 +215,13 @@ def export(trainer: BudgetTrainer, folder: Path, fold: int) -> None:
     """
     import torch
 
+    from baselines.nnunet.trainer import unwrapped
+
     for name in ("plans.json", "dataset.json"):
         shutil.copyfile(Path(trainer.output_folder_base) / name, folder / name)
-    network: Any = trainer.network
-    network = getattr(network, "_orig_mod", network)  # unwrap torch.compile
-    network = getattr(network, "module", network)  # and DistributedDataParallel
-    network = getattr(network, "_orig_mod", network)
+    weights = unwrapped(trainer.network).state_dict()
     checkpoint = {
-        "network_weights": {key: value.detach().cpu() for key, value in network.state_dict().items()},
+        "network_weights": {key: value.detach().cpu() for key, value in weights.items()},
         "init_args": {"configuration": trainer.configuration_name, "fold": fold},
         "trainer_name": "nnUNetTrainer",
         "inference_allowed_mirroring_axes": [int(axis) for axis in trainer.inference_allowed_mirroring_axes],

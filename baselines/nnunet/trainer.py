@@ -2,13 +2,17 @@
 
 Network, loss, augmentation and sampling are nnU-Net's. Changed: the end of the training is a budget, the
 polynomial fall of the learning rate follows the share of the budget that is spent (by iteration, not by epoch),
-small plans learn by AdamW, and nothing is validated, because the bench evaluates on its own split.
+small plans learn by AdamW, and nothing is validated, because the bench evaluates on its own split. Its state is kept
+every few minutes, and a training that was cut off goes on from it; what it had spent of the budget counts.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +25,8 @@ STOCK_STEPS = 250_000  # nnU-Net's 1000 epochs of 250 iterations
 POLY_EXPONENT = 0.9  # as in nnU-Net
 ADAM_LEARNING_RATE = 3e-3
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class Clock:
@@ -29,13 +35,14 @@ class Clock:
     minutes: float | None
     steps: int | None
     started: float = 0.0
+    earlier: float = 0.0  # seconds, before the training was cut off
 
     def start(self) -> None:
         self.started = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        return time.monotonic() - self.started
+        return self.earlier + time.monotonic() - self.started
 
     def share(self, step: int) -> float:
         """0 at the start, 1 or more once the budget is spent."""
@@ -47,8 +54,35 @@ class Clock:
         return max(shares)
 
 
+def read_state(path: Path) -> dict[str, Any] | None:
+    """The state of a training that was cut off; None if there is none, or none that can be read."""
+    if not path.is_file():
+        return None
+    try:
+        return dict(torch.load(path, map_location="cpu", weights_only=True))
+    except Exception as error:  # torch raises whatever its reader happens to meet
+        logger.warning("%s cannot be read: the training begins anew (%s)", path, str(error)[:200])
+        return None
+
+
+def unwrapped(network: Any) -> torch.nn.Module:
+    """The network without torch.compile and DistributedDataParallel."""
+    for name in ("_orig_mod", "module", "_orig_mod"):
+        network = getattr(network, name, network)
+    return network
+
+
 class BudgetTrainer(nnUNetTrainer):  # type: ignore[misc, unused-ignore]
-    """nnU-Net's trainer that stops when its budget is spent."""
+    """nnU-Net's trainer that stops when its budget is spent.
+
+    Attributes:
+        state_file: where its state is kept; None for nowhere.
+        state_every: seconds between states.
+    """
+
+    state_file: Path | None = None
+    state_every = 300.0
+    seconds_queued = 0.0  # for a processor
 
     # nnU-Net reads the names of the parameters from the signature: it must be spelled out, not (*args)
     def __init__(
@@ -64,7 +98,6 @@ class BudgetTrainer(nnUNetTrainer):  # type: ignore[misc, unused-ignore]
         self.adam = False
         self.report_every = 50
         self.seconds_waited = 0.0  # for a batch
-        self.seconds_queued = 0.0  # for a processor
         self.losses: list[float] = []
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
@@ -81,12 +114,15 @@ class BudgetTrainer(nnUNetTrainer):  # type: ignore[misc, unused-ignore]
     def plot_network_architecture(self) -> None:
         """Nothing: the plot needs a package that nnU-Net no longer has."""
 
-    def run_training(self) -> None:
-        """Train until the budget is spent, at least one step."""
+    def run_training(self, kept: dict[str, Any] | None = None) -> None:
+        """Train until the budget is spent, at least one step; from a kept state on, if there is one."""
         self.on_train_start()
         self.network.train()
+        if kept is not None:
+            self._resume(kept)
         self.clock.start()
-        share, queued_before = 0.0, seconds_queued()
+        queued_before, kept_at = seconds_queued() - self.seconds_queued, time.monotonic()
+        share = self._agreed(self.clock.share(len(self.losses))) if self.losses else 0.0
         while share < 1.0:
             for group in self.optimizer.param_groups:
                 group["lr"] = self.initial_lr * (1 - share) ** POLY_EXPONENT
@@ -98,8 +134,51 @@ class BudgetTrainer(nnUNetTrainer):  # type: ignore[misc, unused-ignore]
                 recent = float(np.mean(self.losses[-self.report_every :]))
                 self.print_to_log_file(f"step {len(self.losses)}, {share:.0%} of the budget, loss {recent:.4f}")
             share = self._agreed(self.clock.share(len(self.losses)))
+            if self.state_file is not None and (share >= 1.0 or time.monotonic() - kept_at >= self.state_every):
+                self.seconds_queued = seconds_queued() - queued_before
+                self._keep_state(self.state_file)
+                kept_at = time.monotonic()
         self.seconds_training, self.seconds_queued = self.clock.seconds, seconds_queued() - queued_before
         self.on_train_end()
+
+    def _resume(self, kept: dict[str, Any]) -> None:
+        """Go on from a state, if it is one of these plans."""
+        if kept["plans"] != self.plans_manager.plans:  # as of another version of nnU-Net
+            self.print_to_log_file("the kept state is of other plans: the training begins anew")
+            return
+        unwrapped(self.network).load_state_dict(kept["network"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        if self.grad_scaler is not None and kept["scaler"] is not None:
+            self.grad_scaler.load_state_dict(kept["scaler"])
+        self.losses, self.clock.earlier = list(kept["losses"]), kept["seconds"]
+        self.seconds_waited, self.seconds_queued = kept["waited"], kept["queued"]
+        self.print_to_log_file(f"going on from step {len(self.losses)}, after {self.clock.earlier:.0f} s of training")
+
+    def _keep_state(self, path: Path) -> None:
+        """Put the state of the first process in the place of the one before; its time is not charged to the budget.
+
+        A disk that cannot take it costs no more than what is trained until the next one.
+        """
+        if self.local_rank != 0:
+            return
+        began = time.monotonic()
+        state = {
+            "plans": self.plans_manager.plans,
+            "network": unwrapped(self.network).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "losses": self.losses,
+            "seconds": self.clock.seconds,
+            "waited": self.seconds_waited,
+            "queued": self.seconds_queued,
+        }
+        fresh = path.with_suffix(".new")
+        try:
+            torch.save(state, fresh)
+            os.replace(fresh, path)
+        except (OSError, RuntimeError) as error:  # the latter from torch's own writer
+            self.print_to_log_file(f"the state cannot be kept: {str(error)[:200]}")
+        self.clock.started += time.monotonic() - began
 
     def _agreed(self, share: float) -> float:
         """The share that the first process sees, on all GPUs: one that ended alone would hang the others."""

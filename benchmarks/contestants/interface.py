@@ -199,9 +199,15 @@ class Budget:
 class OwnTraining(Segmenter):
     """A segmenter that trains by its own tool, or that only measures something on the training cases."""
 
+    resumes = False
+    """Whether `fit` goes on from what it left when it was cut off, and takes away itself what it cannot use."""
+
     @abstractmethod
     def fit(self, cases: Sequence[Case], target: Target, budget: Budget, folder: Path, seed: int) -> dict[str, Any]:
-        """Train on the cases, leave a checkpoint in the existing empty folder, return figures for the log."""
+        """Train on the cases, leave a checkpoint in the existing folder, return figures for the log.
+
+        The folder is empty; where the method `resumes`, it holds what the same training left when it was cut off.
+        """
 
     @abstractmethod
     def load(self, folder: Path) -> None:

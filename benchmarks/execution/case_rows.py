@@ -25,7 +25,7 @@ from benchmarks.prompting.prompts import SIMULATED
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.prompting.tasks import Task
 from benchmarks.results.predictions import facts_file, mask_file, step_stem
-from benchmarks.results.records import FAILED, NO_TARGET, OK, SCHEMA_VERSION, SPACINGS
+from benchmarks.results.records import FAILED, NO_TARGET, OK, SCHEMA_VERSION, SPACINGS, WEIGHTS
 
 UNKNOWN_DIAGONAL_MM = 1000.0  # worst distance where the image cannot be read, so that its size is not known
 
@@ -131,6 +131,11 @@ class Cell:
         """Where the mask and the facts of a step are kept, without suffix."""
         assert self.evaluation.predictions is not None
         return step_stem(self.evaluation.predictions, self.case.case_id, self.target.name, self.protocol.name, step)
+
+    @property
+    def weights(self) -> dict[str, str]:
+        """By which weights of a training its masks come, as their facts say it; empty without a training."""
+        return {name: value for name, value in self.evaluation.provenance.items() if name == WEIGHTS}
 
     def identity(self, step: int) -> dict[str, Any]:
         return {

@@ -21,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.common.errors import one_line
+from benchmarks.common.errors import MachineFault, one_line
 from benchmarks.common.identity import digest
 from benchmarks.data.dataset import Case
 from benchmarks.execution.crew import CaseWork, ClusterLost, Crew, Machines, TrainingWork
@@ -45,6 +45,7 @@ from benchmarks.execution.plan import Folders, Unit
 from benchmarks.execution.room import need_of, training_need
 from benchmarks.execution.scheduler import Scheduler
 from benchmarks.execution.training import checkpoint_folder, finished, run_job
+from benchmarks.execution.training_job import TrainingJob
 from benchmarks.execution.way import Way
 from benchmarks.execution.worker import Loading
 from benchmarks.execution.writing import Writer
@@ -210,12 +211,13 @@ class Course:
         self.loadings.setdefault(name, loading)
         ahead = 2 if need.gpus > 0 and need.cpus > 1 else 1  # load and score beside the GPU, never beside a CPU method
         way = Way(number, unit, Key(name, need, load_limit=LOAD_LIMIT_SECONDS, ahead=ahead), checkpoint)
-        if self.records is not None:
-            way.missing = missing_cases(unit, self.records.store, self.records.retry_failed)
         if unit.job is not None and checkpoint is not None:
-            way.trained = finished(checkpoint) and not self.fresh
-            if way.trained:
-                way.training = run_job(unit.job, checkpoint)
+            way.training = None if self.fresh else kept_training(unit.job, checkpoint)
+            way.trained = way.training is not None
+        if self.records is not None:
+            if unit.job is not None and way.trained:
+                way.afresh = self.records.store.use_weights(unit.folder, way.weights)
+            way.missing = missing_cases(unit, self.records.store, self.records.retry_failed)
         return way
 
     def _begin(self, way: Way) -> None:
@@ -228,7 +230,7 @@ class Course:
                 self._train(way)
         elif not way.missing:
             self._end(way)
-        elif kept is not None and kept.is_dir() and not self.fresh:
+        elif kept is not None and kept.is_dir() and not (self.fresh or way.afresh):
             self._submit(self._items(way, list(way.missing.values()), score_only=True))
         else:
             self._compute(way, list(way.missing.values()))
@@ -329,24 +331,37 @@ class Course:
                 self._fail(item, one_line(result)[:400])
                 return
             for way in self.trainees.pop(work.job.digest()):
-                way.training, way.trained = result, True
+                way.has_trained(result)
                 cases, way.awaiting = way.awaiting, []
                 if self.records is None:
                     self._end(way)
                 else:
                     self._stage(way, "waiting")  # for a worker; its training is over
-                    self._compute(way, cases)
+                    self._compute(way, self._due_with(self.records, way, cases))
             return
         assert isinstance(work, CaseWork)
         way = self.ways[work.unit]
         if work.score_only and isinstance(result, str) and way.unit.evaluation.given is not None:
             self._write_as_failed(way, work.case, RuntimeError(result))
-        elif work.score_only and not isinstance(result, list):
-            self._compute(way, [work.case])  # no mask, or one that cannot be read
+        elif work.score_only and (not isinstance(result, list) or way.is_of_others(result)):
+            self._compute(way, [work.case])  # no mask, or one that cannot be read, or of another training
         elif isinstance(result, Exception):
             self._write_as_failed(way, work.case, result)
         else:
             self._write(way, work.case, result)
+
+    def _due_with(self, records: Records, way: Way, awaiting: list[Case]) -> list[Case]:
+        """The cases that waited for a training; all of the unit where it has rows by the weights of another one.
+
+        Those that are being scored from kept masks come back by themselves.
+        """
+        if not records.store.use_weights(way.unit.folder, way.weights):
+            return awaiting
+        scored = way.missing.keys() - {case.case_id for case in awaiting}
+        left_out = {case.case_id for case in way.without}
+        every = missing_cases(way.unit, records.store, records.retry_failed)
+        way.missing = {name: case for name, case in every.items() if name not in left_out}
+        return [case for name, case in way.missing.items() if name not in scored]
 
     def _fail(self, item: Item, reason: str) -> None:
         work = item.work
@@ -449,11 +464,24 @@ class Course:
         self.observer.advanced(way.unit, len(way.unit.cases) - len(way.missing) - len(way.without))
 
 
-def missing_cases(unit: Unit, store: RecordStore, retry_failed: bool) -> dict[str, Case]:
-    """The cases of a unit that have no record, by name; with `retry_failed`, those that failed too."""
+def kept_training(job: TrainingJob, checkpoint: Path) -> dict[str, Any] | None:
+    """The figures of a training that is finished; None if there is none, or a newer one waits for its storage."""
+    try:
+        return run_job(job, checkpoint) if finished(checkpoint) else None
+    except MachineFault as fault:
+        logger.warning("%s: tried again as a training", one_line(fault, 300))
+        return None
+
+
+def missing_cases(unit: Unit, store: RecordStore, retry_failed: bool, weights: str = "") -> dict[str, Case]:
+    """The cases of a unit that have no record, by name; with `retry_failed`, those that failed too.
+
+    Args:
+        weights: of its training; all are missing where a record comes by others.
+    """
     if not unit.evaluation.protocols:
         return {}
-    ready = store.finished(unit.folder, [case.case_id for case in unit.cases], retry_failed)
+    ready = store.finished(unit.folder, [case.case_id for case in unit.cases], retry_failed, weights)
     return {case.case_id: case for case in unit.cases if case.case_id not in ready}
 
 

@@ -160,7 +160,8 @@ def rescore_case(case: Case, evaluation: Evaluation) -> Rows | None:
                 rows.append({**rows[-1], "step": step} | facts)
                 continue
             mask = read_label(mask_file(cell.stem(step)), like=volume) > 0
-            rows.append({**cell.identity(step), **evaluate_mask(mask, cell.truth.reference), **WELL} | facts)
+            unsaid = dict.fromkeys(cell.weights, "")  # by masks of before, or of a unit without a training
+            rows.append({**cell.identity(step), **evaluate_mask(mask, cell.truth.reference), **WELL} | unsaid | facts)
     return rows
 
 
@@ -260,6 +261,7 @@ def _row(one: Predicted, number: int, step: Step, volume: Volume, before: Mappin
         "peak_memory_mb": max((answer.peak_memory_mb for answer in answers), default=peak_memory_mb()),
         "device": next((answer.device for answer in answers), ""),
         "predicted_commit": revision()[0],
+        **cell.weights,
     } | lesion_figures(cell, one.lesions, step.lesion_dices)
     row = {**cell.identity(number), **evaluate_mask(mask, cell.truth.reference), **WELL} | facts
     prompts = [to_json(answer.prompts, volume) for answer in answers]

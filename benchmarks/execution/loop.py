@@ -31,7 +31,7 @@ from benchmarks.execution.loss_network import LossNetwork
 from benchmarks.execution.optimisation import Optimisation
 from benchmarks.execution.state import digest_of, load_state, save_state, tensors_in
 from benchmarks.execution.training_job import TrainingJob, storage_of
-from benchmarks.execution.training_storage import BEST
+from benchmarks.execution.training_storage import BEST, STATE, TrainingStorage
 from benchmarks.execution.training_watch import CURVE, Heartbeat
 from benchmarks.execution.worker_group import WorkerGroup
 from benchmarks.prompting.prompts import PromptKind
@@ -368,9 +368,15 @@ class TrainingLoop:
             self.curve, self.validations = state["curve"], state["validations"]
             others = "" if state["world_size"] == self.group.world_size else f" of {state['world_size']} workers"
             logger.info("going on from the state of step %d%s", self.step, others)
-            if self.job.keep_best and self.is_first and self.storage is not None and not (self.folder / BEST).is_dir():
-                self.storage.read_folder(BEST, self.folder / BEST)
+            if self.job.keep_best and self.is_first and self.storage is not None and self.storage.holds(STATE):
+                self._bring_best(self.storage)
         self._require_equal("the weights to begin with")
+
+    def _bring_best(self, storage: TrainingStorage) -> None:
+        """Put the storage's best checkpoint in the place of this disk's, which another machine may have outdone."""
+        shutil.rmtree(self.folder / BEST, ignore_errors=True)
+        if not storage.read_folder(BEST, self.folder / BEST) and self.validations:
+            logger.warning("the storage has lost the best weights up to step %d: later ones can be kept", self.step)
 
     def _require_equal(self, what: str) -> None:
         if self.group.world_size > 1:

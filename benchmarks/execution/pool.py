@@ -18,6 +18,7 @@ from benchmarks.execution.environments import prepare
 from benchmarks.execution.observer import Observer
 from benchmarks.execution.plan import Folders, Unit, without_repeats
 from benchmarks.execution.room import check_room, unfit_nodes
+from benchmarks.execution.training import checkpoint_folder, weights_of
 from benchmarks.results.records import RecordStore
 
 
@@ -105,7 +106,14 @@ def _fit(machines: Machines, unfit: Mapping[str, str]) -> dict[str, str]:
 def anything_due(units: list[Unit], folders: Folders, fresh: bool, retry_failed: bool) -> bool:
     """Whether any case is still to be computed, and Ray is needed for it."""
     store = RecordStore(folders.records)
-    return fresh or any(missing_cases(unit, store, retry_failed) for unit, _ in without_repeats(units))
+    return fresh or any(
+        missing_cases(unit, store, retry_failed, _weights(unit, folders)) for unit, _ in without_repeats(units)
+    )
+
+
+def _weights(unit: Unit, folders: Folders) -> str:
+    """The digest of the weights of the unit's training, if it is finished."""
+    return weights_of(checkpoint_folder(folders.checkpoints, unit.job)) if unit.job is not None else ""
 
 
 def _shared(

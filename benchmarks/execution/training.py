@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.errors import UserError
-from benchmarks.common.files import in_turn, write_json
+from benchmarks.common.errors import MachineFault, UserError
+from benchmarks.common.files import in_turn, read_json, write_json
+from benchmarks.common.identity import digest_of_folder
 from benchmarks.contestants import Budget, Method, OwnTraining, Trainable
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import fingerprint_cases
@@ -36,11 +37,14 @@ __all__ = [
     "redirect_output",
     "run_job",
     "train_loop",
+    "weights_of",
 ]
 
 
 Report = Callable[[dict[str, Any]], None]
 AFRESH = "afresh"  # names the call with --fresh that began a training
+
+logger = logging.getLogger(__name__)
 
 
 def run_job(
@@ -63,6 +67,7 @@ def run_job(
     Raises:
         UserError: no training case, or a method that does not train.
         TrainingProcessDied: a worker process was ended by the machine; a later call goes on from the kept state.
+        MachineFault: the storage fails; a later call goes on, and what is finished is not trained again.
     """
     with in_turn(folder.with_name(f".{folder.name}.lock")):  # an equal job waits, and finds the checkpoint
         return _run_job(job, folder, Aside(log, cache, report), fresh)
@@ -82,17 +87,23 @@ def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: str) -> dict[s
     storage = storage_of(job)
     if fresh:
         _begin_afresh(work, storage, fresh)
-    elif finished(work):
-        _take_place(work, folder)  # a process that was killed had only this left to do
-    if storage is not None and not finished(folder) and not fresh:
-        _bring(storage, work, folder)
-    if finished(folder) and not fresh:
-        return dict(json.loads((folder / "training.json").read_text(encoding="utf-8")))
+    if finished(work):
+        _hand_over(work, folder, storage)  # a process that was killed, or found no storage, had only this left to do
+    elif fresh or not finished(folder):
+        if fresh or storage is None or not _bring(storage, work, folder):
+            _train(job, work, aside)
+            _hand_over(work, folder, storage)
+    elif storage is not None:
+        _store_later(folder, storage)
+    return dict(json.loads((folder / "training.json").read_text(encoding="utf-8")))
+
+
+def _train(job: TrainingJob, work: Path, aside: Aside) -> None:
+    """Leave the finished training in `work`: its checkpoint, and `training.json`, which is written last."""
     if not all(cases for _, cases in job.parts):
         raise UserError(f"method '{job.method}' has to be trained, and the training split is empty")
     method = find_method(job.method)
     work.mkdir(parents=True, exist_ok=True)
-    (work / "training.json").unlink(missing_ok=True)
     started = time.perf_counter()
     if method.training == "bench":
         if job.workers == 1:  # a group may still have to wait for a free machine, which is no sign of death
@@ -103,7 +114,7 @@ def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: str) -> dict[s
         figures = _train_by_own_tool(method, job, work)
     else:
         raise UserError(f"method '{method.name}' does not train")
-    for name in ("state.pt", "state.pt.new", SIGN_OF_LIFE, CURVE, AFRESH):
+    for name in ("state.pt", "state.pt.new", SIGN_OF_LIFE, CURVE):
         (work / name).unlink(missing_ok=True)
     shutil.rmtree(work / "best", ignore_errors=True)
     figures |= {
@@ -121,15 +132,30 @@ def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: str) -> dict[s
         "workers": job.workers,
         "untrained": job.untrained,
         "validation": fingerprint_cases(job.validation) if job.validate_at else "",
+        "weights": digest_of_folder(work / "checkpoint"),  # an equal job in minutes, trained again, has others
         "seconds_total": time.perf_counter() - started,
     }
     write_json(work / "training.json", figures)
+
+
+def _hand_over(work: Path, folder: Path, storage: TrainingStorage | None) -> None:
+    """Put a finished training into the storage, then in its place. Whatever is cut off here is done again."""
     if storage is not None:
-        storage.write_folder(CHECKPOINT, work)
+        if (work / AFRESH).exists() or storage.read(CHECKPOINT) is None:  # one that is whole gives way to --fresh only
+            storage.write_folder(CHECKPOINT, work, without=(AFRESH,))
         for kind in (STATE, BEST, AFRESH):
             storage.remove(kind)
     _take_place(work, folder)
-    return figures
+    (folder / AFRESH).unlink(missing_ok=True)  # last: without it the same call would begin again
+
+
+def _store_later(folder: Path, storage: TrainingStorage) -> None:
+    """Put a training that was finished without the storage into it; where that fails, the next call tries again."""
+    try:
+        if not storage.holds(CHECKPOINT):
+            storage.write_folder(CHECKPOINT, folder)
+    except MachineFault as fault:
+        logger.warning("%s is finished, and not in the storage yet: %s", folder, fault)
 
 
 def _begin_afresh(work: Path, storage: TrainingStorage | None, call: str) -> None:
@@ -147,13 +173,24 @@ def _begin_afresh(work: Path, storage: TrainingStorage | None, call: str) -> Non
     mark.write_text(call, encoding="utf-8")
 
 
-def _bring(storage: TrainingStorage, work: Path, folder: Path) -> None:
-    """A finished training that only the storage has."""
+def _bring(storage: TrainingStorage, work: Path, folder: Path) -> bool:
+    """Take a finished training that only the storage has; whether it has one."""
     brought = folder.with_name(f".{folder.name}.brought")
     shutil.rmtree(brought, ignore_errors=True)
-    if storage.read_folder(CHECKPOINT, brought) and finished(brought):
-        shutil.rmtree(work, ignore_errors=True)
-        _take_place(brought, folder)
+    if not (storage.read_folder(CHECKPOINT, brought) and finished(brought)):
+        return False
+    shutil.rmtree(work, ignore_errors=True)
+    _take_place(brought, folder)
+    return True
+
+
+def weights_of(folder: Path) -> str:
+    """The digest of the weights of a finished training; empty if there is none, or it is of before they had one.
+
+    One that has only to take its place counts as being there.
+    """
+    place = next((one for one in (work_folder(folder), folder) if finished(one)), None)
+    return "" if place is None else str(read_json(place / "training.json").get("weights", ""))
 
 
 def _take_place(work: Path, folder: Path) -> None:
@@ -171,8 +208,9 @@ def _train_by_own_tool(method: Method, job: TrainingJob, work: Path) -> dict[str
     if not isinstance(segmenter, OwnTraining):
         raise TypeError(f"method '{method.name}' announces its own training and has no `fit`")
     fitted = work / "checkpoint"
-    shutil.rmtree(fitted, ignore_errors=True)
-    fitted.mkdir()
+    if not segmenter.resumes:
+        shutil.rmtree(fitted, ignore_errors=True)
+    fitted.mkdir(exist_ok=True)
     return dict(segmenter.fit(job.cases, job.target, job.budget, fitted, job.seed))
 
 

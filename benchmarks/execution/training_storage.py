@@ -18,7 +18,7 @@ import io
 import json
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -88,6 +88,10 @@ class TrainingStorage:
             return None
         return content
 
+    def holds(self, kind: str) -> bool:
+        """Whether something was written; that it is not damaged only `read` finds out."""
+        return self._pointer(kind) is not None
+
     def remove(self, kind: str) -> None:
         """Forget what the kind has."""
         pointer = self._pointer(kind)
@@ -95,11 +99,11 @@ class TrainingStorage:
             self._tried(lambda: self._delete(f"{kind}.json"))
             self._tried(lambda: self._delete(str(pointer["file"])))
 
-    def write_folder(self, kind: str, folder: Path) -> None:
-        """The files of a folder, in one."""
+    def write_folder(self, kind: str, folder: Path, without: Collection[str] = ()) -> None:
+        """The files of a folder, in one, but for these names."""
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as archive:
-            for path in sorted(folder.rglob("*")):
+            for path in sorted(path for path in folder.rglob("*") if path.name not in without):
                 archive.add(path, path.relative_to(folder).as_posix(), recursive=False)
         self.write(kind, packed.getvalue(), ".tar")
 

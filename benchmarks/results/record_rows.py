@@ -25,6 +25,9 @@ nothing to ask, because no voxel of the target is there to be clicked on: the sa
 
 SPACINGS = ("spacing_x_mm", "spacing_y_mm", "spacing_z_mm")
 
+WEIGHTS = "weights"
+"""The column with the digest of the trained weights that a row comes by; empty or missing where that is not known."""
+
 REQUIRED = ("schema_version", "dataset", "method", "case", "target", "protocol", "step", "status", "reason", "dice")
 """Columns that rows of every schema have."""
 
@@ -134,6 +137,11 @@ def _number(value: Any) -> float:
 
 def _near(value: Any, part: Any, whole: Any) -> Any:
     return np.abs(value - part / whole) <= TOLERANCE
+
+
+def weights_in(rows: pd.DataFrame) -> set[str]:
+    """By which trained weights rows come, as far as they say it."""
+    return set(rows[WEIGHTS].dropna().astype(str)) - {""} if WEIGHTS in rows else set()
 
 
 def checksum(rows: pd.DataFrame) -> str:

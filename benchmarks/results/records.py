@@ -38,8 +38,10 @@ from benchmarks.results.record_rows import (
     OK,
     SCHEMA_VERSION,
     SPACINGS,
+    WEIGHTS,
     faults_of_case,
     upgraded,
+    weights_in,
 )
 
 __all__ = [
@@ -48,6 +50,7 @@ __all__ = [
     "OK",
     "SCHEMA_VERSION",
     "SPACINGS",
+    "WEIGHTS",
     "RecordStore",
     "key_of",
     "keys_of",
@@ -92,12 +95,43 @@ class RecordStore:
         unit = {"key": key_of(description), **description, "created_at": created}
         write_json(path, unit)
         self._units[folder] = unit
-        if (aside := folder / ".afresh").exists():
-            if not afresh:
-                logger.warning("%s: a run with --fresh was not finished; the records from before it count", folder)
-            _move_aside(aside)
+        if (folder / ".afresh").exists() and (afresh or not weights_in(self._begun_afresh(folder))):
+            self._leave_afresh(folder, in_silence=afresh)
         if afresh:
             self._afresh.add(folder)
+
+    def use_weights(self, folder: Path, weights: str) -> bool:
+        """Say by which trained weights the rows of a unit come from now on; whether those that it has come by others.
+
+        Then all its cases are computed again, as with `afresh`. What an attempt that was cut off has computed by the
+        same weights is taken up; what it has by others is not. Rows that do not say by which they come are left alone.
+
+        Args:
+            weights: their digest; empty if the training does not say.
+        """
+        if folder in self._afresh:
+            return False
+        others = self._by_others(folder, weights)
+        if (folder / ".afresh").exists() and not (others and weights_in(self._begun_afresh(folder)) == {weights}):
+            self._leave_afresh(folder)
+        if others:
+            logger.warning(
+                "%s: its rows come from an earlier training; all cases are computed with the new one", folder
+            )
+            self._afresh.add(folder)
+        return others
+
+    def _by_others(self, folder: Path, weights: str) -> bool:
+        return bool(weights) and bool(weights_in(self._contents(folder).rows) - {weights})
+
+    def _begun_afresh(self, folder: Path) -> pd.DataFrame:
+        """The rows of a computation of all cases again that was not finished."""
+        return read_contents(RowFiles(folder / ".afresh"), self._unit(folder)).rows
+
+    def _leave_afresh(self, folder: Path, in_silence: bool = False) -> None:
+        if not in_silence:
+            logger.warning("%s: a run with --fresh was not finished; the records from before it count", folder)
+        _move_aside(folder / ".afresh")
 
     def add_facts(self, folder: Path, facts: Mapping[str, Any]) -> None:
         """Write down what is known of a unit only once it is complete, such as what its training cost."""
@@ -149,10 +183,15 @@ class RecordStore:
         self._afresh.discard(folder)
         self._forget(folder)
 
-    def finished(self, folder: Path, case_ids: Iterable[str], retry_failed: bool = False) -> set[str]:
+    def finished(
+        self, folder: Path, case_ids: Iterable[str], retry_failed: bool = False, weights: str = ""
+    ) -> set[str]:
         """The cases that need no more work; with `retry_failed`, those with a failed row do.
 
         Reads and checks every row; what is damaged is named, set aside, and not among them.
+
+        Args:
+            weights: of the unit's training; none is finished where a row comes by others, see `use_weights`.
         """
         contents = self._contents(folder)
         if contents.faults:
@@ -162,6 +201,8 @@ class RecordStore:
             compact(files, contents, self._unit(folder))
             self._forget(folder)
             contents = self._contents(folder)
+        if folder not in self._afresh and self._by_others(folder, weights):
+            return set()
         done = contents.cases
         if retry_failed and done:
             done -= set(contents.rows.loc[contents.rows["status"] == FAILED, "case"])

@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel as nib
@@ -450,6 +453,143 @@ def test_a_training_counts_how_long_it_waited_for_a_processor(monkeypatch: pytes
     trainer.run_training()
     assert trainer.losses == [0.0, 1.0, 2.0]
     assert trainer.seconds_queued == 2.5
+
+
+def small_trainer(state_file: Path, steps: int | None, minutes: float | None = None) -> Any:
+    """nnU-Net's trainer with a network of one number, which batch n draws to n."""
+    from baselines.nnunet import trainer as module
+
+    trainer = object.__new__(module.BudgetTrainer)
+    trainer.clock, trainer.network = module.Clock(minutes, steps), torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(trainer.network.weight)
+    trainer.optimizer = torch.optim.SGD(trainer.network.parameters(), 0.1, momentum=0.9)
+    trainer.initial_lr, trainer.report_every, trainer.is_ddp, trainer.local_rank = 0.1, 50, False, 0
+    trainer.grad_scaler, trainer.plans_manager, trainer.rates = None, SimpleNamespace(plans={"patch": [8]}), []
+    trainer.seconds_waited, trainer.losses, trainer.dataloader_train = 0.0, [], iter(range(99))
+    trainer.state_file, trainer.state_every = state_file, 0.0
+    trainer.on_train_start = trainer.on_train_end = lambda: None
+    trainer.print_to_log_file = lambda text: None
+
+    def train_step(batch: int) -> dict[str, float]:
+        trainer.rates.append(trainer.optimizer.param_groups[0]["lr"])
+        trainer.optimizer.zero_grad()
+        loss = (trainer.network.weight - batch).square().sum()
+        loss.backward()
+        trainer.optimizer.step()
+        return {"loss": float(loss.detach())}
+
+    trainer.train_step = train_step
+    return trainer
+
+
+def cut_off(trainer: Any, step: int) -> None:
+    """Run the training up to this step."""
+
+    class CutOff(Exception):
+        pass
+
+    def batches() -> Iterator[int]:
+        yield from range(step)
+        raise CutOff
+
+    trainer.dataloader_train = batches()
+    with pytest.raises(CutOff):
+        trainer.run_training()
+
+
+def test_a_training_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    """Weight, momentum and learning rate are those of an undisturbed one that sees the same batches."""
+    from baselines.nnunet.trainer import read_state
+
+    undisturbed = small_trainer(tmp_path / "other.pth", steps=8)
+    undisturbed.run_training()
+    assert undisturbed.rates == [0.1 * (1 - step / 8) ** 0.9 for step in range(8)]
+    cut_off(small_trainer(tmp_path / "state.pth", steps=8), step=5)
+    again = small_trainer(tmp_path / "state.pth", steps=8)
+    again.dataloader_train = iter(range(5, 99))
+    again.run_training(read_state(tmp_path / "state.pth"))
+    assert again.rates == undisturbed.rates[5:]
+    assert again.losses == undisturbed.losses
+    assert torch.equal(again.network.weight, undisturbed.network.weight)
+    finished = small_trainer(tmp_path / "state.pth", steps=8)  # killed while its model was written
+    finished.run_training(read_state(tmp_path / "state.pth"))
+    assert finished.rates == []
+    assert torch.equal(finished.network.weight, undisturbed.network.weight)
+
+
+def test_minutes_that_were_spent_before_a_training_was_cut_off_count(tmp_path: Path) -> None:
+    from baselines.nnunet.trainer import read_state
+
+    cut_off(small_trainer(tmp_path / "state.pth", steps=None, minutes=1.0), step=3)
+    state = read_state(tmp_path / "state.pth")
+    assert state is not None
+    assert 0 < state["seconds"] < 60
+    again = small_trainer(tmp_path / "state.pth", steps=None, minutes=1.0)
+    again.run_training({**state, "seconds": 61.0, "queued": 4.0, "waited": 3.0})
+    assert (again.rates, again.losses) == ([], state["losses"])
+    assert 60.9 < again.seconds_training < 120
+    assert again.seconds_queued > 3.9
+    assert again.seconds_waited == 3.0
+
+
+def test_a_state_of_other_plans_or_of_nobody_is_left(tmp_path: Path) -> None:
+    from baselines.nnunet.trainer import read_state
+
+    assert read_state(tmp_path / "state.pth") is None
+    cut_off(small_trainer(tmp_path / "state.pth", steps=8), step=5)
+    again = small_trainer(tmp_path / "state.pth", steps=8)
+    again.plans_manager.plans = {"patch": [16]}
+    again.run_training(read_state(tmp_path / "state.pth"))
+    assert len(again.rates) == len(again.losses) == 8
+    (tmp_path / "state.pth").write_bytes(b"cut")
+    assert read_state(tmp_path / "state.pth") is None
+    torch.save({"network": Evil(tmp_path / "harm")}, tmp_path / "state.pth")
+    assert read_state(tmp_path / "state.pth") is None
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_disk_that_takes_no_state_ends_no_training(tmp_path: Path) -> None:
+    trainer = small_trainer(tmp_path / "nowhere" / "state.pth", steps=3)
+    trainer.run_training()
+    assert len(trainer.losses) == 3
+
+
+@pytest.mark.slow
+def test_a_real_training_that_was_killed_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its second network: the first one is not trained again."""
+    from baselines.nnunet.trainer import read_state
+
+    steps = 30
+    monkeypatch.setattr(segmenter, "STATE_EVERY_SECONDS", 0.0)
+    popen = segmenter.subprocess.Popen
+    cases = [write_case(tmp_path, index) for index in range(3)]
+    folder = tmp_path / "model"
+    folder.mkdir()
+
+    class Killed(popen):  # type: ignore[misc, valid-type]
+        def wait(self, timeout: float | None = None) -> int:
+            while self.poll() is None and not (folder / "states" / "3d_fullres-1.pth").exists():
+                time.sleep(0.05)
+            self.kill()
+            return int(super().wait(timeout))
+
+    method = segmenter.NnUNet(segmenter.Settings(**{**nnunet_small.config, "folds": 2}), "cpu", with_organ=False)
+    with monkeypatch.context() as killing:
+        killing.setattr(segmenter.subprocess, "Popen", Killed)
+        with pytest.raises(segmenter.TrainingFailed, match="exit code -9"):
+            method.fit(cases, TARGET, Budget(steps=2 * steps), folder, seed=3)
+    first, second = (read_state(folder / "states" / f"3d_fullres-{fold}.pth") for fold in range(2))
+    assert first is not None
+    assert second is not None
+    assert len(first["losses"]) == steps > len(second["losses"]) > 0
+    figures = method.fit(cases, TARGET, Budget(steps=2 * steps), folder, seed=3)
+    assert figures["iterations"] == 2 * steps
+    log = (folder / "train.log").read_text()
+    assert f"going on from step {steps}," in log
+    assert f"going on from step {len(second['losses'])}," in log
+    weights = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=True)["network_weights"]
+    assert all(torch.equal(weights[name], value) for name, value in first["network"].items())
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["fold_0", "fold_1"]
 
 
 def test_figures_of_folds_add_up() -> None:

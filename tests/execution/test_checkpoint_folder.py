@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from benchmarks.contestants import OwnTraining, Session
+from benchmarks.execution import training
 from benchmarks.execution.training import run_job
 from benchmarks.execution.training_watch import work_folder
 from tests.execution.training_cases import job_of, write_cases
@@ -44,6 +48,28 @@ def test_a_fresh_training_leaves_the_state_of_other_calls_and_goes_on_from_its_o
             run_job(job, folder, fresh=call)
         assert state.exists() == there
         state.write_bytes(b"of the fresh one")
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_a_tool_of_a_methods_own_finds_what_it_left_where_it_can_go_on(tmp_path: Path, resumes: bool) -> None:
+    found: list[list[str]] = []
+
+    class Tool(OwnTraining):
+        def fit(self, cases: Any, target: Any, budget: Any, folder: Path, seed: int) -> dict[str, Any]:
+            found.append([path.name for path in folder.iterdir()])
+            (folder / "state").touch()
+            return {}
+
+        def load(self, folder: Path) -> None: ...
+
+        def open(self, volume: Any, target: Any) -> Session:
+            raise NotImplementedError
+
+    Tool.resumes = resumes
+    method = SimpleNamespace(name="tool", build=lambda config, device: Tool())
+    for _ in range(2):
+        training._train_by_own_tool(method, job_of(()), tmp_path)  # type: ignore[arg-type]
+    assert found == [[], ["state"] if resumes else []]
 
 
 @pytest.mark.parametrize("old_one", [True, False])

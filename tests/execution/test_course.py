@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.common.errors import MachineFault
 from benchmarks.data.dataset import Case
+from benchmarks.execution import course as course_module
 from benchmarks.execution.course import Course
 from benchmarks.execution.crew import CaseWork, Crew
 from benchmarks.execution.observer import Nobody
@@ -55,6 +57,22 @@ def test_no_worker_waits_while_the_records_of_others_are_written(
         "0 of worker 1 is written",
         "1 of worker 2 is written",
     ]
+
+
+def test_a_newer_training_that_waits_for_its_storage_is_left_to_a_training_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whose faults are tried again; the driver, which only plans, does not end by it."""
+
+    def away(job: Any, folder: Path) -> dict[str, Any]:
+        raise MachineFault("storage s3://states: OSError: NETWORK_CONNECTION")
+
+    monkeypatch.setattr(course_module, "run_job", away)
+    assert course_module.kept_training(None, tmp_path) is None  # type: ignore[arg-type]
+    assert not caplog.text
+    (tmp_path / "training.json").write_text("{}")
+    assert course_module.kept_training(None, tmp_path) is None  # type: ignore[arg-type]
+    assert "NETWORK_CONNECTION" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -464,6 +464,20 @@ def test_kept_masks_give_the_same_rows_again(case: Case, tmp_path: Path) -> None
     assert rescore_case(case, asked) is None
 
 
+def test_a_kept_mask_says_by_which_weights_it_was_made(case: Case, tmp_path: Path) -> None:
+    """Also in a unit that has others now; one of before, which says nothing, is not given those of now."""
+    plain = evaluation(Protocol("iterative", rounds=3), predictions=tmp_path / "kept")
+    first, second = (replace(plain, provenance={"method": "x", "weights": name}) for name in ("first", "second"))
+    for made, found in ((first, {"first"}), (plain, {""})):
+        rows = evaluate_case(case, Fixed(cube(2), cube(8)), made)
+        assert {row.get("weights", "") for row in rows} == found
+        assert rows[-1]["carried"]
+        again = rescore_case(case, second)
+        assert again is not None
+        assert {row["weights"] for row in again} == found
+        assert_same(rescore_case(case, plain), rows)
+
+
 def test_the_energy_of_an_answer_is_all_that_was_spent_since_the_opening(
     case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

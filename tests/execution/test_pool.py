@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -265,6 +266,79 @@ def test_training_is_cached_and_changes_the_weights(local_ray: None, dataset: Da
     text = SUITE.replace("[mock-noop]", "[{name: mock-network, config: {learning_rate: 0.02}}]")
     other = units_of(parse_suite(text, "test"), dataset, tmp_path)[0]
     assert other.digest != units[0].digest
+
+
+def keep_rows(unit: Unit, out: Path, cases: int, **changed: Any) -> None:
+    """Leave a unit as a run does that is cut off after so many cases."""
+    rows = records(out).assign(**changed)
+    (unit.folder / "rows" / "unit.parquet").unlink()
+    for case in [case.case_id for case in unit.cases][:cases]:
+        of_case = [{str(k): v for k, v in row.items()} for row in rows[rows["case"] == case].to_dict("records")]
+        RecordStore(Folders(out).records).write_case(unit.folder, case, of_case)
+
+
+def train_another(unit: Unit, out: Path) -> Path:
+    """What `train --fresh` leaves of an equal job in minutes: a checkpoint of the same name with other weights."""
+    from safetensors.torch import load_file, save_file
+
+    assert unit.job is not None
+    folder = checkpoint_folder(Folders(out).checkpoints, unit.job)
+    (weights,) = (folder / "checkpoint").glob("*.safetensors")
+    save_file({name: -value for name, value in load_file(weights).items()}, weights)
+    figures = json.loads((folder / "training.json").read_text())
+    (folder / "training.json").write_text(json.dumps({**figures, "weights": "another"}))
+    return folder
+
+
+def test_a_unit_whose_training_is_replaced_is_computed_by_the_new_one_alone(
+    local_ray: None, dataset: Dataset, tmp_path: Path
+) -> None:
+    """Its rows are those of a unit that has never seen the old one."""
+    (unit,), _ = run_methods("[mock-network]", dataset, tmp_path / "out")
+    old = set(records(tmp_path / "out")["weights"])
+    folder = train_another(unit, tmp_path / "out")
+    (other,) = units_of(parse_suite(SUITE.replace("[mock-noop]", "[mock-network]"), "test"), dataset, tmp_path / "new")
+    assert other.job is not None
+    shutil.copytree(folder, checkpoint_folder(Folders(tmp_path / "new").checkpoints, other.job))
+    cases = len(unit.cases)
+    assert run_methods("[mock-network]", dataset, tmp_path / "new")[1] == cases
+    order = ["case", "protocol", "step"]
+    same = [*order, "dice", "voxels_prediction", "weights"]
+    expected = records(tmp_path / "new").sort_values(order)[same].reset_index(drop=True)
+    assert set(expected["weights"]) == {"another"}
+    assert old.isdisjoint({"another", ""})
+    keep_rows(unit, tmp_path / "out", cases // 2)
+    assert run_methods("[mock-network]", dataset, tmp_path / "out")[1] == cases
+    found = records(tmp_path / "out").sort_values(order)[same].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, expected)
+    assert run_methods("[mock-network]", dataset, tmp_path / "out")[1] == 0
+
+
+def test_a_unit_whose_checkpoint_was_removed_is_computed_by_the_training_that_takes_its_place(
+    local_ray: None, dataset: Dataset, tmp_path: Path
+) -> None:
+    (unit,), cases = run_methods("[mock-network]", dataset, tmp_path)
+    (now,) = set(records(tmp_path)["weights"])
+    assert unit.job is not None
+    assert unit.evaluation.predictions is not None
+    keep_rows(unit, tmp_path, cases // 2, weights="of a training before")
+    shutil.rmtree(checkpoint_folder(Folders(tmp_path).checkpoints, unit.job))
+    shutil.rmtree(unit.evaluation.predictions)
+    assert run_methods("[mock-network]", dataset, tmp_path)[1] == cases
+    assert set(records(tmp_path)["weights"]) == {now}
+
+
+def test_masks_of_a_training_that_was_replaced_are_not_scored_for_the_new_one(
+    local_ray: None, dataset: Dataset, tmp_path: Path
+) -> None:
+    """Under another tolerance the unit has no rows yet, and the masks are those of the old training."""
+    (unit,), cases = run_methods("[mock-network]", dataset, tmp_path)
+    train_another(unit, tmp_path)
+    text = SUITE.replace("[mock-noop]", "[mock-network]").replace("budget:", "tolerances_mm: [3]\nbudget:")
+    assert run(units_of(parse_suite(text, "test"), dataset, tmp_path), Folders(tmp_path), Silent()).computed == cases
+    rows = records(tmp_path)
+    assert "nsd@3mm" in rows
+    assert set(rows["weights"]) == {"another"}
 
 
 def test_a_sweep_comes_back_best_first(local_ray: None, dataset: Dataset, tmp_path: Path) -> None:

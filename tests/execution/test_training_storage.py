@@ -19,6 +19,7 @@ from benchmarks.common.errors import MachineFault, UserError
 from benchmarks.data.dataset import Case
 from benchmarks.execution import loop as loop_module
 from benchmarks.execution import training, training_storage
+from benchmarks.execution.loop import TrainingLoop
 from benchmarks.execution.state import load_state, save_state
 from benchmarks.execution.suite import load_suite
 from benchmarks.execution.training import run_job
@@ -188,6 +189,26 @@ def test_a_training_goes_on_from_the_storage_where_its_folder_is_gone(
     assert kept[0] == kept[1]
 
 
+def test_the_best_checkpoint_is_the_storages_and_not_that_of_a_disk_which_comes_back(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Machine A is cut off with a best of its own, B goes on and finds a better one, A comes back with its disk."""
+    monkeypatch.setattr(loop_module, "STATE_EVERY_SECONDS", -1.0)
+    dices = {3: 0.2, 6: 0.6, 9: 0.4, 12: 0.5}
+    monkeypatch.setattr(TrainingLoop, "_validation_dice", lambda loop, case: dices[loop.step])
+    job = job_of(cases, steps=12, validation=cases[:1], validate_at=(0.25, 0.5, 0.75, 1.0), keep_best=True)
+    undisturbed = tmp_path / "undisturbed"
+    loop_of(job, undisturbed).run()
+    stored = replace(job, storage=str(tmp_path / "store"))
+    interrupted(stored, tmp_path / "a", 5)
+    stale = (tmp_path / "a" / BEST / "weights.safetensors").read_bytes()
+    interrupted(stored, tmp_path / "b", 8)
+    loop_of(stored, tmp_path / "a").run()
+    ours, theirs = (folder / "checkpoint" / "weights.safetensors" for folder in (tmp_path / "a", undisturbed))
+    assert ours.read_bytes() == theirs.read_bytes() != stale
+    assert json.loads((tmp_path / "a" / "loop.json").read_text())["kept_step"] == 6
+
+
 def go_on(rank: int, job: TrainingJob, folder: Path) -> dict[str, torch.Tensor]:
     loop = loop_of(job, folder / str(rank), rank, 2)
     begun: list[int] = []
@@ -248,15 +269,11 @@ def test_a_finished_training_is_taken_from_the_storage_and_is_not_made_again(
     first, other = (checkpoint_folder(tmp_path / name, job) for name in ("first", "other"))
     for folder in (first, other):
         folder.parent.mkdir()
-    monkeypatch.setattr(training, "_train_on_ray", lambda job, work, aside: _trained(job, work))
+    only_untrained_weights(monkeypatch)
     run_job(job, first)
     storage = storage_of(job)
     assert storage is not None
     assert storage.read(STATE) is None  # nobody needs it any more
-
-    def never(*arguments: Any) -> None:
-        raise AssertionError("trained again")
-
     monkeypatch.setattr(training, "_train_on_ray", never)
     figures = run_job(job, other)
     assert figures == json.loads((first / "training.json").read_text(encoding="utf-8"))
@@ -267,6 +284,94 @@ def test_a_finished_training_is_taken_from_the_storage_and_is_not_made_again(
             assert (first / path).read_bytes() == (other / path).read_bytes()
     with pytest.raises(AssertionError, match="trained again"):
         run_job(job, other, fresh="one")
+
+
+def never(*arguments: Any) -> None:
+    raise AssertionError("trained again")
+
+
+def only_untrained_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_train_on_ray", lambda job, work, aside: _trained(job, work))
+
+
+@pytest.mark.parametrize("fresh", ["", "one"], ids=["plain", "fresh"])
+@pytest.mark.parametrize("fault", ["the store is away", "killed", "killed once it is there"])
+def test_a_training_that_was_finished_and_not_stored_is_stored_and_not_made_again(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, fresh: str
+) -> None:
+    """The weights of the old training, which a fresh one replaces, are told from the new ones by their bytes."""
+    job = job_of(cases, untrained=True, storage=str(tmp_path / "store"))
+    folder = checkpoint_folder(tmp_path / "out", job)
+    folder.parent.mkdir()
+    storage = storage_of(job)
+    assert storage is not None
+    only_untrained_weights(monkeypatch)
+    if fresh:
+        run_job(job, folder)
+        (folder / "checkpoint" / "weights.safetensors").write_bytes(b"of the training before")
+        storage.write_folder(CHECKPOINT, folder)
+    put = TrainingStorage._put
+
+    def fail(self: TrainingStorage, file: str, content: bytes) -> None:
+        if file.startswith(CHECKPOINT):
+            raise OSError("away") if fault == "the store is away" else KeyboardInterrupt
+        put(self, file, content)
+
+    def end(self: TrainingStorage, kind: str) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        if fault == "killed once it is there":
+            broken.setattr(TrainingStorage, "remove", end)
+        else:
+            broken.setattr(TrainingStorage, "_put", fail)
+        if fresh:  # it has removed what an earlier call left before it trains
+            storage.write(training.AFRESH, fresh.encode(), ".txt")
+        with pytest.raises((MachineFault, KeyboardInterrupt)):
+            run_job(job, folder, fresh=fresh)
+    monkeypatch.setattr(training, "_train_on_ray", never)
+    run_job(job, folder, fresh=fresh)
+    assert run_job(job, folder) == run_job(job, checkpoint_folder(tmp_path, job))
+    for path in (folder, checkpoint_folder(tmp_path, job)):
+        assert sorted(one.name for one in path.iterdir()) == ["checkpoint", "training.json"]
+        assert (path / "checkpoint" / "weights.safetensors").read_bytes() != b"of the training before"
+    assert not list(folder.parent.glob(".*"))
+    assert [storage.read(kind) for kind in (STATE, BEST, training.AFRESH)] == [None] * 3
+
+
+def test_what_was_trained_before_a_storage_was_named_is_put_there(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = job_of(cases, untrained=True)
+    stored = replace(job, storage=str(tmp_path / "store"))
+    first, other = (checkpoint_folder(tmp_path / name, job) for name in ("first", "other"))
+    for folder in (first, other):
+        folder.parent.mkdir()
+    only_untrained_weights(monkeypatch)
+    figures = run_job(job, first)
+    monkeypatch.setattr(training, "_train_on_ray", never)
+    with monkeypatch.context() as broken:
+        broken.setattr(TrainingStorage, "_put", never)  # the store is away: what is finished can be used all the same
+        assert run_job(stored, first) == figures
+    assert f"{first} is finished, and not in the storage yet" in caplog.text
+    assert run_job(stored, first) == figures
+    assert run_job(stored, other) == figures
+
+
+def test_a_damaged_checkpoint_in_the_storage_gives_way_to_the_one_that_is_made_again(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(cases, untrained=True, storage=str(tmp_path / "store"))
+    only_untrained_weights(monkeypatch)
+    for name in ("first", "second", "third"):
+        folder = checkpoint_folder(tmp_path / name, job)
+        folder.parent.mkdir()
+        run_job(job, folder)
+        if name == "first":
+            (packed,) = (tmp_path / "store").glob("*/checkpoint-*.tar")
+            packed.write_bytes(b"cut")
+        else:
+            monkeypatch.setattr(training, "_train_on_ray", never)
 
 
 def _trained(job: TrainingJob, work: Path) -> dict[str, Any]:

@@ -232,6 +232,90 @@ def test_computing_all_again_that_was_killed_leaves_the_old_records(
     assert set(third.read_unit(folder)["reason"]) == {""}
 
 
+# -- rows of one training --
+
+
+def test_a_unit_has_the_rows_of_one_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Cut off after two cases, trained anew, cut off again after one, and then to the end."""
+    folder = describe(store := RecordStore(tmp_path))
+    assert not store.use_weights(folder, "first")
+    for case in ("one", "two"):
+        store.write_case(folder, case, rows_of(case, weights="first"))
+    assert RecordStore(tmp_path).finished(folder, CASES, weights="first") == {"one", "two"}
+    assert RecordStore(tmp_path).finished(folder, CASES, weights="second") == set()
+    for there, then in ((set(), "three"), ({"three"}, "one"), ({"one", "three"}, "two")):
+        caplog.clear()
+        store = RecordStore(tmp_path)
+        store.begin_unit(folder, description())
+        assert store.use_weights(folder, "second")
+        assert f"{folder}: its rows come from an earlier training" in caplog.text
+        assert "--fresh" not in caplog.text
+        assert store.finished(folder, CASES) == there
+        assert set(RecordStore(tmp_path).read_unit(folder)["weights"]) == {"first"}, "they count until the end"
+        store.write_case(folder, then, rows_of(then, weights="second"))
+        store.complete_unit(folder)
+    rows = RecordStore(tmp_path).read_unit(folder)
+    assert set(rows["weights"]) == {"second"}
+    assert len(rows) == 6
+    assert sorted(path.name for path in folder.iterdir()) == ["rows", "unit.json"]
+    store = RecordStore(tmp_path)
+    store.begin_unit(folder, description())
+    assert not store.use_weights(folder, "second")
+    assert store.finished(folder, CASES, weights="second") == set(CASES)
+
+
+def test_what_was_begun_by_a_training_that_is_gone_as_well_is_left(tmp_path: Path) -> None:
+    folder = describe(store := RecordStore(tmp_path))
+    store.write_case(folder, "one", rows_of("one", weights="first"))
+    for weights in ("second", "third"):
+        store = RecordStore(tmp_path)
+        store.begin_unit(folder, description())
+        assert store.use_weights(folder, weights)
+        assert store.finished(folder, CASES) == set()
+        store.write_case(folder, "one", rows_of("one", weights=weights))
+    store = RecordStore(tmp_path)
+    store.begin_unit(folder, description())
+    assert not store.use_weights(folder, "first")  # brought back: what it has computed counts
+    assert store.finished(folder, CASES) == {"one"}
+    assert not (folder / ".afresh").exists()
+
+
+def test_a_run_with_fresh_that_was_cut_off_after_its_training_is_taken_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = describe(store := RecordStore(tmp_path))
+    for case in CASES:
+        store.write_case(folder, case, rows_of(case, weights="first"))
+    store.complete_unit(folder)
+    fresh = RecordStore(tmp_path)
+    fresh.begin_unit(folder, description(), afresh=True)
+    assert not fresh.use_weights(folder, "second")
+    fresh.write_case(folder, "one", rows_of("one", weights="second"))
+    for weights, taken_up in (("second", True), ("first", False)):
+        plain = RecordStore(tmp_path)
+        plain.begin_unit(folder, description())
+        assert plain.use_weights(folder, weights) == taken_up
+        assert plain.finished(folder, CASES) == ({"one"} if taken_up else set(CASES))
+    assert "a run with --fresh was not finished" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "training"), [({}, "second"), ({"weights": ""}, "second"), ({"weights": "first"}, "")]
+)
+def test_rows_and_trainings_that_do_not_say_by_which_weights_are_taken_as_they_are(
+    tmp_path: Path, rows: dict[str, str], training: str
+) -> None:
+    folder = describe(store := RecordStore(tmp_path))
+    store.write_case(folder, "one", rows_of("one", **rows))
+    assert not store.use_weights(folder, training)
+    assert store.finished(folder, CASES, weights=training) == {"one"}
+    store.write_case(folder, "two", rows_of("two", **({"weights": training} if training else {})))
+    store.write_case(folder, "three", rows_of("three"))
+    assert not store.use_weights(folder, training)
+    store.complete_unit(folder)
+    assert RecordStore(tmp_path).finished(folder, CASES, weights=training) == set(CASES)
+
+
 # -- what is damaged --
 
 Damage = Callable[[Path], None]
