@@ -21,7 +21,7 @@ from benchmarks.execution.environments import Environments
 from benchmarks.execution.orders import Action, Assign, Item, Node, StartWorker, StopWorker, Withdraw, WorkerOrder
 from benchmarks.execution.scheduler import Scheduler
 from benchmarks.execution.training_job import TrainingJob
-from benchmarks.execution.training_watch import TrainingOverdue, TrainingWatch
+from benchmarks.execution.training_watch import TrainingOverdue, TrainingProcessDied, TrainingWatch
 from benchmarks.execution.worker import Loading, Order, OutOfMemory, actor_class, outcome_of, training_task
 
 logger = logging.getLogger(__name__)
@@ -322,6 +322,8 @@ class Crew:
         match outcome:
             case OutOfMemory() if item is not None:
                 return tell.out_of_memory(worker, item, str(outcome), now)
+            case TrainingProcessDied():  # one of a group: as little held against the node as where it is alone
+                return tell.fault(worker, str(outcome)[:REASON_LENGTH], now, item, died=True)
             case MachineFault():
                 return tell.fault(worker, str(outcome)[:REASON_LENGTH], now, item)
             case ray.exceptions.OutOfMemoryError() if item is not None and item.key.resumes:

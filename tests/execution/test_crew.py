@@ -1,0 +1,80 @@
+"""What the crew tells the scheduler of what Ray reports. Without a cluster."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks.common.errors import MachineFault
+from benchmarks.execution import crew
+from benchmarks.execution.crew import Crew
+from benchmarks.execution.orders import Action, Assign, AvoidNode, Item, Key, Need, Node, SetAside, StartWorker
+from benchmarks.execution.scheduler import MAX_RETRIES, Scheduler
+from benchmarks.execution.training_watch import TrainingProcessDied
+
+SECONDS = 60.0  # between two faults: each of them counts
+
+
+class Play:
+    """A crew whose processes exist on paper only; the time is set by hand."""
+
+    def __init__(self, nodes: list[Node], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 0.0
+        monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=lambda: self.now))
+        self.scheduler = Scheduler(nodes)
+        machines: Any = SimpleNamespace(nodes={node.name: node.name for node in nodes}, look=lambda: None)
+        self.crew = Crew(self.scheduler, machines, {})
+        self.workers: dict[Item, int] = {}
+        self.orders: list[Action] = []
+
+    def submit(self, *items: Item) -> None:
+        self.follow(self.scheduler.submit(items, self.now))
+
+    def follow(self, orders: list[Action]) -> None:
+        """Every process is ready as soon as it is started."""
+        self.orders += orders
+        for order in orders:
+            if isinstance(order, StartWorker):
+                self.follow(self.scheduler.loaded(order.worker, self.now))
+            elif isinstance(order, Assign):
+                self.workers[order.item] = order.worker
+
+    def report(self, item: Item, outcome: Exception) -> None:
+        """What Ray has for an item, and then some time."""
+        self.follow(self.crew._tell(self.workers.pop(item), item, outcome))
+        self.now += SECONDS
+        self.follow(self.scheduler.tick(self.now))
+
+    def of(self, kind: type) -> list[Any]:
+        return [order for order in self.orders if isinstance(order, kind)]
+
+
+def training(name: str) -> Item:
+    return Item(Key(("training", name), Need(1, workers=2), first=True, resumes=True), name)
+
+
+def test_a_group_training_whose_processes_die_costs_the_others_on_its_only_node_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process that dies in a group ends as one does that trains alone: it is tried four times, and then not run."""
+    play = Play([Node("n", 4)], monkeypatch)
+    crashing, healthy = training("crashing"), training("healthy")
+    play.submit(crashing, healthy)
+    first = play.workers[healthy]
+    for _ in range(MAX_RETRIES + 1):
+        play.report(crashing, TrainingProcessDied("WorkerGroupError: the actor died"))
+    assert play.of(AvoidNode) == []
+    assert play.of(SetAside) == [SetAside(crashing, f"WorkerGroupError: the actor died; tried {MAX_RETRIES + 1} times")]
+    assert play.workers == {healthy: first}
+    assert play.scheduler.outstanding == 1
+
+
+def test_a_fault_of_the_machine_is_held_against_the_node_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    play = Play([Node("n", 4)], monkeypatch)
+    one = training("one")
+    play.submit(one)
+    for _ in range(3):
+        play.report(one, MachineFault("the disk is full on n"))
+    assert play.of(AvoidNode) == [AvoidNode("n", "the disk is full on n")]
