@@ -16,6 +16,7 @@ from benchmarks.common.errors import UserError
 from benchmarks.contestants import method, methods
 from benchmarks.execution import room
 from benchmarks.execution.observer import Nobody
+from benchmarks.execution.orders import Node
 from benchmarks.execution.preflight import Expected, Host, look_here
 
 
@@ -95,3 +96,16 @@ def test_the_observer_sees_every_host_before_the_unfit_are_left_out(monkeypatch:
     with pytest.raises(UserError, match=r"no node of the cluster can take part; a: another version \| b: no --out"):
         room.unfit_nodes([unit], folders, machines, watch)
     assert room.unfit_nodes([unit], folders, SimpleNamespace(nodes={"a": "1"}), watch) == {}
+
+
+def test_what_only_the_nodes_that_are_left_out_could_hold_is_refused() -> None:
+    two: Any = SimpleNamespace(now=lambda: [Node("a", 4, 1), Node("b", 4, 1)])
+    job = SimpleNamespace(budget=SimpleNamespace(cpus=1, gpus=1), workers=2)
+    unit: Any = SimpleNamespace(job=job, cpus=1, gpus=1, method=SimpleNamespace(floor=False), title="m · kits21")
+    room.check_room([unit], two)
+    with pytest.raises(UserError) as refused:
+        room.check_room([unit], two, {"b": "no --out"})
+    assert str(refused.value) == (
+        "'m · kits21' asks for 2 workers with 1 CPU and 1 GPU; the cluster has 4 CPU and 1 GPU on 1 node(s), the "
+        "largest 4 CPU and 1 GPU; lower --cpus, --gpus or --workers; b cannot take part: no --out"
+    )
