@@ -49,9 +49,10 @@ def unfit_nodes(units: list[Unit], folders: Folders, machines: Machines, observe
     if len(nodes) < 2 or not units:
         return {}
     data_file = next((unit.cases[0].image for unit in units if unit.cases), None)
-    hosts = look_at_hosts(
-        nodes, folders.out, sorted({unit.method.name for unit in units if unit.evaluation.given is None}), data_file
-    )
+    working = [unit for unit in units if unit.evaluation.given is None]
+    names = sorted({unit.method.name for unit in working})
+    files = sorted({name for unit in working for name in unit.weight_files})
+    hosts = look_at_hosts(nodes, folders.out, names, data_file, files)
     observer.hosts([host.row() for host in hosts])
     unfit = {host.node: "; ".join(host.problems) for host in hosts if host.problems}
     if len(unfit) == len(nodes):

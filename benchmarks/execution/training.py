@@ -11,14 +11,16 @@ import json
 import logging
 import os
 import shutil
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.errors import UserError
+from benchmarks.common.errors import MachineFault, UserError
 from benchmarks.common.files import in_turn, write_json
+from benchmarks.common.weight_file import missing_file
 from benchmarks.contestants import Budget, Method, OwnTraining, Trainable
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import fingerprint_cases
@@ -34,6 +36,7 @@ __all__ = [
     "finished",
     "load_segmenter",
     "redirect_output",
+    "require_files",
     "run_job",
     "train_loop",
 ]
@@ -238,6 +241,7 @@ def train_loop(config: dict[str, Any]) -> None:
 
     if config["log"]:
         redirect_output(config["log"])
+    require_files(config["job"].files)
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     _loop(config["job"], config["folder"], config["cache"], rank, world_size).run(report=ray.train.report)
@@ -258,6 +262,13 @@ def device_for(budget: Budget) -> str:
     if not torch.cuda.is_available():
         raise UserError("the budget asks for a GPU and none is visible; set `gpus: 0` or use --gpus 0")
     return "cuda"
+
+
+def require_files(names: Iterable[str]) -> None:
+    """Raises MachineFault: a weights file that the driver has is not on this machine."""
+    problem = missing_file(names)
+    if problem:
+        raise MachineFault(f"{problem} ({socket.gethostname()})")
 
 
 def redirect_output(log: Path) -> None:

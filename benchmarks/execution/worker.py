@@ -40,6 +40,7 @@ from benchmarks.execution.training import (
     device_for,
     load_segmenter,
     redirect_output,
+    require_files,
     run_job,
 )
 from benchmarks.metrics import Reference, evaluate_mask
@@ -57,7 +58,7 @@ class OutOfMemory(Exception):
 class Loading:
     """What a worker holds: everything that its segmenter depends on. Without a method it only scores.
 
-    `log` is where its output goes before its first case.
+    `log` is where its output goes before its first case, `files` the weights files that the configuration names.
     """
 
     log: Path
@@ -67,6 +68,7 @@ class Loading:
     cpus: int = 1
     gpus: float = 0.0
     environment: Environment | None = None
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def _train_task(
     """Runs in a Ray worker process.
 
     Raises:
-        MachineFault: the storage fails, or this machine lacks the method.
+        MachineFault: the storage fails, or this machine lacks the method or its weights file.
         Exception: whatever the method raises.
     """
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "86400")  # wait for a free machine
@@ -113,6 +115,7 @@ def _train_task(
         if log is not None:
             redirect_output(log)
         _check_machine(job.method, None, job.budget.gpus if job.workers == 1 else 0.0)
+        require_files(job.files)
         for case in (case for _, cases in job.parts for case in cases):
             if not (case.image.exists() and case.label.exists()):
                 raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
@@ -174,7 +177,7 @@ class Evaluator:
         """Load the segmenter; seconds that it took. In a call of its own, so that its error can be told.
 
         Raises:
-            MachineFault: this machine lacks the method, the checkpoint or the GPU.
+            MachineFault: this machine lacks the method, a weights file, the checkpoint or the GPU.
             Exception: whatever the method raises.
         """
         started = time.perf_counter()
@@ -184,6 +187,7 @@ class Evaluator:
             return time.perf_counter() - started
         with machine_faults():
             device = _check_machine(one.method, one.checkpoint, one.gpus)
+            require_files(one.files)
             self._segmenter = load_segmenter(find_method(one.method), one.config, device, one.checkpoint)
         _set_threads(one.cpus)
         return time.perf_counter() - started

@@ -115,6 +115,25 @@ def test_a_missing_folder_is_not_run_and_the_next_run_takes_it_up(play: Play, da
     assert len(rows) == len(units[0].cases)
 
 
+def test_a_weights_file_that_is_gone_is_not_the_methods_failure(
+    local_ray: None, dataset: Dataset, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"MOCK")
+    entry = f"{{name: mock-official, config: {{checkpoint: '{weights}'}}}}, mock-noop"
+    units = units_of(entry, dataset, tmp_path, ("protocols: [none]", "protocols: [centre-click]"))
+    weights.unlink()
+    cases = dataset.splits[0].test
+    outcome = run(units, Folders(tmp_path), Nobody())
+    assert outcome.computed == len(cases)
+    assert {one.case for one in outcome.not_run} == set(cases)
+    assert all(f"the weights file {weights} is not there" in one.reason for one in outcome.not_run)
+    rows = RecordStore(Folders(tmp_path).records).read_suite("faulty")[0]
+    assert set(rows["method"]) == {"mock-noop"}
+    weights.write_bytes(b"MOCK")
+    assert run(units, Folders(tmp_path), Nobody()) == RunOutcome(len(cases))
+
+
 def test_masks_that_cannot_be_written_are_not_the_methods_failure(play: Play, dataset: Dataset, tmp_path: Path) -> None:
     (unit,) = units_of("mock-noop", dataset, tmp_path)
     assert unit.evaluation.predictions is not None

@@ -52,6 +52,7 @@ def test_a_node_like_this_one_is_fit(expected: Expected) -> None:
         ({"version": "9.9"}, "fit", "", r"tags-bench .* at .*, not 9\.9 at "),
         ({"methods": {"mock-gone": "1"}}, "fit", "", "method 'mock-gone' is not installed"),
         ({"methods": {"mock-noop": "77"}}, "fit", "", "method 'mock-noop' .*, not 77"),
+        ({"weight_files": ("/nowhere/sam.pth",)}, "fit", "", "the weights file /nowhere/sam.pth is not there: copy"),
     ],
 )
 def test_what_is_wrong_with_a_node_is_said(
@@ -81,16 +82,19 @@ class Watch(Nobody):
 
 def test_the_observer_sees_every_host_before_the_unfit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     hosts = [Host("a", out=True), Host("b", out=False, problems=("no --out",))]
-    monkeypatch.setattr(room, "look_at_hosts", lambda *arguments: hosts)
+    asked: list[Any] = []
+    monkeypatch.setattr(room, "look_at_hosts", lambda *arguments: asked.append(arguments) or hosts)
     machines: Any = SimpleNamespace(nodes={"a": "1", "b": "2"})
     unit: Any = SimpleNamespace(
         cases=[SimpleNamespace(image=Path("scan"))],
         method=SimpleNamespace(name="m"),
         evaluation=SimpleNamespace(given=None),
+        weight_files=("sam.pth",),
     )
     folders: Any = SimpleNamespace(out=Path("out"))
     watch = Watch()
     assert room.unfit_nodes([unit], folders, machines, watch) == {"b": "no --out"}
+    assert asked == [({"a": "1", "b": "2"}, Path("out"), ["m"], Path("scan"), ["sam.pth"])]
     assert [(row["node"], row["fit"]) for row in watch.rows] == [("a", "yes"), ("b", "no --out")]
     hosts[0] = replace(hosts[0], problems=("another version",))
     with pytest.raises(UserError, match=r"no node of the cluster can take part; a: another version \| b: no --out"):
