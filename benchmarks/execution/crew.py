@@ -282,13 +282,12 @@ class Crew:
     def _train(self, worker: int, work: TrainingWork) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        name = self._nodes[worker][0]
-        options = self.environments.options(work.job.method, work.job.environment, name)
-        if work.job.workers == 1:
-            node = self._machines.nodes.get(name, "gone")
-            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+        names = self._nodes[worker]
+        nodes = tuple(self._machines.nodes.get(name, "gone") for name in names)
+        options = self.environments.options(work.job.method, work.job.environment, names[0])
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(nodes[0], soft=False)
         task = training_task(work.job).options(**options)
-        return task.remote(work.job, work.folder, work.log, work.cache, work.fresh)
+        return task.remote(work.job, work.folder, work.log, work.cache, work.fresh, None, nodes)
 
     def _stop(self, worker: int) -> None:
         import ray

@@ -43,6 +43,7 @@ __all__ = [
 
 
 Report = Callable[[dict[str, Any]], None]
+NODE_LABEL = "ray.io/node-id"  # which Ray gives every node by itself
 AFRESH = "afresh"  # names the call with --fresh that began a training
 
 
@@ -53,6 +54,7 @@ def run_job(
     cache: Path | None = None,
     fresh: str = "",
     report: Report | None = None,
+    nodes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Train, and leave the checkpoint with its `training.json` in `folder`; the figures are returned.
 
@@ -62,22 +64,24 @@ def run_job(
         log: file for the output of Ray Train workers.
         cache: folder of the preprocessing cache, absolute; by default the user's own.
         report: is given every validation but the last while the training goes on; it is picklable.
+        nodes: Ray's id of the node of each worker of a group; by default Ray chooses.
 
     Raises:
         UserError: no training case, or a method that does not train.
         TrainingProcessDied: a worker process was ended by the machine; a later call goes on from the kept state.
     """
     with in_turn(folder.with_name(f".{folder.name}.lock")):  # an equal job waits, and finds the checkpoint
-        return _run_job(job, folder, Aside(log, cache, report), fresh)
+        return _run_job(job, folder, Aside(log, cache, report, nodes), fresh)
 
 
 @dataclass(frozen=True)
 class Aside:
-    """What a training leaves beside its result: see `run_job`."""
+    """What a training leaves beside its result, and where it runs: see `run_job`."""
 
     log: Path | None = None
     cache: Path | None = None
     report: Report | None = None
+    nodes: tuple[str, ...] = ()
 
 
 def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: str) -> dict[str, Any]:
@@ -200,6 +204,8 @@ def _train_on_ray(job: TrainingJob, work: Path, aside: Aside) -> dict[str, Any]:
                 "CPU": job.budget.cpus,
                 **({"GPU": job.budget.gpus} if job.budget.gpus else {}),
             },
+            # Ray would take any node, also one that was left out, or that other workers have been given
+            label_selector=[{NODE_LABEL: node} for node in aside.nodes] if distributed and aside.nodes else None,
         ),
         run_config=RunConfig(
             name=f"{job.method}-{job.digest()}",

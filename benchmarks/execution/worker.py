@@ -102,7 +102,13 @@ def training_task(job: TrainingJob) -> Any:
 
 
 def _train_task(
-    job: TrainingJob, folder: Path, log: Path | None, cache: Path, fresh: str, report: Report | None = None
+    job: TrainingJob,
+    folder: Path,
+    log: Path | None,
+    cache: Path,
+    fresh: str,
+    report: Report | None = None,
+    nodes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Runs in a Ray worker process.
 
@@ -120,7 +126,7 @@ def _train_task(
             if not (case.image.exists() and case.label.exists()):
                 raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
         try:
-            return run_job(job, folder, log, cache, fresh, report)
+            return run_job(job, folder, log, cache, fresh, report, nodes)
         except Exception:  # the record has a line of it, the log where it came from
             logger.exception("the training of %s failed", job.method)
             raise

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks.common.errors import MachineFault
+from benchmarks.contestants import Budget, Target
 from benchmarks.execution import crew
-from benchmarks.execution.crew import Crew
+from benchmarks.execution.crew import Crew, TrainingWork
 from benchmarks.execution.orders import Action, Assign, AvoidNode, Item, Key, Need, Node, SetAside, StartWorker
 from benchmarks.execution.scheduler import MAX_RETRIES, Scheduler
+from benchmarks.execution.training_job import TrainingJob
 from benchmarks.execution.training_watch import TrainingProcessDied
 
 SECONDS = 60.0  # between two faults: each of them counts
+
+
+def ray_id(name: str) -> str:
+    """Ray takes nothing but 28 bytes in hexadecimal."""
+    return name.encode().hex().ljust(56, "0")
 
 
 class Play:
@@ -24,7 +32,7 @@ class Play:
         self.now = 0.0
         monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=lambda: self.now))
         self.scheduler = Scheduler(nodes)
-        machines: Any = SimpleNamespace(nodes={node.name: node.name for node in nodes}, look=lambda: None)
+        machines: Any = SimpleNamespace(nodes={node.name: ray_id(node.name) for node in nodes}, look=lambda: None)
         self.crew = Crew(self.scheduler, machines, {})
         self.workers: dict[Item, int] = {}
         self.orders: list[Action] = []
@@ -78,3 +86,30 @@ def test_a_fault_of_the_machine_is_held_against_the_node_of_a_training(monkeypat
     for _ in range(3):
         play.report(one, MachineFault("the disk is full on n"))
     assert play.of(AvoidNode) == [AvoidNode("n", "the disk is full on n")]
+
+
+class Task:
+    """In place of a task of Ray: notes what it is started with."""
+
+    def options(self, **options: Any) -> Task:
+        self.strategy = options["scheduling_strategy"]
+        return self
+
+    def remote(self, *arguments: Any) -> str:
+        self.nodes = arguments[-1]
+        return "reference"
+
+
+def test_a_group_training_runs_on_the_nodes_that_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its own process on the first of them. A node that was left out, the emptiest, has none."""
+    play = Play([Node("n0", 1), Node("n1", 1), Node("n2", 64)], monkeypatch)
+    task = Task()
+    monkeypatch.setattr(crew, "training_task", lambda job: task)
+    play.follow(play.scheduler.avoid("n2", "another commit", 0.0))
+    job = TrainingJob("mock-learner", {}, Target("t", "", "", (1,)), (), Budget(steps=1), 1, workers=2)
+    one = Item(training("one").key, TrainingWork(job, tmp_path / "one", tmp_path / "log", tmp_path / "cache", ""))
+    play.submit(one)
+    for order in [*play.of(StartWorker), *play.of(Assign)]:
+        play.crew.carry_out(order)
+    assert set(task.nodes) == {ray_id("n0"), ray_id("n1")}
+    assert (task.strategy.node_id, task.strategy.soft) == (task.nodes[0], False)
