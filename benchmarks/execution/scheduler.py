@@ -192,7 +192,7 @@ class Scheduler:
         self._stop(one, blamed)
         if blamed is not None:
             self._blame(blamed, one.nodes, reason, now, died)
-        if not died:
+        if not died and len(set(one.nodes)) == 1:  # of a group on several it is not known which one failed
             self._strike(node, reason, now)
         return self._settle(now)
 

@@ -88,6 +88,21 @@ def test_a_fault_of_the_machine_is_held_against_the_node_of_a_training(monkeypat
     assert play.of(AvoidNode) == [AvoidNode("n", "the disk is full on n")]
 
 
+def test_a_fault_of_a_group_on_two_nodes_is_held_against_neither(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message may name either; a healthy training on the first one goes on."""
+    play = Play([Node("n0", 2), Node("n1", 1)], monkeypatch)
+    healthy = Item(Key(("training", "healthy"), Need(1), first=True, resumes=True), "healthy")
+    group = training("group")
+    play.submit(healthy)
+    play.submit(group)
+    first = play.workers[healthy]
+    for _ in range(MAX_RETRIES + 1):
+        play.report(group, MachineFault("the disk is full on n1"))
+    assert play.of(AvoidNode) == []
+    assert [one.item for one in play.of(SetAside)] == [group]
+    assert play.workers == {healthy: first}
+
+
 class Task:
     """In place of a task of Ray: notes what it is started with."""
 
