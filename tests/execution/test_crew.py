@@ -128,3 +128,19 @@ def test_a_group_training_runs_on_the_nodes_that_it_was_given(tmp_path: Path, mo
         play.crew.carry_out(order)
     assert set(task.nodes) == {ray_id("n0"), ray_id("n1")}
     assert (task.strategy.node_id, task.strategy.soft) == (task.nodes[0], False)
+
+
+def test_an_order_for_a_node_that_has_just_gone_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machines are looked at from a thread of their own, so one may be gone between an order and its start."""
+    play = Play([Node("n0", 1)], monkeypatch)
+    task = Task()
+    monkeypatch.setattr(crew, "training_task", lambda job: task)
+    job = TrainingJob("mock-learner", {}, Target("t", "", "", (1,)), (), Budget(steps=1), 1)
+    key = Key(("training", "one"), Need(1), first=True, resumes=True)
+    play.submit(Item(key, TrainingWork(job, tmp_path / "one", tmp_path / "log", tmp_path / "cache", "")))
+    play.crew._machines.nodes.clear()
+    for order in [*play.of(StartWorker), *play.of(Assign)]:
+        play.crew.carry_out(order)
+    assert task.nodes == (crew.NOBODY,)

@@ -11,12 +11,13 @@ import pytest
 
 from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import Dataset
-from benchmarks.execution import course, scheduler
+from benchmarks.execution import course, crew, scheduler
 from benchmarks.execution.observer import Nobody
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
 from benchmarks.execution.pool import RunOutcome, run, train_units
 from benchmarks.execution.room import check_room
 from benchmarks.execution.suite import parse_suite
+from benchmarks.execution.worker import Loading, actor_class, outcome_of
 from benchmarks.results.records import RecordStore
 
 pytestmark = pytest.mark.ray
@@ -65,6 +66,21 @@ def test_a_process_that_dies_once_costs_its_case_nothing(play: Play, dataset: Da
     assert outcome == RunOutcome(len(dataset.splits[0].test))
     assert set(rows["status"]) == {"ok"}
     assert (tmp_path / "asked").exists()
+
+
+def test_a_process_for_a_node_that_is_gone_is_lost_at_once(local_ray: None) -> None:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nowhere = {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(crew.NOBODY, soft=False)}
+    actor = actor_class().options(**nowhere).remote(Loading(Path("log")))
+    task = ray.remote(max_retries=0)(lambda: 1).options(**nowhere).remote()
+    for reference in (actor.ready.remote(), task):
+        ready, _ = ray.wait([reference], timeout=60)
+        assert ready
+        lost = outcome_of(reference)
+        assert isinstance(lost, ray.exceptions.RayError)
+        assert not isinstance(lost, ray.exceptions.RayTaskError)
 
 
 def test_a_killed_training_is_tried_again_and_then_not_run(play: Play, dataset: Dataset, tmp_path: Path) -> None:
