@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common.paths import user_path
 
@@ -94,3 +96,22 @@ def locate(name: Path | str) -> Path | None:
         if path.is_file():
             return path
     return None
+
+
+def named_files(config: Mapping[str, Any], settings: Iterable[str]) -> tuple[str, ...]:
+    """Those values of the settings that name a weights file which is on this machine; see `locate`."""
+    values = dict.fromkeys(str(config[key]) for key in settings if config.get(key))
+    return tuple(value for value in values if locate(value) is not None)
+
+
+def missing_file(names: Iterable[str]) -> str:
+    """Which of the files, that another machine has, this one lacks, and how to mend it; "" if all are here."""
+    for name in names:
+        if locate(name) is None:
+            named = user_path(name)
+            place = weights_folder() / named if named.name == name else named.absolute()
+            return (
+                f"the weights file {place} is not there: copy it to this place, or keep it on storage that all nodes "
+                f"see ({FOLDER_VARIABLE} names the weights folder)"
+            )
+    return ""

@@ -96,8 +96,16 @@ class Capacity:
                 self._machines[name].give_back(need, taken)
 
     def could_hold(self, need: Need, without: Collection[str] = ()) -> bool:
-        """Whether a usable node, were it empty, could hold one process of a worker."""
-        return any(_Machine(one.node).holds(need) for one in self._usable() if one.node.name not in without)
+        """Whether the usable nodes, were they empty, could hold a worker, all processes of it."""
+        left = need.workers
+        for one in self._usable():
+            empty = _Machine(one.node)
+            while left and one.node.name not in without and empty.holds(need):
+                empty.take(need)
+                left -= 1
+            if not left:
+                return True
+        return False
 
     def strike(self, name: str, now: float) -> bool:
         """Count a fault of a node; True if it is one too many in a row."""

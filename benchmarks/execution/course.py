@@ -206,8 +206,9 @@ class Course:
         apart = [str(unit.environment)] if unit.environment is not None else []
         name = digest([unit.method.name, unit.entry.config, str(checkpoint), need.cpus, need.gpus, *apart])
         loading = Loading(
-            unit.log, unit.method.name, unit.entry.config, checkpoint, unit.cpus, need.gpus, unit.environment
-        )
+            unit.log, unit.method.name, unit.entry.config, checkpoint, unit.cpus, need.gpus, unit.environment,
+            unit.weight_files,
+        )  # fmt: skip
         self.loadings.setdefault(name, loading)
         ahead = 2 if need.gpus > 0 and need.cpus > 1 else 1  # load and score beside the GPU, never beside a CPU method
         way = Way(number, unit, Key(name, need, load_limit=LOAD_LIMIT_SECONDS, ahead=ahead), checkpoint)

@@ -21,7 +21,7 @@ from benchmarks.execution.environments import Environments
 from benchmarks.execution.orders import Action, Assign, Item, Node, StartWorker, StopWorker, Withdraw, WorkerOrder
 from benchmarks.execution.scheduler import Scheduler
 from benchmarks.execution.training_job import TrainingJob
-from benchmarks.execution.training_watch import TrainingOverdue, TrainingWatch
+from benchmarks.execution.training_watch import TrainingOverdue, TrainingProcessDied, TrainingWatch
 from benchmarks.execution.worker import Loading, Order, OutOfMemory, actor_class, outcome_of, training_task
 
 logger = logging.getLogger(__name__)
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 5.0  # between two looks at the machines of the cluster
 SILENCE_SECONDS = 25.0  # without any answer of the cluster: it is gone
 REASON_LENGTH = 400
+NOBODY = "0" * 56  # has the form of a node's id, without which Ray raises a ValueError, and is none's
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,7 @@ class Crew:
             self._at_once.append(order.worker)
             return
         need = order.key.need
-        there = NodeAffinitySchedulingStrategy(self._machines.nodes.get(order.nodes[0], "gone"), soft=False)
+        there = NodeAffinitySchedulingStrategy(self._ray_id(order.nodes[0]), soft=False)
         loading = self._loadings[order.key.name]
         kind = actor_class().options(
             **self.environments.options(loading.method, loading.environment, order.nodes[0]),
@@ -282,13 +283,16 @@ class Crew:
     def _train(self, worker: int, work: TrainingWork) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        name = self._nodes[worker][0]
-        options = self.environments.options(work.job.method, work.job.environment, name)
-        if work.job.workers == 1:
-            node = self._machines.nodes.get(name, "gone")
-            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+        names = self._nodes[worker]
+        nodes = tuple(self._ray_id(name) for name in names)
+        options = self.environments.options(work.job.method, work.job.environment, names[0])
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(nodes[0], soft=False)
         task = training_task(work.job).options(**options)
-        return task.remote(work.job, work.folder, work.log, work.cache, work.fresh)
+        return task.remote(work.job, work.folder, work.log, work.cache, work.fresh, None, nodes)
+
+    def _ray_id(self, node: str) -> str:
+        """Ray's id of a node; for one that has gone since the order was given `NOBODY`, which Ray reports as a loss."""
+        return self._machines.nodes.get(node, NOBODY)
 
     def _stop(self, worker: int) -> None:
         import ray
@@ -322,6 +326,8 @@ class Crew:
         match outcome:
             case OutOfMemory() if item is not None:
                 return tell.out_of_memory(worker, item, str(outcome), now)
+            case TrainingProcessDied():  # one of a group: as little held against the node as where it is alone
+                return tell.fault(worker, str(outcome)[:REASON_LENGTH], now, item, died=True)
             case MachineFault():
                 return tell.fault(worker, str(outcome)[:REASON_LENGTH], now, item)
             case ray.exceptions.OutOfMemoryError() if item is not None and item.key.resumes:

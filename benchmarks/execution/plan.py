@@ -14,6 +14,7 @@ from benchmarks.common.files import safe_name
 from benchmarks.common.identity import digest, fingerprint_config
 from benchmarks.common.paths import user_path
 from benchmarks.common.seeds import derive_seed
+from benchmarks.common.weight_file import named_files
 from benchmarks.contestants import Method, Target
 from benchmarks.contestants import method as find_method
 from benchmarks.data.cache import cache_limit
@@ -182,6 +183,7 @@ def _unit(
     official = settings_from_files(method, entry.title, config, dataset.known_as, by_rule)
     entry = entry.model_copy(update={"config": {**entry.config, **official}})
     config |= official
+    weight_files = named_files(config, method.file_settings)
     cases = tuple(dataset.split_cases(suite.part, fold))
     zoo = _zoo_weights(entry, method, dataset, cases)
     protocols = applicable(suite.protocols, method.prompts)
@@ -219,6 +221,7 @@ def _unit(
             environment=entry.environment or method.environment,
             start=zoo.folder if zoo else None,
             storage=suite.storage,
+            files=weight_files,
         )  # fmt: skip
     if entry.joint and job is None:
         raise UserError(f"method '{entry.title}': `joint` is for methods that are trained, and this one is not")
@@ -242,7 +245,7 @@ def _unit(
     if environment is not None and environment.identity:
         decides["environment"] = environment.identity
     skipped = tuple(p.name for p in suite.protocols if p not in protocols)
-    made = _Made(method, entry, digest(decides), protocols, job, skipped, zoo=zoo)
+    made = _Made(method, entry, digest(decides), protocols, job, skipped, zoo=zoo, weight_files=weight_files)
     return _assembled(suite, made, evaluated, target, folders)
 
 
@@ -272,6 +275,7 @@ class _Made:
     skipped: tuple[str, ...] = ()
     given: GivenMasks | None = None
     zoo: ZooWeights | None = None
+    weight_files: tuple[str, ...] = ()
 
 
 def _assembled(suite: Suite, made: _Made, evaluated: _Evaluated, target: Target, folders: Folders) -> Unit:
@@ -337,6 +341,7 @@ def _assembled(suite: Suite, made: _Made, evaluated: _Evaluated, target: Target,
         gpus=0.0 if made.given else budget.gpus,
         rehearsal=suite.rehearsal,
         zoo=made.zoo,
+        weight_files=made.weight_files,
     )
 
 

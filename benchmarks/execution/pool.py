@@ -70,11 +70,9 @@ def run(
     due = anything_due(units, folders, fresh, retry_failed)
     machines = Machines() if due else NoMachines()
     try:
+        unfit = unfit_nodes(units, folders, machines, observer)
         if due:
-            check_room(units, machines)
-        unfit = unfit_nodes(
-            units, folders, machines, observer
-        )  # nothing is touched before the cluster is known to be fit
+            check_room(units, machines, unfit)  # nothing is touched before the cluster is known to be fit
         store = RecordStore(folders.records)
         for unit in units:
             store.begin_unit(unit.folder, unit.description(), afresh=fresh)
@@ -138,9 +136,9 @@ def train_units(units: list[Unit], folders: Folders, observer: Observer, fresh: 
     """
     machines = Machines()
     try:
-        check_room(units, machines)
-        one = Course([unit for unit in units if unit.job], folders, observer, machines, fresh)
         unfit = unfit_nodes(units, folders, machines, observer)
+        check_room(units, machines, unfit)
+        one = Course([unit for unit in units if unit.job], folders, observer, machines, fresh)
         one.use(prepare(one.due(), _fit(machines, unfit), observer))
         one.leave_out(unfit)
         with one.interruptible():

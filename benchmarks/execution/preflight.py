@@ -1,7 +1,7 @@
 """Is every machine of a cluster fit for the run? Looked at before the work starts, on the machine itself.
 
-A node with another version of the code, without the methods, the data or the shared output folder would give failed
-cases, or other numbers. It is named and left out.
+A node with another version of the code, without the methods, their weights, the data or the shared output folder would
+give failed cases, or other numbers. It is named and left out.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.common.content import sha256_of
 from benchmarks.common.environment import package_versions, revision
 from benchmarks.common.errors import UserError, one_line
+from benchmarks.common.weight_file import missing_file
 from benchmarks.contestants import methods
 
 ANSWER_SECONDS = 60.0
@@ -33,6 +34,7 @@ class Expected:
         methods: name → version, of those that the run needs.
         nonce_file, nonce: a word that the driver has written into the output folder.
         data_file, data_digest: one scan and the fingerprint that it has on the driver; empty without data.
+        weight_files: that the methods of the run name and the driver has.
     """
 
     version: str
@@ -42,6 +44,7 @@ class Expected:
     nonce: str
     data_file: Path | None = None
     data_digest: str = ""
+    weight_files: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,11 @@ class Host:
 
 
 def look_at_hosts(
-    nodes: Mapping[str, str], out: Path, needed: Sequence[str] | None = None, data_file: Path | None = None
+    nodes: Mapping[str, str],
+    out: Path,
+    needed: Sequence[str] | None = None,
+    data_file: Path | None = None,
+    weight_files: Sequence[str] = (),
 ) -> list[Host]:
     """What is found on every node of the running Ray, in their order.
 
@@ -93,6 +100,7 @@ def look_at_hosts(
         out: the output folder, which all must see.
         needed: names of the methods of the run; all that are installed if None.
         data_file: one scan, which all must see.
+        weight_files: by path or by name in the weights folder; all must have them.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -108,6 +116,7 @@ def look_at_hosts(
         secrets.token_hex(16),
         data_file,
         sha256_of(data_file) if data_file else "",
+        weight_files,
     )
     out.mkdir(parents=True, exist_ok=True)
     nonce_file.write_text(expected.nonce, encoding="utf-8")
@@ -148,7 +157,7 @@ def look_here(expected: Expected) -> Host:
         gpu=gpu,
         driver=driver,
         free_gb=shutil.disk_usage(folder).free / 1e9 if folder.is_dir() else 0.0,
-        problems=tuple(filter(None, (*problems, no_out, no_data))),
+        problems=tuple(filter(None, (*problems, no_out, no_data, missing_file(expected.weight_files)))),
     )
 
 

@@ -192,7 +192,7 @@ class Scheduler:
         self._stop(one, blamed)
         if blamed is not None:
             self._blame(blamed, one.nodes, reason, now, died)
-        if not died:
+        if not died and len(set(one.nodes)) == 1:  # of a group on several it is not known which one failed
             self._strike(node, reason, now)
         return self._settle(now)
 
@@ -458,7 +458,7 @@ class Scheduler:
         return True
 
     def _check_room(self, group: Group, now: float) -> None:
-        """What no node could ever hold waits a while for one, and is then set aside."""
+        """What the nodes could never hold waits a while for others, and is then set aside."""
         need = group.key.need
         if group.workers or self._capacity.could_hold(need):
             group.no_room_since = None
@@ -466,7 +466,8 @@ class Scheduler:
         since = group.no_room_since = now if group.no_room_since is None else group.no_room_since
         avoided = self._capacity.avoided()
         if avoided or now - since > ROOM_GRACE:
-            reason = "; ".join([f"no node is left with {need.cpus:g} CPU and {need.gpus:g} GPU", *avoided])
+            lack = "no node is left with" if need.workers == 1 else f"no nodes are left for {need.workers} workers with"
+            reason = "; ".join([f"{lack} {need.cpus:g} CPU and {need.gpus:g} GPU", *avoided])
             for item in group.drain():
                 self._end(item, SetAside(item, reason))
 

@@ -11,8 +11,9 @@ import json
 import logging
 import os
 import shutil
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from typing import Any
 from benchmarks.common.errors import MachineFault, UserError
 from benchmarks.common.files import in_turn, read_json, write_json
 from benchmarks.common.identity import digest_of_folder
+from benchmarks.common.weight_file import missing_file
 from benchmarks.contestants import Budget, Method, OwnTraining, Trainable
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import fingerprint_cases
@@ -35,6 +37,7 @@ __all__ = [
     "finished",
     "load_segmenter",
     "redirect_output",
+    "require_files",
     "run_job",
     "train_loop",
     "weights_of",
@@ -42,6 +45,7 @@ __all__ = [
 
 
 Report = Callable[[dict[str, Any]], None]
+NODE_LABEL = "ray.io/node-id"  # which Ray gives every node by itself
 AFRESH = "afresh"  # names the call with --fresh that began a training
 
 logger = logging.getLogger(__name__)
@@ -54,6 +58,7 @@ def run_job(
     cache: Path | None = None,
     fresh: str = "",
     report: Report | None = None,
+    nodes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Train, and leave the checkpoint with its `training.json` in `folder`; the figures are returned.
 
@@ -63,6 +68,7 @@ def run_job(
         log: file for the output of Ray Train workers.
         cache: folder of the preprocessing cache, absolute; by default the user's own.
         report: is given every validation but the last while the training goes on; it is picklable.
+        nodes: Ray's id of the node of each worker of a group; by default Ray chooses.
 
     Raises:
         UserError: no training case, or a method that does not train.
@@ -70,16 +76,17 @@ def run_job(
         MachineFault: the storage fails; a later call goes on, and what is finished is not trained again.
     """
     with in_turn(folder.with_name(f".{folder.name}.lock")):  # an equal job waits, and finds the checkpoint
-        return _run_job(job, folder, Aside(log, cache, report), fresh)
+        return _run_job(job, folder, Aside(log, cache, report, nodes), fresh)
 
 
 @dataclass(frozen=True)
 class Aside:
-    """What a training leaves beside its result: see `run_job`."""
+    """What a training leaves beside its result, and where it runs: see `run_job`."""
 
     log: Path | None = None
     cache: Path | None = None
     report: Report | None = None
+    nodes: tuple[str, ...] = ()
 
 
 def _run_job(job: TrainingJob, folder: Path, aside: Aside, fresh: str) -> dict[str, Any]:
@@ -235,6 +242,8 @@ def _train_on_ray(job: TrainingJob, work: Path, aside: Aside) -> dict[str, Any]:
                 "CPU": job.budget.cpus,
                 **({"GPU": job.budget.gpus} if job.budget.gpus else {}),
             },
+            # Ray would take any node, also one that was left out, or that other workers have been given
+            label_selector=[{NODE_LABEL: node} for node in aside.nodes] if distributed and aside.nodes else None,
         ),
         run_config=RunConfig(
             name=f"{job.method}-{job.digest()}",
@@ -276,6 +285,7 @@ def train_loop(config: dict[str, Any]) -> None:
 
     if config["log"]:
         redirect_output(config["log"])
+    require_files(config["job"].files)
     context = ray.train.get_context()
     rank, world_size = context.get_world_rank(), context.get_world_size()
     _loop(config["job"], config["folder"], config["cache"], rank, world_size).run(report=ray.train.report)
@@ -296,6 +306,13 @@ def device_for(budget: Budget) -> str:
     if not torch.cuda.is_available():
         raise UserError("the budget asks for a GPU and none is visible; set `gpus: 0` or use --gpus 0")
     return "cuda"
+
+
+def require_files(names: Iterable[str]) -> None:
+    """Raises MachineFault: a weights file that the driver has is not on this machine."""
+    problem = missing_file(names)
+    if problem:
+        raise MachineFault(f"{problem} ({socket.gethostname()})")
 
 
 def redirect_output(log: Path) -> None:

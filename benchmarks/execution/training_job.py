@@ -34,6 +34,7 @@ class TrainingJob:
         further: more targets, each with its training cases, on which the same weights are trained in turn.
         start: folder of a finished training whose weights this one begins with.
         storage: place for its states and its checkpoint beside the output folder; see `TrainingStorage`.
+        files: the weights files that the configuration names and the driver has; no part of its identity.
         timeout_minutes: without a sign of life for so long the training is ended; see `TrainingWatch`.
     """
 
@@ -53,6 +54,7 @@ class TrainingJob:
     further: tuple[tuple[Target, tuple[Case, ...]], ...] = ()
     start: Path | None = None
     storage: str = ""
+    files: tuple[str, ...] = ()
 
     @property
     def parts(self) -> tuple[tuple[Target, tuple[Case, ...]], ...]:

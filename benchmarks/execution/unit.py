@@ -29,6 +29,7 @@ class Unit:
         cases_digest: of the content of the evaluated files.
         prompts_digest: of what the first prompts follow from: equal where every protocol gives equal prompts.
         zoo: the weights that come with the method, where they are evaluated or trained from.
+        weight_files: those that its configuration names and the driver has; no part of its identity.
         part_of_dataset: its target and fold, where the suite has others of the dataset: ", tumour, fold 2".
     """
 
@@ -53,6 +54,7 @@ class Unit:
     rehearsal: bool = False
     zoo: ZooWeights | None = None
     part_of_dataset: str = ""
+    weight_files: tuple[str, ...] = ()
 
     @property
     def environment(self) -> Environment | None:

@@ -40,6 +40,7 @@ from benchmarks.execution.training import (
     device_for,
     load_segmenter,
     redirect_output,
+    require_files,
     run_job,
 )
 from benchmarks.metrics import Reference, evaluate_mask
@@ -57,7 +58,7 @@ class OutOfMemory(Exception):
 class Loading:
     """What a worker holds: everything that its segmenter depends on. Without a method it only scores.
 
-    `log` is where its output goes before its first case.
+    `log` is where its output goes before its first case, `files` the weights files that the configuration names.
     """
 
     log: Path
@@ -67,6 +68,7 @@ class Loading:
     cpus: int = 1
     gpus: float = 0.0
     environment: Environment | None = None
+    files: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,12 +102,18 @@ def training_task(job: TrainingJob) -> Any:
 
 
 def _train_task(
-    job: TrainingJob, folder: Path, log: Path | None, cache: Path, fresh: str, report: Report | None = None
+    job: TrainingJob,
+    folder: Path,
+    log: Path | None,
+    cache: Path,
+    fresh: str,
+    report: Report | None = None,
+    nodes: tuple[str, ...] = (),
 ) -> dict[str, Any]:
     """Runs in a Ray worker process.
 
     Raises:
-        MachineFault: the storage fails, or this machine lacks the method.
+        MachineFault: the storage fails, or this machine lacks the method or its weights file.
         Exception: whatever the method raises.
     """
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "86400")  # wait for a free machine
@@ -113,11 +121,12 @@ def _train_task(
         if log is not None:
             redirect_output(log)
         _check_machine(job.method, None, job.budget.gpus if job.workers == 1 else 0.0)
+        require_files(job.files)
         for case in (case for _, cases in job.parts for case in cases):
             if not (case.image.exists() and case.label.exists()):
                 raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
         try:
-            return run_job(job, folder, log, cache, fresh, report)
+            return run_job(job, folder, log, cache, fresh, report, nodes)
         except Exception:  # the record has a line of it, the log where it came from
             logger.exception("the training of %s failed", job.method)
             raise
@@ -174,7 +183,7 @@ class Evaluator:
         """Load the segmenter; seconds that it took. In a call of its own, so that its error can be told.
 
         Raises:
-            MachineFault: this machine lacks the method, the checkpoint or the GPU.
+            MachineFault: this machine lacks the method, a weights file, the checkpoint or the GPU.
             Exception: whatever the method raises.
         """
         started = time.perf_counter()
@@ -184,6 +193,7 @@ class Evaluator:
             return time.perf_counter() - started
         with machine_faults():
             device = _check_machine(one.method, one.checkpoint, one.gpus)
+            require_files(one.files)
             self._segmenter = load_segmenter(find_method(one.method), one.config, device, one.checkpoint)
         _set_threads(one.cpus)
         return time.perf_counter() - started

@@ -26,10 +26,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def head(folder: Path, **environment: str) -> Iterator[str]:
+def head(folder: Path, cpus: int = 1, **environment: str) -> Iterator[str]:
     """A cluster of one node, its address; only its own processes are ended."""
     port = free_port()
-    words = ["--head", "--port", str(port), "--include-dashboard=false"]
+    words = ["--head", "--port", str(port), "--include-dashboard=false", "--num-cpus", str(cpus)]
     with node(folder, words, **environment):
         yield f"127.0.0.1:{port}"
 

@@ -11,12 +11,13 @@ import pytest
 
 from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import Dataset
-from benchmarks.execution import course, scheduler
+from benchmarks.execution import course, crew, scheduler
 from benchmarks.execution.observer import Nobody
 from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
 from benchmarks.execution.pool import RunOutcome, run, train_units
 from benchmarks.execution.room import check_room
 from benchmarks.execution.suite import parse_suite
+from benchmarks.execution.worker import Loading, actor_class, outcome_of
 from benchmarks.results.records import RecordStore
 
 pytestmark = pytest.mark.ray
@@ -67,6 +68,21 @@ def test_a_process_that_dies_once_costs_its_case_nothing(play: Play, dataset: Da
     assert (tmp_path / "asked").exists()
 
 
+def test_a_process_for_a_node_that_is_gone_is_lost_at_once(local_ray: None) -> None:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nowhere = {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(crew.NOBODY, soft=False)}
+    actor = actor_class().options(**nowhere).remote(Loading(Path("log")))
+    task = ray.remote(max_retries=0)(lambda: 1).options(**nowhere).remote()
+    for reference in (actor.ready.remote(), task):
+        ready, _ = ray.wait([reference], timeout=60)
+        assert ready
+        lost = outcome_of(reference)
+        assert isinstance(lost, ray.exceptions.RayError)
+        assert not isinstance(lost, ray.exceptions.RayTaskError)
+
+
 def test_a_killed_training_is_tried_again_and_then_not_run(play: Play, dataset: Dataset, tmp_path: Path) -> None:
     cases = dataset.splits[0].test
     outcome, rows = play("mock-dying-fit, mock-noop")
@@ -113,6 +129,25 @@ def test_a_missing_folder_is_not_run_and_the_next_run_takes_it_up(play: Play, da
     outcome, rows = play("mock-noop")
     assert outcome == RunOutcome(1)
     assert len(rows) == len(units[0].cases)
+
+
+def test_a_weights_file_that_is_gone_is_not_the_methods_failure(
+    local_ray: None, dataset: Dataset, tmp_path: Path
+) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(b"MOCK")
+    entry = f"{{name: mock-official, config: {{checkpoint: '{weights}'}}}}, mock-noop"
+    units = units_of(entry, dataset, tmp_path, ("protocols: [none]", "protocols: [centre-click]"))
+    weights.unlink()
+    cases = dataset.splits[0].test
+    outcome = run(units, Folders(tmp_path), Nobody())
+    assert outcome.computed == len(cases)
+    assert {one.case for one in outcome.not_run} == set(cases)
+    assert all(f"the weights file {weights} is not there" in one.reason for one in outcome.not_run)
+    rows = RecordStore(Folders(tmp_path).records).read_suite("faulty")[0]
+    assert set(rows["method"]) == {"mock-noop"}
+    weights.write_bytes(b"MOCK")
+    assert run(units, Folders(tmp_path), Nobody()) == RunOutcome(len(cases))
 
 
 def test_masks_that_cannot_be_written_are_not_the_methods_failure(play: Play, dataset: Dataset, tmp_path: Path) -> None:

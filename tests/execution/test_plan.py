@@ -151,3 +151,20 @@ def test_a_training_uses_the_cache_that_was_set(
     assert train_units([unit], Folders(tmp_path / "out"), Nobody()).figures
     assert list((tmp_path / "fast").glob("*/entry.json"))
     assert not (tmp_path / "out" / "cache").exists()
+
+
+def test_a_unit_knows_the_weights_files_that_it_needs(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The official file of the weights folder, and one by its path; a method without any needs none."""
+    monkeypatch.setenv("TAGS_BENCH_WEIGHTS", str(tmp_path))
+    for name in ("mock-official.bin", "own.bin"):
+        (tmp_path / name).write_bytes(b"MOCK")
+    own = f"{{name: mock-official, label: own, config: {{checkpoint: {tmp_path / 'own.bin'}}}}}"
+    text = SUITE.replace("{name: mock-noop, label: twin}, mock-threshold", f"mock-official, {own}")
+    units = units_of(dataset, tmp_path, text)
+    assert [unit.weight_files for unit in units] == [
+        (),
+        (str(tmp_path / "mock-official.bin"),),
+        (str(tmp_path / "own.bin"),),
+    ]

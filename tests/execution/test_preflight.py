@@ -16,6 +16,7 @@ from benchmarks.common.errors import UserError
 from benchmarks.contestants import method, methods
 from benchmarks.execution import room
 from benchmarks.execution.observer import Nobody
+from benchmarks.execution.orders import Node
 from benchmarks.execution.preflight import Expected, Host, look_here
 
 
@@ -51,6 +52,7 @@ def test_a_node_like_this_one_is_fit(expected: Expected) -> None:
         ({"version": "9.9"}, "fit", "", r"tags-bench .* at .*, not 9\.9 at "),
         ({"methods": {"mock-gone": "1"}}, "fit", "", "method 'mock-gone' is not installed"),
         ({"methods": {"mock-noop": "77"}}, "fit", "", "method 'mock-noop' .*, not 77"),
+        ({"weight_files": ("/nowhere/sam.pth",)}, "fit", "", "the weights file /nowhere/sam.pth is not there: copy"),
     ],
 )
 def test_what_is_wrong_with_a_node_is_said(
@@ -80,18 +82,34 @@ class Watch(Nobody):
 
 def test_the_observer_sees_every_host_before_the_unfit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     hosts = [Host("a", out=True), Host("b", out=False, problems=("no --out",))]
-    monkeypatch.setattr(room, "look_at_hosts", lambda *arguments: hosts)
+    asked: list[Any] = []
+    monkeypatch.setattr(room, "look_at_hosts", lambda *arguments: asked.append(arguments) or hosts)
     machines: Any = SimpleNamespace(nodes={"a": "1", "b": "2"})
     unit: Any = SimpleNamespace(
         cases=[SimpleNamespace(image=Path("scan"))],
         method=SimpleNamespace(name="m"),
         evaluation=SimpleNamespace(given=None),
+        weight_files=("sam.pth",),
     )
     folders: Any = SimpleNamespace(out=Path("out"))
     watch = Watch()
     assert room.unfit_nodes([unit], folders, machines, watch) == {"b": "no --out"}
+    assert asked == [({"a": "1", "b": "2"}, Path("out"), ["m"], Path("scan"), ["sam.pth"])]
     assert [(row["node"], row["fit"]) for row in watch.rows] == [("a", "yes"), ("b", "no --out")]
     hosts[0] = replace(hosts[0], problems=("another version",))
     with pytest.raises(UserError, match=r"no node of the cluster can take part; a: another version \| b: no --out"):
         room.unfit_nodes([unit], folders, machines, watch)
     assert room.unfit_nodes([unit], folders, SimpleNamespace(nodes={"a": "1"}), watch) == {}
+
+
+def test_what_only_the_nodes_that_are_left_out_could_hold_is_refused() -> None:
+    two: Any = SimpleNamespace(now=lambda: [Node("a", 4, 1), Node("b", 4, 1)])
+    job = SimpleNamespace(budget=SimpleNamespace(cpus=1, gpus=1), workers=2)
+    unit: Any = SimpleNamespace(job=job, cpus=1, gpus=1, method=SimpleNamespace(floor=False), title="m · kits21")
+    room.check_room([unit], two)
+    with pytest.raises(UserError) as refused:
+        room.check_room([unit], two, {"b": "no --out"})
+    assert str(refused.value) == (
+        "'m · kits21' asks for 2 workers with 1 CPU and 1 GPU; the cluster has 4 CPU and 1 GPU on 1 node(s), the "
+        "largest 4 CPU and 1 GPU; lower --cpus, --gpus or --workers; b cannot take part: no --out"
+    )

@@ -196,6 +196,38 @@ def test_without_any_node_left_everything_is_set_aside_after_a_while() -> None:
     assert 60 < cluster.now < 120
 
 
+TWO_WORKERS = Key("training", Need(1, 1, workers=2), first=True, resumes=True)
+TWO_GPUS = [Node("n0", 4, 1), Node("n1", 4, 1)]
+
+
+def test_a_group_that_fits_no_more_because_a_node_is_lost_is_set_aside_after_a_while() -> None:
+    cluster = Cluster(TWO_GPUS, seconds=lambda item, node: 40.0)
+    cluster.submit([Item(TWO_WORKERS), *items(Key("m", ONE), 4)])
+    cluster.lose("n1", 10.0)
+    cluster.play(until=1000.0)
+    assert ends(cluster) == {"Commit": 4, "SetAside": 1}
+    ((aside, when),) = ((end, cluster.ended_at[item]) for item, end in cluster.ended.items() if item.key is TWO_WORKERS)
+    assert aside.reason == "no nodes are left for 2 workers with 1 CPU and 1 GPU"  # type: ignore[union-attr]
+    assert 70 <= when <= 75  # lost after 10 s, missed from the first retry 1 s later on, for 60 s
+
+
+def test_a_group_goes_on_when_the_lost_node_is_back_within_the_while() -> None:
+    cluster = Cluster(TWO_GPUS, seconds=lambda item, node: 40.0)
+    cluster.submit([Item(TWO_WORKERS)])
+    cluster.lose("n1", 10.0)
+    cluster.at(50.0, lambda: cluster.scheduler.set_nodes(TWO_GPUS, cluster.now))
+    cluster.play(until=1000.0)
+    assert ends(cluster) == {"Commit": 1}
+
+
+def test_a_group_that_fits_only_with_a_node_that_is_left_out_is_set_aside_at_once() -> None:
+    scheduler = Scheduler(TWO_GPUS)
+    scheduler.avoid("n1", "n1 cannot take part: another commit", 0.0)
+    (aside,) = scheduler.submit([Item(TWO_WORKERS)], 0.0)
+    assert isinstance(aside, SetAside)
+    assert aside.reason == ("no nodes are left for 2 workers with 1 CPU and 1 GPU; n1 cannot take part: another commit")
+
+
 def test_a_node_that_comes_back_is_used_again() -> None:
     cluster = Cluster([Node("n0", 4)], seconds=lambda item, node: 3.0)
     cluster.submit(items(Key("m", ONE), 80))
@@ -342,7 +374,12 @@ def test_whatever_happens_every_item_comes_to_exactly_one_end(seed: int, count: 
     rate = chance.choice([0.0, 0.05, 0.3])
     nodes = [Node(f"n{i}", chance.randint(1, 4), chance.randint(0, 2)) for i in range(machines)]
     keys = [
-        Key(kind, Need(1, chance.choice([0, 0, 0.5])), resumes=chance.random() < 0.2, load_limit=50.0)
+        Key(
+            kind,
+            Need(1, chance.choice([0, 0, 0.5]), workers=chance.choice([1, 1, 2, 3])),
+            resumes=chance.random() < 0.2,
+            load_limit=50.0,
+        )
         for kind in range(kinds)
     ]
     cluster = Cluster(

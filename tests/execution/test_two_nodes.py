@@ -181,6 +181,51 @@ def test_a_training_whose_node_is_killed_ends_with_the_same_weights(tmp_path: Pa
             assert all((one[name] == same[name]).all() for name in one)
 
 
+PLACED = """
+import sys, threading
+from pathlib import Path
+import ray
+from ray.util import placement_group_table
+from benchmarks.execution.cluster import start_ray
+from benchmarks.execution.training import run_job
+from benchmarks.execution.training_job import checkpoint_folder
+from tests.execution.training_cases import job_of, write_cases
+
+start_ray(sys.argv[1])
+out = Path(sys.argv[2])
+cases = write_cases(out / "cases")
+one, other = sorted(node["NodeID"] for node in ray.nodes())
+for steps, wanted in enumerate([(one, one), (other, other), (other, one)], start=2):
+    job, over, found, before = job_of(cases, steps=steps, workers=2), threading.Event(), set(), placement_group_table()
+
+    def look():
+        while not over.wait(0.1):
+            for name, group in placement_group_table().items():
+                if name not in before and group["state"] == "CREATED":
+                    found.add(tuple(node for _, node in sorted(group["bundles_to_node_id"].items())))
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        run_job(job, checkpoint_folder(out, job), cache=out / "cache", nodes=wanted)
+    finally:
+        over.set()
+        thread.join()
+    print("placed", found == {wanted}, flush=True)
+"""
+
+
+def test_the_workers_of_a_training_sit_on_the_nodes_that_it_was_given() -> None:
+    """By Ray's own table of its placement groups: both on one node, both on the other, and one on each."""
+    with short_folder() as folder:
+        for name in ("h", "s"):
+            (folder / name).mkdir()
+        with head(folder / "h", cpus=2) as address, node(folder / "s", ["--address", address, "--num-cpus", "2"]):
+            command = [sys.executable, "-c", PLACED, address, str(folder / "out")]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+            assert done.stdout.count("placed True") == 3, done.stdout + done.stderr
+
+
 def stages(out: Path) -> list[str]:
     """What the trainings at work are doing."""
     return [json.loads(path.read_text(encoding="utf-8")).get("stage") for path in out.rglob(".*.partial/alive.json")]

@@ -14,12 +14,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from benchmarks.contestants import Segmenter, Session, Target
+from benchmarks.common.errors import MachineFault
+from benchmarks.contestants import Budget, Segmenter, Session, Target
 from benchmarks.data.dataset import Case
 from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.execution import worker
 from benchmarks.execution.evaluate import Evaluation, evaluate_case
 from benchmarks.execution.label_guard import reading_labels
+from benchmarks.execution.training import train_loop
+from benchmarks.execution.training_job import TrainingJob
 from benchmarks.execution.worker import Evaluator, Loading, Order, OutOfMemory, Turns
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.prompting.prompts import PromptKind, Prompts
@@ -167,3 +170,20 @@ def test_only_the_thread_that_says_so_may_read_labels_meanwhile(cases: list[Case
     (row,) = evaluate_case(cases[0], Reaching(), replace(EVALUATION))
     assert row["status"] == "failed"
     assert "reached for the label" in row["reason"]
+
+
+def test_a_weights_file_that_only_the_driver_has_is_the_machines_fault(tmp_path: Path, evaluator: Evaluator) -> None:
+    """Of a worker, of a training, and of one worker of a group; the method is not even built."""
+    gone = str(tmp_path / "sam.pth")
+    job = TrainingJob("mock-bad-fit", {}, TARGET, (), Budget(steps=1), 1, files=(gone,))
+    evaluator._loading = Loading(tmp_path / "log", "mock-load-crash", files=(gone,))
+    with pytest.raises(MachineFault, match=f"the weights file {gone} is not there: copy it to this place, or "):
+        evaluator.ready()
+    with pytest.raises(MachineFault, match=f"the weights file {gone} is not there"):
+        worker._train_task(job, tmp_path / "out", None, tmp_path / "cache", "")
+    with pytest.raises(MachineFault, match=f"the weights file {gone} is not there"):
+        train_loop({"job": job, "folder": tmp_path, "log": None, "cache": None})
+    Path(gone).touch()
+    with pytest.raises(RuntimeError, match="no weights in the file"):
+        evaluator.ready()
+    assert job.digest() == replace(job, files=()).digest()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.common.weight_file import WeightFile, locate, weights_folder
+from benchmarks.common.weight_file import WeightFile, locate, missing_file, named_files, weights_folder
 
 SHA = "sha256:" + "0" * 64
 
@@ -62,3 +62,24 @@ def test_a_file_is_found_by_path_and_by_plain_name(tmp_path: Path, monkeypatch: 
     assert locate(tmp_path / "here.pth") == tmp_path / "here.pth"
     for absent in ("b.pth", "elsewhere/a.pth", "../w/b.pth", str(tmp_path)):
         assert locate(absent) is None
+
+
+def test_the_files_that_a_configuration_names_are_missed_where_they_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is no file here (a word such as "random", nothing) is nowhere missed."""
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    for folder in (here, elsewhere):
+        folder.mkdir()
+    (here / "a.pth").touch()
+    (tmp_path / "b.pth").touch()
+    settings = ("checkpoint", "tower", "words", "other", "none")
+    config = {"checkpoint": str(tmp_path / "b.pth"), "tower": "a.pth", "words": "random", "other": None, "size": 3}
+    monkeypatch.setenv("TAGS_BENCH_WEIGHTS", str(here))
+    names = named_files(config, settings)
+    assert names == (str(tmp_path / "b.pth"), "a.pth")
+    assert missing_file(names) == ""
+    monkeypatch.setenv("TAGS_BENCH_WEIGHTS", str(elsewhere))
+    assert missing_file(names).startswith(f"the weights file {elsewhere / 'a.pth'} is not there: copy it ")
+    (tmp_path / "b.pth").unlink()
+    assert missing_file(names).startswith(f"the weights file {tmp_path / 'b.pth'} is not there: copy it ")
