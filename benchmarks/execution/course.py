@@ -339,6 +339,7 @@ class Course:
                 else:
                     self._stage(way, "waiting")  # for a worker; its training is over
                     self._compute(way, self._due_with(self.records, way, cases))
+                    self._end_if_done(way)  # a run that was cut off may have left all rows by these very weights
             return
         assert isinstance(work, CaseWork)
         way = self.ways[work.unit]

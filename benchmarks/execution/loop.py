@@ -368,14 +368,26 @@ class TrainingLoop:
             self.curve, self.validations = state["curve"], state["validations"]
             others = "" if state["world_size"] == self.group.world_size else f" of {state['world_size']} workers"
             logger.info("going on from the state of step %d%s", self.step, others)
-            if self.job.keep_best and self.is_first and self.storage is not None and self.storage.holds(STATE):
+            if self.job.keep_best and self.is_first and self.storage is not None:
                 self._bring_best(self.storage)
         self._require_equal("the weights to begin with")
 
     def _bring_best(self, storage: TrainingStorage) -> None:
-        """Put the storage's best checkpoint in the place of this disk's, which another machine may have outdone."""
-        shutil.rmtree(self.folder / BEST, ignore_errors=True)
-        if not storage.read_folder(BEST, self.folder / BEST) and self.validations:
+        """Put the storage's best checkpoint in the place of this disk's, which another machine may have outdone.
+
+        A storage without a state was named only now: there this disk's is put into it.
+        """
+        here, brought = self.folder / BEST, self.folder / f"{BEST}.brought"
+        if not storage.holds(STATE):
+            if here.is_dir():
+                storage.write_folder(BEST, here)
+            return
+        shutil.rmtree(brought, ignore_errors=True)
+        found = storage.read_folder(BEST, brought)
+        shutil.rmtree(here, ignore_errors=True)
+        if found:
+            brought.rename(here)
+        elif self.validations:
             logger.warning("the storage has lost the best weights up to step %d: later ones can be kept", self.step)
 
     def _require_equal(self, what: str) -> None:

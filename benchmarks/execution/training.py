@@ -47,6 +47,7 @@ __all__ = [
 Report = Callable[[dict[str, Any]], None]
 NODE_LABEL = "ray.io/node-id"  # which Ray gives every node by itself
 AFRESH = "afresh"  # names the call with --fresh that began a training
+STORED = "stored"  # names the storage that a finished training is in, which is then not asked again
 
 logger = logging.getLogger(__name__)
 
@@ -153,14 +154,20 @@ def _hand_over(work: Path, folder: Path, storage: TrainingStorage | None) -> Non
         for kind in (STATE, BEST, AFRESH):
             storage.remove(kind)
     _take_place(work, folder)
+    if storage is not None:
+        _note_stored(folder, storage)
     (folder / AFRESH).unlink(missing_ok=True)  # last: without it the same call would begin again
 
 
 def _store_later(folder: Path, storage: TrainingStorage) -> None:
     """Put a training that was finished without the storage into it; where that fails, the next call tries again."""
+    noted = folder / STORED
+    if noted.is_file() and noted.read_text(encoding="utf-8") == storage.place:
+        return  # a call that only reads does not wait for a store, which may be away
     try:
         if not storage.holds(CHECKPOINT):
-            storage.write_folder(CHECKPOINT, folder)
+            storage.write_folder(CHECKPOINT, folder, without=(STORED,))
+        _note_stored(folder, storage)
     except MachineFault as fault:
         logger.warning("%s is finished, and not in the storage yet: %s", folder, fault)
 
@@ -188,7 +195,12 @@ def _bring(storage: TrainingStorage, work: Path, folder: Path) -> bool:
         return False
     shutil.rmtree(work, ignore_errors=True)
     _take_place(brought, folder)
+    _note_stored(folder, storage)
     return True
+
+
+def _note_stored(folder: Path, storage: TrainingStorage) -> None:
+    (folder / STORED).write_text(storage.place, encoding="utf-8")
 
 
 def weights_of(folder: Path) -> str:

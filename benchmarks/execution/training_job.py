@@ -93,7 +93,8 @@ class TrainingJob:
         elif self.validate_at:  # what a sweep decides by
             identity["validation"] = fingerprint_cases(self.validation)
         if self.untrained:
-            identity["untrained"] = True
+            # Released weights want scans as without a training, which an earlier version did not say in the checkpoint
+            identity["untrained"] = "as released" if self.config.get("checkpoint") else True
         if self.environment is not None and self.environment.identity:
             identity["environment"] = self.environment.identity
         if self.further:

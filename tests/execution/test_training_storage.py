@@ -209,6 +209,25 @@ def test_the_best_checkpoint_is_the_storages_and_not_that_of_a_disk_which_comes_
     assert json.loads((tmp_path / "a" / "loop.json").read_text())["kept_step"] == 6
 
 
+def test_the_best_checkpoint_of_a_disk_counts_where_the_storage_was_named_only_now(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off twice after the best validation: without a storage, and then with one that has had none since."""
+    monkeypatch.setattr(loop_module, "STATE_EVERY_SECONDS", -1.0)
+    dices = {3: 0.6, 6: 0.2, 9: 0.4, 12: 0.5}
+    monkeypatch.setattr(TrainingLoop, "_validation_dice", lambda loop, case: dices[loop.step])
+    job = job_of(cases, steps=12, validation=cases[:1], validate_at=(0.25, 0.5, 0.75, 1.0), keep_best=True)
+    undisturbed = tmp_path / "undisturbed"
+    loop_of(job, undisturbed).run()
+    stored = replace(job, storage=str(tmp_path / "store"))
+    interrupted(job, tmp_path / "a", 5)
+    interrupted(stored, tmp_path / "a", 8)
+    loop_of(stored, tmp_path / "a").run()
+    ours, theirs = (folder / "checkpoint" / "weights.safetensors" for folder in (tmp_path / "a", undisturbed))
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert json.loads((tmp_path / "a" / "loop.json").read_text())["kept_step"] == 3
+
+
 def go_on(rank: int, job: TrainingJob, folder: Path) -> dict[str, torch.Tensor]:
     loop = loop_of(job, folder / str(rank), rank, 2)
     begun: list[int] = []
@@ -333,7 +352,7 @@ def test_a_training_that_was_finished_and_not_stored_is_stored_and_not_made_agai
     run_job(job, folder, fresh=fresh)
     assert run_job(job, folder) == run_job(job, checkpoint_folder(tmp_path, job))
     for path in (folder, checkpoint_folder(tmp_path, job)):
-        assert sorted(one.name for one in path.iterdir()) == ["checkpoint", "training.json"]
+        assert sorted(one.name for one in path.iterdir()) == ["checkpoint", "stored", "training.json"]
         assert (path / "checkpoint" / "weights.safetensors").read_bytes() != b"of the training before"
     assert not list(folder.parent.glob(".*"))
     assert [storage.read(kind) for kind in (STATE, BEST, training.AFRESH)] == [None] * 3
@@ -356,6 +375,8 @@ def test_what_was_trained_before_a_storage_was_named_is_put_there(
     assert f"{first} is finished, and not in the storage yet" in caplog.text
     assert run_job(stored, first) == figures
     assert run_job(stored, other) == figures
+    monkeypatch.setattr(TrainingStorage, "_tried", never)  # what is known to be there is not asked for again
+    assert run_job(stored, first) == run_job(stored, other) == figures
 
 
 def test_a_damaged_checkpoint_in_the_storage_gives_way_to_the_one_that_is_made_again(
