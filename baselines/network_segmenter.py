@@ -30,16 +30,6 @@ RANGES = {
 }
 
 
-def finite(answer: torch.Tensor) -> torch.Tensor:
-    """The answer of a network as it is. Raises ValueError if a value is not finite.
-
-    Such a value is above no threshold: it would be an empty mask that nobody wonders at.
-    """
-    if not bool(torch.isfinite(answer).all()):
-        raise ValueError("the network's answer is not finite")
-    return answer
-
-
 class NetworkSegmenter(Trainable):
     """A published network at its official size with its official file, or at a small size trained by the bench.
 

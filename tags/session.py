@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from benchmarks.contestants import Session, Target
+from benchmarks.contestants.precision import finite
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.preprocessing import Prepared, Preprocessing, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
@@ -224,9 +225,7 @@ class TagsSession(Session):
         previous = None if before is None else before.seen_from(view)
         tensors = prompted.in_view(view, self.segmenter.device, previous)
         looks = [self._look(view, tensors, mirrored, keep) for mirrored in self.mirrors]
-        probability: FloatArray = torch.stack(looks).mean(dim=0).cpu().numpy()
-        if not np.isfinite(probability).all():  # above no threshold: it would be an empty mask that nobody wonders at
-            raise ValueError("the network's answer is not finite")
+        probability: FloatArray = finite(torch.stack(looks).mean(dim=0)).cpu().numpy()
         return probability
 
     def _look(self, view: View, tensors: PromptTensors, mirrored: bool, keep: bool) -> torch.Tensor:

@@ -81,7 +81,7 @@ class BudgetTrainer(nnUNetTrainer):  # type: ignore[misc, unused-ignore]
     """
 
     state_file: Path | None = None
-    state_every = 300.0
+    state_every: float
     seconds_queued = 0.0  # for a processor
 
     # nnU-Net reads the names of the parameters from the signature: it must be spelled out, not (*args)

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from baselines.network_segmenter import finite
 from baselines.sam.prompting import check_prompts
 from baselines.sam.slice_network import SliceNetwork, SliceResult
 from baselines.sam.slice_prompts import Plane, SlicePrompt
 from baselines.sam.slice_training import draw_tasks, framed, slice_loss
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
+from benchmarks.contestants.precision import finite
 from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import Prompts

@@ -20,12 +20,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from baselines.network_segmenter import NetworkSegmenter, finite
+from baselines.network_segmenter import NetworkSegmenter
 from baselines.sam.prompting import check_prompts
 from baselines.sam.training import mask_losses
 from baselines.sam3d_adapter.encoder import SIZES
 from baselines.sam3d_adapter.network import SYSTEM, Sam3dAdapter, load_official_file
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
+from benchmarks.contestants.precision import finite
 from benchmarks.data.preprocessing import Prepared, Preprocessing, Shape, crop, paste, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import Prompts

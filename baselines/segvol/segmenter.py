@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from baselines.network_segmenter import NetworkSegmenter, finite
+from baselines.network_segmenter import NetworkSegmenter
 from baselines.sam.initialisation import initialise
 from baselines.sam.prompting import check_prompts
 from baselines.sam.training import draw_voxel, mask_losses
@@ -31,6 +31,7 @@ from baselines.segvol.frame import Window, file_flips, normalised, prepared
 from baselines.segvol.network import SIZES, TEMPLATE, SegVol, batch_of_ids, load_official_file, token_ids
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Augmentation, Batch, Session, Target, TrainingRecipe
+from benchmarks.contestants.precision import finite
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.preprocessing import Preprocessing, Shape, crop
 from benchmarks.data.volume import BoolArray, FloatArray, Volume

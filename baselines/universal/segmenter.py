@@ -17,13 +17,14 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from baselines.network_segmenter import NetworkSegmenter, finite
+from baselines.network_segmenter import NetworkSegmenter
 from baselines.sam.prompting import check_prompts
 from baselines.sam.training import mask_losses
 from baselines.universal.classes import Wanted, wanted
 from baselines.universal.network import SIZES, SYSTEMS, UniversalModel, load_official_file
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
+from benchmarks.contestants.precision import finite
 from benchmarks.data.boxes import bounding_box
 from benchmarks.data.preprocessing import Prepared, Preprocessing, prepare
 from benchmarks.data.volume import BoolArray, FloatArray, Volume

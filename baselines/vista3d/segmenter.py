@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 
 from baselines.checkpoints import load_official
-from baselines.network_segmenter import finite
 from baselines.sam.prompting import check_prompts
 from baselines.vista3d.classes import Kind, kind_of
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Click, Prepared, Preprocessing, Segmenter, Session, Target, prepare
+from benchmarks.contestants.precision import finite
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import Prompts
 

@@ -140,10 +140,9 @@ def _refuse_what_would_be_left_out(tables: TableOptions, form: FormatOptions, pr
     )
     if tables.overall and tables.table:
         raise UserError("choose one of --overall and --table; `--table overall` is the former beside other tables")
-    if any(figures.values()):
-        shown = {"--overall": tables.overall, "--details": tables.details, "--table": bool(tables.table)}
-        for name in (name for name, wanted in shown.items() if wanted):
-            refuse_two({name: True, **figures})
+    shown = {"--overall": tables.overall, "--details": tables.details, "--table": bool(tables.table)}
+    for name, wanted in shown.items():
+        refuse_two({name: wanted, **figures})
 
 
 def _details(results: Results, tables: TableOptions) -> Mapping[str, pd.DataFrame]:

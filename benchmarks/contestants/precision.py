@@ -15,3 +15,13 @@ def half_precision(device: str, wanted: bool, float16: bool = True) -> torch.dty
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return torch.float16 if float16 else None
+
+
+def finite(answer: torch.Tensor) -> torch.Tensor:
+    """The answer of a network as it is. Raises ValueError if a value is not finite.
+
+    Such a value is above no threshold: it would be an empty mask that nobody wonders at.
+    """
+    if not bool(torch.isfinite(answer).all()):
+        raise ValueError("the network's answer is not finite")
+    return answer

@@ -97,15 +97,7 @@ class Capacity:
 
     def could_hold(self, need: Need, without: Collection[str] = ()) -> bool:
         """Whether the usable nodes, were they empty, could hold a worker, all processes of it."""
-        left = need.workers
-        for one in self._usable():
-            empty = _Machine(one.node)
-            while left and one.node.name not in without and empty.holds(need):
-                empty.take(need)
-                left -= 1
-            if not left:
-                return True
-        return False
+        return fits((one.node for one in self._usable() if one.node.name not in without), need)
 
     def strike(self, name: str, now: float) -> bool:
         """Count a fault of a node; True if it is one too many in a row."""

@@ -38,7 +38,7 @@ class Way:
         return str((self.training or {}).get("weights", ""))
 
     @property
-    def what_to_do(self) -> Evaluation:
+    def evaluation_by_weights(self) -> Evaluation:
         """The evaluation of the unit; rows and masks say by which trained weights they come."""
         plain = self.unit.evaluation
         return replace(plain, provenance={**plain.provenance, WEIGHTS: self.weights}) if self.weights else plain
@@ -47,7 +47,7 @@ class Way:
         import ray
 
         if self.reference is None:
-            self.reference = ray.put(self.what_to_do)
+            self.reference = ray.put(self.evaluation_by_weights)
         return self.reference
 
     def has_trained(self, training: dict[str, Any]) -> None:

@@ -32,7 +32,7 @@ class Writer:
 
     def begin_failed(self, way: Way, case: Case, error: Exception) -> None:
         """Make the rows of a case that failed; `failed` gives them back."""
-        self._failing.append((way, case, self._thread.submit(failed_case, case, way.what_to_do, error)))
+        self._failing.append((way, case, self._thread.submit(failed_case, case, way.evaluation_by_weights, error)))
 
     def failed(self, wait: bool = False) -> Iterator[tuple[Way, Case, list[dict[str, Any]]]]:
         """Cases that failed, with their rows, as far as these are made by now."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -189,14 +189,18 @@ def test_a_training_goes_on_from_the_storage_where_its_folder_is_gone(
     assert kept[0] == kept[1]
 
 
+def validated_job(cases: tuple[Case, ...], dices: Mapping[int, float], monkeypatch: pytest.MonkeyPatch) -> TrainingJob:
+    """Twelve steps with a state after each; of four validations, whose Dice are given, the best is kept."""
+    monkeypatch.setattr(loop_module, "STATE_EVERY_SECONDS", -1.0)
+    monkeypatch.setattr(TrainingLoop, "_validation_dice", lambda loop, case: dices[loop.step])
+    return job_of(cases, steps=12, validation=cases[:1], validate_at=(0.25, 0.5, 0.75, 1.0), keep_best=True)
+
+
 def test_the_best_checkpoint_is_the_storages_and_not_that_of_a_disk_which_comes_back(
     cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Machine A is cut off with a best of its own, B goes on and finds a better one, A comes back with its disk."""
-    monkeypatch.setattr(loop_module, "STATE_EVERY_SECONDS", -1.0)
-    dices = {3: 0.2, 6: 0.6, 9: 0.4, 12: 0.5}
-    monkeypatch.setattr(TrainingLoop, "_validation_dice", lambda loop, case: dices[loop.step])
-    job = job_of(cases, steps=12, validation=cases[:1], validate_at=(0.25, 0.5, 0.75, 1.0), keep_best=True)
+    job = validated_job(cases, {3: 0.2, 6: 0.6, 9: 0.4, 12: 0.5}, monkeypatch)
     undisturbed = tmp_path / "undisturbed"
     loop_of(job, undisturbed).run()
     stored = replace(job, storage=str(tmp_path / "store"))
@@ -213,10 +217,7 @@ def test_the_best_checkpoint_of_a_disk_counts_where_the_storage_was_named_only_n
     cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Cut off twice after the best validation: without a storage, and then with one that has had none since."""
-    monkeypatch.setattr(loop_module, "STATE_EVERY_SECONDS", -1.0)
-    dices = {3: 0.6, 6: 0.2, 9: 0.4, 12: 0.5}
-    monkeypatch.setattr(TrainingLoop, "_validation_dice", lambda loop, case: dices[loop.step])
-    job = job_of(cases, steps=12, validation=cases[:1], validate_at=(0.25, 0.5, 0.75, 1.0), keep_best=True)
+    job = validated_job(cases, {3: 0.6, 6: 0.2, 9: 0.4, 12: 0.5}, monkeypatch)
     undisturbed = tmp_path / "undisturbed"
     loop_of(job, undisturbed).run()
     stored = replace(job, storage=str(tmp_path / "store"))
