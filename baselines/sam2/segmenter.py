@@ -31,6 +31,7 @@ from baselines.sam.prompting import check_prompts
 from baselines.sam2.weights import predictor_from
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Box, Click, Segmenter, Session, Target
+from benchmarks.contestants.precision import finite
 from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.prompting.prompts import Prompts
 
@@ -154,7 +155,7 @@ class Sam2Session(Session):
             )
         for backwards in (False, True):
             for frame, _, logits in predictor.propagate_in_video(self.state, reverse=backwards):
-                self.found[self.slices[frame]] = (logits[0, 0] > 0).cpu().numpy()
+                self.found[self.slices[frame]] = (finite(logits[0, 0]) > 0).cpu().numpy()
 
     def _masks(self) -> BoolArray:
         """The masks of the frames on the grid of the volume."""

@@ -49,7 +49,7 @@ class Tally:
         self._progress: dict[Path, _Training] = {}
         self._trained_for = 0.0  # likewise, of training
         self.stages: dict[Path, str] = {}
-        self.trainings: dict[Path, str] = {}
+        self.trainings: dict[Path, tuple[str, str]] = {}  # which training it is, and how far that has come
         self.failed = 0
 
     def stage(self, unit: Path, stage: str, now: float) -> None:
@@ -136,9 +136,12 @@ class Tally:
         stages = dict(self.stages)
         doing = Counter(stage for stage in stages.values() if stage not in AT_REST)
         words += [f"{stage} {count} unit{'s' * (count > 1)}" for stage, count in sorted(doing.items())]
-        told = [text for unit, text in dict(self.trainings).items() if stages.get(unit) == TRAINING]
-        if told:
-            words.append("trained so far: " + "; ".join(told[:TRAININGS_IN_A_LINE]))
+        running: dict[str, str] = {}
+        for unit, (training, text) in dict(self.trainings).items():
+            if stages.get(unit) == TRAINING:
+                running.setdefault(training, text)  # where units share one, the first stands for it
+        if running:
+            words.append("trained so far: " + "; ".join([*running.values()][:TRAININGS_IN_A_LINE]))
         if self.seconds_left(now) != 0:
             words.append(self.time_left(now) or "time left not known yet")
         return ", ".join(words)

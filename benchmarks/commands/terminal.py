@@ -137,7 +137,8 @@ class Bars:
     def training(self, unit: Unit, figures: Mapping[str, Any]) -> None:
         text = training_text(figures)
         self._tally.trained(unit.folder, min(1.0, float(figures.get("progress", 0.0))), time.monotonic())
-        self._tally.trainings[unit.folder] = f"{unit.title} {text}"
+        training = unit.folder.name if unit.job is None else unit.job.digest()
+        self._tally.trainings[unit.folder] = training, f"{unit.title} {text}"
         self._progress.update(self._tasks[unit.folder], figures=text)
 
     def advanced(self, unit: Unit, finished_cases: int) -> None:

@@ -68,6 +68,16 @@ def test_what_is_bright_in_the_frames_comes_back_where_it_is_in_the_scan() -> No
     assert 2 * (mask & LESION).sum() / (mask.sum() + LESION.sum()) > 0.98
 
 
+def test_an_answer_that_is_not_finite_is_no_empty_mask() -> None:
+    class Overflowing(Film):
+        def propagate_in_video(self, *words: Any, **more: Any) -> Any:
+            for frame, objects, logits in super().propagate_in_video(*words, **more):
+                yield frame, objects, logits * torch.nan
+
+    with pytest.raises(ValueError, match="the network's answer is not finite"):
+        session(Overflowing()).segment(Prompts((Click((15, 12, 6)),)))
+
+
 def test_what_the_package_warns_of_is_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     class Complaining(Film):
         def propagate_in_video(self, *words: Any, **more: Any) -> Any:

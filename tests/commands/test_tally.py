@@ -80,3 +80,15 @@ def test_a_training_that_failed_says_nothing_of_the_others() -> None:
     tally.stage(A, "training", 0.0)
     tally.stage(A, "failed", 1.0)
     assert tally.seconds_left(2.0) is None
+
+
+def test_a_training_of_two_units_is_named_once() -> None:
+    """As of a method that is listed twice, with another setting of inference."""
+    tally = Tally({A: 1, B: 1, C: 1}, now=0.0)
+    for unit, training, text in ((A, "x", "plain 7%"), (B, "x", "mirrored 7%"), (C, "y", "other 3%")):
+        tally.stage(unit, "training", 0.0)
+        tally.trainings[unit] = training, text
+    assert (
+        tally.line(60.0)
+        == "60 s: 0 of 3 cases, training 3 units, trained so far: plain 7%; other 3%, time left not known yet"
+    )
