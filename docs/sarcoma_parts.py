@@ -1,6 +1,6 @@
 """The ablation on real CT in docs/methods/tags.md, made of the cases in examples/sarcoma_study/ablation.csv.
 
-python docs/sarcoma_parts.py DIR    # first takes the cases from the output folder of the ablation
+python docs/sarcoma_parts.py DIR    # first takes what the ablation measured in this output folder
 python docs/sarcoma_parts.py        # the table alone, from the cases that are there
 """
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 from marks import with_block
+from measured import with_measured
 
 import benchmarks
 from benchmarks.contestants import method as find_method
@@ -24,13 +25,16 @@ CASES = HERE.parent / "examples" / "sarcoma_study" / "ablation.csv"
 BEGIN, END = "<!-- sarcoma parts -->", "<!-- end of the sarcoma parts -->"
 SUITE = "ablation-tags-tiny-sarcoma-parts"
 COLUMNS = ["variant", "training", "protocol", "fold", "case", "dice"]
+PARTS = ["variant", "training", "fold"]  # what is measured, and replaced, as one
 WHOLE, FLOORS = "tags-tiny", {"ball": "ball", "region-growing": "region growing"}
 PROTOCOLS = {"centre-click": "one centre click", "automatic": "no prompt"}
 
 
 def main(folders: list[Path]) -> None:
     """Write the cases, if a folder is given, and the table."""
-    cases = cases_of(folders[0]) if folders else pd.read_csv(CASES)
+    cases = pd.read_csv(CASES)
+    if folders:
+        cases = with_measured(cases, cases_of(folders[0]), PARTS)
     page = with_block(PAGE.read_text("utf-8"), BEGIN, END, table_of(cases))
     if folders:
         cases.to_csv(CASES, index=False)
@@ -58,6 +62,7 @@ def table_of(cases: pd.DataFrame) -> str:
     names = [WHOLE, *parts, *FLOORS]
     if set(names) != set(cases["variant"]):
         raise ValueError(f"the cases are of {sorted(set(cases['variant']))}")
+    _require_all(cases)
     rows = _as_records(cases)
     trainings = rows.groupby("variant")["method"].unique()
     variants = [Variant(name, "floor" if name in FLOORS else "without", tuple(trainings[name])) for name in names]
@@ -70,6 +75,18 @@ def table_of(cases: pd.DataFrame) -> str:
             cells += _cells([line for line in table if (line["variant"], line["protocol"]) == (name, protocol)])
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _require_all(cases: pd.DataFrame) -> None:
+    """Every training has every case once under each protocol, or the table would compare what is not alike.
+
+    Raises:
+        ValueError: it has not.
+    """
+    wanted = sorted(cases["case"].unique())
+    for key, mine in cases.groupby(["variant", "training", "protocol"])["case"]:
+        if sorted(mine) != wanted:
+            raise ValueError(f"{key}: {len(mine)} rows, not each of {len(wanted)} cases once")
 
 
 def _as_records(cases: pd.DataFrame) -> pd.DataFrame:

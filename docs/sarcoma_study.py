@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 from marks import with_block
+from measured import with_measured
 
 import benchmarks
 from benchmarks.results.leaderboard.comparisons import MARGIN, verdict
@@ -26,6 +27,7 @@ PAGE = HERE / "methods" / "tags.md"
 CASES = HERE.parent / "examples" / "sarcoma_study" / "study.csv"
 BEGIN, END = "<!-- sarcoma study -->", "<!-- end of the sarcoma study -->"
 COLUMNS = ["seed", "method", "protocol", "step", "fold", "case", "status", "dice"]
+PARTS = ["seed", "method"]  # what is measured, and replaced, as one
 OURS, UNMIRRORED = "tags-tiny", "tags-tiny-unmirrored"
 LISTS = {  # what is given: protocol and round
     "nothing": ("automatic", 1),
@@ -48,7 +50,7 @@ def main(folders: list[Path]) -> None:
     """Write the cases, if folders are given, and the table."""
     cases = pd.read_csv(CASES)
     if folders:
-        cases = with_measured(cases, cases_of(folders))
+        cases = with_measured(cases, cases_of(folders), PARTS)
     page = with_block(PAGE.read_text("utf-8"), BEGIN, END, table_of(cases))
     if folders:
         cases.to_csv(CASES, index=False)
@@ -60,13 +62,6 @@ def cases_of(folders: list[Path]) -> pd.DataFrame:
     rows = pd.concat([benchmarks.load_results("sarcoma", out=folder).rows for folder in folders])
     cases = rows[COLUMNS].sort_values(COLUMNS, ignore_index=True)
     return cases.assign(dice=cases["dice"].astype(float).round(5))
-
-
-def with_measured(cases: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """The cases of all seeds; a method measured again in a seed has its new cases there, and the others keep theirs."""
-    measured = pd.MultiIndex.from_frame(new[["seed", "method"]])
-    kept = cases[~pd.MultiIndex.from_frame(cases[["seed", "method"]]).isin(measured)]
-    return pd.concat([kept, new]).sort_values(COLUMNS, ignore_index=True)
 
 
 def table_of(cases: pd.DataFrame) -> str:

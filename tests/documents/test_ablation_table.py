@@ -51,3 +51,19 @@ def test_the_page_shows_what_the_cases_say() -> None:
     page = script("sarcoma_parts")
     shown = page.PAGE.read_text("utf-8").partition(page.BEGIN)[2].partition(page.END)[0].strip()
     assert shown == page.table_of(pd.read_csv(page.CASES))
+
+
+def test_a_fold_of_a_training_that_is_measured_again_is_replaced_alone() -> None:
+    page = script("sarcoma_parts")
+    cases = pd.read_csv(page.CASES)
+    mine = (cases["variant"] == "tags-tiny") & (cases["training"] == 2) & (cases["fold"] == 3)
+    changed = page.with_measured(cases, cases[mine].assign(dice=0.5), page.PARTS)
+    pd.testing.assert_frame_equal(changed[["variant", "case"]], cases[["variant", "case"]])
+    assert set(np.flatnonzero(changed["dice"] != cases["dice"])) <= set(np.flatnonzero(mine))
+    assert set(changed["dice"][mine]) == {0.5}
+
+
+def test_a_case_that_is_missing_is_no_table() -> None:
+    page = script("sarcoma_parts")
+    with pytest.raises(ValueError, match="23 rows, not each of 24 cases once"):
+        page.table_of(pd.read_csv(page.CASES).drop(index=0))

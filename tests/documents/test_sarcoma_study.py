@@ -113,18 +113,18 @@ def test_a_list_that_lacks_a_case_or_has_one_twice_is_no_table(protocol: str) ->
 
 def test_a_seed_joins_and_one_that_is_measured_again_is_replaced() -> None:
     first, second = made((2027,)), made((2026,))
-    both = page.with_measured(first, second)
+    both = page.with_measured(first, second, page.PARTS)
     assert both.groupby("seed").size().to_dict() == {2026: len(second), 2027: len(first)}
-    pd.testing.assert_frame_equal(page.with_measured(both, second), both)
-    changed = page.with_measured(both, second.assign(dice=0.5))
+    pd.testing.assert_frame_equal(page.with_measured(both, second, page.PARTS), both)
+    changed = page.with_measured(both, second.assign(dice=0.5), page.PARTS)
     assert set(changed[changed["seed"] == 2026]["dice"]) == {0.5}
     assert page.table_of(changed) != page.table_of(both)
 
 
 def test_one_method_measured_again_leaves_the_others_as_they_were() -> None:
-    both = page.with_measured(made((2026,)), made((2027,)))
+    both = page.with_measured(made((2026,)), made((2027,)), page.PARTS)
     again = both[(both["seed"] == 2027) & (both["method"] == "tags-tiny")].assign(dice=0.5)
-    changed = page.with_measured(both, again)
+    changed = page.with_measured(both, again, page.PARTS)
     assert len(changed) == len(both)
     differ = changed["dice"] != both["dice"]
     assert set(map(tuple, changed.loc[differ, ["seed", "method"]].to_numpy())) == {(2027, "tags-tiny")}
