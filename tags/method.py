@@ -55,8 +55,8 @@ def _method(
         files=files_of(size, str(config["clip"]), str(config["clip_weights"])),
         search_space=search_space(size),
         ablations=ABLATIONS,
-        version="6",
-        trained_as="5",  # 6: what is done with a given mask, a nearer view and a very wide one
+        version="7",
+        trained_as="5",  # since then: what is done with a given mask, a nearer view and a very wide one
         card=Card(
             title=f"TAGS ({size})",
             paper=PAPER,

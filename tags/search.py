@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from tags.views import Answer, View
+from tags.views import Answer, View, allowed_centres
 
 MOST_PARTS = 16  # that are looked at, the heaviest first
 
@@ -30,16 +30,8 @@ def views_over(box: tuple[Sequence[int], Sequence[int]], step: float, side: int,
         else:
             number = int(np.ceil(room / (long * (1 - overlap)))) + 1
             middles = np.linspace(low, low + room, number) + (long - 1) / 2
-        axes.append(_allowed(middles, step, side).tolist())
+        axes.append(allowed_centres(middles, step, side).tolist())
     return [View((x, y, z), step, side) for x in axes[0] for y in axes[1] for z in axes[2]]
-
-
-def _allowed(middles: NDArray[np.float64], step: float, side: int) -> NDArray[np.float64]:
-    """The nearest coordinates that a view's centre may have, see `View`."""
-    if step != 1:
-        return np.asarray(np.rint(2 * middles) / 2)
-    first = (side - 1) / 2 % 1
-    return np.asarray(np.rint(middles - first) + first)
 
 
 def parts_found(

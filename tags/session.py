@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -156,9 +157,8 @@ class TagsSession(Session):
         other = looked & (answered != given[box])
         finest = min(view.step for view, _ in answer.parts)
         voxel = [finest * n / m for n, m in zip(given.shape, self.prepared.shape, strict=True)]
-        deep = ndimage.minimum_filter(other, [1 + math.ceil(1.5 * n) for n in voxel])
         mask = given.copy()
-        mask[box] ^= other & (away | ndimage.maximum_filter(deep, [1 + math.ceil(3 * n) for n in voxel]))
+        mask[box] ^= other & (away | _about_the_deep(other, voxel))
         return mask
 
     # Views
@@ -311,6 +311,20 @@ class _Given:
             return view.cut(self.prepared, 0.0)
         seen, inside = self.session._native(self.mask, view)
         return np.where(inside, seen, np.float32(0))
+
+
+def _about_the_deep(mask: BoolArray, voxel: Sequence[float]) -> BoolArray:
+    """Where a mask is deeper than one and a half voxels of a view along each axis, and three quarters of one about it.
+
+    Args:
+        voxel: how many voxels of the mask a voxel of the view is long, along each axis.
+    """
+    depth = [1 + math.floor(1.5 * n) for n in voxel]
+    reach = [size + 2 * math.ceil(0.75 * n) for size, n in zip(depth, voxel, strict=True)]
+    middle = [size % 2 - 1 for size in depth]  # an even window has none of its own: what it took below it gives above
+    deep = ndimage.minimum_filter(mask, depth)
+    around: BoolArray = ndimage.maximum_filter(deep, reach, origin=middle)
+    return around
 
 
 def _rounds(prompts: Prompts) -> list[Prompts]:

@@ -29,7 +29,7 @@ class View:
 
     Attributes:
         centre: its geometric centre: a voxel's or the middle between two, along each axis; where `step` is 1 between
-            two if `side` is even, a voxel's if it is odd.
+            two if `side` is even, a voxel's if it is odd; anywhere where `step` is smaller.
     """
 
     centre: Point
@@ -51,8 +51,10 @@ class View:
         return replace(self, centre=(x, y, z), step=step)
 
     def widened(self, factor: float) -> View:
-        """The same centre at `factor` times the field of view."""
-        return replace(self, step=self.step * factor)
+        """`factor` times the field of view about the same centre, or about the nearest that a view may have."""
+        step = self.step * factor
+        x, y, z = allowed_centres(np.array(self.centre), step, self.side).tolist()
+        return replace(self, centre=(x, y, z), step=step)
 
     @property
     def start(self) -> NDArray[np.float64]:
@@ -106,6 +108,16 @@ class View:
                 if not outside and mask.take(end, axis=axis).mean() >= TOUCHING_SHARE:
                     return True
         return False
+
+
+def allowed_centres(middles: NDArray[np.float64], step: float, side: int) -> NDArray[np.float64]:
+    """The nearest coordinates that a view's centre may have, see `View`."""
+    if step < 1:
+        return middles
+    if step > 1:
+        return np.asarray(np.rint(2 * middles) / 2)
+    first = (side - 1) / 2 % 1
+    return np.asarray(np.rint(middles - first) + first)
 
 
 def _box_weights(places: NDArray[np.float64], width: int, size: int) -> tuple[FloatArray, int]:

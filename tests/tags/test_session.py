@@ -16,7 +16,7 @@ from benchmarks.prompting.prompts import Box, Click, Prompts
 from benchmarks.weights.zoo import zoo_weights
 from tags.grid_prompts import GridPrompts
 from tags.method import tags_tiny
-from tags.session import _Given
+from tags.session import _about_the_deep, _Given
 from tags.targets import anatomy_of_text
 from tags.views import Answer, View
 
@@ -437,6 +437,34 @@ def test_a_given_mask_that_is_far_off_leaves_nothing_of_its_border(segmenter, gi
     assert not (wrong & ball(shape, spacing, found - 10)).any()
     assert not (wrong & ~ball(shape, spacing, found + 10)).any()
     assert ndimage.label(mask)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("spacing", "slices"), [((0.7, 0.7, 10.0), (4, 5, 6)), ((0.7, 0.7, 10.0), (5, 6)), ((0.5, 0.5, 1.2), range(2, 8))]
+)
+def test_a_false_disc_of_a_given_mask_leaves_nothing_whatever_its_slices(spacing, slices):
+    """Slices thicker than a voxel of the view, and of three and more: no slice at either end keeps a ring."""
+    shape = (60, 60, 12)
+    session = tags_tiny.build({"spacing": 1.17}).open(volume_of(shape, spacing), TARGET)
+    Perfect(session, np.zeros(shape, bool))
+    middle = Click((30, 30, slices[len(slices) // 2]))
+    for diameter in np.arange(14, 26, 0.5):
+        false = np.zeros(shape, bool)
+        false[..., list(slices)] = ball((*shape[:2], 1), (*spacing[:2], 1.0), diameter)
+        assert not session.segment(Prompts(mask=false, clicks=(middle,))).any(), diameter
+
+
+@pytest.mark.parametrize(("voxel", "deepest"), [(0.1, 0), (1 / 3, 0), (0.7, 1), (1.0, 1), (2.0, 3), (4.1, 6)])
+def test_a_difference_is_deep_from_more_than_one_and_a_half_voxels_of_a_view_on(voxel, deepest):
+    """`deepest`: the most voxels of the mask that are at most one and a half of the view's; they lie in the middle."""
+    for length in range(deepest + 4):
+        mask = np.zeros((40, 3, 3), bool)
+        mask[15 : 15 + length] = True
+        about = _about_the_deep(mask, (voxel, 0.1, 0.1))[:, 1, 1]
+        margin = int(np.ceil(0.75 * voxel))
+        expected = np.zeros(40, bool)
+        expected[15 - margin : 15 + length + margin] = length > deepest
+        assert np.array_equal(about, expected), length
 
 
 def test_a_click_takes_a_false_part_of_a_given_mask_away_beside_another_click(segmenter):

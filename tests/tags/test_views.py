@@ -39,6 +39,22 @@ def test_a_view_about_a_voxel_or_between_two_sees_what_lies_there(side):
             assert np.allclose(view.cut(prepared, 0.0), expected, atol=0.2), (step, centre)  # float32 of 500 000
 
 
+@pytest.mark.parametrize("side", [15, 16])
+@pytest.mark.parametrize("click", [(40.3, 38.7, 42.2), (40.0, 38.5, 42.0)])
+def test_a_view_that_was_nearer_and_is_wide_again_sees_what_lies_there(side, click):
+    """A nearer view lies about its click, anywhere; a wide one again where its axes say, and hardly further off."""
+    prepared = grid((80, 80, 80), function=lambda x, y, z: x + 100 * y + 10_000 * z)
+    near = View.about((40, 38, 42), 1.0, side).narrowed(4 / 9, np.array(click))
+    for times in (2, 3):
+        view = near
+        for _ in range(times):
+            view = view.widened(1.5)
+        assert np.abs(np.array(view.centre) - np.array(near.centre)).max() <= 0.5
+        x, y, z = (axis + 0.5 for axis in view.axes)
+        expected = x[:, None, None] + 100 * y[:, None] + 10_000 * z
+        assert np.allclose(view.cut(prepared, 0.0), expected, atol=0.2), times
+
+
 @pytest.mark.parametrize("step", [1.5, 2.25])
 def test_a_wider_view_keeps_the_centre_and_averages_what_a_voxel_holds(step):
     """A ramp keeps its values; a checkerboard of single voxels, which would alias, becomes grey."""
