@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, one_line
+from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, one_line, raise_if_spoilt
 from benchmarks.common.files import atomically, in_turn, read_json
 from benchmarks.common.identity import digest
 from benchmarks.common.paths import user_path
@@ -335,6 +335,7 @@ def run_trial(
     except Exception as error:
         if is_fault_of_files(error):
             raise
+        raise_if_spoilt(error)
         report({METRIC: 0.0, "rung": 0, "problem": one_line(error)[:400]})
         return
     loss = {"loss": figures["loss"]} if "loss" in figures else {}

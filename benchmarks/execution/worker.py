@@ -113,7 +113,8 @@ def _train_task(
     """Runs in a Ray worker process.
 
     Raises:
-        MachineFault: the storage fails, or this machine lacks the method or its weights file.
+        MachineFault: the storage fails, this machine lacks the method or its weights file, or the GPU is of no more use
+            to this process (`ProcessSpoilt`).
         Exception: whatever the method raises.
     """
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "86400")  # wait for a free machine
@@ -183,7 +184,8 @@ class Evaluator:
         """Load the segmenter; seconds that it took. In a call of its own, so that its error can be told.
 
         Raises:
-            MachineFault: this machine lacks the method, a weights file, the checkpoint or the GPU.
+            MachineFault: this machine lacks the method, a weights file, the checkpoint or the GPU, or the GPU is of no
+                more use to this process (`ProcessSpoilt`).
             Exception: whatever the method raises.
         """
         started = time.perf_counter()
@@ -204,7 +206,7 @@ class Evaluator:
         Calls in several threads overlap: one case is loaded and another scored while the segmenter works on a third.
 
         Raises:
-            MachineFault: the storage fails.
+            MachineFault: the storage fails, or the GPU is of no more use to this process (`ProcessSpoilt`).
             OutOfMemory: with a cache just emptied.
         """
         turn = self._turns.next()
@@ -231,6 +233,7 @@ class Evaluator:
         finally:
             self._turns.leave(turn)
 
+    @machine_faults()
     def _predict(self, loaded: LoadedCase, last_try: bool) -> tuple[LoadedCase, list[Predicted]]:
         """The masks, with a second attempt if memory ran out."""
         assert self._segmenter is not None

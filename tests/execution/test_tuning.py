@@ -14,9 +14,10 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 import yaml
 
-from benchmarks.common.errors import MachineFault, UserError
+from benchmarks.common.errors import MachineFault, ProcessSpoilt, UserError
 from benchmarks.contestants import Budget, Method, Target, method, methods
 from benchmarks.contestants.search_space import knobs_of
 from benchmarks.data.dataset import fingerprint_cases
@@ -437,6 +438,8 @@ def test_a_trial_whose_method_fails_has_the_worst_result_and_one_of_the_machine_
     for fault in (MachineFault("the node died"), OSError(28, "No space left on device")):
         with pytest.raises(type(fault)):
             ended_by(fault)
+    with pytest.raises(ProcessSpoilt, match="illegal memory access"):
+        ended_by(torch.AcceleratorError("CUDA error: an illegal memory access"))
     assert len(told) == 1
 
 
