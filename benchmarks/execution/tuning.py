@@ -41,6 +41,7 @@ from benchmarks.execution.training_watch import (
     overdue_before,
     training_outcome,
 )
+from benchmarks.execution.worker import require_means, training_task
 from benchmarks.results.sweep import METRIC, Trial, best_first
 
 logger = logging.getLogger("tags_bench")
@@ -319,7 +320,12 @@ def run_trial(
 
     Args:
         options: of the Ray task that trains; None: this process does.
+
+    Raises:
+        MachineFault: what the training needs is not on this machine, or the machine has ended it.
     """
+    if options is None:  # the task looks for itself
+        require_means(job)
     checkpoint = checkpoint_folder(checkpoints, job)
     try:
         overdue = overdue_before(checkpoint)
@@ -352,8 +358,6 @@ def _trained_in_a_task(
     """
     import ray
     from ray.util.queue import Queue
-
-    from benchmarks.execution.worker import training_task
 
     reports = Queue(actor_options={"num_cpus": 0})
     reference = training_task(job).options(**options).remote(job, checkpoint, None, cache, False, reports.put)

@@ -121,16 +121,26 @@ def _train_task(
     with machine_faults():
         if log is not None:
             redirect_output(log)
-        _check_machine(job.method, None, job.budget.gpus if job.workers == 1 else 0.0)
-        require_files(job.files)
-        for case in (case for _, cases in job.parts for case in cases):
-            if not (case.image.exists() and case.label.exists()):
-                raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
+        require_means(job)
         try:
             return run_job(job, folder, log, cache, fresh, report, nodes)
         except Exception:  # the record has a line of it, the log where it came from
             logger.exception("the training of %s failed", job.method)
             raise
+
+
+def require_means(job: TrainingJob) -> None:
+    """What the driver saw to is on this machine, too.
+
+    Raises:
+        MachineFault: the method, the GPU, a weights file, a scan or a label is not; several workers look for their GPUs
+            themselves.
+    """
+    _check_machine(job.method, None, job.budget.gpus if job.workers == 1 else 0.0)
+    require_files(job.files)
+    for case in (*(case for _, cases in job.parts for case in cases), *job.validation):
+        if not (case.image.exists() and case.label.exists()):
+            raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
 
 
 class Turns:

@@ -443,6 +443,27 @@ def test_a_trial_whose_method_fails_has_the_worst_result_and_one_of_the_machine_
     assert len(told) == 1
 
 
+def test_a_machine_that_lacks_what_a_trial_needs_gives_it_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Dice of 0 would be final, teach the search, and let this machine take one trial after another."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cases = write_cases(tmp_path / "data", 2)
+    job = job_of(cases[:1], validation=cases[1:])
+    told: list[dict[str, Any]] = []
+
+    def lacks(what: str, job: TrainingJob) -> None:
+        with pytest.raises(MachineFault, match=what):
+            run_trial(job, tmp_path / "checkpoints", tmp_path / "cache", told.append)
+
+    lacks("asks for a GPU and none is visible", replace(job, budget=Budget(steps=1, gpus=1.0)))
+    lacks(r"the weights file .*sam\.pth is not there", replace(job, files=(str(tmp_path / "sam.pth"),)))
+    for file in (cases[1].label, cases[0].image):
+        file.unlink()
+        lacks("or its label is not there on ", job)
+    assert told == []
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7])
 def test_a_trial_that_trained_to_its_end_is_finished_and_keeps_its_checkpoint_however_few_its_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int
