@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -42,7 +42,7 @@ from benchmarks.execution.training_watch import (
     training_outcome,
 )
 from benchmarks.execution.worker import require_means, training_task
-from benchmarks.results.sweep import METRIC, Trial, best_first
+from benchmarks.results.sweep import METRIC, NOT_RUN, Trial, best_first
 
 logger = logging.getLogger("tags_bench")
 
@@ -119,7 +119,8 @@ def tune_method(
     """Run a sweep on the running Ray, or what is missing of it; the trials come back best first.
 
     Trial 0 is the setting that the job comes with, so that a sweep cannot miss it. A setting whose training fails
-    counts with a Dice of 0. What the machine ends is tried again, and is then "not run"; the next call takes it up.
+    counts with a Dice of 0. What the machine ends is tried again, and is then "not run"; the next call goes on with it
+    from its own last state.
 
     Args:
         trials: how many points to try in all; those of earlier calls count.
@@ -127,7 +128,8 @@ def tune_method(
         changed: is told all trials whenever something has happened.
 
     Raises:
-        UserError: no validation case, nothing to tune, or no trial that has a result.
+        UserError: no validation case, nothing to tune, or a method that has failed in every trial.
+        MachineFault: no trial has a result, and the machine has ended some; the same call takes them up again.
         Interrupted: Ctrl-C; the same call goes on.
     """
     if not sweep.job.validation:
@@ -140,16 +142,19 @@ def tune_method(
     with last_words(f"{ended}; {_kept(sweep.folder)}"), _interruptible(sweep, log):
         _go_on(sweep, space, log, trials, concurrent)
     found = log.trials()
+    not_run = [one for one in found if one.status.startswith(NOT_RUN)]
     if all(not one.has_result for one in found):
-        raise UserError(f"no trial of the sweep has a result; the first one: {found[0].status}")
-    _remove_leftovers(sweep.folder / "checkpoints")
+        first = (not_run or found)[0]
+        problem = f"no trial of the sweep has a result; trial {first.number}: {first.status}"
+        raise MachineFault(problem) if not_run else UserError(problem)
+    _remove_leftovers(sweep.folder / "checkpoints", [sweep.checkpoint(one.config).name for one in not_run])
     ordered = best_first(found)
     _keep_checkpoint(sweep, ordered[0])
     return ordered
 
 
 def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurrent: int) -> None:
-    """The experiment of an earlier call to its end, and another one for what is missing."""
+    """The experiments of earlier calls to their end, and another one for what is missing."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its tables go to standard output whatever the verbosity
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", STATE_EVERY_SECONDS)
     from ray import tune
@@ -159,10 +164,10 @@ def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurre
 
     storage, name, trainable = sweep.folder / "tune", sweep.folder.name, _trainable(sweep)
     with told(name, log):
-        if log.experiments and (not log.experiment_ended or log.not_run):
-            last = storage / log.experiments[-1]
-            if _can_be_restored(last):
-                _fit(_restored(last, trainable), last, trainable)
+        unfinished = [storage / experiment for experiment in log.unfinished]
+        for experiment in filter(_can_be_restored, unfinished):
+            _fit(_restored(experiment, trainable), experiment, trainable)
+        if unfinished:
             log.forget_lost()
             _check_ended(log)
         done = len(log.entries)
@@ -410,9 +415,16 @@ def _copy(source: Path, target: Path) -> None:
         os.replace(partial, target)
 
 
-def _remove_leftovers(checkpoints: Path) -> None:
-    """What trials that were stopped early have left: half a training, and the lock of a process that was ended."""
+def _remove_leftovers(checkpoints: Path, kept: Iterable[str]) -> None:
+    """What trials that were stopped early have left: half a training, and the lock of a process that was ended.
+
+    Args:
+        kept: names of the checkpoints that the next call goes on with.
+    """
+    of_kept = tuple(f".{name}." for name in kept)
     for leftover in checkpoints.glob(".*"):
+        if leftover.name.startswith(of_kept):
+            continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

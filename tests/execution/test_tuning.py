@@ -27,6 +27,7 @@ from benchmarks.execution.entries import MethodEntry
 from benchmarks.execution.sweep_log import SweepLog
 from benchmarks.execution.sweep_space import SweepSpace
 from benchmarks.execution.training_job import TrainingJob
+from benchmarks.execution.training_watch import OVERDUE_FILE, work_folder
 from benchmarks.execution.tuning import Sweep, run_trial, sweep_name, write_best
 from benchmarks.results.sweep import Trial, best_first
 from tests.execution.training_cases import job_of, loop_of, write_cases
@@ -316,6 +317,115 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     return Sweep(job_of(cases[:1], validation=cases[1:]), tmp_path / "sweep", tmp_path / "checkpoints")
 
 
+class FailingMachine:
+    """In place of Tune's `Tuner`: the trials in `broken` are not run; each leaves half a training."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.broken: set[str] = set()
+        self.settings: dict[str, dict[str, Any]] = {}  # by name, of all trials
+        self.over: set[str] = set()
+        self.restored: list[str] = []
+
+    def __call__(self, trainable: object, tune_config: Any, run_config: Any) -> FailingExperiment:
+        folder = Path(run_config.storage_path) / run_config.name
+        folder.mkdir(parents=True)
+        (folder / "experiment_state-1.json").touch()
+        for name in (f"{folder.name}-{place}" for place in range(tune_config.num_samples)):
+            self.settings[name] = tune_config.search_alg.suggest(name)
+        return FailingExperiment(self, folder.name)
+
+    def can_restore(self, path: str) -> bool:
+        return Path(path).is_dir()
+
+    def restore(self, path: str, trainable: object, **how: bool) -> FailingExperiment:
+        assert how == {"resume_unfinished": True, "resume_errored": True}
+        self.restored.append(Path(path).name)
+        return FailingExperiment(self, Path(path).name)
+
+
+@dataclass
+class FailingExperiment:
+    machine: FailingMachine
+    name: str
+
+    def fit(self) -> Grid:
+        from benchmarks.execution.sweep_callback import _LOGS
+
+        (log,) = _LOGS.values()
+        machine, names = self.machine, [name for name in self.machine.settings if name.startswith(self.name)]
+        for place, name in enumerate(names):
+            if name in machine.over:
+                continue
+            setting = machine.settings[name]
+            log.began(name, setting, place)
+            work_folder(machine.sweep.checkpoint(setting)).mkdir(parents=True, exist_ok=True)
+            if name not in machine.broken:
+                log.reported(name, {"validation_dice": 0.5, "rung": 1, "step": 1})
+                machine.over.add(name)
+            log.ended(name, "the disk is full" if name in machine.broken else "")
+        ended = sum(name in machine.over for name in names)
+        return Grid(len(names), ended, len(names) - ended)
+
+
+@pytest.fixture
+def machine(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> FailingMachine:
+    from ray import tune
+
+    one = FailingMachine(sweep)
+    monkeypatch.setattr(tune, "Tuner", one)
+    return one
+
+
+def halves(sweep: Sweep) -> set[Path]:
+    """The trainings that are half done."""
+    return set((sweep.folder / "checkpoints").glob(".*.partial"))
+
+
+@pytest.mark.parametrize("old_log", [False, True])
+def test_a_trial_that_is_not_run_is_taken_up_in_its_own_experiment_and_from_its_state(
+    sweep: Sweep, machine: FailingMachine, old_log: bool
+) -> None:
+    """Also after a call that has added trials while the machine still failed."""
+    machine.broken = {"000-1"}
+
+    def statuses(trials: int) -> list[str]:
+        found = sorted(tuning.tune_method(sweep, trials, 1), key=lambda one: one.number)
+        return [one.status for one in found]
+
+    not_run = "not run: the disk is full"
+    assert statuses(3) == ["stopped early", not_run, "stopped early"]
+    half = {work_folder(sweep.checkpoint(machine.settings["000-1"]))}
+    assert halves(sweep) == half
+    assert statuses(5) == ["stopped early", not_run, *["stopped early"] * 3]
+    assert halves(sweep) == half
+    if old_log:
+        path = sweep.folder / "trials.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for one in content["trials"]:
+            del one["experiment"]
+        path.write_text(json.dumps(content), encoding="utf-8")
+    machine.broken = set()
+    machine.restored.clear()
+    assert statuses(5) == ["stopped early"] * 5
+    assert machine.restored == (["000", "001"] if old_log else ["000"])
+    assert halves(sweep) == set()
+    machine.restored.clear()
+    assert statuses(5) == ["stopped early"] * 5
+    assert machine.restored == []
+
+
+def test_a_sweep_without_any_result_is_the_machines_fault_where_it_has_ended_a_trial(
+    sweep: Sweep, machine: FailingMachine
+) -> None:
+    machine.broken = {"000-0", "000-1"}
+    with pytest.raises(MachineFault, match="no trial of the sweep has a result; trial 0: not run: the disk is full"):
+        tuning.tune_method(sweep, 2, 1)
+    assert len(halves(sweep)) == 2
+    machine.broken = set()
+    assert [one.status for one in tuning.tune_method(sweep, 2, 1)] == ["stopped early"] * 2
+
+
 def test_a_sweep_that_is_killed_at_its_beginning_still_tries_the_methods_own_setting(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -488,8 +598,6 @@ def test_a_trial_that_trained_to_its_end_is_finished_and_keeps_its_checkpoint_ho
 
 
 def test_a_trial_that_was_overdue_is_not_tried_again(tmp_path: Path) -> None:
-    from benchmarks.execution.training_watch import OVERDUE_FILE, work_folder
-
     job = job_of(write_cases(tmp_path / "data", 1))
     work = work_folder(tuning.checkpoint_folder(tmp_path / "checkpoints", job))
     work.mkdir(parents=True)
