@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -364,13 +365,16 @@ def _end_unfinished(result: RunResult, printing: PrintOptions) -> NoReturn:
 def _next_steps(result: RunResult, work: WorkOptions, out: Path) -> dict[str, str]:
     place = _options({"--out": [] if out == DEFAULT_OUT else [out]})
     name = _options({"--suite": [] if result.suite == DataOptions.suite else [result.suite]})
+    folds = sorted({unit["fold"] for unit in result.units})
+    fold = [str(folds[0])] if len(folds) > 1 else work.data.fold
+    one = _same_work(replace(work, data=replace(work.data, fold=fold)), out, one=True)
     own = "--data DIR --target LABEL --organ NAME --lesion NAME --minutes 30"
     return {
         "ranks, tests, subgroups": f"tags-bench leaderboard --details{place}{name}",
         "every case, in one page": f"tags-bench report{place}{name}",
         "browse the runs": f"tags-bench mlflow{place}{name}",
         "try your own scans": f"tags-bench run {own}{place}",
-        "search hyper-parameters": f"tags-bench tune --methods tags-tiny{_same_work(work, out, one=True)}",
+        "search hyper-parameters": f"tags-bench tune --methods tags-tiny{one}",
     }
 
 

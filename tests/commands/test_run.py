@@ -128,7 +128,7 @@ def test_protocols_that_no_method_can_follow_end_before_the_work(call, tmp_path:
 
 
 def test_the_next_commands_work_on_the_same_data_in_the_same_folder() -> None:
-    result = SimpleNamespace(suite="data-mine")
+    result = SimpleNamespace(suite="data-mine", units=[{"fold": 2}, {"fold": 1}])
     own = DataOptions(data=Path("my scans"), labels=LabelOptions(target="2", organ="liver"), fold=["1", "2"])
     work = WorkOptions(own, budget=BudgetOptions(minutes=3))
     steps = _next_steps(result, work, Path("my out"))  # type: ignore[arg-type]
@@ -137,6 +137,8 @@ def test_the_next_commands_work_on_the_same_data_in_the_same_folder() -> None:
         "tags-bench tune --methods tags-tiny --data 'my scans' --target 2 --organ liver --fold 1 --minutes 3 "
         "--out 'my out'"
     )
+    folds = _next_steps(result, WorkOptions(DataOptions(suite="paper-folds")), DEFAULT_OUT)  # type: ignore[arg-type]
+    assert folds["search hyper-parameters"] == "tags-bench tune --methods tags-tiny --suite paper-folds --fold 1"
     known = WorkOptions(DataOptions(suite="my.yaml", dataset=["kits21", "lits17"], phantoms=True, seed=0))
     assert _same_work(known, DEFAULT_OUT) == " --phantoms --suite my.yaml --dataset kits21 --dataset lits17 --seed 0"
     assert _same_work(known, DEFAULT_OUT, one=True) == " --phantoms --suite my.yaml --dataset kits21 --seed 0"
