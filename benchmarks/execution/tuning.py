@@ -78,7 +78,7 @@ class Sweep:
 
     @property
     def plain(self) -> TrainingJob:
-        """The job as a run has it."""
+        """The job as a run has it that keeps the last step."""
         return replace(self.job, validation=(), validate_at=(), keep_best=False)
 
     def space(self) -> SweepSpace:
@@ -92,8 +92,12 @@ class Sweep:
         return checkpoint_folder(self.folder / "checkpoints", _with(self.varied, config))
 
     def kept_checkpoint(self, config: Mapping[str, Any]) -> Path:
-        """Where a run would look for it."""
+        """Where a run looks for it that keeps the last step, as a trial does."""
         return checkpoint_folder(self.checkpoints, _with(self.plain, config))
+
+    def is_trained_again(self, config: Mapping[str, Any]) -> bool:
+        """Whether a run of the suite finds no model of this setting: under `keep_best` it keeps another one."""
+        return checkpoint_folder(self.checkpoints, _with(self.job, config)) != self.kept_checkpoint(config)
 
 
 def sweep_name(job: TrainingJob, unit: str) -> str:
@@ -399,7 +403,10 @@ def _bring_checkpoint(sweep: Sweep, space: SweepSpace) -> None:
 
 
 def _keep_checkpoint(sweep: Sweep, best: Trial) -> None:
-    """Put the best trial's checkpoint where a run with its setting looks for it, so that it is not trained again."""
+    """Put the best trial's checkpoint where a run with its setting looks for it, so that it is not trained again.
+
+    Under `keep_best` only one that keeps the last step does; see `Sweep.is_trained_again`.
+    """
     if best.checkpoint is not None:
         _copy(best.checkpoint, sweep.kept_checkpoint(best.config))
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -21,14 +22,18 @@ from benchmarks.common.errors import MachineFault, ProcessSpoilt, UserError
 from benchmarks.contestants import Budget, Method, Target, method, methods
 from benchmarks.contestants.search_space import knobs_of
 from benchmarks.data.dataset import fingerprint_cases
-from benchmarks.execution import tuning
-from benchmarks.execution.course import Interrupted
+from benchmarks.execution import tuned, tuning
+from benchmarks.execution.course import Interrupted, checkpoint_of
 from benchmarks.execution.entries import MethodEntry
+from benchmarks.execution.plan import Folders, plan, resolve_dataset
+from benchmarks.execution.progress import Progress
+from benchmarks.execution.suite import parse_suite
 from benchmarks.execution.sweep_log import SweepLog
 from benchmarks.execution.sweep_space import SweepSpace
 from benchmarks.execution.training_job import TrainingJob
 from benchmarks.execution.training_watch import OVERDUE_FILE, work_folder
 from benchmarks.execution.tuning import Sweep, run_trial, sweep_name, write_best
+from benchmarks.execution.work import Work
 from benchmarks.results.sweep import Trial, best_first
 from tests.execution.training_cases import job_of, loop_of, write_cases
 
@@ -637,6 +642,57 @@ def test_the_best_checkpoint_goes_where_a_run_looks_for_it_and_back_into_the_nex
     assert not (tmp_path / "other").exists()
 
 
+SWEPT = """
+name: swept
+seed: 7
+keep_best: KEEP_BEST
+datasets: [{name: kits21, source: phantom, cases: 6}]
+methods: [mock-learner]
+protocols: [centre-click]
+budget: {steps: 8}
+"""
+
+
+@pytest.mark.parametrize("keep_best", [0, 2])
+def test_a_sweep_says_whether_a_run_of_its_best_setting_trains_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_best: int
+) -> None:
+    """Asked of the run itself, as it is planned with `best.yaml`."""
+    suite, folders = parse_suite(SWEPT.replace("KEEP_BEST", str(keep_best)), "test"), Folders(tmp_path)
+    dataset = resolve_dataset(suite.datasets[0], suite.seed, folders)
+    notes: list[str] = []
+
+    class Told(Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    def tune_method(sweep: Sweep, *rest: object) -> list[Trial]:
+        config = {"learning_rate": 0.02, "batch_size": 2}
+        trained = sweep.checkpoint(config)
+        trained.mkdir(parents=True)
+        (trained / "training.json").write_text("{}", encoding="utf-8")
+        best = Trial(0, config, 0.3, 4, 1.0, "finished", trained)
+        tuning._keep_checkpoint(sweep, best)
+        return [best]
+
+    sink = SimpleNamespace(log_sweep=lambda *told, **how: None, close=lambda: None, shown_uri="")
+    for name, stand_in in {
+        "start_ray": lambda *where: None,
+        "_homes": lambda *what: {},
+        "MlflowSink": lambda *where: sink,
+        "tune_method": tune_method,
+        "_written": lambda *what: {},
+    }.items():
+        monkeypatch.setattr(tuned, name, stand_in)
+    work = Work(suite, folders, plan(suite, [dataset], folders), [dataset])
+    result = tuned.tuned(work, tuned.Points(1, 1), None, None, Told())
+    (unit,) = plan(suite.with_methods([str(result.best_file)]), [dataset], folders)
+    place = checkpoint_of(unit, folders)
+    assert place is not None
+    assert place.is_dir() == (keep_best == 0)
+    assert notes == ([] if place.is_dir() else [tuned.TRAINED_AGAIN])
+
+
 def test_another_validation_split_or_budget_is_another_sweep(tmp_path: Path) -> None:
     cases = write_cases(tmp_path / "data", 3)
     job = job_of(cases[:1], validation=cases[1:])
@@ -646,9 +702,6 @@ def test_another_validation_split_or_budget_is_another_sweep(tmp_path: Path) -> 
 
 
 def test_a_line_tells_every_trial_that_is_over_and_none_twice() -> None:
-    from benchmarks.execution.progress import Progress
-    from benchmarks.execution.tuned import _Lines
-
     told: list[str] = []
 
     class Told(Progress):
@@ -658,7 +711,7 @@ def test_a_line_tells_every_trial_that_is_over_and_none_twice() -> None:
     def trial(number: int, dice: float, status: str) -> Trial:
         return Trial(number, {}, dice, 2, 1.0, status, None)
 
-    lines = _Lines(4, Told())
+    lines = tuned._Lines(4, Told())
     before = trial(0, 0.5, "finished")  # of an earlier call
     lines.tell([before, trial(1, 0.1, "running")])
     assert told == []
