@@ -213,13 +213,14 @@ def ablate(
     """
     from benchmarks import api
     from benchmarks.commands.terminal import Terminal
+    from benchmarks.execution.ablation import check_metric
     from benchmarks.results.leaderboard import as_json as plain_rows
-    from benchmarks.results.statistics import higher_is_better
     from benchmarks.results.tables import ablation_page, print_page
 
-    higher_is_better(metric)  # an unknown metric ends here, before the work
+    suite = chosen_suite(work)
+    check_metric(metric, suite)  # before the work
     result = api.ablate(
-        chosen_suite(work),
+        suite,
         repeats=repeats,
         out=output.out,
         tracking_uri=output.tracking_uri,

@@ -146,6 +146,25 @@ def test_the_next_commands_work_on_the_same_data_in_the_same_folder() -> None:
     assert (_same_work(whole, DEFAULT_OUT), _same_work(whole, DEFAULT_OUT, one=True)) == (" --all-datasets", "")
 
 
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("nsd@3mm", "error: no metric 'nsd@3mm' in suite 'ablation'; did you mean 'nsd@"),
+        ("auc", "error: no metric 'auc' in suite 'ablation'; "),
+        ("nsd@2mm", "internal error: RuntimeError: begun"),
+        ("seconds_segment", "internal error: RuntimeError: begun"),
+    ],
+)
+def test_an_ablation_refuses_a_metric_that_its_suite_does_not_have_before_the_work(
+    call, monkeypatch: pytest.MonkeyPatch, metric: str, said: str
+) -> None:
+    def begin(*suite: object, **settings: object) -> None:
+        raise RuntimeError("begun")
+
+    monkeypatch.setattr(api, "ablate", begin)
+    assert call("ablate", "--metric", metric).err.startswith(said)
+
+
 def test_a_sweep_says_how_its_best_is_used_with_its_data_and_budget(call, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = {"method": "tags-tiny", "dataset": "lits17", "synthetic": True}
     trial = Trial(0, {"learning_rate": 0.1}, 0.5, 4, 1.0, "finished", None)
