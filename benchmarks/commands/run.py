@@ -23,6 +23,7 @@ from benchmarks.commands.options import (
     RepeatsOption,
     UntrainedOption,
     WorkOptions,
+    names_in,
 )
 from benchmarks.commands.printing import console, print_json, print_mapping, print_rows, say_synthetic
 from benchmarks.common.errors import UserError
@@ -246,7 +247,7 @@ def chosen_suite(work: WorkOptions) -> Suite:
     wanted = work.methods
     suite = api.load_suite(
         work.data.suite,
-        methods=None if wanted.methods is None else _words(wanted.methods),
+        methods=names_in(wanted.methods, "--methods"),
         budget=api.BudgetChanges(
             work.budget.minutes, work.budget.steps, work.cluster.cpus, work.cluster.gpus, work.cluster.workers
         ),
@@ -302,10 +303,6 @@ def _fold(word: str) -> int | str:
     if word == "all" or word.isdecimal():
         return word if word == "all" else int(word)
     raise UserError(f"--fold {word}: a number from 0 on, or 'all'")
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
 
 
 def _checkpoint_files(words: Sequence[str]) -> dict[str, Path]:
