@@ -233,20 +233,25 @@ def tune(
 ) -> TuningResult:
     """Search the hyper-parameters of the one method of a suite on its one dataset; the validation split decides.
 
-    What an earlier call of the same sweep has found counts, whether it came to its end or not.
+    What an earlier call of the same sweep has found counts, whether it came to its end or not. A setting is trained
+    once, whatever `repeats` the suite has.
 
     Args:
         trials: points of the search space to try in all.
         concurrent: how many at a time.
 
     Raises:
-        UserError: as for `run`; more than one method or dataset, or a method that is not trained.
+        UserError: as for `run`; more than one method, dataset, fold or target, or a method that is not trained.
+        MachineFault: the machine kept all trials from a result; the same call goes on.
         Interrupted: Ctrl-C; the same call goes on.
     """
     progress = progress or Progress()
-    work = planned(_suite(suite).from_scratch(), out, progress)
+    work = planned(_suite(suite).for_sweep(), out, progress)
     if len(work.units) != 1 or work.units[0].job is None:
-        raise UserError("a sweep takes exactly one method that is trained, and one dataset")
+        raise UserError(
+            "a sweep takes exactly one method that is trained, and one target in one fold of one dataset; choose with "
+            "--methods, --dataset and --fold"
+        )
     return tuned(work, Points(trials, concurrent), tracking_uri, address, progress)
 
 

@@ -143,6 +143,22 @@ def test_a_sweep_gives_its_trials_best_first(own: benchmarks.Suite, local_ray: N
         benchmarks.tune(own.with_methods(["mock-network", "ball"]), out="out")
 
 
+def test_a_sweep_trains_a_setting_once_whatever_repeats_the_suite_has(
+    own: benchmarks.Suite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The suite `paper` has three; and it is the sweep of the suite without repeats."""
+    swept = []
+    monkeypatch.setattr(api, "tuned", lambda work, *rest: swept.append(work.units))
+    of_an_entry = own.model_copy(update={"methods": (own.methods[0].model_copy(update={"repeats": 2}),)})
+    for suite in (own, own.with_repeats(2), own.with_untrained(), of_an_entry):
+        benchmarks.tune(suite, out="out")
+    assert [len(units) for units in swept] == [1] * 4
+    assert {units[0].job.digest() for units in swept} == {swept[0][0].job.digest()}
+    assert not swept[0][0].job.untrained
+    with pytest.raises(UserError, match=r"one target in one fold of one dataset; choose with --methods, .* --fold"):
+        benchmarks.tune(own.with_folds([0, 1]), out="out")
+
+
 def test_scores_of_two_folders(tmp_path: Path) -> None:
     """8 × 8 × 5 voxels against the first half of them: Dice = 2 · 160 / (160 + 320)."""
     labels = write_msd(tmp_path / "mine", cases=2) / "labelsTr"

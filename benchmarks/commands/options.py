@@ -10,6 +10,7 @@ from typer import Option
 
 from benchmarks.commands import completion
 from benchmarks.commands.declare import BUDGET, CLUSTER, DATA, METHODS, OUTPUT, TABLES
+from benchmarks.common.errors import UserError
 from benchmarks.common.output import DEFAULT_OUT
 from benchmarks.execution.embedded import embedded_suites
 
@@ -272,3 +273,15 @@ class PrintOptions:
 
     as_json: JsonOption = False
     debug: DebugOption = False
+
+
+def names_in(text: str | None, option: str) -> list[str] | None:
+    """The names of a list with commas; None where the option was left out, which may stand for all.
+
+    Raises:
+        UserError: one of them is empty, such as the only one of a variable of the shell that is not set.
+    """
+    names = None if text is None else [word.strip() for word in text.split(",")]
+    if names is not None and not all(names):
+        raise UserError(f"{option}: an empty name; give names with commas between them")
+    return names

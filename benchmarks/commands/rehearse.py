@@ -11,7 +11,7 @@ from typer import Option
 
 from benchmarks.commands import completion
 from benchmarks.commands.declare import CLUSTER, DATA, METHODS, OUTPUT, command, new_group
-from benchmarks.commands.options import AddressOption, GpusOption, PrintOptions
+from benchmarks.commands.options import AddressOption, GpusOption, PrintOptions, names_in
 from benchmarks.commands.printing import console, print_json, print_rows
 
 if TYPE_CHECKING:
@@ -99,8 +99,9 @@ def _suite(part: PartOptions) -> Suite:
     from benchmarks import api
 
     suite = api.load_suite(part.suite)
-    if part.methods is not None:
-        suite = suite.with_methods([word.strip() for word in part.methods.split(",")])
+    names = names_in(part.methods, "--methods")
+    if names is not None:
+        suite = suite.with_methods(names)
     if part.dataset:
         suite = suite.with_datasets(part.dataset)
     return suite.with_protocols(part.protocol) if part.protocol else suite

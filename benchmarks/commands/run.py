@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -22,6 +23,7 @@ from benchmarks.commands.options import (
     RepeatsOption,
     UntrainedOption,
     WorkOptions,
+    names_in,
 )
 from benchmarks.commands.printing import console, print_json, print_mapping, print_rows, say_synthetic
 from benchmarks.common.errors import UserError
@@ -212,13 +214,14 @@ def ablate(
     """
     from benchmarks import api
     from benchmarks.commands.terminal import Terminal
+    from benchmarks.execution.ablation import check_metric
     from benchmarks.results.leaderboard import as_json as plain_rows
-    from benchmarks.results.statistics import higher_is_better
     from benchmarks.results.tables import ablation_page, print_page
 
-    higher_is_better(metric)  # an unknown metric ends here, before the work
+    suite = chosen_suite(work)
+    check_metric(metric, suite)  # before the work
     result = api.ablate(
-        chosen_suite(work),
+        suite,
         repeats=repeats,
         out=output.out,
         tracking_uri=output.tracking_uri,
@@ -244,7 +247,7 @@ def chosen_suite(work: WorkOptions) -> Suite:
     wanted = work.methods
     suite = api.load_suite(
         work.data.suite,
-        methods=None if wanted.methods is None else _words(wanted.methods),
+        methods=names_in(wanted.methods, "--methods"),
         budget=api.BudgetChanges(
             work.budget.minutes, work.budget.steps, work.cluster.cpus, work.cluster.gpus, work.cluster.workers
         ),
@@ -300,10 +303,6 @@ def _fold(word: str) -> int | str:
     if word == "all" or word.isdecimal():
         return word if word == "all" else int(word)
     raise UserError(f"--fold {word}: a number from 0 on, or 'all'")
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip() for word in text.split(",")]
 
 
 def _checkpoint_files(words: Sequence[str]) -> dict[str, Path]:
@@ -364,13 +363,16 @@ def _end_unfinished(result: RunResult, printing: PrintOptions) -> NoReturn:
 def _next_steps(result: RunResult, work: WorkOptions, out: Path) -> dict[str, str]:
     place = _options({"--out": [] if out == DEFAULT_OUT else [out]})
     name = _options({"--suite": [] if result.suite == DataOptions.suite else [result.suite]})
+    folds = sorted({unit["fold"] for unit in result.units})
+    fold = [str(folds[0])] if len(folds) > 1 else work.data.fold
+    one = _same_work(replace(work, data=replace(work.data, fold=fold)), out, one=True)
     own = "--data DIR --target LABEL --organ NAME --lesion NAME --minutes 30"
     return {
         "ranks, tests, subgroups": f"tags-bench leaderboard --details{place}{name}",
         "every case, in one page": f"tags-bench report{place}{name}",
         "browse the runs": f"tags-bench mlflow{place}{name}",
         "try your own scans": f"tags-bench run {own}{place}",
-        "search hyper-parameters": f"tags-bench tune --methods tags-tiny{_same_work(work, out, one=True)}",
+        "search hyper-parameters": f"tags-bench tune --methods tags-tiny{one}",
     }
 
 

@@ -10,7 +10,7 @@ from typer import Option
 
 from benchmarks.commands import completion
 from benchmarks.commands.declare import BUDGET, CLUSTER, DATA, METHODS, OUTPUT, command, new_group
-from benchmarks.commands.options import OutOption, PrintOptions
+from benchmarks.commands.options import OutOption, PrintOptions, names_in
 from benchmarks.commands.printing import console, print_json, print_rows
 from benchmarks.common.output import DEFAULT_OUT
 
@@ -85,8 +85,8 @@ def train(*, work: ZooOptions, out: OutOption = DEFAULT_OUT, printing: PrintOpti
     from benchmarks.execution.zoo import CASES, DATASETS, SEED, ZooOrder
 
     order = ZooOrder(
-        methods=_words(work.methods),
-        datasets=_words(work.datasets) or DATASETS,
+        methods=tuple(names_in(work.methods, "--methods") or ()),
+        datasets=tuple(names_in(work.datasets, "--datasets") or DATASETS),
         steps=work.steps,
         seed=SEED if work.seed is None else work.seed,
         cases=CASES if work.cases is None else work.cases,
@@ -96,7 +96,3 @@ def train(*, work: ZooOptions, out: OutOption = DEFAULT_OUT, printing: PrintOpti
     )
     rows = api.train_zoo(order, out=out, progress=Terminal(console()))
     print_rows("trained", rows, printing.as_json)
-
-
-def _words(text: str | None) -> tuple[str, ...]:
-    return tuple(word.strip() for word in text.split(",")) if text else ()

@@ -31,6 +31,10 @@ class MachineFault(Exception):
     """
 
 
+class ProcessSpoilt(MachineFault):
+    """Nothing that this process still does on the GPU can succeed; another process may. It counts as one that died."""
+
+
 FAULTS_OF_FILES = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOTCONN, errno.EHOSTDOWN, errno.ETIMEDOUT}
 )
@@ -46,7 +50,36 @@ def is_out_of_memory(error: BaseException | None) -> bool:
     """Whether memory ran out, of the processor or of the GPU, somewhere in the chain of causes. Imports no torch."""
     torch = sys.modules.get("torch")
     kinds = (MemoryError,) if torch is None else (MemoryError, torch.OutOfMemoryError)
-    return any(isinstance(one, kinds) for one in _chain(error))
+    return any(isinstance(one, kinds) or (_is_of_device(one) and _speaks_of_memory(one)) for one in _chain(error))
+
+
+def is_spoilt(error: BaseException | None) -> bool:
+    """Whether the GPU is of no more use to this process after the error. Imports no torch, and begins no CUDA.
+
+    After an illegal access or an uncorrectable ECC error every later call fails. CUDA says so late: what is raised may
+    be the complaint of another library (cuDNN, cuBLAS), so where CUDA is in use it is asked.
+    """
+    if any(_is_of_device(one) and not _speaks_of_memory(one) for one in _chain(error)):
+        return True
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return False
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError as still:
+        return not is_out_of_memory(still)
+    return False
+
+
+def _is_of_device(error: BaseException) -> bool:
+    """Whether a call of the device's own failed. torch before 2.8 has no class for it."""
+    kind = getattr(sys.modules.get("torch"), "AcceleratorError", None)
+    return kind is not None and isinstance(error, kind)
+
+
+def _speaks_of_memory(error: BaseException) -> bool:
+    """torch's allocator raises `OutOfMemoryError`; a call of CUDA that finds no memory is told like any other."""
+    return "out of memory" in str(error)
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -61,9 +94,15 @@ def fault_here(error: BaseException) -> MachineFault:
     return MachineFault(f"{one_line(error)} on {socket.gethostname()}")
 
 
+def raise_if_spoilt(error: BaseException) -> None:
+    """Raises ProcessSpoilt: the error has left this process without a GPU."""
+    if is_spoilt(error):
+        raise ProcessSpoilt(f"{one_line(error)} on {socket.gethostname()}") from error
+
+
 @contextmanager
 def machine_faults() -> Iterator[None]:
-    """Turns a failing storage into a `MachineFault` that names the machine."""
+    """Turns a failing storage into a `MachineFault` that names the machine, a spoilt GPU into a `ProcessSpoilt`."""
     try:
         yield
     except MachineFault:
@@ -71,6 +110,7 @@ def machine_faults() -> Iterator[None]:
     except Exception as error:
         if is_fault_of_files(error):
             raise fault_here(error) from error
+        raise_if_spoilt(error)
         raise
 
 

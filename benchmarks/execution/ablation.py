@@ -12,10 +12,11 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.common.errors import UserError
+from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.contestants import method as find_method
 from benchmarks.contestants import methods as installed
 from benchmarks.execution.suite import MethodEntry, Suite
+from benchmarks.metrics import metrics_of
 from benchmarks.results.leaderboard import CONFIDENCE_SEED, last_steps, verdict, with_seconds_of_answers
 from benchmarks.results.records import OK
 from benchmarks.results.statistics import (
@@ -26,6 +27,9 @@ from benchmarks.results.statistics import (
     with_failures_as_worst,
     with_target,
 )
+
+COSTS = ("seconds_open", "seconds_segment", "peak_memory_mb")
+"""What variants can be compared by beside the metrics of their masks: columns of the records."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,13 @@ def ablation_suite(suite: Suite, repeats: int = 1) -> tuple[Suite, list[Variant]
             add(floor.name, "floor", MethodEntry(name=floor.name), 1)
     name = f"{suite.name}-{base.title}" if suite.name == "ablation" else f"ablation-{base.title}-{suite.name}"
     return suite.model_copy(update={"name": name, "methods": tuple(entries)}), variants
+
+
+def check_metric(metric: str, suite: Suite) -> None:
+    """Raises UserError, with the nearest name, for a metric that no row of the suite will have."""
+    known = [*(one.key for one in metrics_of(suite.tolerances_mm)), *COSTS]
+    if metric not in known:
+        raise UserError(f"no metric '{metric}' in suite '{suite.name}'; {nearest_name(metric, known)}")
 
 
 def ablation_table(rows: pd.DataFrame, variants: list[Variant], metric: str = "dice") -> pd.DataFrame:

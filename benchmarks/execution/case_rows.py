@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.environment import revision
-from benchmarks.common.errors import MachineFault, fault_here, is_out_of_memory, one_line
+from benchmarks.common.errors import MachineFault, fault_here, is_out_of_memory, one_line, raise_if_spoilt
 from benchmarks.contestants import Target
 from benchmarks.data.dataset import Case
 from benchmarks.data.volume import BoolArray
@@ -60,6 +60,7 @@ class Evaluation:
         """Raise what is no failure of the method, or not yet."""
         if isinstance(error, MachineFault) or (self.raise_out_of_memory and is_out_of_memory(error)):
             raise error
+        raise_if_spoilt(error)
 
 
 WELL = {"status": OK, "reason": ""}

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common.errors import MachineFault, one_line
+from benchmarks.common.errors import MachineFault, ProcessSpoilt, one_line
 from benchmarks.data.dataset import Case
 from benchmarks.execution.environments import Environments
 from benchmarks.execution.orders import Action, Assign, Item, Node, StartWorker, StopWorker, Withdraw, WorkerOrder
@@ -326,7 +326,8 @@ class Crew:
         match outcome:
             case OutOfMemory() if item is not None:
                 return tell.out_of_memory(worker, item, str(outcome), now)
-            case TrainingProcessDied():  # one of a group: as little held against the node as where it is alone
+            # a process of a group: as little held against the node as where it is alone; or one without its GPU
+            case TrainingProcessDied() | ProcessSpoilt():
                 return tell.fault(worker, str(outcome)[:REASON_LENGTH], now, item, died=True)
             case MachineFault():
                 return tell.fault(worker, str(outcome)[:REASON_LENGTH], now, item)

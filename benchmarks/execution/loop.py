@@ -92,7 +92,7 @@ class TrainingLoop:
         self.validations: list[dict[str, float]] = []
         self.heart = Heartbeat(folder)
         self.storage = storage_of(job)
-        self._kept_step, self._kept_at = -1, time.monotonic()
+        self._kept_at = time.monotonic()
 
     @property
     def is_first(self) -> bool:

@@ -130,12 +130,12 @@ class Scheduler:
             one.group.note(item, seconds)
             for name in one.nodes:
                 self._capacity.praise(name)
-            for name in state.suspects.difference(one.nodes):
-                self._strike(name, "a process died there", now)
             self._end(item, Commit(worker, item))
             for other in [self._workers[number] for number in state.copies]:
                 if other.items[0] is item and other.withdrawing is not item:
                     self._stop(other)
+            for name in state.suspects.difference(one.nodes):  # last: a node that is given up hands back its items
+                self._strike(name, "a process died there", now)
         if one.number in self._workers:  # its node may have been given up just now
             self._feed(one, now)
         return self._settle(now, one)

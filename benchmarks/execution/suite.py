@@ -337,6 +337,10 @@ class Suite(Strict):
         entries = tuple(entry.model_copy(update={"zoo": False}) for entry in kept)
         return self.model_copy(update={"methods": entries})
 
+    def for_sweep(self) -> Suite:
+        """What learns is trained here, once for each setting, and not shown untrained beside it."""
+        return self.from_scratch().with_repeats(1).model_copy(update={"untrained": False})
+
     def fine_tuned(self) -> Suite:
         """Every method trained, those with official weights from these."""
         entries = tuple(entry.model_copy(update={"fine_tune": True}) for entry in self.methods)

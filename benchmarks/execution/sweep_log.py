@@ -22,6 +22,7 @@ class Entry:
 
     Attributes:
         name: Ray Tune's name of it.
+        experiment: Tune's experiment that it is one of; empty in a log of before this was kept.
         status, problem: as in `Trial.status`, which joins them.
     """
 
@@ -32,6 +33,7 @@ class Entry:
     problem: str = ""
     seconds: float = 0.0
     curve: list[dict[str, float]] = field(default_factory=list)
+    experiment: str = ""
 
 
 class SweepLog:
@@ -80,7 +82,7 @@ class SweepLog:
             number = self._first_number + place
             if number in {one.number for one in self.entries.values()}:  # of one that an ended call has lost
                 number = self._next_number()
-            self.entries[name] = Entry(name, number, dict(config))
+            self.entries[name] = Entry(name, number, dict(config), experiment="".join(self.experiments[-1:]))
         self.entries[name].status, self.entries[name].problem = RUNNING, ""
         self._save()
 
@@ -128,8 +130,11 @@ class SweepLog:
         return sum(one.status == RUNNING for one in self.entries.values())
 
     @property
-    def not_run(self) -> int:
-        return sum(one.status == NOT_RUN for one in self.entries.values())
+    def unfinished(self) -> list[str]:
+        """The experiments to take up, in order: the last one if it was cut off, and those with trials to go on with."""
+        left = {one.experiment for one in self.entries.values() if one.status in (RUNNING, NOT_RUN)}
+        cut_off = [] if self.experiment_ended else self.experiments[-1:]
+        return [name for name in self.experiments if name in (*left, *cut_off) or "" in left]
 
     @property
     def over(self) -> int:

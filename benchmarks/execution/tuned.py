@@ -27,6 +27,11 @@ from benchmarks.results.sweep import RUNNING, Trial, as_rows, best_first, import
 from benchmarks.results.sweep_figures import sweep_figures
 from benchmarks.results.tables import SYNTHETIC_BANNER
 
+TRAINED_AGAIN = (
+    "the suite has `keep_best`: a run with the best setting trains it again, for it keeps the best of its validations "
+    "and a trial its last step"
+)
+
 
 @dataclass(frozen=True)
 class Points:
@@ -76,6 +81,8 @@ def tuned(
     places = {"MLflow store": sink.shown_uri, "sweep": str(folder), "best setting": str(best_file)}
     if found[0].checkpoint is not None:
         places["best model"] = str(sweep.kept_checkpoint(found[0].config))
+        if sweep.is_trained_again(found[0].config):
+            progress.note(TRAINED_AGAIN)
     places |= _written(found, folder, SYNTHETIC_BANNER if unit.dataset.synthetic else "", progress)
     return TuningResult(description, tuple(found), best_file, time.perf_counter() - started, places)
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, one_line
+from benchmarks.common.errors import MachineFault, UserError, is_fault_of_files, one_line, raise_if_spoilt
 from benchmarks.common.files import atomically, in_turn, read_json
 from benchmarks.common.identity import digest
 from benchmarks.common.paths import user_path
@@ -41,7 +41,8 @@ from benchmarks.execution.training_watch import (
     overdue_before,
     training_outcome,
 )
-from benchmarks.results.sweep import METRIC, Trial, best_first
+from benchmarks.execution.worker import require_means, training_task
+from benchmarks.results.sweep import METRIC, NOT_RUN, Trial, best_first
 
 logger = logging.getLogger("tags_bench")
 
@@ -77,7 +78,7 @@ class Sweep:
 
     @property
     def plain(self) -> TrainingJob:
-        """The job as a run has it."""
+        """The job as a run has it that keeps the last step."""
         return replace(self.job, validation=(), validate_at=(), keep_best=False)
 
     def space(self) -> SweepSpace:
@@ -91,8 +92,12 @@ class Sweep:
         return checkpoint_folder(self.folder / "checkpoints", _with(self.varied, config))
 
     def kept_checkpoint(self, config: Mapping[str, Any]) -> Path:
-        """Where a run would look for it."""
+        """Where a run looks for it that keeps the last step, as a trial does."""
         return checkpoint_folder(self.checkpoints, _with(self.plain, config))
+
+    def is_trained_again(self, config: Mapping[str, Any]) -> bool:
+        """Whether a run of the suite finds no model of this setting: under `keep_best` it keeps another one."""
+        return checkpoint_folder(self.checkpoints, _with(self.job, config)) != self.kept_checkpoint(config)
 
 
 def sweep_name(job: TrainingJob, unit: str) -> str:
@@ -118,7 +123,8 @@ def tune_method(
     """Run a sweep on the running Ray, or what is missing of it; the trials come back best first.
 
     Trial 0 is the setting that the job comes with, so that a sweep cannot miss it. A setting whose training fails
-    counts with a Dice of 0. What the machine ends is tried again, and is then "not run"; the next call takes it up.
+    counts with a Dice of 0. What the machine ends is tried again, and is then "not run"; the next call goes on with it
+    from its own last state.
 
     Args:
         trials: how many points to try in all; those of earlier calls count.
@@ -126,7 +132,8 @@ def tune_method(
         changed: is told all trials whenever something has happened.
 
     Raises:
-        UserError: no validation case, nothing to tune, or no trial that has a result.
+        UserError: no validation case, nothing to tune, or a method that has failed in every trial.
+        MachineFault: no trial has a result, and the machine has ended some; the same call takes them up again.
         Interrupted: Ctrl-C; the same call goes on.
     """
     if not sweep.job.validation:
@@ -139,16 +146,19 @@ def tune_method(
     with last_words(f"{ended}; {_kept(sweep.folder)}"), _interruptible(sweep, log):
         _go_on(sweep, space, log, trials, concurrent)
     found = log.trials()
+    not_run = [one for one in found if one.status.startswith(NOT_RUN)]
     if all(not one.has_result for one in found):
-        raise UserError(f"no trial of the sweep has a result; the first one: {found[0].status}")
-    _remove_leftovers(sweep.folder / "checkpoints")
+        first = (not_run or found)[0]
+        problem = f"no trial of the sweep has a result; trial {first.number}: {first.status}"
+        raise MachineFault(problem) if not_run else UserError(problem)
+    _remove_leftovers(sweep.folder / "checkpoints", [sweep.checkpoint(one.config).name for one in not_run])
     ordered = best_first(found)
     _keep_checkpoint(sweep, ordered[0])
     return ordered
 
 
 def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurrent: int) -> None:
-    """The experiment of an earlier call to its end, and another one for what is missing."""
+    """The experiments of earlier calls to their end, and another one for what is missing."""
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its tables go to standard output whatever the verbosity
     os.environ.setdefault("TUNE_GLOBAL_CHECKPOINT_S", STATE_EVERY_SECONDS)
     from ray import tune
@@ -158,10 +168,10 @@ def _go_on(sweep: Sweep, space: SweepSpace, log: SweepLog, trials: int, concurre
 
     storage, name, trainable = sweep.folder / "tune", sweep.folder.name, _trainable(sweep)
     with told(name, log):
-        if log.experiments and (not log.experiment_ended or log.not_run):
-            last = storage / log.experiments[-1]
-            if _can_be_restored(last):
-                _fit(_restored(last, trainable), last, trainable)
+        unfinished = [storage / experiment for experiment in log.unfinished]
+        for experiment in filter(_can_be_restored, unfinished):
+            _fit(_restored(experiment, trainable), experiment, trainable)
+        if unfinished:
             log.forget_lost()
             _check_ended(log)
         done = len(log.entries)
@@ -319,7 +329,12 @@ def run_trial(
 
     Args:
         options: of the Ray task that trains; None: this process does.
+
+    Raises:
+        MachineFault: what the training needs is not on this machine, or the machine has ended it.
     """
+    if options is None:  # the task looks for itself
+        require_means(job)
     checkpoint = checkpoint_folder(checkpoints, job)
     try:
         overdue = overdue_before(checkpoint)
@@ -335,6 +350,7 @@ def run_trial(
     except Exception as error:
         if is_fault_of_files(error):
             raise
+        raise_if_spoilt(error)
         report({METRIC: 0.0, "rung": 0, "problem": one_line(error)[:400]})
         return
     loss = {"loss": figures["loss"]} if "loss" in figures else {}
@@ -351,8 +367,6 @@ def _trained_in_a_task(
     """
     import ray
     from ray.util.queue import Queue
-
-    from benchmarks.execution.worker import training_task
 
     reports = Queue(actor_options={"num_cpus": 0})
     reference = training_task(job).options(**options).remote(job, checkpoint, None, cache, False, reports.put)
@@ -389,7 +403,10 @@ def _bring_checkpoint(sweep: Sweep, space: SweepSpace) -> None:
 
 
 def _keep_checkpoint(sweep: Sweep, best: Trial) -> None:
-    """Put the best trial's checkpoint where a run with its setting looks for it, so that it is not trained again."""
+    """Put the best trial's checkpoint where a run with its setting looks for it, so that it is not trained again.
+
+    Under `keep_best` only one that keeps the last step does; see `Sweep.is_trained_again`.
+    """
     if best.checkpoint is not None:
         _copy(best.checkpoint, sweep.kept_checkpoint(best.config))
 
@@ -405,9 +422,16 @@ def _copy(source: Path, target: Path) -> None:
         os.replace(partial, target)
 
 
-def _remove_leftovers(checkpoints: Path) -> None:
-    """What trials that were stopped early have left: half a training, and the lock of a process that was ended."""
+def _remove_leftovers(checkpoints: Path, kept: Iterable[str]) -> None:
+    """What trials that were stopped early have left: half a training, and the lock of a process that was ended.
+
+    Args:
+        kept: names of the checkpoints that the next call goes on with.
+    """
+    of_kept = tuple(f".{name}." for name in kept)
     for leftover in checkpoints.glob(".*"):
+        if leftover.name.startswith(of_kept):
+            continue
         if leftover.is_dir():
             shutil.rmtree(leftover, ignore_errors=True)
         else:

@@ -113,23 +113,34 @@ def _train_task(
     """Runs in a Ray worker process.
 
     Raises:
-        MachineFault: the storage fails, or this machine lacks the method or its weights file.
+        MachineFault: the storage fails, this machine lacks the method or its weights file, or the GPU is of no more use
+            to this process (`ProcessSpoilt`).
         Exception: whatever the method raises.
     """
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "86400")  # wait for a free machine
     with machine_faults():
         if log is not None:
             redirect_output(log)
-        _check_machine(job.method, None, job.budget.gpus if job.workers == 1 else 0.0)
-        require_files(job.files)
-        for case in (case for _, cases in job.parts for case in cases):
-            if not (case.image.exists() and case.label.exists()):
-                raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
+        require_means(job)
         try:
             return run_job(job, folder, log, cache, fresh, report, nodes)
         except Exception:  # the record has a line of it, the log where it came from
             logger.exception("the training of %s failed", job.method)
             raise
+
+
+def require_means(job: TrainingJob) -> None:
+    """What the driver saw to is on this machine, too.
+
+    Raises:
+        MachineFault: the method, the GPU, a weights file, a scan or a label is not; several workers look for their GPUs
+            themselves.
+    """
+    _check_machine(job.method, None, job.budget.gpus if job.workers == 1 else 0.0)
+    require_files(job.files)
+    for case in (*(case for _, cases in job.parts for case in cases), *job.validation):
+        if not (case.image.exists() and case.label.exists()):
+            raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
 
 
 class Turns:
@@ -183,7 +194,8 @@ class Evaluator:
         """Load the segmenter; seconds that it took. In a call of its own, so that its error can be told.
 
         Raises:
-            MachineFault: this machine lacks the method, a weights file, the checkpoint or the GPU.
+            MachineFault: this machine lacks the method, a weights file, the checkpoint or the GPU, or the GPU is of no
+                more use to this process (`ProcessSpoilt`).
             Exception: whatever the method raises.
         """
         started = time.perf_counter()
@@ -204,7 +216,7 @@ class Evaluator:
         Calls in several threads overlap: one case is loaded and another scored while the segmenter works on a third.
 
         Raises:
-            MachineFault: the storage fails.
+            MachineFault: the storage fails, or the GPU is of no more use to this process (`ProcessSpoilt`).
             OutOfMemory: with a cache just emptied.
         """
         turn = self._turns.next()
@@ -231,6 +243,7 @@ class Evaluator:
         finally:
             self._turns.leave(turn)
 
+    @machine_faults()
     def _predict(self, loaded: LoadedCase, last_try: bool) -> tuple[LoadedCase, list[Predicted]]:
         """The masks, with a second attempt if memory ran out."""
         assert self._segmenter is not None

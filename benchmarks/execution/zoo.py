@@ -41,7 +41,7 @@ SEED = 71  # of phantoms and trainings; the suites have others
 CASES = 96  # phantoms of each data set
 DATASETS = ("kits21", "msd-pancreas", "lits17")
 LINE_EVERY_SECONDS = 60.0
-KEPT = (".json", ".safetensors", ".pth")  # of a checkpoint; logs stay behind
+LEFT_OUT = (".log",)  # of a checkpoint; whatever else `save` has written `load` may ask for
 
 
 @dataclass(frozen=True)
@@ -242,12 +242,12 @@ def _marks(order: ZooOrder, datasets: Sequence[Dataset]) -> dict[str, Any]:
 
 
 def _put(checkpoint: Path, place: Path) -> None:
-    """Copy a checkpoint without its logs, floating-point weights rounded to 16 bits."""
+    """Copy a checkpoint without its logs, floating-point weights of .safetensors and .pth rounded to 16 bits."""
     import torch
     from safetensors.torch import load_file, save_file
 
     for source in sorted(checkpoint.rglob("*")):
-        if not source.is_file() or source.suffix not in KEPT:
+        if not source.is_file() or source.suffix in LEFT_OUT:
             continue
         target = place / source.relative_to(checkpoint)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -255,8 +255,10 @@ def _put(checkpoint: Path, place: Path) -> None:
             save_file(_halved(load_file(source)), target)
         elif source.suffix == ".pth":
             torch.save(_halved(torch.load(source, map_location="cpu", weights_only=True)), target)
-        else:
+        elif source.suffix == ".json":
             target.write_text(json.dumps(json.loads(source.read_text("utf-8")), sort_keys=True) + "\n", "utf-8")
+        else:
+            shutil.copyfile(source, target)
         target.chmod(0o644)  # a package is read by anybody
 
 

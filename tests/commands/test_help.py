@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from benchmarks import api
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -146,6 +148,28 @@ def test_bad_words_are_one_line_and_exit_code_2(call, words: list[str], message:
     assert message in outcome.err
     assert len([line for line in outcome.err.splitlines() if line.startswith("error:")]) == 1
     assert "Traceback" not in outcome.err
+
+
+@pytest.mark.parametrize("names", ["", " ", "ball,", ",ball"])
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [("run", "--methods"), ("rehearse", "--methods"), ("zoo train", "--methods"), ("zoo train", "--datasets")],
+)
+def test_an_empty_name_does_not_stand_for_all(
+    call, monkeypatch: pytest.MonkeyPatch, command: str, option: str, names: str
+) -> None:
+    """Such as that of a variable of the shell that is not set: `zoo train` trained for hours then."""
+
+    def begin(*work: object, **settings: object) -> None:
+        raise RuntimeError("begun")
+
+    for name in ("run", "rehearse", "train_zoo"):
+        monkeypatch.setattr(api, name, begin)
+    outcome = call(*command.split(), option, names)
+    assert (outcome.code, outcome.errors) == (
+        2,
+        [f"error: {option}: an empty name; give names with commas between them"],
+    )
 
 
 def test_an_unknown_option_is_exit_code_2(call) -> None:

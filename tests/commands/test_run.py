@@ -128,7 +128,7 @@ def test_protocols_that_no_method_can_follow_end_before_the_work(call, tmp_path:
 
 
 def test_the_next_commands_work_on_the_same_data_in_the_same_folder() -> None:
-    result = SimpleNamespace(suite="data-mine")
+    result = SimpleNamespace(suite="data-mine", units=[{"fold": 2}, {"fold": 1}])
     own = DataOptions(data=Path("my scans"), labels=LabelOptions(target="2", organ="liver"), fold=["1", "2"])
     work = WorkOptions(own, budget=BudgetOptions(minutes=3))
     steps = _next_steps(result, work, Path("my out"))  # type: ignore[arg-type]
@@ -137,11 +137,32 @@ def test_the_next_commands_work_on_the_same_data_in_the_same_folder() -> None:
         "tags-bench tune --methods tags-tiny --data 'my scans' --target 2 --organ liver --fold 1 --minutes 3 "
         "--out 'my out'"
     )
+    folds = _next_steps(result, WorkOptions(DataOptions(suite="paper-folds")), DEFAULT_OUT)  # type: ignore[arg-type]
+    assert folds["search hyper-parameters"] == "tags-bench tune --methods tags-tiny --suite paper-folds --fold 1"
     known = WorkOptions(DataOptions(suite="my.yaml", dataset=["kits21", "lits17"], phantoms=True, seed=0))
     assert _same_work(known, DEFAULT_OUT) == " --phantoms --suite my.yaml --dataset kits21 --dataset lits17 --seed 0"
     assert _same_work(known, DEFAULT_OUT, one=True) == " --phantoms --suite my.yaml --dataset kits21 --seed 0"
     whole = WorkOptions(DataOptions(all_datasets=True))
     assert (_same_work(whole, DEFAULT_OUT), _same_work(whole, DEFAULT_OUT, one=True)) == (" --all-datasets", "")
+
+
+@pytest.mark.parametrize(
+    ("metric", "said"),
+    [
+        ("nsd@3mm", "error: no metric 'nsd@3mm' in suite 'ablation'; did you mean 'nsd@"),
+        ("auc", "error: no metric 'auc' in suite 'ablation'; "),
+        ("nsd@2mm", "internal error: RuntimeError: begun"),
+        ("seconds_segment", "internal error: RuntimeError: begun"),
+    ],
+)
+def test_an_ablation_refuses_a_metric_that_its_suite_does_not_have_before_the_work(
+    call, monkeypatch: pytest.MonkeyPatch, metric: str, said: str
+) -> None:
+    def begin(*suite: object, **settings: object) -> None:
+        raise RuntimeError("begun")
+
+    monkeypatch.setattr(api, "ablate", begin)
+    assert call("ablate", "--metric", metric).err.startswith(said)
 
 
 def test_a_sweep_says_how_its_best_is_used_with_its_data_and_budget(call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,11 +14,14 @@ from rich.console import Console
 from scipy import stats
 
 from benchmarks.common.errors import UserError
-from benchmarks.contestants import method, methods
-from benchmarks.execution.ablation import Variant, ablation_suite, ablation_table
+from benchmarks.contestants import Target, method, methods
+from benchmarks.data.dataset import Case
+from benchmarks.execution.ablation import Variant, ablation_suite, ablation_table, check_metric
+from benchmarks.execution.evaluate import Evaluation, failed_case
 from benchmarks.execution.members import members
 from benchmarks.execution.suite import MethodEntry, load_suite
 from benchmarks.prompting.protocol import Protocol
+from benchmarks.results.statistics import higher_is_better
 from benchmarks.results.tables import ablation_page, print_page, render
 from tests.results.boards import one_stops_early, row_of, unit_of
 from tests.results.patients import flipped_p, interval_of, owners
@@ -52,6 +57,26 @@ def test_the_variants_of_tags_and_the_floors() -> None:
     assert wider.protocols == suite.protocols
     assert wider.budget == suite.budget
     assert wider.name != suite.name
+
+
+def test_every_metric_of_the_rows_can_be_asked_for_before_the_work_and_no_other() -> None:
+    """`higher_is_better` knows a direction for columns of tables, too, such as "auc" and "nsd@3mm"."""
+    suite = load_suite("ablation").model_copy(update={"tolerances_mm": (1.0, 2.5)})
+    target = Target("t", "", "", (1,))
+    asked = Evaluation((target,), (CLICK,), 1, suite.tolerances_mm, suite.empty_policy, None, {})
+    missing = Path("missing.nii.gz")
+    (row,) = failed_case(Case("made-up", "1", missing, missing), asked, ValueError("no file"))
+    measured = set()
+    for name in (name for name, value in row.items() if isinstance(value, float)):
+        with suppress(UserError):  # whether more of it is better is not known
+            higher_is_better(name)
+            measured.add(name)
+    assert {"dice", "hd95_mm", "nsd@1mm", "nsd@2.5mm", "seconds_segment"} <= measured
+    for name in measured:
+        check_metric(name, suite)
+    for name in ("nsd@3mm", "auc", "dice@3", "noc", "seconds", "joules"):
+        with pytest.raises(UserError, match=f"no metric '{name}' in suite 'ablation'"):
+            check_metric(name, suite)
 
 
 def test_repeats_are_those_of_the_ablation_and_no_others() -> None:

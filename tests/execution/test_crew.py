@@ -8,11 +8,23 @@ from typing import Any
 
 import pytest
 
-from benchmarks.common.errors import MachineFault
+from benchmarks.common.errors import MachineFault, ProcessSpoilt
 from benchmarks.contestants import Budget, Target
 from benchmarks.execution import crew
 from benchmarks.execution.crew import Crew, TrainingWork
-from benchmarks.execution.orders import Action, Assign, AvoidNode, Item, Key, Need, Node, SetAside, StartWorker
+from benchmarks.execution.orders import (
+    Action,
+    Assign,
+    AvoidNode,
+    Fail,
+    Item,
+    Key,
+    Need,
+    Node,
+    SetAside,
+    StartWorker,
+    StopWorker,
+)
 from benchmarks.execution.scheduler import MAX_RETRIES, Scheduler
 from benchmarks.execution.training_job import TrainingJob
 from benchmarks.execution.training_watch import TrainingProcessDied
@@ -77,6 +89,42 @@ def test_a_group_training_whose_processes_die_costs_the_others_on_its_only_node_
     assert play.of(SetAside) == [SetAside(crashing, f"WorkerGroupError: the actor died; tried {MAX_RETRIES + 1} times")]
     assert play.workers == {healthy: first}
     assert play.scheduler.outstanding == 1
+
+
+def test_a_case_that_costs_two_processes_their_gpu_is_the_methods_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that ends two. No other case and no node is blamed."""
+    play = Play([Node("n", 2)], monkeypatch)
+    key = Key("m", Need(1))
+    bad, good = Item(key, "bad"), Item(key, "good")
+    play.submit(bad, good)
+    first = play.workers[bad]
+    play.report(bad, ProcessSpoilt("CUDA error on n"))
+    assert StopWorker(first) in play.orders
+    assert play.of(Fail) == []
+    play.report(bad, ProcessSpoilt("CUDA error on n"))
+    assert play.of(Fail) == [Fail(bad, "CUDA error on n; it ended 2 processes")]
+    assert play.of(AvoidNode) == []
+    assert play.scheduler.outstanding == 1
+    assert good in play.workers
+
+
+def test_a_method_that_costs_two_processes_their_gpu_as_it_is_loaded_cannot_be_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    scheduler, told = Scheduler([Node("n", 1)]), []
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    machines: Any = SimpleNamespace(nodes={"n": ray_id("n")}, look=lambda: None)
+    one = Crew(scheduler, machines, {})
+    orders = scheduler.submit([Item(Key("m", Need(1)), "case")], 0.0)
+    for _ in range(2):
+        (start,) = (order for order in orders if isinstance(order, StartWorker))
+        one._tell(start.worker, "where", "n")
+        told += one._tell(start.worker, "ready", ProcessSpoilt("CUDA error on n"))
+        clock.now += SECONDS
+        orders = scheduler.tick(clock.now)
+    (failed,) = (order for order in told if isinstance(order, Fail))
+    assert failed.reason == "CUDA error on n while it was loaded; it ended 2 processes"
 
 
 def test_a_fault_of_the_machine_is_held_against_the_node_of_a_training(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,14 @@ def test_a_process_that_dies_once_costs_its_case_nothing(play: Play, dataset: Da
     assert (tmp_path / "asked").exists()
 
 
+def test_a_process_that_has_lost_its_gpu_costs_no_case_anything(play: Play, dataset: Dataset, tmp_path: Path) -> None:
+    """Its first case fails in CUDA, and so would all that came after it there."""
+    outcome, rows = play(f"{{name: mock-spoil-once, config: {{folder: '{tmp_path}'}}}}")
+    assert outcome == RunOutcome(len(dataset.splits[0].test))
+    assert set(rows["status"]) == {"ok"}
+    assert (tmp_path / "asked").exists()
+
+
 def test_a_process_for_a_node_that_is_gone_is_lost_at_once(local_ray: None) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

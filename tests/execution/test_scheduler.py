@@ -169,6 +169,35 @@ def test_a_node_with_three_faults_in_a_row_is_left_alone() -> None:
     assert all(places[-1] == "good" for places in cluster.assigned.values())
 
 
+def test_a_node_that_is_given_up_for_a_result_hands_back_no_item_that_has_its_end() -> None:
+    """The item ended a process on n1, which computes it again beside n2; its result is the third strike of n1."""
+    late, loads = "late", Key("loads nowhere but on n2", ONE)
+
+    def seconds(item: Item, node: str) -> float:
+        if item.work != late or len(cluster.assigned[item]) == 1:
+            return 1.0
+        return 42.0 if node == "n2" else NEVER
+
+    def trouble(item: Item, node: str) -> str:
+        return "death" if item.work == late and len(cluster.assigned[item]) == 1 else ""
+
+    cluster = Cluster(
+        [Node("n1", 2), Node("n2", 1)],
+        seconds=seconds,
+        trouble=trouble,
+        load_seconds=lambda key, node: 5.0 if key is loads else 0.0,
+        load_trouble=lambda key, node: "death" if key is loads and node == "n1" else "",
+    )
+    item = Item(Key("m", ONE), late)
+    cluster.submit([item, *items(item.key, 60)])
+    cluster.at(30.0, lambda: cluster.scheduler.submit(items(loads, 1), cluster.now))
+    cluster.play()
+    assert ends(cluster) == {"Commit": 62}
+    assert cluster.assigned[item] == ["n1", "n2", "n1"]
+    assert cluster.avoided == ["n1"]
+    assert 41 < cluster.ended_at[item] < 51  # after the second load that failed on n1, and before a third
+
+
 def test_a_full_disk_on_the_only_node_ends_soon_with_everything_set_aside() -> None:
     cluster = Cluster([Node("n", 2)], trouble=lambda item, node: "fault")
     cluster.submit(items(Key("m", ONE), 1000))

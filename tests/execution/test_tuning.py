@@ -10,23 +10,30 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
 import pytest
+import torch
 import yaml
 
-from benchmarks.common.errors import MachineFault, UserError
+from benchmarks.common.errors import MachineFault, ProcessSpoilt, UserError
 from benchmarks.contestants import Budget, Method, Target, method, methods
 from benchmarks.contestants.search_space import knobs_of
 from benchmarks.data.dataset import fingerprint_cases
-from benchmarks.execution import tuning
-from benchmarks.execution.course import Interrupted
+from benchmarks.execution import tuned, tuning
+from benchmarks.execution.course import Interrupted, checkpoint_of
 from benchmarks.execution.entries import MethodEntry
+from benchmarks.execution.plan import Folders, plan, resolve_dataset
+from benchmarks.execution.progress import Progress
+from benchmarks.execution.suite import parse_suite
 from benchmarks.execution.sweep_log import SweepLog
 from benchmarks.execution.sweep_space import SweepSpace
 from benchmarks.execution.training_job import TrainingJob
+from benchmarks.execution.training_watch import OVERDUE_FILE, work_folder
 from benchmarks.execution.tuning import Sweep, run_trial, sweep_name, write_best
+from benchmarks.execution.work import Work
 from benchmarks.results.sweep import Trial, best_first
 from tests.execution.training_cases import job_of, loop_of, write_cases
 
@@ -315,6 +322,115 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     return Sweep(job_of(cases[:1], validation=cases[1:]), tmp_path / "sweep", tmp_path / "checkpoints")
 
 
+class FailingMachine:
+    """In place of Tune's `Tuner`: the trials in `broken` are not run; each leaves half a training."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self.broken: set[str] = set()
+        self.settings: dict[str, dict[str, Any]] = {}  # by name, of all trials
+        self.over: set[str] = set()
+        self.restored: list[str] = []
+
+    def __call__(self, trainable: object, tune_config: Any, run_config: Any) -> FailingExperiment:
+        folder = Path(run_config.storage_path) / run_config.name
+        folder.mkdir(parents=True)
+        (folder / "experiment_state-1.json").touch()
+        for name in (f"{folder.name}-{place}" for place in range(tune_config.num_samples)):
+            self.settings[name] = tune_config.search_alg.suggest(name)
+        return FailingExperiment(self, folder.name)
+
+    def can_restore(self, path: str) -> bool:
+        return Path(path).is_dir()
+
+    def restore(self, path: str, trainable: object, **how: bool) -> FailingExperiment:
+        assert how == {"resume_unfinished": True, "resume_errored": True}
+        self.restored.append(Path(path).name)
+        return FailingExperiment(self, Path(path).name)
+
+
+@dataclass
+class FailingExperiment:
+    machine: FailingMachine
+    name: str
+
+    def fit(self) -> Grid:
+        from benchmarks.execution.sweep_callback import _LOGS
+
+        (log,) = _LOGS.values()
+        machine, names = self.machine, [name for name in self.machine.settings if name.startswith(self.name)]
+        for place, name in enumerate(names):
+            if name in machine.over:
+                continue
+            setting = machine.settings[name]
+            log.began(name, setting, place)
+            work_folder(machine.sweep.checkpoint(setting)).mkdir(parents=True, exist_ok=True)
+            if name not in machine.broken:
+                log.reported(name, {"validation_dice": 0.5, "rung": 1, "step": 1})
+                machine.over.add(name)
+            log.ended(name, "the disk is full" if name in machine.broken else "")
+        ended = sum(name in machine.over for name in names)
+        return Grid(len(names), ended, len(names) - ended)
+
+
+@pytest.fixture
+def machine(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> FailingMachine:
+    from ray import tune
+
+    one = FailingMachine(sweep)
+    monkeypatch.setattr(tune, "Tuner", one)
+    return one
+
+
+def halves(sweep: Sweep) -> set[Path]:
+    """The trainings that are half done."""
+    return set((sweep.folder / "checkpoints").glob(".*.partial"))
+
+
+@pytest.mark.parametrize("old_log", [False, True])
+def test_a_trial_that_is_not_run_is_taken_up_in_its_own_experiment_and_from_its_state(
+    sweep: Sweep, machine: FailingMachine, old_log: bool
+) -> None:
+    """Also after a call that has added trials while the machine still failed."""
+    machine.broken = {"000-1"}
+
+    def statuses(trials: int) -> list[str]:
+        found = sorted(tuning.tune_method(sweep, trials, 1), key=lambda one: one.number)
+        return [one.status for one in found]
+
+    not_run = "not run: the disk is full"
+    assert statuses(3) == ["stopped early", not_run, "stopped early"]
+    half = {work_folder(sweep.checkpoint(machine.settings["000-1"]))}
+    assert halves(sweep) == half
+    assert statuses(5) == ["stopped early", not_run, *["stopped early"] * 3]
+    assert halves(sweep) == half
+    if old_log:
+        path = sweep.folder / "trials.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        for one in content["trials"]:
+            del one["experiment"]
+        path.write_text(json.dumps(content), encoding="utf-8")
+    machine.broken = set()
+    machine.restored.clear()
+    assert statuses(5) == ["stopped early"] * 5
+    assert machine.restored == (["000", "001"] if old_log else ["000"])
+    assert halves(sweep) == set()
+    machine.restored.clear()
+    assert statuses(5) == ["stopped early"] * 5
+    assert machine.restored == []
+
+
+def test_a_sweep_without_any_result_is_the_machines_fault_where_it_has_ended_a_trial(
+    sweep: Sweep, machine: FailingMachine
+) -> None:
+    machine.broken = {"000-0", "000-1"}
+    with pytest.raises(MachineFault, match="no trial of the sweep has a result; trial 0: not run: the disk is full"):
+        tuning.tune_method(sweep, 2, 1)
+    assert len(halves(sweep)) == 2
+    machine.broken = set()
+    assert [one.status for one in tuning.tune_method(sweep, 2, 1)] == ["stopped early"] * 2
+
+
 def test_a_sweep_that_is_killed_at_its_beginning_still_tries_the_methods_own_setting(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -437,7 +553,30 @@ def test_a_trial_whose_method_fails_has_the_worst_result_and_one_of_the_machine_
     for fault in (MachineFault("the node died"), OSError(28, "No space left on device")):
         with pytest.raises(type(fault)):
             ended_by(fault)
+    with pytest.raises(ProcessSpoilt, match="illegal memory access"):
+        ended_by(torch.AcceleratorError("CUDA error: an illegal memory access"))
     assert len(told) == 1
+
+
+def test_a_machine_that_lacks_what_a_trial_needs_gives_it_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A Dice of 0 would be final, teach the search, and let this machine take one trial after another."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    cases = write_cases(tmp_path / "data", 2)
+    job = job_of(cases[:1], validation=cases[1:])
+    told: list[dict[str, Any]] = []
+
+    def lacks(what: str, job: TrainingJob) -> None:
+        with pytest.raises(MachineFault, match=what):
+            run_trial(job, tmp_path / "checkpoints", tmp_path / "cache", told.append)
+
+    lacks("asks for a GPU and none is visible", replace(job, budget=Budget(steps=1, gpus=1.0)))
+    lacks(r"the weights file .*sam\.pth is not there", replace(job, files=(str(tmp_path / "sam.pth"),)))
+    for file in (cases[1].label, cases[0].image):
+        file.unlink()
+        lacks("or its label is not there on ", job)
+    assert told == []
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4, 7])
@@ -464,8 +603,6 @@ def test_a_trial_that_trained_to_its_end_is_finished_and_keeps_its_checkpoint_ho
 
 
 def test_a_trial_that_was_overdue_is_not_tried_again(tmp_path: Path) -> None:
-    from benchmarks.execution.training_watch import OVERDUE_FILE, work_folder
-
     job = job_of(write_cases(tmp_path / "data", 1))
     work = work_folder(tuning.checkpoint_folder(tmp_path / "checkpoints", job))
     work.mkdir(parents=True)
@@ -505,6 +642,57 @@ def test_the_best_checkpoint_goes_where_a_run_looks_for_it_and_back_into_the_nex
     assert not (tmp_path / "other").exists()
 
 
+SWEPT = """
+name: swept
+seed: 7
+keep_best: KEEP_BEST
+datasets: [{name: kits21, source: phantom, cases: 6}]
+methods: [mock-learner]
+protocols: [centre-click]
+budget: {steps: 8}
+"""
+
+
+@pytest.mark.parametrize("keep_best", [0, 2])
+def test_a_sweep_says_whether_a_run_of_its_best_setting_trains_it_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keep_best: int
+) -> None:
+    """Asked of the run itself, as it is planned with `best.yaml`."""
+    suite, folders = parse_suite(SWEPT.replace("KEEP_BEST", str(keep_best)), "test"), Folders(tmp_path)
+    dataset = resolve_dataset(suite.datasets[0], suite.seed, folders)
+    notes: list[str] = []
+
+    class Told(Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    def tune_method(sweep: Sweep, *rest: object) -> list[Trial]:
+        config = {"learning_rate": 0.02, "batch_size": 2}
+        trained = sweep.checkpoint(config)
+        trained.mkdir(parents=True)
+        (trained / "training.json").write_text("{}", encoding="utf-8")
+        best = Trial(0, config, 0.3, 4, 1.0, "finished", trained)
+        tuning._keep_checkpoint(sweep, best)
+        return [best]
+
+    sink = SimpleNamespace(log_sweep=lambda *told, **how: None, close=lambda: None, shown_uri="")
+    for name, stand_in in {
+        "start_ray": lambda *where: None,
+        "_homes": lambda *what: {},
+        "MlflowSink": lambda *where: sink,
+        "tune_method": tune_method,
+        "_written": lambda *what: {},
+    }.items():
+        monkeypatch.setattr(tuned, name, stand_in)
+    work = Work(suite, folders, plan(suite, [dataset], folders), [dataset])
+    result = tuned.tuned(work, tuned.Points(1, 1), None, None, Told())
+    (unit,) = plan(suite.with_methods([str(result.best_file)]), [dataset], folders)
+    place = checkpoint_of(unit, folders)
+    assert place is not None
+    assert place.is_dir() == (keep_best == 0)
+    assert notes == ([] if place.is_dir() else [tuned.TRAINED_AGAIN])
+
+
 def test_another_validation_split_or_budget_is_another_sweep(tmp_path: Path) -> None:
     cases = write_cases(tmp_path / "data", 3)
     job = job_of(cases[:1], validation=cases[1:])
@@ -514,9 +702,6 @@ def test_another_validation_split_or_budget_is_another_sweep(tmp_path: Path) -> 
 
 
 def test_a_line_tells_every_trial_that_is_over_and_none_twice() -> None:
-    from benchmarks.execution.progress import Progress
-    from benchmarks.execution.tuned import _Lines
-
     told: list[str] = []
 
     class Told(Progress):
@@ -526,7 +711,7 @@ def test_a_line_tells_every_trial_that_is_over_and_none_twice() -> None:
     def trial(number: int, dice: float, status: str) -> Trial:
         return Trial(number, {}, dice, 2, 1.0, status, None)
 
-    lines = _Lines(4, Told())
+    lines = tuned._Lines(4, Told())
     before = trial(0, 0.5, "finished")  # of an earlier call
     lines.tell([before, trial(1, 0.1, "running")])
     assert told == []

@@ -13,8 +13,9 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
-from benchmarks.common.errors import MachineFault
+from benchmarks.common.errors import MachineFault, ProcessSpoilt
 from benchmarks.contestants import Budget, Segmenter, Session, Target
 from benchmarks.data.dataset import Case
 from benchmarks.data.volume import BoolArray, Volume
@@ -130,6 +131,62 @@ def test_memory_is_tried_for_twice_and_then_told_or_written_down(cases: list[Cas
     assert evaluator._segmenter.calls == 2
     (row,) = evaluator.evaluate(order(2, cases[0], last_try=True)) or []
     assert (row["status"], row["reason"]) == ("failed", "MemoryError: too little")
+
+
+ILLEGAL = "CUDA error: an illegal memory access was encountered"
+
+
+@pytest.mark.parametrize("last_try", [False, True])
+def test_an_error_of_the_gpu_is_never_a_row(cases: list[Case], evaluator: Evaluator, last_try: bool) -> None:
+    evaluator._segmenter = Slow(error=torch.AcceleratorError(ILLEGAL))
+    with pytest.raises(ProcessSpoilt, match=f"AcceleratorError: {ILLEGAL} on "):
+        evaluator.evaluate(order(1, cases[0], last_try))
+    assert evaluator._segmenter.calls == 1
+
+
+def test_memory_that_a_call_of_cuda_does_not_find_is_memory(cases: list[Case], evaluator: Evaluator) -> None:
+    evaluator._segmenter = Slow(error=torch.AcceleratorError("CUDA error: out of memory"))
+    with pytest.raises(OutOfMemory, match="CUDA error: out of memory"):
+        evaluator.evaluate(order(1, cases[0]))
+    (row,) = evaluator.evaluate(order(2, cases[0], last_try=True)) or []
+    assert row["status"] == "failed"
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_where_another_library_complains_first_cuda_is_asked(
+    cases: list[Case], evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch, lost: bool
+) -> None:
+    """cuBLAS and cuDNN tell of an earlier kernel's illegal access as an error of their own."""
+
+    def synchronize() -> None:
+        if lost:
+            raise torch.AcceleratorError(ILLEGAL)
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    evaluator._segmenter = Slow(error=RuntimeError("CUBLAS_STATUS_EXECUTION_FAILED"))
+    if lost:
+        with pytest.raises(ProcessSpoilt, match="CUBLAS_STATUS_EXECUTION_FAILED"):
+            evaluator.evaluate(order(1, cases[0]))
+    else:
+        (row,) = evaluator.evaluate(order(1, cases[0])) or []
+        assert (row["status"], row["reason"]) == ("failed", "RuntimeError: CUBLAS_STATUS_EXECUTION_FAILED")
+
+
+def test_an_error_of_the_gpu_in_loading_and_in_training_is_the_processes(
+    tmp_path: Path, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("a library's own words") from torch.AcceleratorError(ILLEGAL)
+
+    monkeypatch.setattr(worker, "load_segmenter", fail)
+    monkeypatch.setattr(worker, "run_job", fail)
+    evaluator._loading = Loading(tmp_path / "log", "mock-noop")
+    with pytest.raises(ProcessSpoilt, match="a library's own words"):
+        evaluator.ready()
+    job = TrainingJob("mock-bad-fit", {}, TARGET, (), Budget(steps=1), 1)
+    with pytest.raises(ProcessSpoilt, match="a library's own words"):
+        worker._train_task(job, tmp_path / "out", None, tmp_path / "cache", "")
 
 
 def test_turns_are_had_in_the_order_of_arrival() -> None:

@@ -7,8 +7,10 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import TrainingRecipe
@@ -217,6 +219,38 @@ def test_the_zoo_is_trained_once_and_written_with_its_card(tmp_path: Path, monke
     (again,) = train(order, Folders(tmp_path), Progress())
     assert again["digest"] == row["digest"]
     assert kept.stat().st_mtime_ns == trained
+
+
+def test_a_checkpoint_is_put_whole_without_its_logs_and_its_weights_in_16_bits(tmp_path: Path) -> None:
+    """An own `save` may write any file. How a number is rounded is asked of NumPy."""
+    checkpoint, place = tmp_path / "checkpoint", tmp_path / "place"
+    (checkpoint / "fold_0").mkdir(parents=True)
+    values = np.array([1 / 3, 65504.0, 1e-7], np.float32)
+    weights, count = torch.from_numpy(values), torch.tensor([2**40, 3])
+    save_file({"weights": weights, "count": count}, checkpoint / "weights.safetensors")
+    torch.save(
+        {"network_weights": {"one": weights, "tied": weights, "count": count}, "trainer": "plain"},
+        checkpoint / "fold_0" / "final.pth",
+    )
+    torch.save(weights, checkpoint / "own.pt")
+    np.save(checkpoint / "plan.npy", values)
+    (checkpoint / "facts.json").write_text('{"b": 1, "a": [2]}')
+    (checkpoint / "labels").write_bytes(b"\x00\xff")
+    (checkpoint / "fold_0" / "train.log").write_text("step 1")
+    zoo._put(checkpoint, place)
+    found = {file.relative_to(place).as_posix() for file in place.rglob("*") if file.is_file()}
+    assert found == {"weights.safetensors", "fold_0/final.pth", "own.pt", "plan.npy", "facts.json", "labels"}
+    for name in ("own.pt", "plan.npy", "labels"):
+        assert (place / name).read_bytes() == (checkpoint / name).read_bytes()
+    assert json.loads((place / "facts.json").read_text()) == {"a": [2], "b": 1}
+    whole = torch.load(place / "fold_0" / "final.pth", weights_only=True)
+    assert whole["trainer"] == "plain"
+    assert whole["network_weights"]["one"].data_ptr() == whole["network_weights"]["tied"].data_ptr()
+    for state in (load_file(place / "weights.safetensors"), whole["network_weights"]):
+        for name, value in state.items():
+            wanted = count.numpy() if name == "count" else values.astype(np.float16)
+            assert value.numpy().dtype == wanted.dtype
+            assert (value.numpy() == wanted).all()
 
 
 def test_what_brings_no_weights_cannot_be_trained_for_the_zoo(tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ CLICKS = frozenset({PromptKind.NONE, PromptKind.CLICK, PromptKind.NEGATIVE_CLICK
 
 
 class MockSession(Session):
+    spoilt = False  # of all sessions in a process
+
     def __init__(self, volume: Volume, behaviour: str, folder: str) -> None:
         self.volume, self.behaviour, self.folder, self.calls = volume, behaviour, folder, 0
 
@@ -48,6 +50,12 @@ class MockSession(Session):
             case "die-once":
                 if _first_time(self.folder):
                     os._exit(3)
+            case "spoil-once":
+                MockSession.spoilt |= _first_time(self.folder)
+                if MockSession.spoilt:
+                    import torch
+
+                    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
             case "memory-once":
                 if _first_time(self.folder):
                     raise MemoryError("too little")
@@ -200,7 +208,7 @@ def _mock(behaviour: str) -> Method:
 noop, threshold, crash, die = _mock("noop"), _mock("threshold"), _mock("crash"), _mock("die")
 sleep, wrong_shape = _mock("sleep"), _mock("wrong-shape")
 die_once, memory_once, memory, second = (_mock(name) for name in ("die-once", "memory-once", "memory", "second"))
-tenth = _mock("tenth")
+tenth, spoil_once = _mock("tenth"), _mock("spoil-once")
 together = replace(_mock("together"), config={"behaviour": "together", "folder": "", "number": 1})
 load_sleep, load_die, load_crash = (_mock(name) for name in ("load-sleep", "load-die", "load-crash"))
 network = Method(
