@@ -20,7 +20,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.environment import revision
-from benchmarks.common.errors import MachineFault, UserError, is_out_of_memory, machine_faults, one_line
+from benchmarks.common.errors import (
+    FAULTS_OF_READING,
+    MachineFault,
+    UserError,
+    is_out_of_memory,
+    machine_faults,
+    one_line,
+)
 from benchmarks.contestants import Budget, Environment
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import Case
@@ -133,14 +140,17 @@ def require_means(job: TrainingJob) -> None:
     """What the driver saw to is on this machine, too.
 
     Raises:
-        MachineFault: the method, the GPU, a weights file, a scan or a label is not; several workers look for their GPUs
-            themselves.
+        MachineFault: the method, the GPU, a weights file, a scan or a label is not, or this machine must not read it
+            now; several workers look for their GPUs themselves.
     """
     _check_machine(job.method, None, job.budget.gpus if job.workers == 1 else 0.0)
     require_files(job.files)
-    for case in (*(case for _, cases in job.parts for case in cases), *job.validation):
-        if not (case.image.exists() and case.label.exists()):
-            raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
+    with machine_faults(FAULTS_OF_READING):
+        for case in (*(case for _, cases in job.parts for case in cases), *job.validation):
+            if not (case.image.exists() and case.label.exists()):
+                raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
+            for path in (case.image, case.label):
+                path.open("rb").close()  # a folder may be looked into whose files must not be read
 
 
 class Turns:

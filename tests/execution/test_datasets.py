@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from benchmarks.commands.options import DataOptions, LabelOptions
+from benchmarks.commands.run import _with_data
 from benchmarks.common.errors import UserError
 from benchmarks.data import registry
 from benchmarks.data.dataset import Dataset
@@ -91,6 +95,21 @@ def test_what_was_trained_inside_is_used_again_outside(listed: Path) -> None:
     assert outside.target.window == inside.target.window  # networks see the intensities that they learned from
 
 
+@pytest.mark.parametrize("tested", ["added", "own"])
+def test_a_split_beside_a_dataset_to_learn_from_splits_that_one(listed: Path, tested: str) -> None:
+    """The other is tested whole: of it the word could mean nothing, and it must not be passed over."""
+    split = listed / "splits_final.json"
+    split.write_text(json.dumps([{"train": ["case_1", "case_4", "case_7"], "val": ["case_2"]}]), encoding="utf-8")
+    data = DataOptions(dataset=["there"], train_on="here", splits=str(split))
+    if tested == "own":
+        data = replace(data, dataset=["mine"], data=listed / "there", labels=LabelOptions(target="tumour"))
+    _, (unit,) = planned(_with_data(suite_of("{name: here}"), data), listed / "out")
+    assert unit.job is not None
+    assert sorted(case.case_id for case in unit.job.cases) == ["case_1", "case_4", "case_7"]
+    assert {case.image.parent.parent.name for case in unit.job.cases} == {"here"}
+    assert len(unit.cases) == 12
+
+
 def test_a_scan_that_is_learned_from_is_refused_under_any_name(listed: Path) -> None:
     learned = registry.load("here").split_cases("train")[0]
     shutil.copy(learned.image, listed / "there" / "imagesTr" / "case_11.nii.gz")
@@ -150,6 +169,18 @@ def test_own_data_are_tested_whole_where_nothing_is_learned(listed: Path) -> Non
     phantoms = suite_of("{name: kits21, source: phantom, cases: 5}", "region-growing")
     _, (phantom,) = planned(phantoms, listed / "out")
     assert len(phantom.cases) == 2
+
+
+def test_the_window_is_measured_only_where_something_learns(listed: Path) -> None:
+    """The lesions are cubes at 120 HU with a noise of 10 HU."""
+    alone, beside = suite_of("{name: here}", "region-growing"), suite_of("{name: here}", "region-growing, ball")
+    whole, split = (dataset_of(one, one.datasets[0], Folders(listed / "out")) for one in (alone, beside))
+    assert whole.targets[0].window == (-160.0, 240.0)
+    assert data_line(whole).endswith("; window -160 to 240 HU, not measured")
+    low, high = split.targets[0].window
+    assert 80 < low < 100
+    assert 140 < high < 160
+    assert "measured" not in data_line(split)
 
 
 def test_all_folds_test_every_case_once(listed: Path) -> None:
@@ -244,7 +275,7 @@ def test_a_run_says_which_method_keeps_cases_from_being_tested(tmp_path: Path) -
     split = "2 tested (by patient, 5 folds, seed 2026); "
     lines = {
         "ball, region-growing": split + "ball learns from the others",
-        "region-growing": "10 tested (all cases: nothing is learned from them)",
+        "region-growing": "10 tested (all cases: nothing is learned from them); window -160 to 240 HU, not measured",
         "ball, tags-tiny, {name: tags-tiny, untrained: true}": split + "2 methods learn from the others",
     }
     for methods, words in lines.items():
