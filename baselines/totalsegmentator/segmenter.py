@@ -28,6 +28,7 @@ from baselines.totalsegmentator.archive import unpack
 from baselines.totalsegmentator.tasks import HEPATIC, LIVER, LUNG, Task
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import PromptKind, Segmenter, Session, Target
+from benchmarks.contestants.precision import finite
 from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.prompting.prompts import Prompts
 
@@ -137,10 +138,19 @@ def _one_after_the_other(
     """nnU-Net's prediction without its pools: the same steps in this process.
 
     Another pool lists the files of a folder, and can wait for ever for a process that was ended while it started: the
-    list, one channel for each case, is made here.
+    list, one channel for each case, is made here. Logits of NaN, which nnU-Net takes for background, are an error.
     """
     cases = [[str(path)] for path in sorted(Path(files).glob("*_0000.nii.gz"))]
-    return predictor.predict_from_files_sequential(cases, out, save_probabilities, overwrite)
+    predicted = predictor.predict_logits_from_preprocessed_data
+
+    def checked(data: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = predicted(data)
+        for channel in logits:  # one by one: the check takes as much memory again as what it is given
+            finite(channel)
+        return logits
+
+    with mock.patch.object(predictor, "predict_logits_from_preprocessed_data", checked):
+        return predictor.predict_from_files_sequential(cases, out, save_probabilities, overwrite)
 
 
 class TotalSegmentatorSession(Session):
