@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from baselines.checkpoints import read_checkpoint
+from baselines.lesion_words import Lesion, lesion_of, organ_of
 from baselines.totalsegmentator.archive import unpack
 from baselines.totalsegmentator.tasks import HEPATIC, LIVER, LUNG, Task
 from benchmarks.common.errors import UserError
@@ -32,7 +33,6 @@ from benchmarks.contestants.precision import finite
 from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.prompting.prompts import Prompts
 
-NO_TUMOUR = ("", "cyst", "cysts")
 _HOME = {"totalseg_id": "tags-bench", "send_usage_stats": False, "prediction_counter": 0,
          "statistics_disclaimer_shown": True}  # fmt: skip
 
@@ -75,12 +75,8 @@ class TotalSegmentator(Segmenter):
 
     def open(self, volume: Volume, target: Target) -> TotalSegmentatorSession:
         """A session that segments when it is first asked. Raises UserError for a target that is not the task's."""
-        organ, lesion = target.organ.strip().lower(), target.lesion.strip().lower()
-        if organ != self.task.organ or lesion in NO_TUMOUR:
-            raise UserError(
-                f"{self.method}: segments lesions of the {self.task.organ}; the target is "
-                f"'{f'{organ} {lesion}'.strip() or target.name}'"
-            )
+        if organ_of(target) != self.task.organ or lesion_of(target) in (Lesion.NONE, Lesion.CYST):
+            raise UserError(f"{self.method}: segments lesions of the {self.task.organ}; the target is '{target.text}'")
         return TotalSegmentatorSession(self, volume)
 
     def segmented(self, volume: Volume) -> BoolArray:

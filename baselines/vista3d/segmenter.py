@@ -8,6 +8,7 @@ that is none of its classes is a new class (`label_prompt` 133), of whose mask a
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from benchmarks.contestants import Click, Prepared, Preprocessing, Segmenter, Se
 from benchmarks.contestants.precision import finite
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import Prompts
+
+logger = logging.getLogger(__name__)
 
 LOW, HIGH = -963.8247715525971, 1053.678477684517  # HU, configs/inference.json of the bundle
 SPACING, MARGIN, WINDOW = 1.5, 10, (128, 128, 128)  # the same file
@@ -49,6 +52,7 @@ class Vista3D(Segmenter):
         if config["precision"] not in ("auto", "float32"):
             raise UserError(f"vista3d: precision must be auto or float32, not '{config['precision']}'")
         self.config, self.device = config, device
+        self.said: set[str] = set()  # the targets of which the log says what they were taken for
         self.module = self.network()
         load_official(self.module, Path(str(config["checkpoint"])), "VISTA3D")
         self.module.to(device).eval()
@@ -62,7 +66,12 @@ class Vista3D(Segmenter):
 
     def open(self, volume: Volume, target: Target) -> Vista3DSession:
         """Resamples the volume; windows are encoded when clicks are known."""
-        return Vista3DSession(self, prepare(volume, PREPROCESSING), kind_of(target))
+        kind = kind_of(target)
+        if target.text not in self.said:
+            self.said.add(target.text)
+            level = logging.WARNING if kind is Kind.NEW else logging.INFO
+            logger.log(level, "vista3d takes '%s' for %s", target.text, kind.value)
+        return Vista3DSession(self, prepare(volume, PREPROCESSING), kind)
 
     @torch.inference_mode()
     def logits(
