@@ -18,10 +18,11 @@ import numpy as np
 import torch
 
 from baselines.nninteractive.model import load_model
+from baselines.prompting import check_prompts
 from baselines.rounds import added_clicks
-from baselines.sam.prompting import check_prompts
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Box, Click, Segmenter, Session, Target
+from benchmarks.contestants.precision import finite
 from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.prompting.prompts import Prompts
 
@@ -46,6 +47,8 @@ class NnInteractive(Segmenter):
                 enable_undo=False,
             )
         load_model(self.session, config)
+        # the package takes the larger of two logits, and NaN for background
+        self.session.network.register_forward_hook(lambda _network, _given, logits: finite(logits))
         torch.set_num_threads(threads)
         torch.backends.cudnn.benchmark = benchmark
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from baselines.nnunet.raw_data import from_nnunet_axes, to_nnunet_axes
 from benchmarks.common.errors import UserError
 from benchmarks.contestants.convolutions import by_onednn
+from benchmarks.contestants.precision import finite
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def segmented(
     nnU-Net's own preprocessing, sliding window and inverse resampling, called one after the other: its
     convenience function would set the number of threads to its own default. The label map of the stage before goes
     through the same preprocessing and follows the image as one channel for each label, as nnU-Net does it.
+
+    Raises:
+        ValueError: the logits are not finite; nnU-Net itself looks for infinite ones only, NaN is background to it.
     """
     from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
     from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
@@ -64,6 +68,8 @@ def segmented(
     if before is not None:
         data = np.vstack((data, convert_labelmap_to_one_hot(seen[0], labels.foreground_labels, data.dtype)))
     logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(np.ascontiguousarray(data)))
+    for channel in logits:  # one by one: the check takes as much memory again as what it is given
+        finite(channel)
     found: NDArray[Any] = convert_predicted_logits_to_segmentation_with_correct_shape(
         logits,
         predictor.plans_manager,

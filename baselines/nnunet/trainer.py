@@ -24,6 +24,7 @@ from benchmarks.common.processor_queue import seconds_queued
 STOCK_STEPS = 250_000  # nnU-Net's 1000 epochs of 250 iterations
 POLY_EXPONENT = 0.9  # as in nnU-Net
 ADAM_LEARNING_RATE = 3e-3
+NOT_FINITE_IN_A_ROW = 10  # losses after which the weights are taken to be bad, as in the bench's own loop
 
 logger = logging.getLogger(__name__)
 
@@ -115,7 +116,11 @@ class BudgetTrainer(nnUNetTrainer):  # type: ignore[misc, unused-ignore]
         """Nothing: the plot needs a package that nnU-Net no longer has."""
 
     def run_training(self, kept: dict[str, Any] | None = None) -> None:
-        """Train until the budget is spent, at least one step; from a kept state on, if there is one."""
+        """Train until the budget is spent, at least one step; from a kept state on, if there is one.
+
+        Raises:
+            FloatingPointError: too many steps in a row without a finite loss, or none with one.
+        """
         self.on_train_start()
         self.network.train()
         if kept is not None:
@@ -130,6 +135,8 @@ class BudgetTrainer(nnUNetTrainer):  # type: ignore[misc, unused-ignore]
             batch = next(self.dataloader_train)
             self.seconds_waited += time.monotonic() - asked
             self.losses.append(float(self.train_step(batch)["loss"]))
+            if len(self.losses) >= NOT_FINITE_IN_A_ROW:
+                self._require_a_finite_loss()
             if len(self.losses) % self.report_every == 0:
                 recent = float(np.mean(self.losses[-self.report_every :]))
                 self.print_to_log_file(f"step {len(self.losses)}, {share:.0%} of the budget, loss {recent:.4f}")
@@ -139,7 +146,16 @@ class BudgetTrainer(nnUNetTrainer):  # type: ignore[misc, unused-ignore]
                 self._keep_state(self.state_file)
                 kept_at = time.monotonic()
         self.seconds_training, self.seconds_queued = self.clock.seconds, seconds_queued() - queued_before
+        self._require_a_finite_loss()
         self.on_train_end()
+
+    def _require_a_finite_loss(self) -> None:
+        """Among the last ones. Where no GradScaler skips the step, a single gradient of NaN makes all weights NaN."""
+        recent = self.losses[-NOT_FINITE_IN_A_ROW:]
+        if not np.isfinite(recent).any():
+            raise FloatingPointError(
+                f"nnU-Net's loss is not finite in {len(recent)} steps in a row up to step {len(self.losses)}"
+            )
 
     def _resume(self, kept: dict[str, Any]) -> None:
         """Go on from a state, if it is one of these plans."""
@@ -157,9 +173,9 @@ class BudgetTrainer(nnUNetTrainer):  # type: ignore[misc, unused-ignore]
     def _keep_state(self, path: Path) -> None:
         """Put the state of the first process in the place of the one before; its time is not charged to the budget.
 
-        A disk that cannot take it costs no more than what is trained until the next one.
+        A disk that cannot take it costs no more than what is trained until the next one. A bad state is not kept.
         """
-        if self.local_rank != 0:
+        if self.local_rank != 0 or not np.isfinite(self.losses[-1]):
             return
         began = time.monotonic()
         state = {

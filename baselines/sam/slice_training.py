@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from baselines.losses import mask_losses
 from baselines.sam.slice_network import SliceNetwork
 from baselines.sam.slice_prompts import Plane, SlicePrompt
-from baselines.sam.training import draw, draw_error, draw_voxel, mask_losses, true_quality
+from baselines.sam.training import draw, draw_error, draw_voxel, true_quality
 from benchmarks.contestants import Batch
 
 
@@ -72,11 +73,11 @@ def _frame(body: Tensor, side: int, generator: torch.Generator) -> int:
     return low + draw(generator, high - low + 1)
 
 
-def slice_loss(segmenter: SliceNetwork, batch: Batch, tasks: Sequence[SliceTask]) -> tuple[Tensor, dict[str, float]]:
+def slice_loss(segmenter: SliceNetwork, batch: Batch, tasks: Sequence[SliceTask]) -> tuple[Tensor, dict[str, Tensor]]:
     """Mask and quality losses of all tasks; clicked slices get further clicks where the last result is wrong."""
     if not tasks:  # no target in any crop, so nothing to prompt for; the loss still has a gradient: zero
         zero = torch.stack([parameter.sum() for parameter in segmenter.trainable_parameters()]).sum() * 0
-        return zero, {"mask": 0.0, "quality": 0.0}
+        return zero, {"mask": zero.detach(), "quality": zero.detach()}
     places = list(dict.fromkeys((task.item, task.z) for task in tasks))  # a slice is encoded once for all its tasks
     slices = torch.stack([batch.image[item, 0, ..., z] for item, z in places])
     labels = torch.stack([batch.label[task.item, 0, ..., task.z] for task in tasks])
@@ -93,7 +94,7 @@ def slice_loss(segmenter: SliceNetwork, batch: Batch, tasks: Sequence[SliceTask]
             low, loss = _round(segmenter, embedding[members], prompts, label, plane, mask)
             parts.append(loss)
     mask, quality = (torch.cat([part[index] for part in parts]).mean() for index in (0, 1))
-    return mask + quality, {"mask": float(mask.detach()), "quality": float(quality.detach())}
+    return mask + quality, {"mask": mask.detach(), "quality": quality.detach()}
 
 
 def _round(
@@ -127,7 +128,10 @@ def _corrected(
     plane: Plane,
     generator: torch.Generator,
 ) -> tuple[list[SlicePrompt], Tensor]:
-    """The prompts with one more click in the error of the single mask, and that mask as a prompt."""
+    """The prompts with one more click in the error of the single mask, and that mask as a prompt.
+
+    `slices` takes the best of three after one click alone, or always (SAM-Med2D), and corrects that one.
+    """
     low = low[:, :1].detach().float()
     predicted, truth = (segmenter.to_slices(low, plane)[:, 0] > 0).cpu(), (label > 0.5).cpu()
     corrected = []

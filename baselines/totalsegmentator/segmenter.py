@@ -24,14 +24,15 @@ import numpy as np
 import torch
 
 from baselines.checkpoints import read_checkpoint
+from baselines.lesion_words import Lesion, lesion_of, organ_of
 from baselines.totalsegmentator.archive import unpack
 from baselines.totalsegmentator.tasks import HEPATIC, LIVER, LUNG, Task
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import PromptKind, Segmenter, Session, Target
+from benchmarks.contestants.precision import finite
 from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.prompting.prompts import Prompts
 
-NO_TUMOUR = ("", "cyst", "cysts")
 _HOME = {"totalseg_id": "tags-bench", "send_usage_stats": False, "prediction_counter": 0,
          "statistics_disclaimer_shown": True}  # fmt: skip
 
@@ -74,12 +75,8 @@ class TotalSegmentator(Segmenter):
 
     def open(self, volume: Volume, target: Target) -> TotalSegmentatorSession:
         """A session that segments when it is first asked. Raises UserError for a target that is not the task's."""
-        organ, lesion = target.organ.strip().lower(), target.lesion.strip().lower()
-        if organ != self.task.organ or lesion in NO_TUMOUR:
-            raise UserError(
-                f"{self.method}: segments lesions of the {self.task.organ}; the target is "
-                f"'{f'{organ} {lesion}'.strip() or target.name}'"
-            )
+        if organ_of(target) != self.task.organ or lesion_of(target) in (Lesion.NONE, Lesion.CYST):
+            raise UserError(f"{self.method}: segments lesions of the {self.task.organ}; the target is '{target.text}'")
         return TotalSegmentatorSession(self, volume)
 
     def segmented(self, volume: Volume) -> BoolArray:
@@ -137,10 +134,19 @@ def _one_after_the_other(
     """nnU-Net's prediction without its pools: the same steps in this process.
 
     Another pool lists the files of a folder, and can wait for ever for a process that was ended while it started: the
-    list, one channel for each case, is made here.
+    list, one channel for each case, is made here. Logits of NaN, which nnU-Net takes for background, are an error.
     """
     cases = [[str(path)] for path in sorted(Path(files).glob("*_0000.nii.gz"))]
-    return predictor.predict_from_files_sequential(cases, out, save_probabilities, overwrite)
+    predicted = predictor.predict_logits_from_preprocessed_data
+
+    def checked(data: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = predicted(data)
+        for channel in logits:  # one by one: the check takes as much memory again as what it is given
+            finite(channel)
+        return logits
+
+    with mock.patch.object(predictor, "predict_logits_from_preprocessed_data", checked):
+        return predictor.predict_from_files_sequential(cases, out, save_probabilities, overwrite)
 
 
 class TotalSegmentatorSession(Session):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from baselines.lesion_words import CYST_WORDS, TUMOUR_WORDS
+from baselines.lesion_words import Lesion, lesion_of, organ_of
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Target
 
@@ -41,6 +41,7 @@ TUMOURS = {
     "colon": Wanted((30,)),
 }
 CYSTS = {"kidney": Wanted((31,))}
+TABLES = {Lesion.NONE: ORGANS, Lesion.TUMOUR: TUMOURS, Lesion.CYST: CYSTS}
 
 
 def wanted(target: Target) -> Wanted:
@@ -49,10 +50,9 @@ def wanted(target: Target) -> Wanted:
     Raises:
         UserError: the model has no such class.
     """
-    organ, lesion = target.organ.strip().lower(), target.lesion.strip().lower()
-    table = ORGANS if not lesion else TUMOURS if lesion in TUMOUR_WORDS else CYSTS if lesion in CYST_WORDS else {}
+    organ, table = organ_of(target), TABLES.get(lesion_of(target), {})
     if organ not in table:
-        asked = f"{organ} {lesion}".strip() or target.name
+        asked = target.text
         known = [f"{name} tumor" for name in TUMOURS] + [f"{name} cyst" for name in CYSTS] + list(ORGANS)
         raise UserError(f"the Universal Model has no class for target '{asked}'; it knows: {', '.join(known)}")
     return table[organ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from baselines.lesion_words import CYST_WORDS, TUMOUR_WORDS
+from baselines.lesion_words import Lesion, lesion_of, organ_of
 from benchmarks.contestants import Target
 
 TUMOURS = frozenset({"liver", "pancreas", "colon", "lung", "bone"})  # organs whose tumours or lesions are a class
@@ -26,9 +26,9 @@ class Kind(Enum):
 
 def kind_of(target: Target) -> Kind:
     """By organ and lesion in plain words. Without an organ nothing says that it is no tumour that VISTA3D knows."""
-    organ, lesion = target.organ.strip().lower(), target.lesion.strip().lower()
-    if not organ or (organ in TUMOURS and lesion in TUMOUR_WORDS):
+    organ, lesion = organ_of(target), lesion_of(target)
+    if not organ or (organ in TUMOURS and lesion is Lesion.TUMOUR):
         return Kind.TUMOUR
-    if not lesion or (organ in CYSTS and lesion in CYST_WORDS):
+    if lesion is Lesion.NONE or (organ in CYSTS and lesion is Lesion.CYST):
         return Kind.PLAIN
     return Kind.NEW

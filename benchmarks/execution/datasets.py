@@ -7,15 +7,16 @@ are tested whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import read_json, safe_name, write_json
 from benchmarks.common.identity import digest
 from benchmarks.common.paths import user_path, whole_path
-from benchmarks.contestants import Target
+from benchmarks.contestants import Method, Target
 from benchmarks.contestants import method as find_method
 from benchmarks.data import registry
 from benchmarks.data.cache import FOLDER_VARIABLE as CACHE_VARIABLE
@@ -32,6 +33,7 @@ from benchmarks.data.intensities import CT
 from benchmarks.data.phantom import synthesise
 from benchmarks.execution.entries import ALL_FOLDS, DatasetEntry, MethodEntry
 from benchmarks.execution.suite import Suite
+from benchmarks.weights.official_files import released_for
 
 
 @dataclass(frozen=True)
@@ -250,6 +252,15 @@ def target_for(target: Target, training: Dataset) -> Target:
         known = ", ".join(one.name for one in training.targets)
         raise UserError(f"'{training.name}' has no target '{target.name}' to train on, and several others: {known}")
     return same[0]
+
+
+def as_released(target: Target, method: Method, config: Mapping[str, Any], modality: str = CT) -> Target:
+    """The target with the intensities that an official file was trained on, where that is a file of one dataset."""
+    name = released_for(method, config)
+    known = known_datasets().get(name) if name else None
+    if known is None or known.modality != modality or len(known.targets) != 1:
+        return target
+    return _seen_as(target, known.targets[0])
 
 
 def _seen_as(target: Target, learned: Target) -> Target:

@@ -19,7 +19,7 @@ from benchmarks.contestants import Method, Target
 from benchmarks.contestants import method as find_method
 from benchmarks.data.cache import cache_limit
 from benchmarks.data.dataset import Case, Dataset, fingerprint_cases
-from benchmarks.execution.datasets import Folders, resolve_dataset, target_for
+from benchmarks.execution.datasets import Folders, as_released, resolve_dataset, target_for
 from benchmarks.execution.entries import DatasetEntry
 from benchmarks.execution.evaluate import Evaluation, applicable
 from benchmarks.execution.given_masks import MADE_ELSEWHERE, GivenMasks, given_masks, masks_method
@@ -180,7 +180,7 @@ def _unit(
     dataset, fold, files, banks = evaluated.dataset, evaluated.fold, evaluated.files, evaluated.banks
     method = find_method(entry.name)
     config = method.configured(entry.config)
-    official = settings_from_files(method, entry.title, config, dataset.known_as, by_rule)
+    official = settings_from_files(method, entry.title, config, looked_up_as(method, dataset), by_rule)
     entry = entry.model_copy(update={"config": {**entry.config, **official}})
     config |= official
     weight_files = named_files(config, method.file_settings)
@@ -227,6 +227,8 @@ def _unit(
         raise UserError(f"method '{entry.title}': `joint` is for methods that are trained, and this one is not")
     if entry.untrained and (job is None or method.training != "bench"):
         raise UserError(f"method '{entry.title}': `untrained` is for methods that the bench trains, and this is none")
+    if job is None or job.untrained:  # what is trained here learns from the target's own intensities
+        target = as_released(target, method, config, dataset.modality)
     decides = {
         "protocol_version": PROTOCOL_VERSION,
         "method": method.name,
@@ -247,6 +249,15 @@ def _unit(
     skipped = tuple(p.name for p in suite.protocols if p not in protocols)
     made = _Made(method, entry, digest(decides), protocols, job, skipped, zoo=zoo, weight_files=weight_files)
     return _assembled(suite, made, evaluated, target, folders)
+
+
+def looked_up_as(method: Method, dataset: Dataset) -> str:
+    """The dataset whose official file is taken: the one that others learn from, where the method has a file for it."""
+    if dataset.external is not None:
+        learned = dataset.external.training.known_as
+        if any(file.datasets and file.fits(learned) for file in method.files):
+            return learned
+    return dataset.known_as
 
 
 def _masks_unit(

@@ -19,11 +19,12 @@ from benchmarks.data.catalogue import datasets
 from benchmarks.data.intensities import CT, said_of
 from benchmarks.data.mask_files import MaskOrigin, check_mask_name, is_mask_file, save_mask
 from benchmarks.data.scan import Scan, is_volume_file, read_scan
+from benchmarks.execution.datasets import as_released
 from benchmarks.execution.preview import Shown, check_preview_name, draw_preview
 from benchmarks.execution.training import finished, load_segmenter
 from benchmarks.prompting.given import GivenPrompts
 from benchmarks.prompting.prompts import PromptKind, Prompts
-from benchmarks.weights.official_files import settings_from_files
+from benchmarks.weights.official_files import settings_from_files, unnamed_release
 from benchmarks.weights.zoo import zoo_weights
 
 Loaded = TypeVar("Loaded")
@@ -82,7 +83,8 @@ def unit_of(units: Iterable[Mapping[str, Any]], name: str, place: Place = Place(
             if not mine:
                 raise UserError(f"'{name}' was not run on {what} '{value}'; {nearest_name(str(value), set(known))}")
     if len(mine) > 1 and _learned_from_nothing(mine):
-        return {**mine[0], **_no_unit(name), "target": asdict(_plain_target())}
+        target = _plain_target(method(str(mine[0]["method_name"])), mine[0]["config"])
+        return {**mine[0], **_no_unit(name), "target": asdict(target)}
     for what in asdict(place):
         left = list(dict.fromkeys(_place_of(unit)[what] for unit in mine))
         if len(left) > 1:
@@ -185,23 +187,25 @@ def without_run(name: str, device: str = "cpu") -> Contestant:
         assumed = segmenter.without_training()
     except UserError as error:
         raise UserError(f"method '{name}': {error}; {advice}") from error
-    return Contestant(chosen, segmenter, _plain_target(), _no_unit(name), (f"{name} without training: {assumed}",))
+    notes = (f"{name} without training: {assumed}",)
+    return Contestant(chosen, segmenter, _plain_target(chosen, {}), _no_unit(name), notes)
 
 
 def _official(chosen: Method, config: dict[str, Any], device: str) -> Contestant:
     whole = chosen.configured(config)
     config |= settings_from_files(chosen, chosen.name, whole, "")
     segmenter = _loaded(f"method '{chosen.name}'", lambda: load_segmenter(chosen, config, device, None))
-    return Contestant(chosen, segmenter, _plain_target(), _no_unit(chosen.name))
+    note = unnamed_release(chosen, chosen.name, config, "")
+    return Contestant(chosen, segmenter, _plain_target(chosen, config), _no_unit(chosen.name), (note,) if note else ())
 
 
 def _no_unit(name: str) -> dict[str, Any]:
     return {"method": name, "dataset": "", "synthetic": False}
 
 
-def _plain_target() -> Target:
-    """Something with the soft-tissue window; a caller may put words to it."""
-    return Target("lesion", "", "lesion", (1,))
+def _plain_target(chosen: Method, config: Mapping[str, Any]) -> Target:
+    """Something with the soft-tissue window, or with that of the official file; a caller may put words to it."""
+    return as_released(Target("lesion", "", "lesion", (1,)), chosen, config)
 
 
 def _loaded(where: object, build: Callable[[], Loaded]) -> Loaded:

@@ -19,7 +19,7 @@ from benchmarks.execution.case_files import note_case_files, note_machine
 from benchmarks.execution.cluster import start_ray
 from benchmarks.execution.datasets import Folders, budget_line, data_line, dataset_of, folds_of, learns
 from benchmarks.execution.outcomes import NotTrained, RunResult, TrainingResult
-from benchmarks.execution.plan import Unit, method_of, plan
+from benchmarks.execution.plan import Unit, looked_up_as, method_of, plan
 from benchmarks.execution.pool import RunOutcome, anything_due, train_units
 from benchmarks.execution.pool import run as run_units
 from benchmarks.execution.progress import Progress
@@ -29,6 +29,7 @@ from benchmarks.execution.tracked import Tracked
 from benchmarks.execution.training import checkpoint_folder
 from benchmarks.results.mlflow import MlflowSink, Summary, summary_of
 from benchmarks.results.tables import SYNTHETIC_BANNER
+from benchmarks.weights.official_files import unnamed_release
 
 Recompute = Literal["missing", "failed", "all"]
 """What a run computes: what has no record yet; failed cases too; everything again, trained models included."""
@@ -70,7 +71,18 @@ def planned(suite: Suite, out: str | Path, progress: Progress, by_rule: Collecti
     if any(not one.synthetic for one in datasets) and not all(method_of(entry).floor for entry in learners):
         progress.note(budget_line(suite))
     suite = suite.model_copy(update={"datasets": tuple(entries)})
-    return Work(suite, folders, plan(suite, datasets, folders, by_rule), datasets)
+    units = plan(suite, datasets, folders, by_rule)
+    for note in dict.fromkeys(_note_of_file(unit) for unit in units):
+        if note:
+            progress.note(note)
+    return Work(suite, folders, units, datasets)
+
+
+def _note_of_file(unit: Unit) -> str:
+    if unit.job is not None and not unit.job.untrained:
+        return ""
+    config = unit.method.configured(unit.entry.config)
+    return unnamed_release(unit.method, unit.entry.title, config, looked_up_as(unit.method, unit.dataset))
 
 
 def check_protocols(work: Work) -> None:

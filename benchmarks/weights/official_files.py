@@ -277,7 +277,7 @@ def settings_from_files(
     Args:
         title: the method's name in the suite, for messages.
         config: the method's whole configuration.
-        dataset: name of the dataset at hand; some methods have a file for each.
+        dataset: name of the dataset at hand, since some methods have a file for each; "" for none.
         by_rule: names of the files whose place a stand-in of a rehearsal takes.
 
     Raises:
@@ -306,6 +306,32 @@ def settings_from_files(
     due = [file for file in _used(method.files, {**config, **found}, dataset) if file.name not in by_rule]
     _refuse_what_was_not_accepted(method, title, due)
     return found
+
+
+def released_for(method: Method, config: Mapping[str, Any]) -> str:
+    """The one dataset that the official file of a configuration was made for, by its announced name; "" where none is.
+
+    Its weights want scans with the intensities of that dataset.
+    """
+    name = user_path(str(config.get("checkpoint"))).name
+    made_for = next((file.datasets for file in _checkpoints(method) if file.name == name), ())
+    return made_for[0] if len(made_for) == 1 else ""
+
+
+def unnamed_release(method: Method, title: str, config: Mapping[str, Any], dataset: str) -> str:
+    """A line for a file whose name does not say which dataset it was made for, where that is not the one at hand."""
+    files = _checkpoints(method)
+    apart = bool(files) and not any(file.fits(dataset) for file in files)
+    if not apart or not config.get("checkpoint") or released_for(method, config):
+        return ""
+    return (
+        f"{title}: the name of {config['checkpoint']} does not say which dataset its weights are of, so they see scans "
+        f"in the window of the target at hand, and not in their own; save it as {files[0].name} or so"
+    )
+
+
+def _checkpoints(method: Method) -> list[WeightFile]:
+    return [file for file in method.files if file.setting == "checkpoint"]
 
 
 def _used(files: Sequence[WeightFile], config: Mapping[str, Any], dataset: str) -> list[WeightFile]:
@@ -351,6 +377,12 @@ def _refuse_another_content(method: Method, title: str, checkpoint: Any) -> None
 def _file_for(files: list[WeightFile], title: str, dataset: str) -> Path:
     suited = [file for file in files if file.fits(dataset)]
     if not suited:
+        if not dataset:
+            known = ", ".join(file.name for file in files)
+            raise UserError(
+                f"method '{title}' has an official file for each dataset: say which with --checkpoint FILE ({known}, "
+                f"in {weights_folder()})"
+            )
         known = ", ".join(dict.fromkeys(name for file in files for name in file.datasets))
         raise UserError(
             f"method '{title}' needs an official file for each dataset, and none was released for '{dataset}' (only "

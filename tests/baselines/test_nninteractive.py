@@ -186,6 +186,15 @@ def test_a_mask_that_was_given_back_is_not_changed_by_the_next_round(segmenter: 
     assert np.array_equal(first, before)
 
 
+def test_an_answer_of_nan_is_an_error_and_no_empty_mask(segmenter: NnInteractive) -> None:
+    opened = segmenter.open(scan(), TARGET)
+    opened.segment(Prompts((Click((20, 9, 12)),)))
+    with torch.no_grad():
+        next(segmenter.session.network.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match="not finite"):
+        segmenter.open(scan(), TARGET).segment(Prompts((Click((20, 9, 12)),)))
+
+
 def test_nothing_of_a_file_is_run(files: dict[str, str], tmp_path: Path, segmenter: NnInteractive) -> None:
     assert official_file_problem(Path(files["checkpoint"]), "nnU-Net") == ""
     assert json_problem(Path(files["plans"]), "nnInteractive") == ""

@@ -548,6 +548,33 @@ def test_a_state_of_other_plans_or_of_nobody_is_left(tmp_path: Path) -> None:
     assert not (tmp_path / "harm").exists()
 
 
+def test_a_training_that_diverges_ends_with_its_reason_and_keeps_its_last_good_state(tmp_path: Path) -> None:
+    """A batch of NaN makes the weight NaN, and with it every loss from then on."""
+    from baselines.nnunet.trainer import read_state
+
+    diverging = small_trainer(tmp_path / "state.pth", steps=50)
+    diverging.dataloader_train = iter([1, 2, float("nan"), *range(99)])
+    with pytest.raises(FloatingPointError, match="not finite in 10 steps in a row up to step 12"):
+        diverging.run_training()
+    state = read_state(tmp_path / "state.pth")
+    assert state is not None
+    assert len(state["losses"]) == 2
+    assert torch.isfinite(state["network"]["weight"]).all()
+    short = small_trainer(tmp_path / "short.pth", steps=3)
+    short.dataloader_train = iter([float("nan"), 1, 2])
+    with pytest.raises(FloatingPointError, match="not finite in 3 steps in a row up to step 3"):
+        short.run_training()
+
+
+def test_a_few_losses_that_are_not_finite_end_no_training(tmp_path: Path) -> None:
+    """As on a GPU, where nnU-Net's GradScaler leaves such steps out."""
+    trainer = small_trainer(tmp_path / "state.pth", steps=40)
+    losses = [1.0, *[float("nan")] * 9, 1.0, *[float("inf")] * 9] * 2
+    trainer.dataloader_train, trainer.train_step = iter(losses), lambda loss: {"loss": loss}
+    trainer.run_training()
+    assert len(trainer.losses) == 40
+
+
 def test_a_disk_that_takes_no_state_ends_no_training(tmp_path: Path) -> None:
     trainer = small_trainer(tmp_path / "nowhere" / "state.pth", steps=3)
     trainer.run_training()
@@ -644,6 +671,19 @@ def test_the_second_stage_sees_the_segmentation_of_the_first_as_nnunet_itself_gi
     assert np.array_equal(found, from_nnunet_axes(expected == 1))
     blind = high.predict_single_npy_array(image, dict(properties), np.zeros(first.shape, np.int16)[None])
     assert not np.array_equal(blind, expected)
+
+
+def test_an_answer_of_nan_is_an_error_and_no_empty_mask(tmp_path: Path) -> None:
+    write_model(tmp_path)
+    file = tmp_path / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=True)
+    next(iter(checkpoint["network_weights"].values())).fill_(float("nan"))
+    torch.save(checkpoint, file)
+    broken = nnunet.build()
+    broken.load(tmp_path)  # type: ignore[attr-defined]
+    volume = Volume(np.zeros(SHAPE, np.float32), np.diag([*SPACING, 1.0]))
+    with pytest.raises(ValueError, match="not finite"):
+        broken.open(volume, TARGET).segment(Prompts())
 
 
 @pytest.mark.slow

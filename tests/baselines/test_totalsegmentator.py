@@ -25,6 +25,7 @@ from baselines.checkpoints import read_checkpoint
 from baselines.nnunet_stand_in import network_of
 from baselines.totalsegmentator.archive import archive_problem, unpack
 from baselines.totalsegmentator.method import totalsegmentator_hepatic, totalsegmentator_liver, totalsegmentator_lung
+from baselines.totalsegmentator.segmenter import TotalSegmentator, _one_after_the_other
 from baselines.totalsegmentator.stand_in import LIVER_CLASS, LUNG_CLASSES, RELEASED, write
 from baselines.totalsegmentator.tasks import HEPATIC, LIVER, LUNG
 from benchmarks.common.errors import UserError
@@ -194,6 +195,26 @@ def test_no_process_is_started(package: list[Any], archives: dict[str, str]) -> 
     assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.parametrize("value", [0.5, float("nan")])
+def test_logits_of_nan_are_an_error_and_no_empty_mask(value: float, tmp_path: Path) -> None:
+    """nnU-Net's own prediction looks for infinite values only."""
+
+    class Predictor:
+        def predict_logits_from_preprocessed_data(self, data: torch.Tensor) -> torch.Tensor:
+            return torch.cat([data, data * value])
+
+        def predict_from_files_sequential(self, cases: Any, *_: Any) -> list[torch.Tensor]:
+            return [self.predict_logits_from_preprocessed_data(torch.ones(1, 2, 2, 2)) for _ in cases]
+
+    (tmp_path / "scan_0000.nii.gz").touch()
+    if value == 0.5:
+        (logits,) = _one_after_the_other(Predictor(), tmp_path, tmp_path)
+        assert logits[1].eq(0.5).all()
+    else:
+        with pytest.raises(ValueError, match="not finite"):
+            _one_after_the_other(Predictor(), tmp_path, tmp_path)
+
+
 def test_no_organ_no_lesion(package: list[Any], archives: dict[str, str]) -> None:
     volume, _ = body()
     assert not build(archives, "no organ").open(volume, TUMOUR).segment(Prompts()).any()
@@ -225,10 +246,13 @@ def test_masks_are_those_of_the_package_alone(package: list[Any], archives: dict
     assert np.array_equal(build(archives).open(volume, TUMOUR).segment(Prompts()), alone)
 
 
-@pytest.mark.parametrize(("organ", "lesion"), [("kidney", "tumor"), ("liver", ""), ("liver", "cyst")])
-def test_another_target_is_refused(package: list[Any], archives: dict[str, str], organ: str, lesion: str) -> None:
+@pytest.mark.parametrize(("organ", "lesion"), [("kidney", "tumor"), ("liver", ""), ("liver", "liver_cysts")])
+def test_another_target_is_refused(organ: str, lesion: str) -> None:
+    segmenter = object.__new__(TotalSegmentator)
+    segmenter.task, segmenter.method = LIVER, "totalsegmentator-liver"
     with pytest.raises(UserError, match="segments lesions of the liver"):
-        build(archives).open(body()[0], Target("t", organ, lesion, (2,)))
+        segmenter.open(body()[0], Target("t", organ, lesion, (2,)))
+    assert segmenter.open(body()[0], Target("t", "Liver", "metastasis", (2,)))
 
 
 def test_an_archive_is_looked_into_before_it_is_used(archives: dict[str, str], tmp_path: Path) -> None:

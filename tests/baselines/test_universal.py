@@ -35,6 +35,9 @@ def build(**config: object) -> UniversalSegmenter:
         ("kidney", "tumor", (25,)),
         ("Liver", "tumour", (26,)),
         ("pancreas", "cancer", (27,)),
+        ("liver", "liver_tumor", (26,)),
+        ("liver", "metastasis", (26,)),
+        ("hepatic vessel", "hepatic-vessel tumor", (28,)),
         ("colon", "tumor", (30,)),
         ("kidney", "cyst", (31,)),
         ("kidney", "", (1, 2)),
@@ -45,7 +48,10 @@ def test_class_of_a_target(organ: str, lesion: str, classes: tuple[int, ...]) ->
     assert wanted(Target("t", organ, lesion, (1,))).classes == classes
 
 
-@pytest.mark.parametrize(("organ", "lesion"), [("thigh", "sarcoma"), ("brain", "tumor"), ("spleen", "tumor"), ("", "")])
+@pytest.mark.parametrize(
+    ("organ", "lesion"),
+    [("thigh", "sarcoma"), ("brain", "tumor"), ("spleen", "tumor"), ("", ""), ("kidney", "metastasis")],
+)
 def test_a_target_that_is_no_class(organ: str, lesion: str) -> None:
     volume = Volume(np.zeros((8, 8, 8), np.float32), np.eye(4))
     with pytest.raises(UserError, match="no class for target"):

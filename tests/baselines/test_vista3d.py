@@ -144,6 +144,14 @@ def test_parts_without_a_positive_click_are_dropped(segmenter: Small, monkeypatc
     assert not opened.segment(Prompts((Click((16, 2, 2)),))).any()  # on neither
 
 
+def test_what_a_target_is_taken_for_is_logged_once(segmenter: Small, caplog: pytest.LogCaptureFixture) -> None:
+    segmenter.said.clear()
+    for _ in range(2):
+        segmenter.open(body((SPACING,) * 3), KIDNEY)
+    (record,) = [one for one in caplog.records if one.name == "baselines.vista3d.segmenter"]
+    assert record.getMessage() == f"vista3d takes 'kidney tumor' for {Kind.NEW.value}"
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_an_answer_that_is_not_finite_is_no_empty_mask(weights: Path, value: float) -> None:
     """Where there are windows: NaN elsewhere only says that there is none."""
@@ -178,11 +186,17 @@ def test_round_trip(segmenter: Small, monkeypatch: pytest.MonkeyPatch) -> None:
         ("pancreas", "tumor", 24),
         ("liver", "tumor", 26),
         ("Colon", "cancer", 27),
+        ("liver", "liver_tumor", 26),
+        ("liver", "liver tumor", 26),
+        ("Liver", "Liver-Metastases", 26),
+        ("liver", "carcinoma", 26),
         ("bone", "lesion", 128),
         ("kidney", "cyst", 116),
         ("spleen", "", 3),
         ("kidney", "tumor", None),
         ("lung", "nodule", None),
+        ("lung", "metastasis", None),  # nothing says that its class has learned them
+        ("liver", "liver", None),
     ],
 )
 def test_points_are_labelled_as_monai_labels_them_for_the_class(

@@ -11,6 +11,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.commands.options import DataOptions, LabelOptions
 from benchmarks.commands.run import _with_data
@@ -22,6 +23,7 @@ from benchmarks.execution.datasets import Folders, data_line, dataset_of, folds_
 from benchmarks.execution.plan import Unit, plan
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.suite import Suite, parse_suite
+from benchmarks.weights import official_files
 from tests.scan_folders import write_msd
 
 SUITE = """
@@ -181,6 +183,76 @@ def test_the_window_is_measured_only_where_something_learns(listed: Path) -> Non
     assert 80 < low < 100
     assert 140 < high < 160
     assert "measured" not in data_line(split)
+
+
+KITS = (-54.0, 247.0), 59.53867, 55.457336
+"""By what upstream clips and standardises scans for its kidney weights (dataset/datasets.py of 3DSAM-adapter)."""
+
+
+@pytest.fixture
+def kits_file(monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What tells a file of 3DSAM-adapter, under the name of its kidney weights and in its place."""
+    monkeypatch.setattr(official_files, "licence_accepted", lambda file: True)
+    path = official_files.weights_folder() / "3dsam-adapter_kits21.pth.tar"
+    path.parent.mkdir(parents=True)
+    torch.save({"feature_dict": [{"weight": torch.zeros(1)}]}, path)
+    return path
+
+
+def intensities(unit: Unit) -> tuple[tuple[float, float], float, float]:
+    assert unit.evaluation.targets == (unit.target,)
+    return unit.target.window, unit.target.mean, unit.target.std
+
+
+def test_official_weights_see_their_own_intensities_whoever_runs_beside_them(listed: Path, kits_file: Path) -> None:
+    adapter = f"{{name: 3dsam-adapter, config: {{checkpoint: {kits_file}}}"
+    _, (alone,) = planned(suite_of("{name: here}", adapter + "}"), listed / "out")
+    assert len(alone.cases) == 10
+    both = f"{adapter}}}, ball, {adapter}, label: tuned, fine_tune: true}}"
+    _, (beside, ball, tuned) = planned(suite_of("{name: here}", both), listed / "out")
+    assert len(beside.cases) == 2
+    assert intensities(alone) == intensities(beside) == KITS
+    assert alone.target.labels == ball.target.labels
+    assert ball.target.window not in (KITS[0], alone.target.window)  # measured on the training cases
+    assert tuned.target == ball.target
+    untrained = f"{adapter}, fine_tune: true, untrained: true}}"
+    _, (as_released,) = planned(suite_of("{name: here}", untrained), listed / "out")
+    assert intensities(as_released) == KITS
+    known = suite_of("{name: kits21, source: phantom, cases: 5}", "3dsam-adapter, ball")
+    _, (released, other) = planned(known, listed / "out")
+    assert intensities(released) == intensities(other) == KITS
+
+
+def test_the_official_file_is_that_of_the_dataset_that_is_learned_from(listed: Path, kits_file: Path) -> None:
+    outside = suite_of("{name: here, train_on: {name: kits21, source: phantom, cases: 6}}", "3dsam-adapter")
+    _, (unit,) = planned(outside, listed / "out")
+    assert unit.entry.config["checkpoint"] == str(kits_file)
+    assert intensities(unit) == KITS
+    from_own = suite_of("{name: kits21, source: phantom, cases: 6, train_on: {name: here}}", "3dsam-adapter")
+    _, (unit,) = planned(from_own, listed / "out")
+    assert unit.entry.config["checkpoint"] == str(kits_file)
+    assert intensities(unit) == KITS
+    with pytest.raises(UserError, match="none was released for 'there'"):
+        planned(suite_of("{name: there, train_on: {name: here}}", "3dsam-adapter"), listed / "out")
+
+
+def test_a_file_that_does_not_say_whose_weights_it_holds_is_noted(listed: Path, kits_file: Path) -> None:
+    notes: list[str] = []
+
+    class Notes(Progress):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    def said(datasets: str, file: Path) -> bool:
+        notes.clear()
+        chosen = suite_of(datasets, f"{{name: 3dsam-adapter, config: {{checkpoint: {file}}}}}")
+        work.planned(chosen, listed / "out", Notes())
+        return any(f"the name of {file} does not say which dataset" in note for note in notes)
+
+    assert not said("{name: here}", kits_file)
+    renamed = kits_file.rename(kits_file.with_name("last.pth.tar"))
+    assert said("{name: here}", renamed)
+    assert not said("{name: kits21, source: phantom, cases: 5}", renamed)  # taken for that of the dataset at hand
 
 
 def test_all_folds_test_every_case_once(listed: Path) -> None:

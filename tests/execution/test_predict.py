@@ -10,12 +10,14 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Budget, Target, method
 from benchmarks.data.catalogue import load_dataset
 from benchmarks.data.phantom import synthesise
 from benchmarks.data.volume import Volume, read_volume
+from benchmarks.execution import predict
 from benchmarks.execution.predict import (
     Contestant,
     Order,
@@ -28,6 +30,7 @@ from benchmarks.execution.predict import (
 )
 from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
 from benchmarks.prompting.given import GivenPrompts, Point
+from benchmarks.weights import official_files
 
 TARGET = Target("liver-tumor", "liver", "tumor", labels=(2,), window=(-100.0, 200.0))
 
@@ -274,6 +277,27 @@ def test_methods_without_a_run(scan: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message) as caught:
             without_run(name)
         assert "\n" not in str(caught.value)
+
+
+def test_official_weights_of_a_dataset_see_its_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upstream's for KiTS, in dataset/datasets.py of 3DSAM-adapter; a name that says nothing is noted."""
+    monkeypatch.setattr(official_files, "licence_accepted", lambda file: True)
+    monkeypatch.setattr(predict, "load_segmenter", lambda *_: None)  # the network of the official size
+    named, unnamed = tmp_path / "3dsam-adapter_kits21.pth.tar", tmp_path / "last.pth.tar"
+    for path in (named, unnamed):
+        torch.save({"feature_dict": [{"weight": torch.zeros(1)}]}, path)
+    found = of_checkpoint("3dsam-adapter", named)
+    assert (found.target.window, found.target.mean, found.target.std) == ((-54.0, 247.0), 59.53867, 55.457336)
+    assert found.looking_for("liver", "cyst").target.window == (-54.0, 247.0)
+    assert found.notes == ()
+    other = of_checkpoint("3dsam-adapter", unnamed)
+    assert other.target.window == Target("lesion", "", "lesion", (1,)).window
+    assert "does not say which dataset" in other.notes[0]
+    config = method("3dsam-adapter").configured({"checkpoint": str(named)})
+    runs = [unit("3dsam-adapter", dataset, config=config) for dataset in ("here", "there")]
+    assert unit_of(runs, "3dsam-adapter")["target"]["window"] == (-54.0, 247.0)
+    with pytest.raises(UserError, match=r"for each dataset: say which with --checkpoint.*3dsam-adapter_lits17"):
+        without_run("3dsam-adapter")
 
 
 def test_words_and_modality_of_a_run(scan: Path, tmp_path: Path) -> None:
