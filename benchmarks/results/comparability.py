@@ -46,7 +46,7 @@ def with_lists(rows: pd.DataFrame, units: Iterable[Unit]) -> pd.DataFrame:
     """The rows with the column `DIFFERS`."""
     if rows.empty or DIFFERS in rows:
         return rows
-    texts = differences(_described(rows, units))
+    texts = differences(described(rows, units))
     places = zip(rows["dataset"], rows["target"], rows["protocol"], rows["method"], strict=True)
     return rows.assign(**{DIFFERS: [texts.get(place, "") for place in places]})
 
@@ -75,6 +75,24 @@ def differences(units: Sequence[Unit]) -> dict[Place, str]:
     return texts
 
 
+def mixed_rules(folds: Sequence[Unit]) -> str:
+    """What the folds of one row of the leaderboard should share and do not, with every value; empty if nothing.
+
+    Such a row has the same mixture as the others of its call, so that it stands in one list with them.
+    """
+    found = []
+    for key, title in RULES.items():
+        values = list(dict.fromkeys(_frozen(unit.get(key)) for unit in folds))
+        if len(values) > 1:
+            found.append(f"{title} ({' and '.join(_said(key, value) for value in values)})")
+    budgets = [dict(budget) for budget in dict.fromkeys(map(_budget, folds)) if budget]
+    amounts = {key: list(dict.fromkeys(one.get(key) for one in budgets)) for budget in budgets for key in budget}
+    unequal = [f"{key} {' and '.join(map(_amount, values))}" for key, values in amounts.items() if len(values) > 1]
+    if unequal:
+        found.append(f"training budget ({', '.join(unequal)})")
+    return ", ".join(found)
+
+
 def _turn(mine: Conditions, same: list[Conditions]) -> int:
     """Of conditions that differ from the reference in the same words, but from each other too: which one it is.
 
@@ -93,7 +111,7 @@ def _compatible(one: Conditions, other: Conditions) -> bool:
     return len(budgets) < 2 and _only(one, alike) == _only(other, alike)
 
 
-def _described(rows: pd.DataFrame, units: Iterable[Unit]) -> list[Unit]:
+def described(rows: pd.DataFrame, units: Iterable[Unit]) -> list[Unit]:
     """The units; what older descriptions do not say is taken from their rows."""
     units = list(units)
     if "lesion_rule" not in rows or all("lesion_rule" in unit for unit in units):
@@ -123,16 +141,21 @@ def _conditions(units: Sequence[Unit]) -> dict[Place, Conditions]:
 def _of_unit(unit: Unit, protocol: Mapping[str, Any], name: str, complete: Mapping[str, bool]) -> Conditions:
     cases: Hashable = unit["cases_digest"] if complete["cases_digest"] else tuple(sorted(map(str, unit["cases"])))
     prompts = unit["prompts_digest"] if complete["prompts_digest"] else unit.get("prompt_banks", {}).get(name, "")
-    budget = {} if unit.get("untrained") else unit.get("budget") or {}
     rules: Conditions = {key: _frozen(unit.get(key)) for key in RULES}
     return rules | {
         "dataset_version": _frozen(unit.get("dataset_version")),
         "cases": cases,
         "prompts": prompts,
         "protocol": json.dumps(protocol, sort_keys=True),
-        "budget": tuple(sorted({**budget, "workers": unit.get("workers", 1)}.items())) if budget else (),
+        "budget": _budget(unit),
         "words": _reads_unequal_words(unit, protocol),
     }
+
+
+def _budget(unit: Unit) -> tuple[tuple[str, Any], ...]:
+    """What a training was given, its workers included; empty without one."""
+    budget = {} if unit.get("untrained") else unit.get("budget") or {}
+    return tuple(sorted({**budget, "workers": unit.get("workers", 1)}.items())) if budget else ()
 
 
 def _reads_unequal_words(unit: Unit, protocol: Mapping[str, Any]) -> bool:

@@ -184,6 +184,39 @@ def test_folds_of_one_row_with_other_settings_are_said() -> None:
     assert notes == ["mixed folds: a on kits21 has other settings, or another version, in some folds than in others"]
 
 
+@pytest.mark.parametrize(
+    ("later", "differs"),
+    [
+        ({"metrics_version": "3"}, "metrics version (2 and 3)"),
+        ({"seed": 7}, "seed (2026 and 7)"),
+        ({"tolerances_mm": [3.0]}, "tolerances (1, 2, 5 mm and 3 mm)"),
+        ({"budget": BUDGET | {"minutes": 60}}, "training budget (minutes 1 and 60)"),
+        ({"workers": 2}, "training budget (workers 1 and 2)"),
+        (
+            {"synthetic": True, "budget": BUDGET | {"minutes": None, "steps": 60}},
+            "data (real and synthetic), training budget (minutes 1 and unlimited, steps unlimited and 60)",
+        ),
+        ({}, ""),
+    ],
+)
+def test_folds_of_one_row_under_other_rules_are_said(later: dict[str, Any], differs: str) -> None:
+    """Every method has the same mixture, so no list says that a row differs from the others."""
+    units = [
+        described(method, fold=fold, cases_digest=f"fold {fold}", **{"budget": BUDGET, "workers": 1} | changes)
+        for method in "ab"
+        for fold, changes in enumerate(({}, later))
+    ]
+    rows = rows_of(units)
+    assert set(lb.leaderboard_of(rows, units)["differs"]) == {""}
+    notes = [note for note in lb.notes_of(rows, units) if "mixed" in note]
+    assert notes == [f"mixed folds: a, b on kits21: the folds of one row differ in {differs}"] * bool(differs)
+
+
+def test_two_targets_of_a_dataset_are_no_folds_of_one_row() -> None:
+    units = [described("a", target={"name": name}, seed=seed) for name, seed in (("tumour", 7), ("cyst", 8))]
+    assert not any("mixed" in note for note in lb.notes_of(rows_of(units), units))
+
+
 def test_what_most_methods_share_is_the_reference_wherever_it_stands() -> None:
     units = [described("a", seed=7), described("b"), described("c")]
     assert [text_of(units, name) for name in "abc"] == ["other seed: 7 instead of 2026", "", ""]

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.prompting.prompts import GIVEN
+from benchmarks.results.comparability import described, mixed_rules
 from benchmarks.results.leaderboard.completeness import missing_cases
 from benchmarks.results.leaderboard.lists import Units
 from benchmarks.results.records import FAILED, NO_TARGET
@@ -28,7 +29,7 @@ def notes_of(rows: pd.DataFrame, units: Units) -> list[str]:
     notes += [f"{protocol}: not applicable to {', '.join(methods)}" for protocol, methods in skipped.items()]
     said = {unit["dataset"]: unit.get("intensities", "") for unit in units}
     notes += [f"{dataset} is {words}" for dataset, words in said.items() if words]
-    notes += _notes_of_busy_machines(units) + _notes_of_training_cases(units) + _notes_of_mixed_folds(units)
+    notes += _notes_of_busy_machines(units) + _notes_of_training_cases(units) + _notes_of_mixed_folds(rows, units)
     elsewhere = dict.fromkeys(str(unit["method"]) for unit in units if unit.get("made_elsewhere"))
     if elsewhere:
         notes.append(
@@ -76,17 +77,32 @@ def _notes_of_training_cases(units: Units) -> list[str]:
     return list(dict.fromkeys(notes))
 
 
-def _notes_of_mixed_folds(units: Units) -> list[str]:
-    """Methods whose folds, which are one row, were made with other settings or by other versions of the method."""
-    made: dict[tuple[str, str], set[str]] = {}
-    for unit in units:
-        how = json.dumps([unit.get("config"), unit.get("method_version")], sort_keys=True, default=str)
-        made.setdefault((str(unit["method"]), str(unit["dataset"])), set()).add(how)
-    return [
-        f"mixed folds: {method} on {dataset} has other settings, or another version, in some folds than in others"
-        for (method, dataset), ways in made.items()
-        if len(ways) > 1
+def _notes_of_mixed_folds(rows: pd.DataFrame, units: Units) -> list[str]:
+    """Folds that are one row and were made by other rules or budgets, with other settings, or by other versions."""
+    folds: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
+    for unit in described(rows, units):
+        place = (str(unit["method"]), str(unit["dataset"]), str(unit["target"]["name"]))
+        folds.setdefault(place, []).append(unit)
+    unlike: dict[tuple[str, str], dict[str, None]] = {}
+    notes = []
+    for (method, dataset, _), mine in folds.items():
+        if rules := mixed_rules(mine):
+            unlike.setdefault((dataset, rules), {})[method] = None
+        if len({_made_with(unit) for unit in mine}) > 1:
+            notes.append(
+                f"mixed folds: {method} on {dataset} has other settings, or another version, in some folds than in "
+                "others"
+            )
+    by_rules = [
+        f"mixed folds: {', '.join(methods)} on {dataset}: the folds of one row differ in {rules}"
+        for (dataset, rules), methods in unlike.items()
     ]
+    return by_rules + list(dict.fromkeys(notes))
+
+
+def _made_with(unit: Mapping[str, Any]) -> str:
+    """The settings and the version of a unit's method."""
+    return json.dumps([unit.get("config"), unit.get("method_version")], sort_keys=True, default=str)
 
 
 def _cases(rows: pd.DataFrame) -> str:
