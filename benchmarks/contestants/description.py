@@ -75,8 +75,9 @@ class Method:
         floor: a reference floor, not a contestant.
         reads_words: reads organ and lesion in words from the target, also where a protocol gives no text.
         needs_checkpoint: works only with the official file named by `checkpoint` in its configuration; where that is
-            empty, a run takes the file of the weights folder.
-        files: the official files that it uses, for `tags-bench weights` and for a run.
+            None, a run takes the file of the weights folder.
+        files: the official files that it uses, for `tags-bench weights` and for a run; the `setting` of each is a key
+            of `config`.
         environment: where its processes run, if not in the bench's own Python environment.
         version: raised when the method's results would change; part of every record's identity.
         trained_as: the version since which trainings are the same, where `version` rose for what the method does with
@@ -109,12 +110,16 @@ class Method:
 
     def __post_init__(self) -> None:
         """Mistakes of whoever wrote the method."""
-        for setting in self.inference_settings:
-            if setting not in self.config:
-                raise ValueError(f"method '{self.name}': '{setting}' of inference_settings is no setting of it")
-        for setting in self.later_settings:
-            if setting not in self.config:
-                raise ValueError(f"method '{self.name}': '{setting}' of later_settings is no setting of it")
+        named = {
+            "inference_settings": self.inference_settings,
+            "later_settings": self.later_settings,
+            "needs_checkpoint": ("checkpoint",) if self.needs_checkpoint else (),
+            "files": tuple(file.setting for file in self.files if not file.optional),
+        }
+        for where, settings in named.items():
+            for setting in settings:
+                if setting not in self.config:
+                    raise ValueError(f"method '{self.name}': '{setting}' of {where} is no setting of it")
         try:
             knobs = knobs_of(self.search_space)
         except ValueError as error:
