@@ -259,7 +259,7 @@ class Settings:
             raise ValueError(f"box_prior must lie between 0 and 0.5, not at {self.box_prior}")
         self._require(0 <= self.augment_intensity <= 1, "augment_intensity", "a chance between 0 and 1")
         self._require(self.spacing is None or (_is_number(self.spacing) and self.spacing > 0), "spacing", "mm above 0")
-        near_to_far = len(self.zoom) == 2 and 0 < self.zoom[0] <= self.zoom[1]
+        near_to_far = isinstance(self.zoom, tuple) and len(self.zoom) == 2 and 0 < self.zoom[0] <= self.zoom[1]
         self._require(near_to_far, "zoom", "two factors above 0, the smaller one first")
         self._require(self.flips is None or _are_chances(self.flips), "flips", "three chances between 0 and 1")
 

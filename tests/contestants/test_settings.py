@@ -83,6 +83,7 @@ def test_another_kind_is_refused_in_a_line(settings: str, message: str) -> None:
         ("gradient_clip: 0", "gradient_clip is above 0, not 0"),
         ("learning_rate: 0", "learning_rate is above 0, not 0"),
         ("zoom: [2.4, 0.7]", "zoom is two factors above 0, the smaller one first"),
+        ("zoom: null", "zoom is two factors above 0, the smaller one first, not None"),
         ("zoom: [0, 1]", "zoom is two factors above 0, the smaller one first"),
         ("part_share: 1.5", "part_share is a share from 0 to 1, not 1.5"),
         ("threshold: 50", "threshold is a share from 0 to below 1, not 50"),
