@@ -42,9 +42,20 @@ PAGES = {
 OTHER_NAMES = {"ball": "floors", "region-growing": "floors", "medsam2": "sam2"}
 
 
+def own() -> list[Method]:
+    """The methods of this project, whatever else is installed."""
+    return [one for one in methods().values() if one.factory.partition(".")[0] in ("tags", "baselines")]
+
+
 def page_of(name: str) -> str:
-    """The page that describes a method: the longest one whose name its own begins with."""
+    """The page that describes a method: the longest one whose name its own begins with.
+
+    Raises:
+        ValueError: there is none.
+    """
     fitting = [page for page in PAGES if name == page or name.startswith(f"{page}-")]
+    if name not in OTHER_NAMES and not fitting:
+        raise ValueError(f"'{name}' has no page: write docs/methods/{name}.md and add '{name}' to PAGES in {__file__}")
     return OTHER_NAMES.get(name) or max(fitting, key=len)
 
 
@@ -84,7 +95,7 @@ def _environment(environment: Environment | None) -> str:
 
 def with_tables(page: str) -> str:
     """The page with both tables between its marks."""
-    return with_block(page, BEGIN, END, f"{table(methods().values())}\n\n## Tests\n\n{tests_table()}")
+    return with_block(page, BEGIN, END, f"{table(own())}\n\n## Tests\n\n{tests_table()}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 STRIDE = 4  # voxels per token along each axis
+WORDS = {
+    "fusion": ("gated", "concat", "none"),
+    "semantic_gate": ("film", "attention"),
+    "decoder_norm": ("instance", "group"),
+}
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,13 @@ class TagsConfig:
     refine_kernel: int = 3
 
     def __post_init__(self) -> None:
-        if self.patch % STRIDE:
+        for name, words in WORDS.items():
+            if getattr(self, name) not in words:
+                known = f"{', '.join(words[:-1])} or {words[-1]}"
+                raise ValueError(f"{name} must be {known}, not {getattr(self, name)!r}")
+        if self.patch % STRIDE or self.patch <= 0:
             raise ValueError(f"patch must be a multiple of {STRIDE}, not {self.patch}")
-        if self.depth % 4:
+        if self.depth % 4 or self.depth <= 0:
             raise ValueError(f"depth must be a multiple of 4 (features at four depths), not {self.depth}")
         if self.dim % (2 * self.fusion_heads):
             raise ValueError(f"dim ({self.dim}) must be a multiple of twice fusion_heads ({self.fusion_heads})")
@@ -151,6 +160,17 @@ def sized(size: str, **overrides: Any) -> TagsConfig:
     return TagsConfig(**{**SIZES[size], **overrides})
 
 
+SHARES = (
+    "foreground", "deep", "prompt_dropout", "dropout_elsewhere", "single_click", "central_click", "box_share",
+    "mask_share", "dice_weight", "part_share",
+)  # fmt: skip
+BELOW_ONE = ("threshold", "overlap", "warm_up", "ema", "stretch")
+ABOVE_ZERO = ("learning_rate", "gradient_clip", "batch_size", "search_view", "widest")
+NOT_NEGATIVE = (
+    "final_learning_rate", "weight_decay", "corrections", "clicks", "coarse_weight", "tilt", "cached_views",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Settings:
     """How a model of a given architecture is fed, trained and used.
@@ -226,17 +246,46 @@ class Settings:
     mixed_precision: bool = True
 
     def __post_init__(self) -> None:
-        if not 0 <= self.overlap < 1:
-            raise ValueError(f"overlap is a share from 0 to below 1, not {self.overlap}")
+        """What no run can have: beyond its limits a setting does not fail, it gives empty masks or trains nothing."""
+        for name in SHARES:
+            self._require(0 <= getattr(self, name) <= 1, name, "a share from 0 to 1")
+        for name in BELOW_ONE:
+            self._require(0 <= getattr(self, name) < 1, name, "a share from 0 to below 1")
+        for name in ABOVE_ZERO:
+            self._require(getattr(self, name) > 0, name, "above 0")
+        for name in NOT_NEGATIVE:
+            self._require(getattr(self, name) >= 0, name, "0 or more")
         if not 0 <= self.box_prior <= 0.5:
             raise ValueError(f"box_prior must lie between 0 and 0.5, not at {self.box_prior}")
-        if not 0 <= self.augment_intensity <= 1:
-            raise ValueError(f"augment_intensity is a chance between 0 and 1, not {self.augment_intensity}")
+        self._require(0 <= self.augment_intensity <= 1, "augment_intensity", "a chance between 0 and 1")
+        self._require(self.spacing is None or (_is_number(self.spacing) and self.spacing > 0), "spacing", "mm above 0")
+        near_to_far = isinstance(self.zoom, tuple) and len(self.zoom) == 2 and 0 < self.zoom[0] <= self.zoom[1]
+        self._require(near_to_far, "zoom", "two factors above 0, the smaller one first")
+        self._require(self.flips is None or _are_chances(self.flips), "flips", "three chances between 0 and 1")
+
+    def _require(self, fits: bool, name: str, what: str) -> None:
+        if not fits:
+            raise ValueError(f"{name} is {what}, not {getattr(self, name)}")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Settings:
         """From plain JSON-like values; keys of other parts are left to them."""
         return cls(**_own(cls, values))
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _are_chances(value: Any) -> bool:
+    """Three of them, one for each axis."""
+    return isinstance(value, tuple) and len(value) == 3 and all(_is_number(one) and 0 <= one <= 1 for one in value)
+
+
+def check(values: Mapping[str, Any]) -> None:
+    """Raises ValueError for a configuration that no run can have."""
+    TagsConfig.from_mapping(values)
+    Settings.from_mapping(values)
 
 
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks.contestants import Card, Method, PromptKind, Seen, ZooTraining
-from tags.config import defaults
+from tags.config import check, defaults
 from tags.official import files_of
 from tags.search_space import search_space
 
@@ -55,6 +55,7 @@ def _method(
         files=files_of(size, str(config["clip"]), str(config["clip_weights"])),
         search_space=search_space(size),
         ablations=ABLATIONS,
+        check=check,
         version="7",
         trained_as="5",  # since then: what is done with a given mask, a nearer view and a very wide one
         card=Card(

@@ -98,7 +98,9 @@ class TagsSegmenter(Trainable):
             self.decided = plan_for(joined([fingerprint(cases, target) for target, cases in parts]), self.config.patch)
 
     def recipe(self, target: Target) -> TrainingRecipe:
-        """Crops at the plan's spacing, with room for the widest view. Flips are `loss`'s: CLIP looks before them."""
+        """Crops at the plan's spacing, as wide as the widest view; corners of a turned one may lie beyond, where their
+        edge goes on. Flips are `loss`'s: CLIP looks before them.
+        """
         s = self.settings
         side = 2 * math.ceil(self.config.patch * s.zoom[1] / 2)
         return TrainingRecipe(

@@ -183,17 +183,20 @@ def splits(
 ) -> None:
     """Show how many cases are in which part of every fold.
 
-    Each fold has a hash; every run uses these.
+    Each fold has a hash; every run uses these. With --out the SHA-256 of the file is told as well, for `StoredSplits`.
 
     Example: `tags-bench data splits kits21 --out kits21-splits.json`
     """
+    from benchmarks.common.content import sha256_of
     from benchmarks.data.registry import load
     from benchmarks.data.splits import split_rows, write_splits
 
     dataset = load(name)
     print_rows(f"splits of {name}: {dataset.split_source}", split_rows(dataset.splits), printing.as_json)
     if out is not None:
-        say(f"case ids: {write_splits(out, name, dataset.split_source, dataset.splits)}")
+        path = write_splits(out, name, dataset.split_source, dataset.splits)
+        say(f"case ids: {path}")
+        say(f"SHA-256 of the file: {sha256_of(path)}")
 
 
 @command(app)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from benchmarks.common.weight_file import WeightFile
 from benchmarks.contestants.environment import Environment, check_active
 from benchmarks.contestants.interface import Segmenter, Trainable
 from benchmarks.contestants.search_space import knobs_of
+from benchmarks.contestants.settings import fitting
 from benchmarks.prompting.prompts import PromptKind
 
 Seen = Literal["trained-on", "superset", "unseen", "unknown"]
@@ -60,7 +61,8 @@ class Method:
         factory: "module:callable"; called as `callable(config, device)` and returns a `Segmenter`.
         prompts: the prompt kinds it understands.
         training: "none", "bench" (the factory gives a `Trainable`) or "own" (an `OwnTraining`).
-        config: default configuration, JSON-like; a suite may override single keys.
+        config: default configuration, JSON-like; a suite may override single keys, by values of the same kind: a
+            default of 0.0 takes any number, 0 a whole one, None or a word such as "auto" anything.
         inference_settings: settings that act when a trained method works and not when it is trained, such as the
             threshold of the mask; a change of them does not ask for another training.
         later_settings: keys of `config` that joined later, with what the method did until then as their default. One
@@ -73,13 +75,16 @@ class Method:
         floor: a reference floor, not a contestant.
         reads_words: reads organ and lesion in words from the target, also where a protocol gives no text.
         needs_checkpoint: works only with the official file named by `checkpoint` in its configuration; where that is
-            empty, a run takes the file of the weights folder.
-        files: the official files that it uses, for `tags-bench weights` and for a run.
+            None, a run takes the file of the weights folder.
+        files: the official files that it uses, for `tags-bench weights` and for a run; the `setting` of each is a key
+            of `config`.
         environment: where its processes run, if not in the bench's own Python environment.
         version: raised when the method's results would change; part of every record's identity.
         trained_as: the version since which trainings are the same, where `version` rose for what the method does with
             its weights: what was trained since then, and the weights of the zoo, stay of use.
         zoo: how the small weights are made that come with it, if any do.
+        check: called with a whole configuration before anything is run; raises ValueError for what no run can have,
+            such as a share above 1. Like the file that holds the method, it must not import torch.
     """
 
     name: str
@@ -101,15 +106,20 @@ class Method:
     version: str = "1"
     trained_as: str = ""
     zoo: ZooTraining | None = None
+    check: Callable[[Mapping[str, Any]], object] | None = None
 
     def __post_init__(self) -> None:
         """Mistakes of whoever wrote the method."""
-        for setting in self.inference_settings:
-            if setting not in self.config:
-                raise ValueError(f"method '{self.name}': '{setting}' of inference_settings is no setting of it")
-        for setting in self.later_settings:
-            if setting not in self.config:
-                raise ValueError(f"method '{self.name}': '{setting}' of later_settings is no setting of it")
+        named = {
+            "inference_settings": self.inference_settings,
+            "later_settings": self.later_settings,
+            "needs_checkpoint": ("checkpoint",) if self.needs_checkpoint else (),
+            "files": tuple(file.setting for file in self.files if not file.optional),
+        }
+        for where, settings in named.items():
+            for setting in settings:
+                if setting not in self.config:
+                    raise ValueError(f"method '{self.name}': '{setting}' of {where} is no setting of it")
         try:
             knobs = knobs_of(self.search_space)
         except ValueError as error:
@@ -129,7 +139,7 @@ class Method:
         The module of a `Trainable` is moved to the device here.
 
         Raises:
-            UserError: a key that the method does not have, or this process is not in the method's environment.
+            UserError: what `configured` refuses, or this process is not in the method's environment.
         """
         check_active(self.name, self.environment)
         module_name, _, attribute = self.factory.partition(":")
@@ -159,8 +169,36 @@ class Method:
         return tuple(dict.fromkeys(("checkpoint", *(file.setting for file in self.files))))
 
     def configured(self, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """The default configuration with `config` laid over it."""
-        for key in config or {}:
+        """The default configuration with `config` laid over it.
+
+        Raises:
+            UserError: a key that the method does not have, or a value of another kind than its setting takes.
+        """
+        chosen = dict(self.config)
+        for key, value in (config or {}).items():
             if key not in self.config:
                 raise UserError(f"method '{self.name}' has no setting '{key}'; {nearest_name(key, self.config)}")
-        return {**self.config, **(config or {})}
+            try:
+                chosen[key] = fitting(value, self._known_values(key))
+            except ValueError as error:
+                raise UserError(f"method '{self.name}': '{key}' takes {error}, not {value!r}") from error
+        return chosen
+
+    def checked(self, config: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """`configured`, for what is going to be run.
+
+        Raises:
+            UserError: as there, or no run can have these settings.
+        """
+        chosen = self.configured(config)
+        try:
+            if self.check is not None:
+                self.check(chosen)
+        except ValueError as error:
+            raise UserError(f"method '{self.name}': {error}") from error
+        return chosen
+
+    def _known_values(self, key: str) -> list[Any]:
+        """Its default, and what a sweep may find there."""
+        knobs = [knob for knob in knobs_of(self.search_space) if knob.name == key]
+        return [self.config[key], *(value for knob in knobs for value in knob.choices or (knob.low, knob.high))]

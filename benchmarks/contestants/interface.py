@@ -131,6 +131,11 @@ class TrainingRecipe:
     compile: str = ""
     fill: float | None = None
 
+    def __post_init__(self) -> None:
+        """A clip of 0 would take every gradient away: no weight moves, and the training ends as if all were well."""
+        if not self.gradient_clip > 0:
+            raise ValueError(f"gradient_clip is a norm above 0, not {self.gradient_clip}")
+
 
 class Trainable(Segmenter):
     """A segmenter that the bench can train: it owns the network, the bench owns loop, data, budget, checkpoints.

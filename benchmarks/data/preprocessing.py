@@ -99,16 +99,16 @@ class Prepared:
         return _resize_mask(probabilities, self.native_shape, threshold)
 
 
-def prepare(volume: Volume, recipe: Preprocessing) -> Prepared:
+def prepare(volume: Volume, preprocessing: Preprocessing) -> Prepared:
     """Resample (skipped where the spacing is equal), clip, normalise; the volume itself is not changed."""
-    shape = prepared_shape(volume.shape, volume.spacing, recipe.spacing)
+    shape = prepared_shape(volume.shape, volume.spacing, preprocessing.spacing)
     array = volume.array.copy() if shape == volume.shape else resize(volume.array, shape)
-    if recipe.window is not None:
-        np.clip(array, *recipe.window, out=array)
-    if recipe.mean != 0:
-        array -= np.float32(recipe.mean)
-    if recipe.std != 1:
-        array /= np.float32(recipe.std)
+    if preprocessing.window is not None:
+        np.clip(array, *preprocessing.window, out=array)
+    if preprocessing.mean != 0:
+        array -= np.float32(preprocessing.mean)
+    if preprocessing.std != 1:
+        array /= np.float32(preprocessing.std)
     x, y, z = (s * n / m for s, n, m in zip(volume.spacing, volume.shape, shape, strict=True))
     return Prepared(array, (x, y, z), volume.shape, volume.spacing)
 

@@ -95,8 +95,12 @@ class StoredSplits:
 
     def _read(self, name: str, sha256: str) -> dict[str, Any]:
         text = (self.folder / name).read_text("utf-8")
-        if hashlib.sha256(text.encode()).hexdigest() != sha256:
-            raise UserError(f"the stored split {name} was changed (SHA-256 differs); install the package again")
+        found = hashlib.sha256(text.encode()).hexdigest()
+        if found != sha256:
+            raise UserError(
+                f"the stored split {name} was changed: its SHA-256 is {found}, and {sha256} was announced; "
+                "install the package again"
+            )
         loaded: dict[str, Any] = json.loads(text)
         return loaded
 

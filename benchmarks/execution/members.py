@@ -10,11 +10,11 @@ from benchmarks.execution.suite import MethodEntry, Suite
 
 
 def method_of(entry: MethodEntry) -> Method:
-    """What an entry of a suite stands for. Raises UserError for an unknown name or setting."""
+    """What an entry of a suite stands for. Raises UserError for an unknown name or setting, or a wrong one."""
     if entry.kind == "masks":
         return masks_method(entry.name)
     method = find_method(entry.name)
-    method.configured(entry.config)
+    method.checked(entry.config)
     return method
 
 

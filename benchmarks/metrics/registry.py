@@ -71,7 +71,7 @@ class Metric:
 
     def worst_value(self, diagonal_mm: float) -> float:
         """The worst value in an image of that diagonal."""
-        return self.worst if isinstance(self.worst, float) else diagonal_mm
+        return diagonal_mm if isinstance(self.worst, str) else float(self.worst)
 
 
 @dataclass(frozen=True)

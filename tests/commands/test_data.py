@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from benchmarks.common.errors import UserError
+from benchmarks.data.splits import StoredSplits
 from tests.scan_folders import write_msd
 
 
@@ -26,8 +29,14 @@ def test_a_dataset_is_added_checked_and_used_by_name(call, tmp_path: Path) -> No
     stats = call("data", "stats", "mine", "--figure", "figure.svg")
     assert stats.code == 0, stats.err
     assert Path("figure.svg").is_file()
-    rows = json.loads(call("data", "splits", "mine", "--json", "--out", "splits.json").out)
-    written = json.loads(Path("splits.json").read_text())["folds"]
+    outcome = call("data", "splits", "mine", "--json", "--out", "mine.patient.json")
+    rows, sha256 = json.loads(outcome.out), re.findall(r"SHA-256 of the file: (\w+)", outcome.err)
+    written = json.loads(Path("mine.patient.json").read_text())["folds"]
+    stored = StoredSplits("mine", by_patient=sha256[0], folder=Path())  # as the author of a dataset takes it over
+    assert [list(fold.test) for fold in stored.folds(stored.cases())] == [fold["test"] for fold in written]
+    mistaken = StoredSplits("mine", by_patient=rows[0]["sha256"], folder=Path())
+    with pytest.raises(UserError, match=f"its SHA-256 is {sha256[0]}, and {rows[0]['sha256']} was announced"):
+        mistaken.cases()
     assert [row["sha256"] for row in rows] == [fold["sha256"] for fold in written]
     assert [row["test"] for row in rows] == [len(fold["test"]) for fold in written]
     table = tmp_path / "pairs.csv"

@@ -89,6 +89,27 @@ def test_a_dataset_without_source_that_was_not_added(call, tmp_path: Path) -> No
     assert "data add" in outcome.err
 
 
+@pytest.mark.parametrize("verb", ["run", "tune"])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("adapters: 'false'", "'adapters' takes true or false, not 'false'"),
+        ("threshold: 50", "threshold is a share from 0 to below 1, not 50"),
+    ],
+)
+def test_a_setting_that_no_run_can_have_ends_before_the_work(
+    call, tmp_path: Path, verb: str, settings: str, message: str
+) -> None:
+    suite = tmp_path / "s.yaml"
+    suite.write_text(
+        "{name: s, datasets: [{name: kits21, source: phantom}], protocols: [none], budget: {steps: 1}, "
+        f"methods: [{{name: tags-tiny, config: {{{settings}}}}}]}}"
+    )
+    outcome = call(verb, "--suite", str(suite), "--out", "out")
+    assert (outcome.code, outcome.errors) == (2, [f"error: method 'tags-tiny': {message}"])
+    assert not Path("out").exists()
+
+
 def test_a_folder_does_not_take_the_name_of_data_that_were_added(call, tmp_path: Path) -> None:
     scans, others = write_msd(tmp_path / "scans"), write_msd(tmp_path / "others")
     registry.add(registry.Registration("mine", scans))

@@ -10,7 +10,9 @@ import pytest
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Method, method, methods
 from benchmarks.contestants.search_space import knobs_of
+from tests.documents.scripts import script
 
+contestants = script("contestants")
 ROOT = Path(__file__).resolve().parents[2]
 OURS = [one for one in methods().values() if one.factory.startswith(("baselines.", "tags."))]
 
@@ -43,5 +45,5 @@ def test_every_method_has_a_card_and_a_page(one: Method) -> None:
     assert one.summary
     assert one.card.title
     assert one.card.code_licence
-    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "methods").glob("*.md"))
-    assert one.name.removesuffix("-tiny") in pages or f"tags-{one.name.split('-')[1]}" in pages
+    described = (ROOT / "docs" / "methods" / f"{contestants.page_of(one.name)}.md").read_text(encoding="utf-8")
+    assert f"`{one.name}`" in described

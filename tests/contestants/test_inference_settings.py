@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.common.errors import UserError
-from benchmarks.contestants import Batch, Budget, Method, Target, Trainable, method, methods
+from benchmarks.contestants import Batch, Budget, Method, Target, Trainable, WeightFile, method, methods
 from benchmarks.execution import training_job
 from benchmarks.execution.training import TrainingJob
 
@@ -98,6 +98,14 @@ def test_processors_name_the_checkpoint_only_where_minutes_are_the_budget() -> N
 def test_a_setting_that_the_method_does_not_have_is_refused() -> None:
     with pytest.raises(ValueError, match="'treshold' of inference_settings is no setting"):
         Method("x", "", "m:f", frozenset(), config={"threshold": 0.5}, inference_settings=("treshold",))
+    file = WeightFile("a.pth", "https://example.org", "CC0-1.0", setting="weights")
+    for announced, message in (
+        ({"needs_checkpoint": True}, "'checkpoint' of needs_checkpoint is no setting"),
+        ({"files": (file,)}, "'weights' of files is no setting"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Method("x", "", "m:f", frozenset(), config={"threshold": 0.5}, **announced)
+    Method("x", "", "m:f", frozenset(), files=(replace(file, optional=True),))
     with pytest.raises(UserError, match="has no setting 'treshold'"):
         method("tags-tiny").training_config({"treshold": 1})
 

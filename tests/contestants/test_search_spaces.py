@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,15 +22,49 @@ TRAINED = [
 ]
 OPTIMISATION = {"learning_rate", "warm_up", "weight_decay"}
 BATCH, DICE = {"batch_size", "training_batch"}, {"dice_weight", "dice_share"}
-PROMPTS = {
-    "tags": {"single_click", "central_click", "box_share", "mask_share", "corrections", "prompt_dropout"},
-    "sam-b": {"box_jitter", "corrections"},
-    "sam-med2d": {"box_jitter", "corrections"},
-    "sam-med3d": {"training_rounds"},
-    "segvol": {"training_clicks", "negative_click", "box_jitter", "zoomed_out"},
-    "3dsam-adapter": {"tumour_points", "stray_points"},
-    "universal": set(),  # takes no prompt
+RECIPE = {  # knob → where the training's recipe has it
+    "learning_rate": "learning_rate", "warm_up": "warm_up", "weight_decay": "weight_decay", "foreground": "foreground",
+    "batch_size": "batch_size", "training_batch": "batch_size", "ema": "ema_decay",
+}  # fmt: skip
+
+Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
+SLICES = {
+    "box_jitter": ("baselines.sam.slices:draw_tasks", lambda calls: calls[0][0][3]),
+    "corrections": ("baselines.sam.slice_training:_corrected", len),  # of the one slice that is clicked
+    "dice_share": ("baselines.sam.slice_training:mask_losses", lambda calls: calls[0][0][2]),
 }
+ARRIVES: dict[str, dict[str, tuple[str, Callable[[Calls], Any]]]] = {  # knob → what a step calls with it
+    "tags": {
+        "prompt_dropout": ("tags.segmenter:Sampling", lambda calls: calls[0][1]["none"]),
+        "dropout_elsewhere": ("tags.segmenter:Sampling", lambda calls: calls[0][1]["none_elsewhere"]),
+        "single_click": ("tags.segmenter:Sampling", lambda calls: calls[0][1]["single"]),
+        "central_click": ("tags.segmenter:Sampling", lambda calls: calls[0][1]["central"]),
+        "box_share": ("tags.segmenter:Sampling", lambda calls: calls[0][1]["box"]),
+        "mask_share": ("tags.segmenter:Sampling", lambda calls: calls[0][1]["mask"]),
+        "dice_weight": ("tags.segmenter:segmentation_loss", lambda calls: calls[0][0][2]),
+        "zoom": ("tags.segmenter:random_views", lambda calls: list(calls[0][0][3])),
+        "augment_intensity": ("tags.segmenter:intensity_augmented", lambda calls: calls[0][0][1]),
+    },
+    "sam-b": SLICES,
+    "sam-med2d": SLICES,
+    "sam-med3d": {
+        "training_rounds": ("baselines.sam_med3d.segmenter:mask_losses", len),
+        "dice_share": ("baselines.sam_med3d.segmenter:mask_losses", lambda calls: calls[0][0][2]),
+    },
+    "segvol": {
+        "training_clicks": ("baselines.segvol.segmenter:draw_prompts", lambda calls: calls[0][0][3].clicks),
+        "negative_click": ("baselines.segvol.segmenter:draw_prompts", lambda calls: calls[0][0][3].negative),
+        "box_jitter": ("baselines.segvol.segmenter:draw_prompts", lambda calls: calls[0][0][3].jitter),
+        "dice_share": ("baselines.segvol.segmenter:mask_losses", lambda calls: calls[0][0][2]),
+    },
+    "3dsam-adapter": {
+        "tumour_points": ("baselines.sam3d_adapter.segmenter:draw_points", lambda calls: calls[0][0][1]),
+        "stray_points": ("baselines.sam3d_adapter.segmenter:draw_points", lambda calls: calls[0][0][2]),
+        "dice_share": ("baselines.sam3d_adapter.segmenter:mask_losses", lambda calls: calls[0][0][2]),
+    },
+    "universal": {"dice_share": ("baselines.universal.segmenter:mask_losses", lambda calls: calls[0][0][2])},
+}
+SEEN_OTHERWISE = {"segvol": {"zoomed_out"}}  # a chance that is drawn: below
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -63,8 +100,7 @@ def test_every_method_searches_optimisation_loss_prompts_and_what_it_has_of_arch
     assert knobs.keys() >= OPTIMISATION
     assert knobs.keys() & BATCH
     assert knobs.keys() & DICE
-    (system,) = [name for name in PROMPTS if one.name.startswith(name)]
-    assert knobs.keys() >= PROMPTS[system]
+    assert knobs.keys() >= ARRIVES[system_of(one)].keys() | SEEN_OTHERWISE.get(system_of(one), set())
     own = one.config["learning_rate"]
     assert knobs["learning_rate"].low < own / 4 < own * 4 < knobs["learning_rate"].high
     if one.needs_checkpoint:  # the encoder of an official file may stay as it is, and then a batch may be larger
@@ -74,18 +110,67 @@ def test_every_method_searches_optimisation_loss_prompts_and_what_it_has_of_arch
         assert frozen in set(knobs["train"].choices) - {"all"}
 
 
+def system_of(one: Method) -> str:
+    (system,) = [name for name in ARRIVES if one.name.startswith(name)]
+    return system
+
+
 @pytest.mark.parametrize("one", BY_THE_BENCH, ids=lambda one: one.name)
-def test_every_end_of_every_knob_is_a_setting_that_trains(one: Method) -> None:
-    """A crop goes through the loss with each of them, and what a knob says arrives in the recipe or in the loss."""
-    silent = {"reach", "ema", "zoom", "warm_up", "weight_decay", "learning_rate", "foreground", "batch_size"}
-    plain = loss_of(one, {})
-    for knob in SweepSpace.of(one, {}).knobs:
-        values = [value for value in ends(knob) if value != one.config[knob.name]]
-        changed = [loss_of(one, {knob.name: value}) for value in values[-1:]] if knob.name not in silent else []
-        for value in values:
-            assert recipe_of(one, {knob.name: value}).batch_size >= 1
-        if knob.name in DICE:
-            assert changed != [plain], knob.name
+def test_every_end_of_every_knob_trains_and_arrives(one: Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A crop goes through the loss with each of them, and what a knob says is what the recipe, the network or a step of
+    the training has; a knob of which nobody knows that fails."""
+    left = SEEN_OTHERWISE.get(system_of(one), set()) | set(one.inference_settings)
+    for knob in knobs_of(one.search_space):
+        for value in ends(knob):
+            with monkeypatch.context() as patch:
+                arrived = arrival(one, knob.name, value, patch)
+            assert arrived == value or knob.name in left, f"{knob.name} = {value}: {arrived}"
+
+
+def arrival(one: Method, name: str, value: Any, patch: pytest.MonkeyPatch) -> Any:
+    """What the training has in the place of a knob with that value; the step has a finite loss."""
+    if name in RECIPE:
+        return getattr(recipe_of(one, {name: value}), RECIPE[name])
+    place, read = ARRIVES[system_of(one)].get(name, ("", None))
+    calls = spied(place, patch) if place else []
+    assert math.isfinite(loss_of(one, {name: value}))
+    if read is not None:
+        return read(calls)
+    segmenter = one.build({name: value})
+    for part in ("settings", "config"):  # of TAGS; tests/tags says what each part of its network does
+        if hasattr(getattr(segmenter, part, None), name):
+            return getattr(getattr(segmenter, part), name)
+    return "nowhere"
+
+
+def spied(place: str, patch: pytest.MonkeyPatch) -> Calls:
+    """The arguments of every call of a function, where a step looks it up."""
+    module, _, name = place.partition(":")
+    calls: Calls = []
+    real = getattr(importlib.import_module(module), name)
+
+    def called(*args: Any, **named: Any) -> Any:
+        calls.append((args, named))
+        return real(*args, **named)
+
+    patch.setattr(f"{module}.{name}", called)
+    return calls
+
+
+@pytest.mark.parametrize("share", [0.2, 0.8])
+def test_so_many_crops_of_segvol_are_zoomed_out(share: float) -> None:
+    """Zoomed out, a crop of three windows along each axis has a 27th of the target's voxels."""
+    import numpy as np
+    import torch
+
+    segmenter: Any = method("segvol-tiny").build({"zoomed_out": share})
+    side, random = 3 * segmenter.module.size.image[0], torch.Generator().manual_seed(0)
+    image, label = np.ones((2, side, side, side), np.float32)
+    label[:] = 0
+    label[tuple(slice(side // 2 - 6, side // 2 + 6) for _ in range(3))] = 1
+    voxels = [float(segmenter._view(image, label, random)[1].sum()) for _ in range(200)]
+    assert {bool(count < 12**3 / 20) for count in voxels} == {True, False}
+    assert sum(count < 12**3 / 20 for count in voxels) / 200 == pytest.approx(share, abs=0.09)  # 3 standard deviations
 
 
 def recipe_of(one: Method, config: dict[str, Any]) -> TrainingRecipe:

@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 import re
-import shlex
 import shutil
 import subprocess
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import typer
 import yaml
 
 from tests.conftest import ROOT
+from tests.documents.commands import commands_in, parse
 
 DEPLOY = ROOT / "deploy"
 SBATCH = DEPLOY / "slurm" / "tags-bench.sbatch"
 PLACES = [*sorted(path for path in DEPLOY.rglob("*") if path.is_file()), ROOT / "docs" / "cluster.md"]
-
-
-def commands_in(text: str) -> Iterator[list[str]]:
-    """The words of every `tags-bench …` and `sbatch … tags-bench.sbatch …`, lines that end in a backslash joined."""
-    joined = re.sub(r"\\\n[#\s]*", " ", text)
-    for line in joined.splitlines():
-        for found in re.finditer(r"tags-bench(?:\.sbatch)? ((?:[a-z][a-z-]* )*(?:--?[^`\"]*|$))", line):
-            yield shlex.split(found.group(1).rstrip(" .;,)"), comments=True)
-
-
-def parse(words: list[str]) -> None:
-    """Raises AssertionError for a command that there is not, and the command line's own error for an option."""
-    import cli
-
-    command: Any = typer.main.get_command(cli.app)
-    while hasattr(command, "commands"):
-        name, *words = words
-        assert name in command.commands, f"no command '{name}'"
-        command = command.commands[name]
-    command.make_context(command.name, list(words))
 
 
 @pytest.mark.parametrize("path", PLACES, ids=lambda path: str(path.relative_to(ROOT)))

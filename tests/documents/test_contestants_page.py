@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tomllib
 
-from benchmarks.contestants import method
+import pytest
+
+from benchmarks.contestants import method, methods
 from tests.documents.scripts import ROOT, script
 
 page = script("contestants")
@@ -39,3 +41,16 @@ def test_a_method_belongs_to_the_page_with_the_longest_fitting_name() -> None:
         "floors",
         "tags",
     ]
+
+
+def test_a_method_without_a_page_is_told_how_to_get_one() -> None:
+    with pytest.raises(ValueError, match=r"'my-method' has no page: .*add 'my-method' to PAGES in .*contestants\.py"):
+        page.page_of("my-method")
+
+
+def test_methods_of_others_have_no_row() -> None:
+    """The mock methods are installed here, as that of the tutorial is for who has followed it."""
+    assert {"mock-noop", *own()} <= methods().keys()
+    assert sorted(one.name for one in page.own()) == sorted(own())
+    text = page.PAGE.read_text("utf-8")
+    assert page.with_tables(text) == text

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from tests.documents.scripts import script
+from tests.documents.scripts import ROOT, script
 
 page = script("sarcoma_study")
 PATIENTS = [f"sts_{number:03d}" for number in range(1, 25)]
@@ -136,3 +136,36 @@ def test_the_page_shows_what_the_cases_say(monkeypatch) -> None:
     text = page.PAGE.read_text("utf-8")
     shown = text.partition(page.BEGIN)[2].partition(page.END)[0].strip()
     assert shown == page.table_of(pd.read_csv(page.CASES))
+
+
+def test_the_first_page_shows_what_the_cases_say_too(monkeypatch) -> None:
+    """Every number on real scans, in its order, and who is behind: means of the cases, verdicts of the table."""
+    monkeypatch.undo()
+    cases = pd.read_csv(page.CASES)
+    (paragraph,) = re.findall(r"^On \*\*real\*\* scans.*?\n\n", (ROOT / "README.md").read_text("utf-8"), re.M | re.S)
+    text = " ".join(paragraph.split()).partition("TAGS was tuned")[0]
+    click, later = text.split("After five clicks")
+    five, nothing = later.split("With no prompt")
+    for words, protocol, step, methods in (
+        (click, "centre-click", 1, ["tags-tiny", "sam-med3d-tiny", "region-growing", "3dsam-adapter-tiny"]),
+        (five, "iterative-5", 5, ["tags-tiny", "region-growing", "sam-med3d-tiny"]),
+        (nothing, "automatic", 1, ["tags-tiny", "nnunet-small", "nnunet-small-mirrored"]),
+    ):
+        rows = cases[(cases["protocol"] == protocol) & (cases["step"] == step)]
+        means = rows.groupby("method")["dice"].mean()
+        assert re.findall(r"0\.\d+", words) == [f"{means[method]:.3f}" for method in methods]
+    table = cells(page.table_of(cases))
+    starts = [place for place, line in enumerate(table) if line[0]]
+    lists = {table[start][0]: table[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)}
+
+    def verdicts(given: str, names: list[str]) -> set[str]:
+        return {line[5] for line in lists[given] if line[3].rpartition(" 0.")[0] in names}
+
+    small = ["nnU-Net, small plans", "nnU-Net, small plans, in the mirror, too"]
+    assert verdicts("one centre click", ["SAM-Med3D, tiny"]) == {"TAGS is better"}
+    assert verdicts("one centre click", ["region growing", "3DSAM-adapter, tiny"]) == {"undecided"}
+    assert verdicts("nothing", small) == {"TAGS is better"}
+    assert {line[5] for line in lists["five rounds"]} == {"TAGS is better"}
+    assert ("(worse)" in click, "(both undecided" in click, "better than all" in five, "(both worse)" in nothing) == (
+        (True,) * 4
+    )

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
+
+from tests.documents.commands import FENCE, help_texts, parse, shown_in
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
-FENCE = re.compile(r"^```\w*\n(.*?)^```", flags=re.DOTALL | re.MULTILINE)
+EXAMPLES = sorted((ROOT / "examples").glob("*/README.md"))
 
 
 def test_the_site_is_built_and_no_link_is_broken(tmp_path: Path) -> None:
@@ -51,44 +51,36 @@ def test_links_lead_somewhere_in_the_checkout_too(page: Path) -> None:
     assert not missing
 
 
-def known_options(words: list[str]) -> tuple[set[str], list[str]] | None:
-    """The options of the command that the words name, and the words after it; None where there is no such command."""
-    import cli
-
-    command = typer.main.get_command(cli.app)
-    rest = words[1:]
-    while rest and (children := getattr(command, "commands", None)):
-        if rest[0].startswith("-"):
-            break
-        if rest[0] not in children:
-            return None
-        command, rest = children[rest[0]], rest[1:]
-    options = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-    return options | {"--help", "--version", "--install-completion"}, rest
+@pytest.mark.parametrize("page", [*PAGES, *EXAMPLES], ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_shown_exists_with_its_options(page: Path) -> None:
+    for words in shown_in(page.read_text(encoding="utf-8")):
+        if not words[0][0].isdigit():  # a version
+            parse(words)
 
 
-def commands_shown() -> list[tuple[str, str]]:
-    found = []
-    for page in PAGES:
-        for block in FENCE.findall(page.read_text(encoding="utf-8")):
-            lines = block.replace("\\\n", " ").splitlines()
-            found += [(page.name, line.strip()) for line in lines if line.strip().startswith("tags-bench ")]
-    return found
+def test_every_command_in_a_help_text_exists_with_its_options() -> None:
+    shown = {where: list(shown_in(text)) for where, text in help_texts().items()}
+    for commands in shown.values():
+        for words in commands:
+            parse(words)
+    assert ["data", "splits", "kits21", "--out", "kits21-splits.json"] in shown["tags-bench data splits"]
 
 
-def test_every_command_shown_exists_with_its_options() -> None:
-    wrong = []
-    for page, line in commands_shown():
-        words = [re.sub(r"[\[\]]", "", word) for word in shlex.split(line, comments=True)]
-        found = known_options(words)
-        if found is None:
-            wrong.append(f"{page}: {line}")
-            continue
-        options, rest = found
-        named = [word.split("=")[0] for word in rest if word.startswith("--")]
-        wrong += [f"{page}: {option} in {line}" for option in named if option not in options]
-    assert len(commands_shown()) > 20
-    assert not wrong
+def test_commands_are_found_wherever_a_page_shows_them_and_wrong_ones_are_refused() -> None:
+    page = "Say `tags-bench run\n--suite quick`.\n\n```\ntags-bench score A B --label 2  # both\n```\n"
+    assert list(shown_in(page)) == [["score", "A", "B", "--label", "2"], ["run", "--suite", "quick"]]
+    parse(["weights"])
+    parse(["show"])
+    for words, message in (
+        (["runn"], "no command 'runn'"),
+        (["data", "ad", "x"], "no command 'ad'"),
+        (["--versions"], "no option '--versions'"),
+        (["run", "--stepps", "3"], "(?i)no such option"),
+        (["run", "--steps", "many"], "(?i)is not a valid"),
+        (["suites", "one-too-many"], "(?i)unexpected extra argument"),
+    ):
+        with pytest.raises(Exception, match=message):
+            parse(words)
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.common.errors import UserError
+from benchmarks.contestants import Method, PromptKind, WeightFile, installed
 from benchmarks.data.cache import default_cache
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.volume import read_label
@@ -16,6 +18,7 @@ from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset, with
 from benchmarks.execution.suite import parse_suite
 from benchmarks.results.records import key_of
 
+ROOT = Path(__file__).resolve().parents[2]
 SUITE = """
 name: small
 seed: 7
@@ -97,6 +100,23 @@ def test_what_a_suite_lists_twice_is_named(
     suite = parse_suite(SUITE.replace(*change), "test")
     with pytest.raises(UserError, match=message):
         plan(suite, [dataset] * len(suite.datasets), Folders(tmp_path))
+
+
+def test_a_method_with_a_file_as_the_page_on_weights_shows_it_is_planned(
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the file lies in the weights folder; before that the run says which one is missing."""
+    page = (ROOT / "docs" / "weights.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"```python\n(Method\(.*?)```", page, re.DOTALL)
+    announced = eval(shown, {"Method": Method, "PromptKind": PromptKind, "WeightFile": WeightFile})
+    monkeypatch.setattr(installed, "_installed", lambda: ({announced.name: announced}, ()))
+    text = re.sub("methods: .*", "methods: [my-method]", SUITE)
+    with pytest.raises(UserError, match=r"my_method_v1\.pth"):
+        units_of(dataset, tmp_path, text)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "my_method_v1.pth").write_bytes(b"weights")
+    (unit,) = units_of(dataset, tmp_path, text)
+    assert unit.description()["config"] == {"checkpoint": str(tmp_path / "weights" / "my_method_v1.pth")}
 
 
 def test_equal_prompts_have_one_digest_whatever_the_protocols(dataset: Dataset, tmp_path: Path) -> None:

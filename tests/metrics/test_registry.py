@@ -17,6 +17,7 @@ from benchmarks.results import leaderboard as lb
 from benchmarks.results.leaderboard import metrics_of as table_of_metrics
 from benchmarks.results.leaderboard import summarise
 from benchmarks.results.mlflow.values import curves_of
+from benchmarks.results.statistics import with_failures_as_worst
 from benchmarks.results.tables import board_sheets
 from tests.results.boards import row_of, unit_of
 
@@ -45,6 +46,19 @@ def masks() -> tuple[np.ndarray, np.ndarray]:
     truth = np.zeros((8, 8, 8), bool)
     truth[2:4, 2:4, 2:4] = True
     return truth, np.roll(truth, 3, axis=2)
+
+
+def test_the_worst_value_may_be_a_whole_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is 1, and not the diagonal of the image (18.3 mm here), in a failed row and in statistics."""
+    monkeypatch.setattr(registry, "_REGISTERED", dict(registry._REGISTERED))
+    register(Metric("miss", "miss", "", False, lambda both: 0.5, "share that is missed", 1, 0))
+    worst = failed_values(Reference(masks()[0], SPACING))["miss"]
+    assert (worst, type(worst)) == (1, float)
+    click = P("centre-click")
+    unit = unit_of("a", "kits21", [click], 2)
+    rows = pd.DataFrame([row_of(unit, case, click, 1, dice) for case, dice in enumerate((0.5, None))])
+    rows["miss"] = [0.25, np.nan]
+    assert with_failures_as_worst(rows, "miss")["miss"].tolist() == [0.25, 1.0]
 
 
 def test_a_registered_metric_reaches_rows_failures_policies_tables_and_mlflow(shift: Metric) -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from benchmarks.data.preprocessing import Preprocessing, prepare
 from benchmarks.data.volume import Volume
+from tags import augment
 from tags.augment import draw_flips, flipped, random_views, rotations, seen
+from tags.config import defaults
+from tags.search_space import search_space
 from tags.views import View
 from tests.tags.shapes import ball
 
@@ -65,6 +70,30 @@ def test_a_tilted_bar_keeps_its_volume_and_leaves_its_axis():
     _, found = random_views(bar, bar, 48, (1.0, 1.0), torch.Generator().manual_seed(3), tilt=20.0)
     assert found.sum().item() == pytest.approx(bar.sum().item(), rel=0.1)
     assert not torch.equal(found, bar)
+
+
+def beyond(monkeypatch, zoom, tilt):
+    """The share of the voxels of each of 200 views that lie beyond the crop, which is as wide as the widest of them."""
+    sampled = torch.nn.functional.grid_sample
+    monkeypatch.setattr(
+        augment.F, "grid_sample", lambda *told, **how: sampled(*told, **{**how, "padding_mode": "zeros"})
+    )
+    side = 2 * math.ceil(32 * zoom[1] / 2)
+    crops, random = torch.ones(1, 1, side, side, side).expand(10, -1, -1, -1, -1), torch.Generator().manual_seed(0)
+    views = [random_views(crops, crops, 32, tuple(zoom), random, 0.1, tilt)[0] for _ in range(20)]
+    return (torch.cat(views) < 0.5).float().mean(dim=(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize(("size", "mean", "most"), [("tiny", 0.008, 0.20), ("vit-b", 0.002, 0.12)])
+def test_turned_views_hardly_look_beyond_what_was_cut(monkeypatch, size, mean, most):
+    """With every zoom that a sweep tries; by docs/methods/tags.md this much with the method's own."""
+    own = defaults(size)
+    shares = {tuple(zoom): beyond(monkeypatch, zoom, own["tilt"]) for zoom in search_space(size)["zoom"][1]}
+    assert max(float(share.mean()) for share in shares.values()) < 0.04
+    usual = shares[tuple(own["zoom"])]
+    assert float(usual.mean()) == pytest.approx(mean, abs=0.004)
+    assert float(usual.max()) < most + 0.01
+    assert float(beyond(monkeypatch, (1.0, 1.0), own["tilt"]).mean()) > 0.05  # nothing but what was cut is seen
 
 
 def test_flips_follow_their_chances_and_turn_each_crop_by_its_own():

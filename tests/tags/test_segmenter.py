@@ -400,6 +400,8 @@ def test_user_mistakes_are_one_line(monkeypatch, tmp_path):
         ({"fusion": "sum"}, "gated, concat or none"),
         ({"overlap": 1}, "overlap is a share from 0 to below 1, not 1"),
         ({"overlap": -0.1}, "overlap is a share from 0 to below 1"),
+        ({"gradient_clip": 0}, "gradient_clip is above 0, not 0"),
+        ({"threshold": 50}, "threshold is a share from 0 to below 1, not 50"),
         ({"queries": 0, "semantic": False, "anatomy": False}, "queries must not be 0"),
     ):
         with pytest.raises(UserError, match=message) as caught:

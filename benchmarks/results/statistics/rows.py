@@ -86,7 +86,7 @@ def with_failures_as_worst(records: pd.DataFrame, metric: str) -> pd.DataFrame:
     _refuse_gaps(filled[~failed], metric, "did not fail and has no finite value")
     larger_wins = higher_is_better(metric)
     worst = metrics.metric_of(metric).worst if metrics.is_metric(metric) else 0.0 if larger_wins else None
-    if isinstance(worst, float):
+    if isinstance(worst, (int, float)):
         filled.loc[failed, metric] = worst
         return filled
     finite = filled[metric].where(np.isfinite(filled[metric]))
