@@ -33,16 +33,7 @@ from benchmarks.data.layouts.layout import (
 )
 from benchmarks.data.split_files import FOLDERS
 from benchmarks.data.volume import read_grid, read_label, same_grid, values_in, voxel_size
-from benchmarks.metrics import (
-    DEFAULT_POLICY,
-    DEFAULT_RULE,
-    TOLERANCES_MM,
-    EmptyPolicy,
-    MatchingRule,
-    Reference,
-    evaluate_mask,
-    failed_values,
-)
+from benchmarks.metrics import TOLERANCES_MM, Reference, evaluate_mask, failed_values
 
 MAX_VALUES = 8  # in a message
 CHANNEL_SUFFIX = "_0000"
@@ -81,8 +72,6 @@ def score_folders(
     labels: Path,
     label: int | None = None,
     tolerances: Sequence[float] = TOLERANCES_MM,
-    policy: EmptyPolicy = DEFAULT_POLICY,
-    rule: MatchingRule = DEFAULT_RULE,
     prediction_label: int | None = None,
 ) -> list[Row]:
     """One row for each label map, sorted by case, then one for each prediction without a label.
@@ -133,7 +122,7 @@ def score_folders(
         truth, grid = _read(label_files[case])
         if label is not None:
             known.update(values_in(truth))
-        reference = Reference(_select(truth, label), grid.spacing, tolerances, policy, rule)
+        reference = Reference(_select(truth, label), grid.spacing, tolerances)
         path = prediction_files.get(case)
         row = _score(path, reference, grid, wanted, held) if path else _missing(case, folder, reference)
         rows.append({"case": case} | row)
@@ -151,7 +140,7 @@ def score_folders(
 
 
 def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A JSON list with one object for each case; what does not exist (NaN under a skipping policy) is null."""
+    """A JSON list with one object for each case; what does not exist is null."""
     return json.dumps([{key: _plain(value) for key, value in row.items()} for row in rows], indent=2, allow_nan=False)
 
 
@@ -165,11 +154,7 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean of each metric over all rows that have a label, failed ones with their worst values; none is
-    dropped.
-
-    Under a skipping policy a mean that holds an undefined value is NaN.
-    """
+    """Mean of each metric over all rows that have a label, failed ones with their worst values; none is dropped."""
     scored = [row for row in rows if row["status"] != "no-label"]
     keys = [key for key in scored[0] if isinstance(scored[0][key], float) and not key.endswith("_mm3")]
     return {key: math.fsum(float(row[key]) for row in scored) / len(scored) for key in keys}
