@@ -106,8 +106,6 @@ class Course:
         self.writer = Writer(records.store) if records else None
         self.computed = 0
         self.not_run: list[NotRun] = []
-        self.training_failed: dict[str, str] = {}
-        self.training_not_run: dict[str, str] = {}
         self.loadings: dict[Any, Loading] = {SCORING.name: Loading(folders.logs / "scoring.log")}
         self.ways = [self._way(number, unit) for number, unit in enumerate(units)]
         self.trainees: dict[str, list[Way]] = {}
@@ -239,17 +237,16 @@ class Course:
     def _compute(self, way: Way, cases: list[Case]) -> None:
         """Predict and score; after the training if that is still to be done."""
         problem = self.environments.problem(way.unit.method.name, way.unit.environment)
-        failed, not_run = (reasons.get(way.unit.digest) for reasons in (self.training_failed, self.training_not_run))
         if way.unit.evaluation.given is not None:
             self._submit(self._items(way, cases, score_only=True))
         elif problem is not None:
             self._leave_out(way, cases, problem)
         elif way.trained:
             self._submit(self._items(way, cases, score_only=False))
-        elif failed is not None:
-            self._write_untrained(way, cases, failed)
-        elif not_run is not None:
-            self._leave_out(way, cases, f"not trained: {not_run}")
+        elif way.training_failed is not None:
+            self._write_untrained(way, cases, way.training_failed)
+        elif way.training_not_run is not None:
+            self._leave_out(way, cases, f"not trained: {way.training_not_run}")
         else:
             way.awaiting += cases
             self._train(way)
@@ -274,7 +271,7 @@ class Course:
             return
         problem = self.environments.problem(way.unit.method.name, way.unit.environment)
         if problem is not None:
-            self.training_not_run[way.unit.digest] = problem
+            way.training_not_run = problem
             self._leave_out(way, [], problem)
             return
         trainees = self.trainees.get(job.digest())
@@ -330,16 +327,8 @@ class Course:
         if isinstance(work, TrainingWork):
             if isinstance(result, Exception):
                 self._fail(item, one_line(result)[:400])
-                return
-            for way in self.trainees.pop(work.job.digest()):
-                way.has_trained(result)
-                cases, way.awaiting = way.awaiting, []
-                if self.records is None:
-                    self._end(way)
-                else:
-                    self._stage(way, "waiting")  # for a worker; its training is over
-                    self._compute(way, self._due_with(self.records, way, cases))
-                    self._end_if_done(way)  # a run that was cut off may have left all rows by these very weights
+            else:
+                self._take_training(work, result)
             return
         assert isinstance(work, CaseWork)
         way = self.ways[work.unit]
@@ -351,6 +340,17 @@ class Course:
             self._write_as_failed(way, work.case, result)
         else:
             self._write(way, work.case, result)
+
+    def _take_training(self, work: TrainingWork, figures: dict[str, Any]) -> None:
+        for way in self.trainees.pop(work.job.digest()):
+            way.has_trained(figures)
+            cases, way.awaiting = way.awaiting, []
+            if self.records is None:
+                self._end(way)
+            else:
+                self._stage(way, "waiting")  # for a worker; its training is over
+                self._compute(way, self._due_with(self.records, way, cases))
+                self._end_if_done(way)  # a run that was cut off may have left all rows by these very weights
 
     def _due_with(self, records: Records, way: Way, awaiting: list[Case]) -> list[Case]:
         """The cases that waited for a training; all of the unit where it has rows by the weights of another one.
@@ -369,7 +369,7 @@ class Course:
         work = item.work
         if isinstance(work, TrainingWork):
             for way in self.trainees.pop(work.job.digest()):
-                self.training_failed[way.unit.digest] = reason
+                way.training_failed = reason
                 cases, way.awaiting = way.awaiting, []
                 self._write_untrained(way, cases, reason)
                 if self.records is None:
@@ -387,7 +387,7 @@ class Course:
             return
         assert isinstance(work, TrainingWork)
         for way in self.trainees.pop(work.job.digest()):
-            self.training_not_run[way.unit.digest] = reason
+            way.training_not_run = reason
             cases, way.awaiting = way.awaiting, []
             self._leave_out(way, cases, f"not trained: {reason}")
 
@@ -439,12 +439,12 @@ class Course:
 
     def _end(self, way: Way) -> None:
         way.ended = True
-        if way.without or way.unit.digest in self.training_not_run:
+        if way.without or way.training_not_run is not None:
             self._stage(way, "not run")
             return
         if self.records is not None:
             self.records.store.complete_unit(way.unit.folder)
-        elif way.unit.digest in self.training_failed:
+        elif way.training_failed is not None:
             self._stage(way, "failed")
             return
         else:

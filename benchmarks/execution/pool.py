@@ -144,6 +144,8 @@ def train_units(units: list[Unit], folders: Folders, observer: Observer, fresh: 
         with one.interruptible():
             one.to_the_end()
         figures = {way.unit.digest: way.training for way in one.ways if way.training is not None}
-        return TrainOutcome(figures, one.training_failed, one.training_not_run)
+        failed = {way.unit.digest: way.training_failed for way in one.ways if way.training_failed is not None}
+        not_run = {way.unit.digest: way.training_not_run for way in one.ways if way.training_not_run is not None}
+        return TrainOutcome(figures, failed, not_run)
     finally:
         machines.close()
