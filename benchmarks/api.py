@@ -410,19 +410,21 @@ def compare(
     Raises:
         UserError: neither folders, methods nor suites; runs with no method in common; an unknown metric.
     """
-    names = [str(a), str(b)]
-    store = RecordStore(user_path(out) / "records")
-    stores = [RecordStore(user_path(name) / "records") for name in names]
-    if all(one.root.is_dir() for one in stores):
-        sides = [Side(name, *one.read_suite(suite)) for name, one in zip(names, stores, strict=True)]
-    elif set(names) <= set(store.suites()):
-        sides = [Side(name, *store.read_suite(name)) for name in names]
-    else:
-        sides = _methods_of_run(store, suite, names)
+    sides = _sides([str(a), str(b)], suite, RecordStore(user_path(out) / "records"))
     for side in sides:
         refuse_rehearsal(suite, side.units)
         Results(suite, side.rows, tuple(side.units)).check_metric(metric)
     return compared(sides[0], sides[1], metric, margin)
+
+
+def _sides(names: Sequence[str], suite: str, store: RecordStore) -> list[Side]:
+    """What two names mean: output folders, else suites in the output folder of the records, else methods of its run."""
+    stores = [RecordStore(user_path(name) / "records") for name in names]
+    if all(one.root.is_dir() for one in stores):
+        return [Side(name, *one.read_suite(suite)) for name, one in zip(names, stores, strict=True)]
+    if set(names) <= set(store.suites()):
+        return [Side(name, *store.read_suite(name)) for name in names]
+    return _methods_of_run(store, suite, names)
 
 
 def _methods_of_run(store: RecordStore, suite: str, names: Sequence[str]) -> list[Side]:
