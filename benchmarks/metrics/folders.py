@@ -124,7 +124,11 @@ def score_folders(
             known.update(values_in(truth))
         reference = Reference(_select(truth, label), grid.spacing, tolerances)
         path = prediction_files.get(case)
-        row = _score(path, reference, grid, wanted, held) if path else _missing(case, folder, reference)
+        if path is None:
+            row = _missing(case, folder, reference)
+        else:
+            row, values = _score(path, reference, grid, wanted)
+            held |= values
         rows.append({"case": case} | row)
     if label is not None and label not in known and known != {0}:
         raise UserError(f"no label map in {labels} holds the value {label}; they hold {_listing(known)}")
@@ -168,13 +172,14 @@ def _missing(case: str, folder: Path, reference: Reference) -> Row:
     return failed_values(reference) | {"status": "failed", "reason": reason}
 
 
-def _score(path: Path, reference: Reference, grid: _Grid, wanted: int | None, held: set[int]) -> Row:
+def _score(path: Path, reference: Reference, grid: _Grid, wanted: int | None) -> tuple[Row, set[int]]:
+    """The row of a prediction, and the values that it holds; none if it cannot be used."""
     try:
         prediction = _read_on(grid, path)
     except UserError as error:
-        return failed_values(reference) | {"status": "failed", "reason": str(error)}
-    held.update(values_in(prediction))
-    return evaluate_mask(_select(prediction, wanted), reference) | {"status": "ok", "reason": ""}
+        return failed_values(reference) | {"status": "failed", "reason": str(error)}, set()
+    row = evaluate_mask(_select(prediction, wanted), reference) | {"status": "ok", "reason": ""}
+    return row, set(values_in(prediction))
 
 
 def _read(path: Path) -> tuple[NDArray[np.int16], _Grid]:
