@@ -214,7 +214,7 @@ def train_zoo(
     Raises:
         UserError: an unknown name, or a method that brings no weights.
     """
-    from benchmarks.execution.plan import Folders
+    from benchmarks.execution.datasets import Folders
     from benchmarks.execution.zoo import ZooOrder, train
 
     return train(order or ZooOrder(), Folders(writable_folder(out)), progress or Progress())
@@ -297,7 +297,7 @@ def report(
     Raises:
         UserError: records that are not complete, an unknown metric, a file that cannot be written.
     """
-    from benchmarks.execution.plan import Folders
+    from benchmarks.execution.datasets import Folders
     from benchmarks.execution.reporting import write_report
 
     folders = Folders(user_path(out).resolve())

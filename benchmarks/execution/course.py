@@ -25,6 +25,7 @@ from benchmarks.common.errors import MachineFault, one_line
 from benchmarks.common.identity import digest
 from benchmarks.data.dataset import Case
 from benchmarks.execution.crew import CaseWork, ClusterLost, Crew, Machines, TrainingWork
+from benchmarks.execution.datasets import Folders
 from benchmarks.execution.environments import Environments
 from benchmarks.execution.last_words import last_words, take_back
 from benchmarks.execution.observer import Observer
@@ -41,11 +42,11 @@ from benchmarks.execution.orders import (
     StartWorker,
     WorkerOrder,
 )
-from benchmarks.execution.plan import Folders, Unit
+from benchmarks.execution.plan import Unit
 from benchmarks.execution.room import need_of, training_need
 from benchmarks.execution.scheduler import Scheduler
-from benchmarks.execution.training import checkpoint_folder, finished, run_job
-from benchmarks.execution.training_job import TrainingJob
+from benchmarks.execution.training import run_job
+from benchmarks.execution.training_job import TrainingJob, checkpoint_folder, finished
 from benchmarks.execution.way import Way
 from benchmarks.execution.worker import Loading
 from benchmarks.execution.writing import Writer

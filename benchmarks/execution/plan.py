@@ -20,7 +20,7 @@ from benchmarks.contestants import Environment, Method, Target
 from benchmarks.contestants import method as find_method
 from benchmarks.data.cache import cache_limit
 from benchmarks.data.dataset import Case, Dataset, fingerprint_cases
-from benchmarks.execution.datasets import Folders, resolve_dataset, target_for
+from benchmarks.execution.datasets import Folders, target_for
 from benchmarks.execution.entries import DatasetEntry
 from benchmarks.execution.evaluate import Evaluation, applicable
 from benchmarks.execution.given_masks import MADE_ELSEWHERE, GivenMasks, given_masks, masks_method
@@ -38,7 +38,7 @@ from benchmarks.results.records import SCHEMA_VERSION, RecordStore
 from benchmarks.weights.official_files import settings_from_files
 from benchmarks.weights.zoo import ZooWeights, zoo_weights
 
-__all__ = ["Folders", "Unit", "members", "method_of", "plan", "resolve_dataset", "without_repeats"]
+__all__ = ["Unit", "members", "method_of", "plan", "without_repeats"]
 
 
 def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders, by_rule: Collection[str] = ()) -> list[Unit]:

@@ -14,11 +14,13 @@ import pandas as pd
 
 from benchmarks.execution.course import Course, NotRun, Records, missing_cases
 from benchmarks.execution.crew import Machines, NoMachines
+from benchmarks.execution.datasets import Folders
 from benchmarks.execution.environments import prepare
 from benchmarks.execution.observer import Observer
-from benchmarks.execution.plan import Folders, Unit, without_repeats
+from benchmarks.execution.plan import Unit, without_repeats
 from benchmarks.execution.room import check_room, unfit_nodes
-from benchmarks.execution.training import checkpoint_folder, weights_of
+from benchmarks.execution.training import weights_of
+from benchmarks.execution.training_job import checkpoint_folder
 from benchmarks.results.records import RecordStore
 
 

@@ -26,7 +26,8 @@ from benchmarks.execution.predict import (
     unit_of,
     without_run,
 )
-from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
+from benchmarks.execution.training import run_job
+from benchmarks.execution.training_job import TrainingJob, checkpoint_folder
 from benchmarks.prompting.given import GivenPrompts, Point
 
 TARGET = Target("liver-tumor", "liver", "tumor", labels=(2,), window=(-100.0, 200.0))
