@@ -214,7 +214,7 @@ def train_zoo(
     Raises:
         UserError: an unknown name, or a method that brings no weights.
     """
-    from benchmarks.execution.plan import Folders
+    from benchmarks.execution.datasets import Folders
     from benchmarks.execution.zoo import ZooOrder, train
 
     return train(order or ZooOrder(), Folders(writable_folder(out)), progress or Progress())
@@ -302,7 +302,7 @@ def report(
     Raises:
         UserError: records that are not complete, an unknown metric, a file that cannot be written.
     """
-    from benchmarks.execution.plan import Folders
+    from benchmarks.execution.datasets import Folders
     from benchmarks.execution.reporting import write_report
 
     folders = Folders(user_path(out).resolve())
@@ -416,21 +416,23 @@ def compare(
         UserError: neither folders, methods nor suites; one of which no case is there yet; runs with no method in
             common; an unknown metric.
     """
-    names = [str(a), str(b)]
-    store = RecordStore(user_path(out) / "records")
-    stores = [RecordStore(user_path(name) / "records") for name in names]
-    if all(one.root.is_dir() for one in stores):
-        sides = [Side(name, *one.read_suite(suite)) for name, one in zip(names, stores, strict=True)]
-    elif set(names) <= set(store.suites()):
-        sides = [Side(name, *store.read_suite(name)) for name in names]
-    else:
-        sides = _methods_of_run(store, suite, names)
+    sides = _sides([str(a), str(b)], suite, RecordStore(user_path(out) / "records"))
     for side in sides:
         refuse_rehearsal(suite, side.units)
         if side.rows.empty:
             raise UserError(f"{side.name}: not finished: no case is there yet; run the suite again")
         Results(suite, side.rows, tuple(side.units)).check_metric(metric)
     return compared(sides[0], sides[1], metric, margin)
+
+
+def _sides(names: Sequence[str], suite: str, store: RecordStore) -> list[Side]:
+    """What two names mean: output folders, else suites in the output folder of the records, else methods of its run."""
+    stores = [RecordStore(user_path(name) / "records") for name in names]
+    if all(one.root.is_dir() for one in stores):
+        return [Side(name, *one.read_suite(suite)) for name, one in zip(names, stores, strict=True)]
+    if set(names) <= set(store.suites()):
+        return [Side(name, *store.read_suite(name)) for name in names]
+    return _methods_of_run(store, suite, names)
 
 
 def _methods_of_run(store: RecordStore, suite: str, names: Sequence[str]) -> list[Side]:

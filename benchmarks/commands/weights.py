@@ -36,7 +36,7 @@ def list_files(
     """
     from benchmarks.common.weight_file import weights_folder
     from benchmarks.contestants import broken_methods
-    from benchmarks.weights.official_files import as_rows, official_files, readable, wanted
+    from benchmarks.weights.official_files import as_rows, official_files, size_words, wanted
 
     print_broken(broken_methods())
 
@@ -48,7 +48,7 @@ def list_files(
         {
             "file": row["file"],
             "methods": ", ".join(row["methods"]),
-            "size": readable(row["bytes"]),
+            "size": size_words(row["bytes"]),
             "licence": row["licence"],
             "state": row["state"],
             "how": row["how"] + (", optional" if row["optional"] else ""),

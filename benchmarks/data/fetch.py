@@ -34,14 +34,14 @@ def licence(name: str) -> str:
     return f"{info.title}: {listed.licence or info.licence} ({listed.url or info.url}); cite {info.citation}"
 
 
-def licence_accepted(name: str, home: Path | None = None) -> bool:
+def licence_accepted(name: str) -> bool:
     """Whether its licence was accepted on this machine before."""
-    return http.licence_accepted(_acceptance(name, home), licence(name))
+    return http.licence_accepted(_acceptance(name), licence(name))
 
 
-def accept_licence(name: str, home: Path | None = None) -> None:
+def accept_licence(name: str) -> None:
     """Remember that the licence was shown and accepted."""
-    http.accept_licence(_acceptance(name, home), licence(name))
+    http.accept_licence(_acceptance(name), licence(name))
 
 
 def remote_files(name: str, cases: Sequence[int] | None = None) -> list[RemoteFile]:
@@ -51,7 +51,6 @@ def remote_files(name: str, cases: Sequence[int] | None = None) -> list[RemoteFi
 
 def fetch(
     name: str,
-    home: Path | None = None,
     *,
     cases: Sequence[int] | None = None,
     progress: Progress | None = None,
@@ -64,9 +63,9 @@ def fetch(
     Raises:
         UserError: the licence is not accepted, no connection, a wrong checksum, or the disk is full.
     """
-    if not licence_accepted(name, home):
+    if not licence_accepted(name):
         raise UserError(f"{licence(name)}. Accept this licence with `tags-bench data fetch {name} --accept-licence`")
-    folder = (home or data_home()) / "datasets" / name
+    folder = data_home() / "datasets" / name
     busy = f"{folder}: another process is fetching {name}; wait until it is done"
     with exclusively(folder / ".fetch.lock", busy):
         for remote in files if files is not None else remote_files(name, cases):
@@ -105,5 +104,5 @@ def _fetch_list(name: str) -> FetchList:
     return listed
 
 
-def _acceptance(name: str, home: Path | None) -> Path:
-    return (home or data_home()) / "licences" / f"{name}.json"
+def _acceptance(name: str) -> Path:
+    return data_home() / "licences" / f"{name}.json"

@@ -72,7 +72,6 @@ class Registration:
 def add(
     wanted: Registration,
     *,
-    home: Path | None = None,
     each: Callable[..., Iterable[CaseReport]] = map,
     opened: Callable[[Dataset], Any] | None = None,
     progress: Callable[[CaseReport], Any] | None = None,
@@ -91,7 +90,7 @@ def add(
         UserError: the layout is not there, words are not those of the target, no case is usable or
             none of them has the target, or the data home cannot be written.
     """
-    _path(wanted.name, home)  # a name that cannot be kept ends here, before the work
+    _path(wanted.name)  # a name that cannot be kept ends here, before the work
     wanted = replace(wanted, root=whole_path(user_path(wanted.root)), splits=absolute(wanted.splits))
     _refuse_what_is_no_text(wanted)
     dataset = _open(wanted)
@@ -113,25 +112,24 @@ def add(
         notes=tuple(map(printable, usable.notes)),
         reports=tuple(report for report in reports if report.usable or report.case_id in dataset.cases),
     )
-    _write(found, home)
+    _write(found)
     return found
 
 
-def verify_again(name: str, *, home: Path | None = None, **options: Any) -> Registration:
+def verify_again(name: str, **options: Any) -> Registration:
     """Check a listed dataset once more, with the settings it was added with. `options` as for `add`."""
-    return add(registration(name, home), home=home, **options)
+    return add(registration(name), **options)
 
 
-def registrations(home: Path | None = None) -> dict[str, Registration]:
+def registrations() -> dict[str, Registration]:
     """All listed datasets by name."""
-    folder = (home or data_home()) / "registry"
-    return {path.stem: _read(path) for path in sorted(folder.glob("*.json"))}
+    return {path.stem: _read(path) for path in sorted((data_home() / "registry").glob("*.json"))}
 
 
 @readable()
-def registration(name: str, home: Path | None = None) -> Registration:
+def registration(name: str) -> Registration:
     """One listed dataset. Raises UserError with the nearest name, or how to add it."""
-    path = _path(name, home)
+    path = _path(name)
     if path.is_file():
         return _read(path)
     have = [file.stem for file in path.parent.glob("*.json")]
@@ -141,27 +139,27 @@ def registration(name: str, home: Path | None = None) -> Registration:
 
 
 @readable()
-def folder_of(name: str, home: Path | None = None) -> Path | None:
+def folder_of(name: str) -> Path | None:
     """The folder or table that is listed under a name, whether it is still there or not; None if there is no such name.
 
     Raises:
         UserError: the entry cannot be read.
     """
-    return registration(name, home).root if NAME.fullmatch(name) and _path(name, home).is_file() else None
+    return registration(name).root if NAME.fullmatch(name) and _path(name).is_file() else None
 
 
 @readable()
-def resolve(name: str, home: Path | None = None) -> Path | None:
+def resolve(name: str) -> Path | None:
     """Where a dataset lies; None if it is not listed. Raises UserError if its folder is gone."""
-    if not _path(name, home).is_file():
+    if not _path(name).is_file():
         return None
-    root = registration(name, home).root
+    root = registration(name).root
     if not root.exists():
         raise UserError(f"dataset '{name}': {root} is gone; add it again, or `tags-bench data remove {name}`")
     return root
 
 
-def load(name: str, home: Path | None = None, splits: str | None = None) -> Dataset:
+def load(name: str, splits: str | None = None) -> Dataset:
     """A listed dataset with its bad cases left out; `splits` other than those it was added with.
 
     Its splits do not depend on the seed of a run: what `data splits` shows is what every run uses.
@@ -169,8 +167,8 @@ def load(name: str, home: Path | None = None, splits: str | None = None) -> Data
     Raises:
         UserError: not listed, gone, or a file has another size than when it was checked.
     """
-    known = registration(name, home)
-    resolve(name, home)
+    known = registration(name)
+    resolve(name)
     wanted = known if splits is None else replace(known, splits=splits)
     dataset = _open(wanted)
     checked, unread = {**known.apart, **known.sizes}, _unread(known, wanted)
@@ -199,10 +197,10 @@ def _with_voxels(dataset: Dataset, reports: Iterable[CaseReport]) -> Dataset:
     return replace(dataset, cases=cases)
 
 
-def remove(name: str, home: Path | None = None) -> Path:
+def remove(name: str) -> Path:
     """Forget a dataset; its files stay where they are. Returns their folder."""
-    root = registration(name, home).root
-    _path(name, home).unlink()
+    root = registration(name).root
+    _path(name).unlink()
     return root
 
 
@@ -252,14 +250,14 @@ def _refuse_what_is_no_text(wanted: Registration) -> None:
             raise UserError(f"{words}: a name that is not UTF-8 cannot be kept; rename it")
 
 
-def _path(name: str, home: Path | None) -> Path:
+def _path(name: str) -> Path:
     if not NAME.fullmatch(name) or len(name) > NAME_LENGTH:
         raise UserError(f"'{shorten(name, 80)}' is no name for a dataset; use small letters, digits, '-', '_' and '.'")
-    return (home or data_home()) / "registry" / f"{name}.json"
+    return data_home() / "registry" / f"{name}.json"
 
 
-def _write(found: Registration, home: Path | None) -> None:
-    path = _path(found.name, home)
+def _write(found: Registration) -> None:
+    path = _path(found.name)
     content = asdict(found) | {"root": str(found.root)}
     try:
         write_json(path, content)

@@ -15,7 +15,8 @@ from typing import Any
 from benchmarks.common.environment import manifest
 from benchmarks.common.errors import UserError
 from benchmarks.common.files import read_json, safe_name, write_json
-from benchmarks.execution.plan import Folders, Unit
+from benchmarks.execution.datasets import Folders
+from benchmarks.execution.plan import Unit
 
 WHEN = "created_at"
 KEPT_MACHINES = 20  # notes of the machines of one suite; the newest stay

@@ -29,7 +29,7 @@ from benchmarks.data.intensities import CT
 from benchmarks.data.target import Target
 from benchmarks.data.volume import Volume, read_mask
 from benchmarks.execution.case_files import CaseFiles, case_files
-from benchmarks.execution.plan import Folders
+from benchmarks.execution.datasets import Folders
 from benchmarks.prompting.prompts import Prompts, from_json
 from benchmarks.results.predictions import facts_file, mask_file
 from benchmarks.results.records import FAILED, OK

@@ -25,6 +25,7 @@ from benchmarks.common.errors import MachineFault, one_line
 from benchmarks.common.identity import digest
 from benchmarks.data.dataset import Case
 from benchmarks.execution.crew import CaseWork, ClusterLost, Crew, Machines, TrainingWork
+from benchmarks.execution.datasets import Folders
 from benchmarks.execution.environments import Environments
 from benchmarks.execution.last_words import last_words, take_back
 from benchmarks.execution.newcomers import Newcomers
@@ -43,11 +44,11 @@ from benchmarks.execution.orders import (
     StartWorker,
     WorkerOrder,
 )
-from benchmarks.execution.plan import Folders, Unit
+from benchmarks.execution.plan import Unit
 from benchmarks.execution.room import need_of, training_need
 from benchmarks.execution.scheduler import Scheduler
-from benchmarks.execution.training import checkpoint_folder, finished, run_job
-from benchmarks.execution.training_job import TrainingJob
+from benchmarks.execution.training import run_job
+from benchmarks.execution.training_job import TrainingJob, checkpoint_folder, finished
 from benchmarks.execution.way import Way
 from benchmarks.execution.worker import Loading
 from benchmarks.execution.writing import Writer
@@ -112,8 +113,6 @@ class Course:
         self.writer = Writer(records.store) if records else None
         self.computed = 0
         self.not_run: list[NotRun] = []
-        self.training_failed: dict[str, str] = {}
-        self.training_not_run: dict[str, str] = {}
         self.loadings: dict[Any, Loading] = {SCORING.name: Loading(folders.logs / "scoring.log")}
         self.ways = [self._way(number, unit) for number, unit in enumerate(units)]
         self.trainees: dict[str, list[Way]] = {}
@@ -250,17 +249,16 @@ class Course:
     def _compute(self, way: Way, cases: list[Case]) -> None:
         """Predict and score; after the training if that is still to be done."""
         problem = self.environments.problem(way.unit.method.name, way.unit.environment)
-        failed, not_run = (reasons.get(way.unit.digest) for reasons in (self.training_failed, self.training_not_run))
         if way.unit.evaluation.given is not None:
             self._submit(self._items(way, cases, score_only=True))
         elif problem is not None:
             self._leave_out(way, cases, problem)
         elif way.trained:
             self._submit(self._items(way, cases, score_only=False))
-        elif failed is not None:
-            self._write_untrained(way, cases, failed)
-        elif not_run is not None:
-            self._leave_out(way, cases, f"not trained: {not_run}")
+        elif way.training_failed is not None:
+            self._write_untrained(way, cases, way.training_failed)
+        elif way.training_not_run is not None:
+            self._leave_out(way, cases, f"not trained: {way.training_not_run}")
         else:
             way.awaiting += cases
             self._train(way)
@@ -285,7 +283,7 @@ class Course:
             return
         problem = self.environments.problem(way.unit.method.name, way.unit.environment)
         if problem is not None:
-            self.training_not_run[way.unit.digest] = problem
+            way.training_not_run = problem
             self._leave_out(way, [], problem)
             return
         trainees = self.trainees.get(job.digest())
@@ -341,16 +339,8 @@ class Course:
         if isinstance(work, TrainingWork):
             if isinstance(result, Exception):
                 self._fail(item, one_line(result)[:400])
-                return
-            for way in self.trainees.pop(work.job.digest()):
-                way.has_trained(result)
-                cases, way.awaiting = way.awaiting, []
-                if self.records is None:
-                    self._end(way)
-                else:
-                    self._stage(way, "waiting")  # for a worker; its training is over
-                    self._compute(way, self._due_with(self.records, way, cases))
-                    self._end_if_done(way)  # a run that was cut off may have left all rows by these very weights
+            else:
+                self._take_training(work, result)
             return
         assert isinstance(work, CaseWork)
         way = self.ways[work.unit]
@@ -362,6 +352,17 @@ class Course:
             self._write_as_failed(way, work.case, result)
         else:
             self._write(way, work.case, result)
+
+    def _take_training(self, work: TrainingWork, figures: dict[str, Any]) -> None:
+        for way in self.trainees.pop(work.job.digest()):
+            way.has_trained(figures)
+            cases, way.awaiting = way.awaiting, []
+            if self.records is None:
+                self._end(way)
+            else:
+                self._stage(way, "waiting")  # for a worker; its training is over
+                self._compute(way, self._due_with(self.records, way, cases))
+                self._end_if_done(way)  # a run that was cut off may have left all rows by these very weights
 
     def _due_with(self, records: Records, way: Way, awaiting: list[Case]) -> list[Case]:
         """The cases that waited for a training; all of the unit where it has rows by the weights of another one.
@@ -380,7 +381,7 @@ class Course:
         work = item.work
         if isinstance(work, TrainingWork):
             for way in self.trainees.pop(work.job.digest()):
-                self.training_failed[way.unit.digest] = reason
+                way.training_failed = reason
                 cases, way.awaiting = way.awaiting, []
                 self._write_untrained(way, cases, reason)
                 if self.records is None:
@@ -398,7 +399,7 @@ class Course:
             return
         assert isinstance(work, TrainingWork)
         for way in self.trainees.pop(work.job.digest()):
-            self.training_not_run[way.unit.digest] = reason
+            way.training_not_run = reason
             cases, way.awaiting = way.awaiting, []
             self._leave_out(way, cases, f"not trained: {reason}")
 
@@ -450,12 +451,12 @@ class Course:
 
     def _end(self, way: Way) -> None:
         way.ended = True
-        if way.without or way.unit.digest in self.training_not_run:
+        if way.without or way.training_not_run is not None:
             self._stage(way, "not run")
             return
         if self.records is not None:
             self.records.store.complete_unit(way.unit.folder)
-        elif way.unit.digest in self.training_failed:
+        elif way.training_failed is not None:
             self._stage(way, "failed")
             return
         else:

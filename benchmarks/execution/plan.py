@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from benchmarks.common.environment import revision
 from benchmarks.common.errors import UserError
@@ -15,15 +16,15 @@ from benchmarks.common.identity import digest, fingerprint_config
 from benchmarks.common.paths import user_path
 from benchmarks.common.seeds import derive_seed
 from benchmarks.common.weight_file import named_files
-from benchmarks.contestants import Method, Target
+from benchmarks.contestants import Environment, Method, Target
 from benchmarks.contestants import method as find_method
 from benchmarks.data.cache import cache_limit
 from benchmarks.data.dataset import Case, Dataset, fingerprint_cases
-from benchmarks.execution.datasets import Folders, as_released, resolve_dataset, target_for
+from benchmarks.execution.datasets import Folders, as_released, target_for
 from benchmarks.execution.entries import DatasetEntry
 from benchmarks.execution.evaluate import Evaluation, applicable
 from benchmarks.execution.given_masks import MADE_ELSEWHERE, GivenMasks, given_masks, masks_method
-from benchmarks.execution.joint import Part, joint_parts
+from benchmarks.execution.joint import joint_parts
 from benchmarks.execution.members import members, method_of
 from benchmarks.execution.prompt_banks import bank_folder
 from benchmarks.execution.suite import MethodEntry, Suite
@@ -37,7 +38,7 @@ from benchmarks.results.records import SCHEMA_VERSION, RecordStore
 from benchmarks.weights.official_files import settings_from_files
 from benchmarks.weights.zoo import ZooWeights, zoo_weights
 
-__all__ = ["Folders", "Unit", "members", "method_of", "plan", "resolve_dataset", "without_repeats"]
+__all__ = ["Unit", "members", "method_of", "plan", "without_repeats"]
 
 
 def plan(suite: Suite, datasets: Iterable[Dataset], folders: Folders, by_rule: Collection[str] = ()) -> list[Unit]:
@@ -177,78 +178,127 @@ def _unit(
     folders: Folders,
     by_rule: Collection[str],
 ) -> Unit:
-    dataset, fold, files, banks = evaluated.dataset, evaluated.fold, evaluated.files, evaluated.banks
+    settled = _settled(suite, entry, evaluated, by_rule)
+    job = _job_of(suite, settled, evaluated, target) if settled.learns else None
+    _refuse_what_needs_a_training(settled, job)
+    if job is None or job.untrained:  # what is trained here learns from the target's own intensities
+        target = as_released(target, settled.method, settled.config, evaluated.dataset.modality)
+    protocols = applicable(suite.protocols, settled.method.prompts)
+    made = _Made(
+        settled.method,
+        settled.entry,
+        _prediction_digest(suite, settled, evaluated, target, protocols, job),
+        protocols,
+        job,
+        skipped=tuple(protocol.name for protocol in suite.protocols if protocol not in protocols),
+        zoo=settled.zoo,
+        weight_files=settled.weight_files,
+    )
+    return _assembled(suite, made, evaluated, target, folders)
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """A method of the suite with all its settings and the weights that it begins with.
+
+    Attributes:
+        entry: its configuration names the official files.
+        config: the defaults with that configuration laid over them.
+    """
+
+    method: Method
+    entry: MethodEntry
+    config: dict[str, Any]
+    zoo: ZooWeights | None
+
+    @property
+    def learns(self) -> bool:
+        """Whether it is trained here: it can be, and has no weights yet or is to be trained from them."""
+        has_weights = bool(self.config.get("checkpoint") or self.zoo)
+        return self.method.training != "none" and (self.entry.fine_tune or not has_weights)
+
+    @property
+    def environment(self) -> Environment | None:
+        return self.entry.environment or self.method.environment
+
+    @property
+    def weight_files(self) -> tuple[str, ...]:
+        return named_files(self.config, self.method.file_settings)
+
+
+def _settled(suite: Suite, entry: MethodEntry, evaluated: _Evaluated, by_rule: Collection[str]) -> _Settled:
+    """Raises UserError for an unknown method or setting, and for weights that are missing or cannot be used here."""
+    dataset = evaluated.dataset
     method = find_method(entry.name)
     config = method.configured(entry.config)
     official = settings_from_files(method, entry.title, config, looked_up_as(method, dataset), by_rule)
     entry = entry.model_copy(update={"config": {**entry.config, **official}})
     config |= official
-    weight_files = named_files(config, method.file_settings)
-    cases = tuple(dataset.split_cases(suite.part, fold))
-    zoo = _zoo_weights(entry, method, dataset, cases)
-    protocols = applicable(suite.protocols, method.prompts)
-    budget = suite.budget.budget(entry.budget)
-    job = None
+    zoo = _zoo_weights(entry, method, dataset, dataset.split_cases(suite.part, evaluated.fold))
     if config.get("checkpoint") and not user_path(str(config["checkpoint"])).is_file():
         raise UserError(f"method '{entry.title}': no checkpoint file at {config['checkpoint']}")
-    if method.training != "none" and (entry.fine_tune or not (config.get("checkpoint") or zoo)):
-        training = tuple(dataset.learning_cases("train", fold))
-        if dataset.external is None:  # otherwise ids mean nothing; contents were compared when the pair was made
-            _refuse_seen_cases(dataset, fold, training, cases, suite.part)
-        seed = derive_seed(suite.seed, "repeat", entry.repeat) if entry.repeat else suite.seed
-        keep_best = suite.keep_best if method.training == "bench" and not entry.untrained else 0
-        validation = tuple(dataset.learning_cases("validation", fold)) if keep_best else ()
-        if keep_best and not validation:
-            raise UserError(f"keep_best: {dataset.name} has no validation cases in fold {fold}")
+    return _Settled(method, entry, config, zoo)
+
+
+def _job_of(suite: Suite, settled: _Settled, evaluated: _Evaluated, target: Target) -> TrainingJob:
+    """The training of a method that learns, on the training cases of the fold or of all datasets (`joint`)."""
+    method, entry, dataset, fold = settled.method, settled.entry, evaluated.dataset, evaluated.fold
+    keep_best = suite.keep_best if method.training == "bench" and not entry.untrained else 0
+    training = tuple(dataset.learning_cases("train", fold))
+    validation = tuple(dataset.learning_cases("validation", fold)) if keep_best else ()
+    _refuse_seen_cases(suite.part, evaluated, training)
+    if keep_best:
+        _refuse_to_keep_best(entry, evaluated, validation)
+    if entry.joint:
+        parts = joint_parts(entry, evaluated.everything, fold, suite.part)
+    else:
         learned = target if dataset.external is None else target_for(target, dataset.external.training)
-        parts: tuple[Part, ...] = ((learned, training),)
-        if entry.joint:
-            if keep_best:
-                raise UserError(
-                    f"method '{entry.title}': `keep_best` validates on one dataset, `joint` learns from several"
-                )
-            parts = joint_parts(entry, evaluated.everything, fold, suite.part)
-        (first_target, first_cases), *further = parts
-        job = TrainingJob(
-            method.name, entry.config, first_target, first_cases, budget, seed,
-            further=tuple(further),
-            workers=1 if entry.untrained else suite.workers,
-            validation=validation,
-            validate_at=tuple((number + 1) / keep_best for number in range(keep_best)),
-            keep_best=bool(keep_best),
-            untrained=entry.untrained,
-            timeout_minutes=suite.train_timeout_minutes,
-            environment=entry.environment or method.environment,
-            start=zoo.folder if zoo else None,
-            storage=suite.storage,
-            files=weight_files,
-        )  # fmt: skip
-    if entry.joint and job is None:
-        raise UserError(f"method '{entry.title}': `joint` is for methods that are trained, and this one is not")
-    if entry.untrained and (job is None or method.training != "bench"):
-        raise UserError(f"method '{entry.title}': `untrained` is for methods that the bench trains, and this is none")
-    if job is None or job.untrained:  # what is trained here learns from the target's own intensities
-        target = as_released(target, method, config, dataset.modality)
+        parts = ((learned, training),)
+    (first_target, first_cases), *further = parts
+    return TrainingJob(
+        method.name, entry.config, first_target, first_cases, suite.budget.budget(entry.budget),
+        seed=derive_seed(suite.seed, "repeat", entry.repeat) if entry.repeat else suite.seed,
+        further=tuple(further),
+        workers=1 if entry.untrained else suite.workers,
+        validation=validation,
+        validate_at=tuple((number + 1) / keep_best for number in range(keep_best)),
+        keep_best=bool(keep_best),
+        untrained=entry.untrained,
+        timeout_minutes=suite.train_timeout_minutes,
+        environment=settled.environment,
+        start=settled.zoo.folder if settled.zoo else None,
+        storage=suite.storage,
+        files=settled.weight_files,
+    )  # fmt: skip
+
+
+def _prediction_digest(
+    suite: Suite,
+    settled: _Settled,
+    evaluated: _Evaluated,
+    target: Target,
+    protocols: Sequence[Protocol],
+    job: TrainingJob | None,
+) -> str:
+    """Of all that decides the masks. What joins it later does so only where it is given: kept masks are found again."""
+    method = settled.method
     decides = {
         "protocol_version": PROTOCOL_VERSION,
         "method": method.name,
         "method_version": method.version,
-        "config": fingerprint_config(method.identifying(config), method.file_settings),
+        "config": fingerprint_config(method.identifying(settled.config), method.file_settings),
         "checkpoint": job.digest() if job else "",
         "target": asdict(target),
-        "cases": files,
+        "cases": evaluated.files,
         "protocols": [protocol.to_mapping() for protocol in protocols],
-        "prompts": [banks[protocol.name].digest for protocol in protocols],
+        "prompts": [evaluated.banks[protocol.name].digest for protocol in protocols],
         "seed": suite.seed,
     }
-    if zoo is not None:
-        decides["zoo"] = zoo.digest
-    environment = entry.environment or method.environment
-    if environment is not None and environment.identity:
-        decides["environment"] = environment.identity
-    skipped = tuple(p.name for p in suite.protocols if p not in protocols)
-    made = _Made(method, entry, digest(decides), protocols, job, skipped, zoo=zoo, weight_files=weight_files)
-    return _assembled(suite, made, evaluated, target, folders)
+    if settled.zoo is not None:
+        decides["zoo"] = settled.zoo.digest
+    if settled.environment is not None and settled.environment.identity:
+        decides["environment"] = settled.environment.identity
+    return digest(decides)
 
 
 def looked_up_as(method: Method, dataset: Dataset) -> str:
@@ -379,13 +429,30 @@ def _zoo_weights(entry: MethodEntry, method: Method, dataset: Dataset, cases: It
     return weights
 
 
-def _refuse_seen_cases(
-    dataset: Dataset, fold: int, training: Iterable[Case], evaluated: Iterable[Case], part: str
-) -> None:
+def _refuse_seen_cases(part: str, evaluated: _Evaluated, training: Iterable[Case]) -> None:
     """No method may be trained on the label of a case that it is then asked about."""
-    both = sorted({case.case_id for case in training} & {case.case_id for case in evaluated})
+    dataset, fold = evaluated.dataset, evaluated.fold
+    if dataset.external is not None:
+        return  # ids of two datasets mean nothing to each other; contents were compared when the pair was made
+    asked = {case.case_id for case in dataset.split_cases(part, fold)}
+    both = sorted({case.case_id for case in training} & asked)
     if both:
         raise UserError(
             f"dataset '{dataset.name}', fold {fold}: case '{both[0]}' is in the training and in the {part} split "
             f"({len(both)} such cases)"
         )
+
+
+def _refuse_to_keep_best(entry: MethodEntry, evaluated: _Evaluated, validation: Sequence[Case]) -> None:
+    if not validation:
+        raise UserError(f"keep_best: {evaluated.dataset.name} has no validation cases in fold {evaluated.fold}")
+    if entry.joint:
+        raise UserError(f"method '{entry.title}': `keep_best` validates on one dataset, `joint` learns from several")
+
+
+def _refuse_what_needs_a_training(settled: _Settled, job: TrainingJob | None) -> None:
+    entry = settled.entry
+    if entry.joint and job is None:
+        raise UserError(f"method '{entry.title}': `joint` is for methods that are trained, and this one is not")
+    if entry.untrained and (job is None or settled.method.training != "bench"):
+        raise UserError(f"method '{entry.title}': `untrained` is for methods that the bench trains, and this is none")

@@ -15,12 +15,14 @@ import pandas as pd
 
 from benchmarks.execution.course import Course, NotRun, Records, missing_cases
 from benchmarks.execution.crew import Machines, NoMachines
+from benchmarks.execution.datasets import Folders
 from benchmarks.execution.environments import prepare
 from benchmarks.execution.newcomers import Newcomers
 from benchmarks.execution.observer import Observer
-from benchmarks.execution.plan import Folders, Unit, without_repeats
+from benchmarks.execution.plan import Unit, without_repeats
 from benchmarks.execution.room import check_room, hosts_for, unfit_nodes
-from benchmarks.execution.training import checkpoint_folder, weights_of
+from benchmarks.execution.training import weights_of
+from benchmarks.execution.training_job import checkpoint_folder
 from benchmarks.results.records import RecordStore
 
 
@@ -149,6 +151,8 @@ def train_units(units: list[Unit], folders: Folders, observer: Observer, fresh: 
         with one.interruptible():
             one.to_the_end()
         figures = {way.unit.digest: way.training for way in one.ways if way.training is not None}
-        return TrainOutcome(figures, one.training_failed, one.training_not_run)
+        failed = {way.unit.digest: way.training_failed for way in one.ways if way.training_failed is not None}
+        not_run = {way.unit.digest: way.training_not_run for way in one.ways if way.training_not_run is not None}
+        return TrainOutcome(figures, failed, not_run)
     finally:
         machines.close()

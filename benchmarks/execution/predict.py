@@ -21,7 +21,8 @@ from benchmarks.data.mask_files import MaskOrigin, check_mask_name, is_mask_file
 from benchmarks.data.scan import Scan, is_volume_file, read_scan
 from benchmarks.execution.datasets import as_released
 from benchmarks.execution.preview import Shown, check_preview_name, draw_preview
-from benchmarks.execution.training import finished, load_segmenter
+from benchmarks.execution.training import load_segmenter
+from benchmarks.execution.training_job import finished
 from benchmarks.prompting.given import GivenPrompts
 from benchmarks.prompting.prompts import PromptKind, Prompts
 from benchmarks.weights.official_files import settings_from_files, unnamed_release

@@ -19,7 +19,7 @@ def bank_folder(prompts_folder: Path, files: str, dataset: Dataset) -> Path:
 
 
 def bank_file(prompts_folder: Path, suite: Suite, dataset: Dataset, fold: int, protocol: Protocol) -> Path:
-    """Where a run of the suite looks for the bank; `prompts_folder` is that of `benchmarks.execution.plan.Folders`."""
+    """Where a run of the suite looks for the bank; `prompts_folder` is that of its `Folders`."""
     files = fingerprint_cases(dataset.split_cases(suite.part, fold))
     folder = bank_folder(prompts_folder, files, dataset)
     return folder / file_name(dataset.name, f"{suite.part}-{fold}", protocol, suite.seed)

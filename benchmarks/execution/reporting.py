@@ -11,8 +11,8 @@ from benchmarks.common.files import atomically
 from benchmarks.common.paths import user_path
 from benchmarks.execution.case_files import machines_of
 from benchmarks.execution.case_pictures import CaseKey, case_pictures, picture_orders
+from benchmarks.execution.datasets import Folders
 from benchmarks.execution.outcomes import ReportChoice, ReportResult, Results
-from benchmarks.execution.plan import Folders
 from benchmarks.execution.progress import Progress
 from benchmarks.results.mlflow import REPORT, attach
 from benchmarks.results.report import ReportContent, report_html

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from benchmarks.common.errors import UserError
 from benchmarks.execution.capacity import fits
 from benchmarks.execution.crew import Machines
+from benchmarks.execution.datasets import Folders
 from benchmarks.execution.observer import Observer
 from benchmarks.execution.orders import Need, Node
-from benchmarks.execution.plan import Folders, Unit
+from benchmarks.execution.plan import Unit
 from benchmarks.execution.preflight import Host, look_at_hosts
-from benchmarks.execution.training import TrainingJob
+from benchmarks.execution.training_job import TrainingJob
 
 
 def check_room(units: Iterable[Unit], machines: Machines | None = None, unfit: Mapping[str, str] | None = None) -> None:

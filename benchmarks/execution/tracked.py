@@ -11,9 +11,10 @@ from typing import Any
 import pandas as pd
 
 from benchmarks.data.dataset import Case
+from benchmarks.execution.datasets import Folders
 from benchmarks.execution.observer import Observer
-from benchmarks.execution.plan import Folders, Unit
-from benchmarks.execution.training import checkpoint_folder
+from benchmarks.execution.plan import Unit
+from benchmarks.execution.training_job import checkpoint_folder
 from benchmarks.execution.training_watch import curve_file
 from benchmarks.results.mlflow import MlflowSink
 from benchmarks.results.records import RecordStore

@@ -25,16 +25,13 @@ from benchmarks.common.weight_file import missing_file
 from benchmarks.contestants import Budget, Method, OwnTraining, Trainable
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import fingerprint_cases
-from benchmarks.execution.training_job import TrainingJob, checkpoint_folder, finished, storage_of
+from benchmarks.execution.training_job import TrainingJob, finished, storage_of
 from benchmarks.execution.training_storage import BEST, CHECKPOINT, STATE, TrainingStorage
 from benchmarks.execution.training_watch import CURVE, SIGN_OF_LIFE, Heartbeat, cause_in_group, work_folder
 
 __all__ = [
     "Report",
-    "TrainingJob",
-    "checkpoint_folder",
     "device_for",
-    "finished",
     "load_segmenter",
     "redirect_output",
     "require_files",

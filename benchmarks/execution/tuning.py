@@ -33,7 +33,8 @@ from benchmarks.execution.entries import MethodEntry
 from benchmarks.execution.last_words import last_words
 from benchmarks.execution.sweep_log import SweepLog
 from benchmarks.execution.sweep_space import SweepSpace
-from benchmarks.execution.training import Report, TrainingJob, checkpoint_folder, finished, run_job
+from benchmarks.execution.training import Report, run_job
+from benchmarks.execution.training_job import TrainingJob, checkpoint_folder, finished
 from benchmarks.execution.training_watch import (
     LOOK_SECONDS,
     TrainingProcessDied,

@@ -27,6 +27,8 @@ class Way:
     training: dict[str, Any] | None = None
     trained: bool = True  # or needs no training
     awaiting: list[Case] = field(default_factory=list)  # its training
+    training_failed: str | None = None  # why
+    training_not_run: str | None = None  # why the machine kept it from being trained; the next run takes it up
     afresh: bool = False  # its rows come by the weights of another training
     stage: str = ""
     ended: bool = False

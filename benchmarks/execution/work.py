@@ -26,7 +26,7 @@ from benchmarks.execution.progress import Progress
 from benchmarks.execution.rehearsal.mark import keep_results_out
 from benchmarks.execution.suite import DatasetEntry, Suite
 from benchmarks.execution.tracked import Tracked
-from benchmarks.execution.training import checkpoint_folder
+from benchmarks.execution.training_job import checkpoint_folder
 from benchmarks.results.mlflow import MlflowSink, Summary, summary_of
 from benchmarks.results.tables import SYNTHETIC_BANNER
 from benchmarks.weights.official_files import unnamed_release

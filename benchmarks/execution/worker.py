@@ -41,15 +41,8 @@ from benchmarks.execution.evaluate import (
     score_case,
 )
 from benchmarks.execution.label_guard import reading_labels
-from benchmarks.execution.training import (
-    Report,
-    TrainingJob,
-    device_for,
-    load_segmenter,
-    redirect_output,
-    require_files,
-    run_job,
-)
+from benchmarks.execution.training import Report, device_for, load_segmenter, redirect_output, require_files, run_job
+from benchmarks.execution.training_job import TrainingJob
 from benchmarks.metrics import Reference, evaluate_mask
 
 Rows = list[dict[str, Any]]

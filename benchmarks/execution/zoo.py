@@ -31,9 +31,10 @@ from benchmarks.data.catalogue import load_dataset
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.phantom import synthesise
 from benchmarks.execution.apart import Tell, call_at_home
-from benchmarks.execution.plan import Folders
+from benchmarks.execution.datasets import Folders
 from benchmarks.execution.progress import Progress
-from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
+from benchmarks.execution.training import run_job
+from benchmarks.execution.training_job import TrainingJob, checkpoint_folder
 from benchmarks.execution.training_watch import curve_file
 from benchmarks.weights.zoo import CARD, CHECKPOINT, JOINT, MARK, zoo_folder
 

@@ -33,16 +33,7 @@ from benchmarks.data.layouts.layout import (
 )
 from benchmarks.data.split_files import FOLDERS
 from benchmarks.data.volume import read_grid, read_label, same_grid, values_in, voxel_size
-from benchmarks.metrics import (
-    DEFAULT_POLICY,
-    DEFAULT_RULE,
-    TOLERANCES_MM,
-    EmptyPolicy,
-    MatchingRule,
-    Reference,
-    evaluate_mask,
-    failed_values,
-)
+from benchmarks.metrics import TOLERANCES_MM, Reference, evaluate_mask, failed_values
 
 MAX_VALUES = 8  # in a message
 CHANNEL_SUFFIX = "_0000"
@@ -81,8 +72,6 @@ def score_folders(
     labels: Path,
     label: int | None = None,
     tolerances: Sequence[float] = TOLERANCES_MM,
-    policy: EmptyPolicy = DEFAULT_POLICY,
-    rule: MatchingRule = DEFAULT_RULE,
     prediction_label: int | None = None,
 ) -> list[Row]:
     """One row for each label map, sorted by case, then one for each prediction without a label.
@@ -133,9 +122,13 @@ def score_folders(
         truth, grid = _read(label_files[case])
         if label is not None:
             known.update(values_in(truth))
-        reference = Reference(_select(truth, label), grid.spacing, tolerances, policy, rule)
+        reference = Reference(_select(truth, label), grid.spacing, tolerances)
         path = prediction_files.get(case)
-        row = _score(path, reference, grid, wanted, held) if path else _missing(case, folder, reference)
+        if path is None:
+            row = _missing(case, folder, reference)
+        else:
+            row, values = _score(path, reference, grid, wanted)
+            held |= values
         rows.append({"case": case} | row)
     if label is not None and label not in known and known != {0}:
         raise UserError(f"no label map in {labels} holds the value {label}; they hold {_listing(known)}")
@@ -151,7 +144,7 @@ def score_folders(
 
 
 def to_json(rows: Sequence[Mapping[str, Any]]) -> str:
-    """A JSON list with one object for each case; what does not exist (NaN under a skipping policy) is null."""
+    """A JSON list with one object for each case; what does not exist is null."""
     return json.dumps([{key: _plain(value) for key, value in row.items()} for row in rows], indent=2, allow_nan=False)
 
 
@@ -165,11 +158,7 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def mean_scores(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Mean of each metric over all rows that have a label, failed ones with their worst values; none is
-    dropped.
-
-    Under a skipping policy a mean that holds an undefined value is NaN.
-    """
+    """Mean of each metric over all rows that have a label, failed ones with their worst values; none is dropped."""
     scored = [row for row in rows if row["status"] != "no-label"]
     keys = [key for key in scored[0] if isinstance(scored[0][key], float) and not key.endswith("_mm3")]
     return {key: math.fsum(float(row[key]) for row in scored) / len(scored) for key in keys}
@@ -183,13 +172,14 @@ def _missing(case: str, folder: Path, reference: Reference) -> Row:
     return failed_values(reference) | {"status": "failed", "reason": reason}
 
 
-def _score(path: Path, reference: Reference, grid: _Grid, wanted: int | None, held: set[int]) -> Row:
+def _score(path: Path, reference: Reference, grid: _Grid, wanted: int | None) -> tuple[Row, set[int]]:
+    """The row of a prediction, and the values that it holds; none if it cannot be used."""
     try:
         prediction = _read_on(grid, path)
     except UserError as error:
-        return failed_values(reference) | {"status": "failed", "reason": str(error)}
-    held.update(values_in(prediction))
-    return evaluate_mask(_select(prediction, wanted), reference) | {"status": "ok", "reason": ""}
+        return failed_values(reference) | {"status": "failed", "reason": str(error)}, set()
+    row = evaluate_mask(_select(prediction, wanted), reference) | {"status": "ok", "reason": ""}
+    return row, set(values_in(prediction))
 
 
 def _read(path: Path) -> tuple[NDArray[np.int16], _Grid]:

@@ -125,24 +125,9 @@ class Published(_Strict):
         """Every number of every table, in the order of the file."""
         return tuple(result for table in self.tables for result in _results(table, self.papers[table.paper]))
 
-    def select(
-        self,
-        dataset: str | None = None,
-        target: str | None = None,
-        metric: str | None = None,
-        track: str | None = None,
-    ) -> tuple[PublishedResult, ...]:
-        """The numbers that agree with all that is given."""
-        wanted = {"dataset": dataset, "target": target, "metric": metric, "track": track}
-        return tuple(
-            result
-            for result in self.results
-            if all(value is None or getattr(result, key) == value for key, value in wanted.items())
-        )
-
-    def claims_of(self, method: str) -> tuple[Claim, ...]:
-        """What the paper of a method claims in words."""
-        return tuple(claim for claim in self.claims if claim.method == method)
+    def of_dataset(self, name: str) -> tuple[PublishedResult, ...]:
+        """The numbers for a dataset."""
+        return tuple(result for result in self.results if result.dataset == name)
 
 
 def load_published(path: Path | None = None) -> Published:

@@ -119,7 +119,7 @@ def how(file: WeightFile) -> str:
     return "fetch" if file.url else "by hand"
 
 
-def readable(size: int | None) -> str:
+def size_words(size: int | None) -> str:
     """Bytes as MB or GB; "unknown" where no size is known."""
     if size is None:
         return "unknown"
@@ -134,7 +134,7 @@ def markdown_table(announced: Iterable[Announced]) -> str:
         kind, _, digest = file.checksum.partition(":")
         checksum = f"{kind.upper().replace('SHA', 'SHA-')} `{digest[:8]}…`" if digest else NOT_PUBLISHED
         source = f"[{how(file)}]({file.page})" + (f", there {file.upstream}" if file.upstream else "")
-        cells = (f"`{file.name}`", ", ".join(one.methods), readable(file.bytes), file.licence, checksum, source)
+        cells = (f"`{file.name}`", ", ".join(one.methods), size_words(file.bytes), file.licence, checksum, source)
         lines.append("| " + " | ".join(cells) + " |")
     notes = dict.fromkeys(one.file.note for one in announced if one.file.note)
     return "\n".join(lines) + "\n\n" + "\n".join(f"- {note}" for note in notes) + "\n"
@@ -395,7 +395,7 @@ def _file_for(files: list[WeightFile], title: str, dataset: str) -> Path:
 
 
 def _missing(file: WeightFile, title: str) -> str:
-    source = readable(file.bytes) if file.url else f"by hand, from {file.page}"
+    source = size_words(file.bytes) if file.url else f"by hand, from {file.page}"
     other = f"--checkpoint {title}=FILE" if file.setting == "checkpoint" else f"its path as setting `{file.setting}`"
     return (
         f"method '{title}' needs its official file {file.name} in {weights_folder()}: "

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Batch, Budget, Method, Target, Trainable, WeightFile, method, methods
 from benchmarks.execution import training_job
-from benchmarks.execution.training import TrainingJob
+from benchmarks.execution.training_job import TrainingJob
 
 TARGET = Target("lesion", "liver", "tumor", (2,), (1,), (-50.0, 150.0), 50.0, 40.0)
 TRAINED = [

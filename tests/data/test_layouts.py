@@ -667,9 +667,9 @@ def test_a_table_may_be_a_link(tmp_path, monkeypatch, beside):
     file.write_text("\n".join(lines))
     link.symlink_to(file)
     monkeypatch.chdir(link.parent)
-    added = registry.add(registry.Registration("own", Path("own.csv"), 1), home=tmp_path / "home")
+    added = registry.add(registry.Registration("own", Path("own.csv"), 1))
     assert added.root == link
-    assert len(registry.load("own", home=tmp_path / "home").cases) == 6
+    assert len(registry.load("own").cases) == 6
     entry = OwnData(Path("own.csv"), "own", 1).entry()
     assert len(resolve_dataset(entry, 1, Folders(tmp_path / "out")).cases) == 6
 
@@ -827,7 +827,7 @@ def test_label_maps_that_are_annotated_in_part_are_refused(tmp_path, labels):
         with pytest.raises(UserError, match=message):
             load_folder(root, target)
     with pytest.raises(UserError, match=message):
-        registry.add(registry.Registration("mine", root, target="tumor"), home=tmp_path / "home")
+        registry.add(registry.Registration("mine", root, target="tumor"))
     for place in (root, root / "labelsTr"):
         with pytest.raises(UserError, match=message):
             score_folders(root / "labelsTr", place, label=1)

@@ -192,13 +192,14 @@ def test_a_case_that_is_not_utf8_is_left_out_and_named(home, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["..", "."])
-def test_a_dataset_that_must_not_be_looked_into_any_more(home, open_place, place):
+def test_a_dataset_that_must_not_be_looked_into_any_more(open_place, place, monkeypatch):
+    monkeypatch.setenv(registry.HOME_VARIABLE, str(open_place))
     root = write_msd(open_place / "above" / "scans")
-    registry.add(registry.Registration("mine", root), home=open_place)
+    registry.add(registry.Registration("mine", root))
     closed(root / place)
     for call in (registry.verify_again, registry.load):
         with as_plain_user(), pytest.raises(UserError, match=r"scans: cannot be read \(Permission denied\)"):
-            call("mine", home=open_place)
+            call("mine")
 
 
 def test_the_dataset_folder_is_never_written_to(home, folder):
@@ -234,29 +235,29 @@ def test_mistakes_are_one_line(home, folder, tmp_path):
         registry.registration("lits17")
 
 
-def test_a_data_home_that_cannot_be_written(folder, tmp_path):
+def test_a_data_home_that_cannot_be_written(folder, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
+    monkeypatch.setenv(registry.HOME_VARIABLE, str(tmp_path / "file"))
     with pytest.raises(UserError, match="TAGS_BENCH_DATA"):
-        registry.add(registry.Registration("lits17", folder), home=tmp_path / "file")
+        registry.add(registry.Registration("lits17", folder))
 
 
 @pytest.mark.parametrize("name", ["../victim", "/etc/passwd", "a/b", "", "x" * 300, "Große"])
-def test_no_name_leads_out_of_the_data_home(tmp_path, name):
-    home = tmp_path / "home"
+def test_no_name_leads_out_of_the_data_home(home, name):
     (home / "registry").mkdir(parents=True)
     (home / "victim.json").write_text("{}")
     for call in (registry.remove, registry.registration, registry.load, registry.resolve, registry.verify_again):
         with pytest.raises(UserError, match="is no name for a dataset"):
-            call(name, home=home)
+            call(name)
     assert (home / "victim.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "null", "[" * 100_000, "\0"])
-def test_a_damaged_entry_is_one_line(tmp_path, content):
-    (tmp_path / "registry").mkdir()
-    (tmp_path / "registry" / "mine.json").write_text(content)
+def test_a_damaged_entry_is_one_line(home, content):
+    (home / "registry").mkdir(parents=True)
+    (home / "registry" / "mine.json").write_text(content)
     with pytest.raises(UserError, match=r"mine\.json: not readable .*; remove it"):
-        registry.registration("mine", tmp_path)
+        registry.registration("mine")
 
 
 def challenge(root: Path, layout: str) -> Path:

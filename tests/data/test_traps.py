@@ -400,14 +400,16 @@ def added(tmp_path_factory) -> tuple[Registration, Dataset]:
     names = [{"image": f"./imagesTr/{case}.nii.gz", "label": f"./labelsTr/{case}.nii.gz"} for case in writers]
     content = {"labels": {"0": "background", "1": "kidney", "2": "tumour"}, "training": names}
     (root / "dataset.json").write_text(json.dumps(content))
-    home = tmp_path_factory.mktemp("home")
     for folder in (root, root / "imagesTr", root / "labelsTr"):
         folder.chmod(0o555)
     before = sorted((path, path.lstat().st_mtime_ns) for path in root.rglob("*"))
     try:
-        found = registry.add(registry.Registration("traps", root, target="tumour", organ="kidney"), home=home)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(registry.HOME_VARIABLE, str(tmp_path_factory.mktemp("home")))
+            found = registry.add(registry.Registration("traps", root, target="tumour", organ="kidney"))
+            dataset = registry.load("traps")
         assert sorted((path, path.lstat().st_mtime_ns) for path in root.rglob("*")) == before
-        yield found, registry.load("traps", home)
+        yield found, dataset
     finally:
         for folder in (root, root / "imagesTr", root / "labelsTr"):
             folder.chmod(0o755)

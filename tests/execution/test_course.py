@@ -13,9 +13,9 @@ from benchmarks.data.dataset import Case
 from benchmarks.execution import course as course_module
 from benchmarks.execution.course import Course
 from benchmarks.execution.crew import CaseWork, Crew
+from benchmarks.execution.datasets import Folders
 from benchmarks.execution.observer import Nobody
 from benchmarks.execution.orders import Assign, Commit, Item, Key, Need, Node
-from benchmarks.execution.plan import Folders
 from benchmarks.execution.way import Way
 from benchmarks.execution.worker import Order
 

@@ -23,9 +23,10 @@ from benchmarks.contestants.environment import ACTIVE
 from benchmarks.data.dataset import Case, Dataset
 from benchmarks.execution import environments
 from benchmarks.execution.apart import call_apart
+from benchmarks.execution.datasets import Folders, resolve_dataset
 from benchmarks.execution.environments import EnvironmentFault, Environments, make_ready, state_of
 from benchmarks.execution.observer import Nobody
-from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
+from benchmarks.execution.plan import Unit, plan
 from benchmarks.execution.pool import RunOutcome, run, train_units
 from benchmarks.execution.suite import parse_suite
 from benchmarks.results.records import RecordStore

@@ -12,8 +12,9 @@ import pytest
 from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import Dataset
 from benchmarks.execution import course, crew, scheduler
+from benchmarks.execution.datasets import Folders, resolve_dataset
 from benchmarks.execution.observer import Nobody
-from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
+from benchmarks.execution.plan import Unit, plan
 from benchmarks.execution.pool import RunOutcome, run, train_units
 from benchmarks.execution.room import check_room
 from benchmarks.execution.suite import parse_suite

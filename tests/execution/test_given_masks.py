@@ -14,9 +14,10 @@ import pytest
 from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import Case, Dataset, target_mask
 from benchmarks.data.volume import write_mask, write_nifti
+from benchmarks.execution.datasets import Folders, resolve_dataset
 from benchmarks.execution.given_masks import given_masks
 from benchmarks.execution.observer import Nobody
-from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
+from benchmarks.execution.plan import Unit, plan
 from benchmarks.execution.pool import run
 from benchmarks.execution.suite import Suite, parse_suite
 from benchmarks.metrics import Reference, evaluate_mask

@@ -11,7 +11,8 @@ import pytest
 from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.phantom import synthesise
-from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
+from benchmarks.execution.datasets import Folders, resolve_dataset
+from benchmarks.execution.plan import Unit, plan
 from benchmarks.execution.suite import Suite, parse_suite
 from benchmarks.execution.training_job import TrainingJob
 

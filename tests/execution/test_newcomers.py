@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from benchmarks.execution.course import Course
+from benchmarks.execution.datasets import Folders
 from benchmarks.execution.newcomers import Newcomers
 from benchmarks.execution.observer import Nobody
 from benchmarks.execution.orders import Action, Item, Key, Need, Node, StartWorker
-from benchmarks.execution.plan import Folders
 from benchmarks.execution.preflight import Host
 from tests.waiting import wait_for
 

@@ -14,7 +14,8 @@ from benchmarks.contestants import Method, PromptKind, WeightFile, installed
 from benchmarks.data.cache import default_cache
 from benchmarks.data.dataset import Dataset
 from benchmarks.data.volume import read_label
-from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset, without_repeats
+from benchmarks.execution.datasets import Folders, resolve_dataset
+from benchmarks.execution.plan import Unit, plan, without_repeats
 from benchmarks.execution.suite import parse_suite
 from benchmarks.results.records import key_of
 

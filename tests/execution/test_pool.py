@@ -15,11 +15,12 @@ from benchmarks.common.errors import UserError
 from benchmarks.common.weight_file import weights_folder
 from benchmarks.data.dataset import Case, Dataset
 from benchmarks.execution.crew import Machines
+from benchmarks.execution.datasets import Folders, resolve_dataset
 from benchmarks.execution.observer import Nobody
-from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
+from benchmarks.execution.plan import Unit, plan
 from benchmarks.execution.pool import run, train_units
 from benchmarks.execution.suite import Suite, parse_suite
-from benchmarks.execution.training import checkpoint_folder, finished
+from benchmarks.execution.training_job import checkpoint_folder, finished
 from benchmarks.results.leaderboard import check_complete, leaderboard_of, notes_of
 from benchmarks.results.records import RecordStore
 

@@ -28,7 +28,8 @@ from benchmarks.execution.predict import (
     unit_of,
     without_run,
 )
-from benchmarks.execution.training import TrainingJob, checkpoint_folder, run_job
+from benchmarks.execution.training import run_job
+from benchmarks.execution.training_job import TrainingJob, checkpoint_folder
 from benchmarks.prompting.given import GivenPrompts, Point
 from benchmarks.weights import official_files
 

@@ -24,8 +24,9 @@ from benchmarks.contestants.search_space import knobs_of
 from benchmarks.data.dataset import fingerprint_cases
 from benchmarks.execution import tuned, tuning
 from benchmarks.execution.course import Interrupted, checkpoint_of
+from benchmarks.execution.datasets import Folders, resolve_dataset
 from benchmarks.execution.entries import MethodEntry
-from benchmarks.execution.plan import Folders, plan, resolve_dataset
+from benchmarks.execution.plan import plan
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.suite import parse_suite
 from benchmarks.execution.sweep_log import SweepLog

@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from benchmarks.common.environment import revision
-from benchmarks.execution.plan import Folders
+from benchmarks.execution.datasets import Folders
 from benchmarks.results.records import RecordStore
 from tests.conftest import ROOT
 from tests.execution.clusters import head, kill, node, short_folder
@@ -29,7 +29,8 @@ import logging, sys
 from pathlib import Path
 import ray
 from benchmarks.execution.cluster import start_ray
-from benchmarks.execution.plan import Folders, plan, resolve_dataset
+from benchmarks.execution.datasets import Folders, resolve_dataset
+from benchmarks.execution.plan import plan
 from benchmarks.execution.observer import Nobody
 from benchmarks.execution.pool import run
 from benchmarks.execution.suite import parse_suite

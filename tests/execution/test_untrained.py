@@ -8,7 +8,8 @@ import pytest
 
 from benchmarks.common.errors import UserError
 from benchmarks.data.dataset import Dataset
-from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
+from benchmarks.execution.datasets import Folders, resolve_dataset
+from benchmarks.execution.plan import Unit, plan
 from benchmarks.execution.suite import parse_suite
 
 SUITE = """

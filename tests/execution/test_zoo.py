@@ -19,7 +19,8 @@ from benchmarks.data.dataset import Case, Dataset
 from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.execution import zoo
 from benchmarks.execution.crops import CropSource, JointCrops, WorkerPlace
-from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
+from benchmarks.execution.datasets import Folders, resolve_dataset
+from benchmarks.execution.plan import Unit, plan
 from benchmarks.execution.predict import of_run
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.suite import BudgetChanges, Suite, load_suite, parse_suite

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from benchmarks.data.volume import Volume, write_mask, write_nifti
+from benchmarks.execution.datasets import Folders
 from benchmarks.execution.outcomes import ReportChoice, Results
-from benchmarks.execution.plan import Folders
 from benchmarks.execution.progress import Progress
 from benchmarks.execution.reporting import write_report
 from benchmarks.prompting.prompts import Click, Prompts, to_json

@@ -8,8 +8,9 @@ from statistics import median
 
 import pytest
 
+from benchmarks.execution.datasets import Folders, resolve_dataset
 from benchmarks.execution.evaluate import Evaluation
-from benchmarks.execution.plan import Folders, plan, resolve_dataset
+from benchmarks.execution.plan import plan
 from benchmarks.execution.suite import parse_suite
 from benchmarks.execution.worker import Loading, Order, actor_class
 from benchmarks.metrics import DEFAULT_POLICY

@@ -11,9 +11,10 @@ import psutil
 import pytest
 
 from benchmarks.data.dataset import Case
+from benchmarks.execution.datasets import Folders, resolve_dataset
 from benchmarks.execution.observer import Nobody
 from benchmarks.execution.orders import Item, Key, Need, Node
-from benchmarks.execution.plan import Folders, Unit, plan, resolve_dataset
+from benchmarks.execution.plan import Unit, plan
 from benchmarks.execution.pool import run
 from benchmarks.execution.suite import parse_suite
 from benchmarks.results.records import RecordStore

@@ -19,8 +19,8 @@ from benchmarks.api import ReportChoice, report
 from benchmarks.common.errors import UserError
 from benchmarks.execution.case_files import case_files, machines_of, note_machine
 from benchmarks.execution.case_pictures import case_pictures, picture_of, picture_orders
+from benchmarks.execution.datasets import Folders
 from benchmarks.execution.outcomes import Results
-from benchmarks.execution.plan import Folders
 from benchmarks.results.mlflow.called import Called, note_call
 from benchmarks.results.mlflow.sender import Sender
 from benchmarks.results.report import ReportContent, report_html

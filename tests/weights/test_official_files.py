@@ -24,8 +24,8 @@ from benchmarks.weights.official_files import (
     Announced,
     as_rows,
     markdown_table,
-    readable,
     settings_from_files,
+    size_words,
     state_of,
     verify,
     wanted,
@@ -113,7 +113,7 @@ def test_methods_that_disagree_about_a_file_are_a_mistake() -> None:
 
 
 def test_sizes_for_people() -> None:
-    assert [readable(size) for size in (None, 375_042_383, 2_564_550_879)] == ["unknown", "375 MB", "2.56 GB"]
+    assert [size_words(size) for size in (None, 375_042_383, 2_564_550_879)] == ["unknown", "375 MB", "2.56 GB"]
 
 
 # -- fetch --

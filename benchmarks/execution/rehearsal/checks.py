@@ -24,7 +24,7 @@ from benchmarks.weights.official_files import (
     by_hand,
     licence_accepted,
     official_files,
-    readable,
+    size_words,
     verify,
 )
 
@@ -106,7 +106,7 @@ def file_checks(suite: Suite) -> list[Check]:
 
 def _file_check(one: Announced) -> Check:
     file = one.file
-    size = readable(file.bytes) if file.bytes is not None else "size unknown"
+    size = size_words(file.bytes) if file.bytes is not None else "size unknown"
     about = f"{size}, {file.licence}, for {', '.join(one.methods)}"
     row = verify(one)
     if row["state"] == "absent":

@@ -32,7 +32,7 @@ def published_of(units: Units) -> pd.DataFrame:
     """
     names = list(dict.fromkeys(unit["dataset"] for unit in units if not unit["synthetic"]))
     published = load_published()
-    return as_table(tuple(result for name in names for result in published.select(dataset=name)))
+    return as_table(tuple(result for name in names for result in published.of_dataset(name)))
 
 
 def claims_of(units: Units) -> list[dict[str, Any]]:
