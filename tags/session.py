@@ -143,8 +143,8 @@ class TagsSession(Session):
         """A mask of the user's with the network's changes: where it agrees or did not look, not a voxel moves.
 
         It disagrees where its answer is more than half away from the mask as it was shown: a border between two
-        voxels of a view is no disagreement. Where the two differ over more than one and a half of these voxels, all
-        that differs there is changed: at the old border the mask is shown as a half, from which no answer is as far.
+        voxels of a view is no disagreement. Where the two differ over two of these voxels and more, all that differs
+        there is changed: at the old border the mask is shown as a half, from which no answer is as far.
         """
         before = _Given(self, given)
         answer = self._follow(prompted, before)
@@ -314,12 +314,12 @@ class _Given:
 
 
 def _about_the_deep(mask: BoolArray, voxel: Sequence[float]) -> BoolArray:
-    """Where a mask is deeper than one and a half voxels of a view along each axis, and three quarters of one about it.
+    """Where a mask is two voxels of a view deep along each axis, and three quarters of one about it.
 
     Args:
         voxel: how many voxels of the mask a voxel of the view is long, along each axis.
     """
-    depth = [1 + math.floor(1.5 * n) for n in voxel]
+    depth = [math.ceil(2 * n) for n in voxel]
     reach = [size + 2 * math.ceil(0.75 * n) for size, n in zip(depth, voxel, strict=True)]
     middle = [size % 2 - 1 for size in depth]  # an even window has none of its own: what it took below it gives above
     deep = ndimage.minimum_filter(mask, depth)
