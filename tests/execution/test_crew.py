@@ -111,8 +111,8 @@ def test_a_case_that_costs_two_processes_their_gpu_is_the_methods_failure(monkey
 def test_a_method_that_costs_two_processes_their_gpu_as_it_is_loaded_cannot_be_loaded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    scheduler, told = Scheduler([Node("n", 1)]), []
-    clock = SimpleNamespace(now=0.0)
+    scheduler, clock = Scheduler([Node("n", 1)]), SimpleNamespace(now=0.0)
+    told: list[Action] = []
     monkeypatch.setattr(crew, "time", SimpleNamespace(monotonic=lambda: clock.now))
     machines: Any = SimpleNamespace(nodes={"n": ray_id("n")}, look=lambda: None)
     one = Crew(scheduler, machines, {})
