@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from benchmarks.common.environment import revision
 from benchmarks.common.errors import FAULTS_OF_READING, MachineFault, UserError, fault_here, machine_faults
-from benchmarks.common.files import safe_name, write_json
+from benchmarks.common.files import require_readable, safe_name, write_json
 from benchmarks.contestants import Segmenter
 from benchmarks.data.dataset import Case, target_mask
 from benchmarks.data.volume import BoolArray, Volume, read_label, write_mask
@@ -217,6 +217,7 @@ def _read(case: Case) -> tuple[Volume, NDArray[np.int16]]:
         for path in (case.image, case.label):
             if not path.exists():
                 raise MachineFault(f"{path} is not there on {socket.gethostname()}")
+            require_readable(path)
         return case.load()
 
 

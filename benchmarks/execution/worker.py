@@ -28,6 +28,7 @@ from benchmarks.common.errors import (
     machine_faults,
     one_line,
 )
+from benchmarks.common.files import require_readable
 from benchmarks.contestants import Budget, Environment
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import Case
@@ -143,7 +144,7 @@ def require_means(job: TrainingJob) -> None:
             if not (case.image.exists() and case.label.exists()):
                 raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
             for path in (case.image, case.label):
-                path.open("rb").close()  # a folder may be looked into whose files must not be read
+                require_readable(path)
 
 
 class Turns:

@@ -31,6 +31,7 @@ from benchmarks.execution.evaluate import (
     failed_case,
     rescore_case,
 )
+from benchmarks.execution.given_masks import GivenMasks
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.prompting.bank import BankItem, PromptBank
 from benchmarks.prompting.prompts import PromptKind, Prompts
@@ -291,20 +292,22 @@ def test_a_file_that_must_not_be_read_now_is_the_machines_fault(
         evaluate_case(case, Fixed(cube(8)), evaluation(Protocol("centre-click")))
 
 
-@pytest.mark.parametrize("what", ["folder", "image.nii.gz", "label.nii.gz"])
+@pytest.mark.parametrize("what", ["folder", "image.nii.gz", "label.nii.gz", "mask.nii.gz"])
 def test_a_place_that_is_closed_for_a_while_costs_no_case(case: Case, open_place: Path, what: str) -> None:
     """Of a folder not even whether a file is there can be asked. Once it is open again the case is as ever."""
     folder = open_place / "folder"
     folder.mkdir()
-    names = [Path(shutil.copy(path, folder)).name for path in (case.image, case.label)]
-    here = Case("made-up", "one", *(folder / name for name in names))
-    asked = evaluation(Protocol("centre-click"))
+    here = Case("made-up", "one", folder / "image.nii.gz", folder / "label.nii.gz")
+    for name in ("image.nii.gz", "label.nii.gz", "mask.nii.gz"):
+        shutil.copy(case.image if name == "image.nii.gz" else case.label, folder / name)
+    given = GivenMasks(folder, {"one": folder / "mask.nii.gz"}, None)  # made elsewhere
+    asked = replace(evaluation(Protocol("none")), given=given)
     place = closed(folder if what == "folder" else folder / what)
     with as_plain_user(), pytest.raises(MachineFault, match="Permission denied"):
-        evaluate_case(here, Fixed(cube(8)), asked)
+        rescore_case(here, asked)
     place.chmod(0o755)
-    (row,) = evaluate_case(here, Fixed(cube(8)), asked)
-    assert row["status"] == "ok"
+    (row,) = rescore_case(here, asked) or []
+    assert (row["status"], row["dice"]) == ("ok", 1.0)
 
 
 def test_an_error_of_the_storage_in_the_methods_own_code_is_its_failure(case: Case) -> None:

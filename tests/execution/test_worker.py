@@ -260,5 +260,5 @@ def test_a_training_case_that_must_not_be_read_now_is_the_machines_fault(
     here = Case("made-up", "one", image, label)
     job = TrainingJob("mock-bad-fit", {}, TARGET, (here,), Budget(steps=1), 1)
     closed(folder if what == "folder" else folder / what)
-    with as_plain_user(), pytest.raises(MachineFault, match=r"PermissionError: .*Permission denied"):
+    with as_plain_user(), pytest.raises(MachineFault, match="Permission denied"):
         worker._train_task(job, open_place / "out", None, open_place / "cache", "")
