@@ -6,7 +6,7 @@ import difflib
 import errno
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 LONGEST_MESSAGE = 2000
@@ -36,10 +36,18 @@ FAULTS_OF_FILES = frozenset(
 )
 """What an OSError says when the storage, not the file, is at fault."""
 
+KEYS = ("EKEYEXPIRED", "EKEYREVOKED", "EKEYREJECTED", "ENOKEY")  # Linux has them
+FAULTS_OF_READING = FAULTS_OF_FILES | {
+    errno.EACCES,
+    errno.EPERM,
+    *(number for number in (getattr(errno, name, None) for name in KEYS) if number is not None),
+}
+"""Those, and what it says where the bench itself must not read any more what it could: a ticket that has run out."""
 
-def is_fault_of_files(error: BaseException | None) -> bool:
+
+def is_fault_of_files(error: BaseException | None, numbers: Collection[int] = FAULTS_OF_FILES) -> bool:
     """Whether the storage is at fault, somewhere in the chain of causes."""
-    return any(isinstance(one, OSError) and one.errno in FAULTS_OF_FILES for one in _chain(error))
+    return any(isinstance(one, OSError) and one.errno in numbers for one in _chain(error))
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -62,14 +70,14 @@ def fault_here(error: BaseException) -> MachineFault:
 
 
 @contextmanager
-def machine_faults() -> Iterator[None]:
-    """Turns a failing storage into a `MachineFault` that names the machine."""
+def machine_faults(numbers: Collection[int] = FAULTS_OF_FILES) -> Iterator[None]:
+    """Turns a failing storage, by these numbers of an OSError, into a `MachineFault` that names the machine."""
     try:
         yield
     except MachineFault:
         raise
     except Exception as error:
-        if is_fault_of_files(error):
+        if is_fault_of_files(error, numbers):
             raise fault_here(error) from error
         raise
 

@@ -59,6 +59,13 @@ def readable() -> Iterator[None]:
         raise UserError(f"{where}cannot be read ({error.strerror or error})") from error
 
 
+@readable()
+def require_readable(path: Path) -> None:
+    """Raises UserError if a file cannot be opened and read: nibabel says so without what the system has said."""
+    with path.open("rb") as file:
+        file.read(1)
+
+
 def flush(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk.
 

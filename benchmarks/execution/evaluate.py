@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.common.environment import revision
-from benchmarks.common.errors import MachineFault, UserError, fault_here, machine_faults
-from benchmarks.common.files import safe_name, write_json
+from benchmarks.common.errors import FAULTS_OF_READING, MachineFault, UserError, fault_here, machine_faults
+from benchmarks.common.files import require_readable, safe_name, write_json
 from benchmarks.contestants import Segmenter
 from benchmarks.data.dataset import Case, target_mask
 from benchmarks.data.volume import BoolArray, Volume, read_label, write_mask
@@ -178,7 +178,7 @@ def _score_given(case: Case, evaluation: Evaluation) -> Rows:
     for cell in loaded.cells:
         cell.forget_kept()
         try:
-            with machine_faults():
+            with machine_faults(FAULTS_OF_READING):
                 mask = evaluation.given.mask(case, loaded.volume)
         except UserError as error:
             rows += cell.failed(error, since=1)
@@ -207,11 +207,17 @@ def failed_case(case: Case, evaluation: Evaluation, error: BaseException) -> Row
 
 
 def _read(case: Case) -> tuple[Volume, NDArray[np.int16]]:
-    """The volume and the label map. Raises MachineFault if the storage fails, UserError if a file is damaged."""
-    for path in (case.image, case.label):
-        if not path.exists():
-            raise MachineFault(f"{path} is not there on {socket.gethostname()}")
-    with machine_faults():
+    """The volume and the label map.
+
+    Raises:
+        MachineFault: the storage fails, or must not be read now; even to ask whether a file is there may be refused.
+        UserError: a file is damaged.
+    """
+    with machine_faults(FAULTS_OF_READING):
+        for path in (case.image, case.label):
+            if not path.exists():
+                raise MachineFault(f"{path} is not there on {socket.gethostname()}")
+            require_readable(path)
         return case.load()
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.common.content import sha256_of_all
 from benchmarks.common.errors import MachineFault, UserError
+from benchmarks.common.files import require_readable
 from benchmarks.common.paths import user_path
 from benchmarks.contestants import Card, Method, methods
 from benchmarks.data.dataset import Case
@@ -62,6 +63,7 @@ class GivenMasks:
             raise UserError(f"no mask for case '{case.case_id}' in {self.folder}")
         if not path.exists():
             raise MachineFault(f"{path} is not there on {socket.gethostname()}")
+        require_readable(path)
         label = read_label(path, like=volume)
         if self.value is not None:
             return np.asarray(label == self.value)

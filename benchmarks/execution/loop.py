@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common.errors import UserError
+from benchmarks.common.errors import FAULTS_OF_READING, UserError, machine_faults
 from benchmarks.common.files import write_json
 from benchmarks.common.processor_queue import seconds_queued
 from benchmarks.common.seeds import derive_seed
@@ -141,13 +141,14 @@ class TrainingLoop:
     def _crops(self) -> CropSource:
         """The crops of the job's target, or of all its targets in turn."""
         place = WorkerPlace(self.group.rank, self.group.world_size)
-        sources = [
-            CropSource(
-                cases, target, self.segmenter.recipe(target), self.job.seed,
-                worker=place, cache=self.cache, prepared=lambda: self._beat("preparing"),
-            )
-            for target, cases in self.job.parts
-        ]  # fmt: skip
+        with machine_faults(FAULTS_OF_READING):
+            sources = [
+                CropSource(
+                    cases, target, self.segmenter.recipe(target), self.job.seed,
+                    worker=place, cache=self.cache, prepared=lambda: self._beat("preparing"),
+                )
+                for target, cases in self.job.parts
+            ]  # fmt: skip
         return sources[0] if len(sources) == 1 else JointCrops(sources)
 
     def _progress(self) -> float:

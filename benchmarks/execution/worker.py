@@ -20,7 +20,15 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common.environment import revision
-from benchmarks.common.errors import MachineFault, UserError, is_out_of_memory, machine_faults, one_line
+from benchmarks.common.errors import (
+    FAULTS_OF_READING,
+    MachineFault,
+    UserError,
+    is_out_of_memory,
+    machine_faults,
+    one_line,
+)
+from benchmarks.common.files import require_readable
 from benchmarks.contestants import Budget, Environment
 from benchmarks.contestants import method as find_method
 from benchmarks.data.dataset import Case
@@ -122,14 +130,22 @@ def _train_task(
             redirect_output(log)
         _check_machine(job.method, None, job.budget.gpus if job.workers == 1 else 0.0)
         require_files(job.files)
-        for case in (case for _, cases in job.parts for case in cases):
-            if not (case.image.exists() and case.label.exists()):
-                raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
+        _require_cases(job)
         try:
             return run_job(job, folder, log, cache, fresh, report, nodes)
         except Exception:  # the record has a line of it, the log where it came from
             logger.exception("the training of %s failed", job.method)
             raise
+
+
+def _require_cases(job: TrainingJob) -> None:
+    """Raises MachineFault: a training case is not there, or this machine must not read it now."""
+    with machine_faults(FAULTS_OF_READING):
+        for case in (case for _, cases in job.parts for case in cases):
+            if not (case.image.exists() and case.label.exists()):
+                raise MachineFault(f"{case.image} or its label is not there on {socket.gethostname()}")
+            for path in (case.image, case.label):
+                require_readable(path)
 
 
 class Turns:

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +31,13 @@ from benchmarks.execution.evaluate import (
     failed_case,
     rescore_case,
 )
+from benchmarks.execution.given_masks import GivenMasks
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.prompting.bank import BankItem, PromptBank
 from benchmarks.prompting.prompts import PromptKind, Prompts
 from benchmarks.prompting.protocol import OperatorNoise, Protocol
 from benchmarks.results.records import SPACINGS
+from tests.plain_user import as_plain_user, closed
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", labels=(2,))
 
@@ -267,6 +270,44 @@ def test_a_disk_that_fails_while_a_case_is_read_is_the_machines_fault(
     monkeypatch.setattr(Case, "load", broken)
     with pytest.raises(MachineFault, match="cannot be read"):
         evaluate_case(case, Fixed(cube(8)), evaluation(Protocol("centre-click")))
+
+
+@pytest.mark.parametrize("name", ["EACCES", "EPERM", "EKEYEXPIRED"])
+def test_a_file_that_must_not_be_read_now_is_the_machines_fault(
+    case: Case, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A ticket or a right that runs out during a run takes no rank from anybody."""
+    number = getattr(errno, name, None)
+    if number is None:
+        pytest.skip(f"this system has no {name}")
+
+    def refused(self: Case) -> None:
+        try:
+            raise OSError(number, os.strerror(number))
+        except OSError as error:
+            raise UserError("image.nii.gz: cannot be read") from error
+
+    monkeypatch.setattr(Case, "load", refused)
+    with pytest.raises(MachineFault, match="cannot be read"):
+        evaluate_case(case, Fixed(cube(8)), evaluation(Protocol("centre-click")))
+
+
+@pytest.mark.parametrize("what", ["folder", "image.nii.gz", "label.nii.gz", "mask.nii.gz"])
+def test_a_place_that_is_closed_for_a_while_costs_no_case(case: Case, open_place: Path, what: str) -> None:
+    """Of a folder not even whether a file is there can be asked. Once it is open again the case is as ever."""
+    folder = open_place / "folder"
+    folder.mkdir()
+    here = Case("made-up", "one", folder / "image.nii.gz", folder / "label.nii.gz")
+    for name in ("image.nii.gz", "label.nii.gz", "mask.nii.gz"):
+        shutil.copy(case.image if name == "image.nii.gz" else case.label, folder / name)
+    given = GivenMasks(folder, {"one": folder / "mask.nii.gz"}, None)  # made elsewhere
+    asked = replace(evaluation(Protocol("none")), given=given)
+    place = closed(folder if what == "folder" else folder / what)
+    with as_plain_user(), pytest.raises(MachineFault, match="Permission denied"):
+        rescore_case(here, asked)
+    place.chmod(0o755)
+    (row,) = rescore_case(here, asked) or []
+    assert (row["status"], row["dice"]) == ("ok", 1.0)
 
 
 def test_an_error_of_the_storage_in_the_methods_own_code_is_its_failure(case: Case) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import math
+import os
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.common.errors import UserError
+from benchmarks.common.errors import MachineFault, UserError
 from benchmarks.contestants import Budget
 from benchmarks.data.cache import Cache
 from benchmarks.data.dataset import Case
@@ -421,6 +423,22 @@ def test_a_state_of_pickled_code_is_refused(tmp_path: Path, caplog: pytest.LogCa
     torch.save({"format": state_module.FORMAT, "step": Interrupted()}, tmp_path / "state.pt")
     assert load_state(tmp_path / "state.pt", WorkerGroup()) is None
     assert "starting over" in caplog.text
+
+
+def test_a_scan_that_must_not_be_read_any_more_is_the_machines_fault(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A ticket that runs out between the look at the files and the crops; a damaged file stays an error."""
+    loop = loop_of(job_of(cases), tmp_path / "work")
+    causes = [PermissionError(errno.EACCES, os.strerror(errno.EACCES)), ValueError("no header")]
+
+    def refused(case: Case) -> None:
+        raise UserError(f"{case.image}: not a readable NIfTI file") from causes.pop(0)
+
+    monkeypatch.setattr(Case, "read_image", refused)
+    for expected in (MachineFault, UserError):
+        with pytest.raises(expected, match="not a readable NIfTI file"):
+            loop.run()
 
 
 def test_a_budget_without_end_is_refused(cases: tuple[Case, ...], tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from benchmarks.execution.worker import Evaluator, Loading, Order, OutOfMemory, 
 from benchmarks.metrics import DEFAULT_POLICY
 from benchmarks.prompting.prompts import PromptKind, Prompts
 from benchmarks.prompting.protocol import Protocol
+from tests.plain_user import as_plain_user, closed
 
 TARGET = Target("kidney-tumor", "kidney", "tumor", labels=(2,))
 EVALUATION = Evaluation((TARGET,), (Protocol("centre-click"),), 1, (1.0,), DEFAULT_POLICY.policy_id, None, {})
@@ -187,3 +189,19 @@ def test_a_weights_file_that_only_the_driver_has_is_the_machines_fault(tmp_path:
     with pytest.raises(RuntimeError, match="no weights in the file"):
         evaluator.ready()
     assert job.digest() == replace(job, files=()).digest()
+
+
+@pytest.mark.parametrize("what", ["folder", "label.nii.gz"])
+def test_a_training_case_that_must_not_be_read_now_is_the_machines_fault(
+    cases: list[Case], open_place: Path, what: str
+) -> None:
+    """The method, which would fail at once, is not begun."""
+    folder = open_place / "folder"
+    folder.mkdir()
+    image = Path(shutil.copy(cases[0].image, folder / "image.nii.gz"))
+    label = Path(shutil.copy(cases[0].label, folder / "label.nii.gz"))
+    here = Case("made-up", "one", image, label)
+    job = TrainingJob("mock-bad-fit", {}, TARGET, (here,), Budget(steps=1), 1)
+    closed(folder if what == "folder" else folder / what)
+    with as_plain_user(), pytest.raises(MachineFault, match="Permission denied"):
+        worker._train_task(job, open_place / "out", None, open_place / "cache", "")
