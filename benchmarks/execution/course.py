@@ -27,6 +27,7 @@ from benchmarks.data.dataset import Case
 from benchmarks.execution.crew import CaseWork, ClusterLost, Crew, Machines, TrainingWork
 from benchmarks.execution.environments import Environments
 from benchmarks.execution.last_words import last_words, take_back
+from benchmarks.execution.newcomers import Newcomers
 from benchmarks.execution.observer import Observer
 from benchmarks.execution.orders import (
     Action,
@@ -37,6 +38,7 @@ from benchmarks.execution.orders import (
     Item,
     Key,
     Need,
+    Node,
     SetAside,
     StartWorker,
     WorkerOrder,
@@ -89,7 +91,10 @@ class Records:
 
 
 class Course:
-    """All units on their way; without `records` they are only trained."""
+    """All units on their way; without `records` they are only trained.
+
+    `newcomers` decides about nodes that join later; without it they are all used.
+    """
 
     def __init__(
         self,
@@ -99,10 +104,11 @@ class Course:
         machines: Machines,
         fresh: bool,
         records: Records | None = None,
+        newcomers: Newcomers | None = None,
     ) -> None:
         self.folders, self.observer, self.machines, self.fresh = folders, observer, machines, fresh
         self.call = uuid.uuid4().hex if fresh else ""
-        self.records = records
+        self.records, self.newcomers = records, newcomers
         self.writer = Writer(records.store) if records else None
         self.computed = 0
         self.not_run: list[NotRun] = []
@@ -114,7 +120,7 @@ class Course:
         self.by_key: dict[Key, list[Way]] = defaultdict(list)
         for way in self.ways:
             self.by_key[way.key].append(way)
-        self.scheduler = Scheduler(machines.now(), time.monotonic())
+        self.scheduler = Scheduler(self._nodes(), time.monotonic())
         self.crew = Crew(self.scheduler, machines, self.loadings)
         self.environments = Environments()
         self._giving_up = False
@@ -153,7 +159,7 @@ class Course:
                 if now - looked >= NODES_EVERY_SECONDS:
                     looked = now
                     self._tell_trainings()
-                    self._carry_out(self.scheduler.set_nodes(self.machines.now(), now))
+                    self._carry_out(self.scheduler.set_nodes(self._nodes(), now))
         except ClusterLost as lost:
             self._give_up(str(lost))
         except KeyboardInterrupt:
@@ -168,6 +174,11 @@ class Course:
                 self.crew.stop_all()
             if usual is not None:
                 signal.signal(signal.SIGINT, usual)
+
+    def _nodes(self) -> list[Node]:
+        """The nodes that are up and may be used."""
+        nodes = self.machines.now()
+        return nodes if self.newcomers is None else self.newcomers.admitted(nodes, self.machines.nodes)
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

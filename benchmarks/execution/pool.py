@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -15,9 +16,10 @@ import pandas as pd
 from benchmarks.execution.course import Course, NotRun, Records, missing_cases
 from benchmarks.execution.crew import Machines, NoMachines
 from benchmarks.execution.environments import prepare
+from benchmarks.execution.newcomers import Newcomers
 from benchmarks.execution.observer import Observer
 from benchmarks.execution.plan import Folders, Unit, without_repeats
-from benchmarks.execution.room import check_room, unfit_nodes
+from benchmarks.execution.room import check_room, hosts_for, unfit_nodes
 from benchmarks.execution.training import checkpoint_folder, weights_of
 from benchmarks.results.records import RecordStore
 
@@ -70,6 +72,7 @@ def run(
     due = anything_due(units, folders, fresh, retry_failed)
     machines = Machines() if due else NoMachines()
     try:
+        newcomers = Newcomers(machines.nodes, partial(hosts_for, units, folders))  # first: some join during the look
         unfit = unfit_nodes(units, folders, machines, observer)
         if due:
             check_room(units, machines, unfit)  # nothing is touched before the cluster is known to be fit
@@ -86,7 +89,7 @@ def run(
             for twin in twins[unit.folder]:
                 on_unit(twin, _shared(unit, twin, store, observer, training), training)
 
-        one = Course(firsts, folders, observer, machines, fresh, Records(store, ended, retry_failed))
+        one = Course(firsts, folders, observer, machines, fresh, Records(store, ended, retry_failed), newcomers)
         one.use(prepare(one.due(), _fit(machines, unfit), observer))
         one.leave_out(unfit)
         with one.interruptible():
@@ -136,9 +139,11 @@ def train_units(units: list[Unit], folders: Folders, observer: Observer, fresh: 
     """
     machines = Machines()
     try:
+        newcomers = Newcomers(machines.nodes, partial(hosts_for, units, folders))
         unfit = unfit_nodes(units, folders, machines, observer)
         check_room(units, machines, unfit)
-        one = Course([unit for unit in units if unit.job], folders, observer, machines, fresh)
+        trained = [unit for unit in units if unit.job]
+        one = Course(trained, folders, observer, machines, fresh, newcomers=newcomers)
         one.use(prepare(one.due(), _fit(machines, unfit), observer))
         one.leave_out(unfit)
         with one.interruptible():

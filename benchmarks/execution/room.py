@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.common.errors import UserError
 from benchmarks.execution.capacity import fits
@@ -10,7 +10,7 @@ from benchmarks.execution.crew import Machines
 from benchmarks.execution.observer import Observer
 from benchmarks.execution.orders import Need, Node
 from benchmarks.execution.plan import Folders, Unit
-from benchmarks.execution.preflight import look_at_hosts
+from benchmarks.execution.preflight import Host, look_at_hosts
 from benchmarks.execution.training import TrainingJob
 
 
@@ -48,17 +48,22 @@ def unfit_nodes(units: list[Unit], folders: Folders, machines: Machines, observe
     nodes = machines.nodes
     if len(nodes) < 2 or not units:
         return {}
-    data_file = next((unit.cases[0].image for unit in units if unit.cases), None)
-    working = [unit for unit in units if unit.evaluation.given is None]
-    names = sorted({unit.method.name for unit in working})
-    files = sorted({name for unit in working for name in unit.weight_files})
-    hosts = look_at_hosts(nodes, folders.out, names, data_file, files)
+    hosts = hosts_for(units, folders, nodes)
     observer.hosts([host.row() for host in hosts])
     unfit = {host.node: "; ".join(host.problems) for host in hosts if host.problems}
     if len(unfit) == len(nodes):
         reasons = " | ".join(f"{node}: {why}" for node, why in unfit.items())
         raise UserError(f"no node of the cluster can take part; {reasons}")
     return unfit
+
+
+def hosts_for(units: Sequence[Unit], folders: Folders, nodes: Mapping[str, str]) -> list[Host]:
+    """What is found on nodes (name → Ray's id) of all that these units need there."""
+    data_file = next((unit.cases[0].image for unit in units if unit.cases), None)
+    working = [unit for unit in units if unit.evaluation.given is None]
+    names = sorted({unit.method.name for unit in working})
+    files = sorted({name for unit in working for name in unit.weight_files})
+    return look_at_hosts(nodes, folders.out, names, data_file, files)
 
 
 def need_of(unit: Unit) -> Need:
