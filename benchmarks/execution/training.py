@@ -160,16 +160,26 @@ def _hand_over(work: Path, folder: Path, storage: TrainingStorage | None) -> Non
 
 
 def _store_later(folder: Path, storage: TrainingStorage) -> None:
-    """Put a training that was finished without the storage into it; where that fails, the next call tries again."""
+    """Put a training that was finished without the storage into it; where that fails, the next call tries again.
+
+    One that lies there with other weights gives way, as of before a --fresh without the storage: the records of this
+    output folder are by the weights that are here.
+    """
     noted = folder / STORED
     if noted.is_file() and noted.read_text(encoding="utf-8") == storage.place:
         return  # a call that only reads does not wait for a store, which may be away
     try:
-        if not storage.holds(CHECKPOINT):
+        if _stored_weights(storage) != weights_of(folder):
             storage.write_folder(CHECKPOINT, folder, without=(STORED,))
         _note_stored(folder, storage)
     except MachineFault as fault:
         logger.warning("%s is finished, and not in the storage yet: %s", folder, fault)
+
+
+def _stored_weights(storage: TrainingStorage) -> str | None:
+    """As `weights_of`, for the training that the storage has; None if it has none, or a damaged one."""
+    content = storage.read_from_folder(CHECKPOINT, "training.json")
+    return None if content is None else str(json.loads(content).get("weights", ""))
 
 
 def _begin_afresh(work: Path, storage: TrainingStorage | None, call: str) -> None:

@@ -117,6 +117,15 @@ class TrainingStorage:
             archive.extractall(folder, filter="data")
         return True
 
+    def read_from_folder(self, kind: str, name: str) -> bytes | None:
+        """One file of such a folder; None if there is no folder, or no such file in it."""
+        content = self.read(kind)
+        if content is None:
+            return None
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            file = archive.extractfile(name) if name in archive.getnames() else None
+            return None if file is None else file.read()
+
     def _pointer(self, kind: str) -> dict[str, Any] | None:
         content = self._tried(lambda: self._get(f"{kind}.json"))
         try:

@@ -100,6 +100,9 @@ def test_a_folder_comes_back_as_it_was(store: Callable[[Path], TrainingStorage],
     assert not (tmp_path / "nothing").exists()
     one.write_folder(CHECKPOINT, source)
     assert one.read_folder(CHECKPOINT, tmp_path / "back")
+    assert one.read_from_folder(CHECKPOINT, "training.json") == b"{}"
+    assert one.read_from_folder(CHECKPOINT, "nothing") is None
+    assert one.read_from_folder(BEST, "training.json") is None
     for path in source.rglob("*"):
         other = tmp_path / "back" / path.relative_to(source)
         assert other.is_dir() if path.is_dir() else other.read_bytes() == path.read_bytes()
@@ -378,6 +381,33 @@ def test_what_was_trained_before_a_storage_was_named_is_put_there(
     assert run_job(stored, other) == figures
     monkeypatch.setattr(TrainingStorage, "_tried", never)  # what is known to be there is not asked for again
     assert run_job(stored, first) == run_job(stored, other) == figures
+
+
+def test_a_training_made_afresh_without_the_storage_replaces_what_lies_there(
+    cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The records of the output folder are by the new weights; an empty one elsewhere must find these."""
+    job = job_of(cases, untrained=True)
+    stored = replace(job, storage=str(tmp_path / "store"))
+    folder, other = (checkpoint_folder(tmp_path / name, job) for name in ("out", "other"))
+    for one in (folder, other):
+        one.parent.mkdir()
+    only_untrained_weights(monkeypatch)
+    first = run_job(stored, folder)
+    trained = training._train_on_ray
+
+    def with_other_weights(job: TrainingJob, work: Path, aside: Any) -> dict[str, Any]:
+        figures = trained(job, work, aside)
+        (work / "checkpoint" / "weights.safetensors").write_bytes(b"of another training")
+        return figures
+
+    monkeypatch.setattr(training, "_train_on_ray", with_other_weights)
+    second = run_job(job, folder, fresh="one")
+    assert second["weights"] != first["weights"]
+    assert run_job(stored, folder) == second
+    monkeypatch.setattr(training, "_train_on_ray", never)
+    assert run_job(stored, other) == second
+    assert (other / "checkpoint" / "weights.safetensors").read_bytes() == b"of another training"
 
 
 def test_a_damaged_checkpoint_in_the_storage_gives_way_to_the_one_that_is_made_again(
