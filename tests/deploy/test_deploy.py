@@ -82,14 +82,19 @@ def test_the_batch_file_is_sound_shell() -> None:
         subprocess.run(["shellcheck", str(SBATCH)], check=True)
 
 
+RUNS = 'while [ "$1" != -- ]; do shift; done; shift; "$@"'  # what `ray symmetric-run` does once it has started
+
+
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
-    """An environment as a job of three nodes has it; `srun` runs its command here, once, and `ray` tells its words."""
+    """An environment as a job of three nodes has it; `srun` runs its command here, once, `ray` tells its words and runs
+    those behind `--`, and `tags-bench` tells its own and ends with 3."""
     tools = {
         "scontrol": 'printf "n1\\nn2\\nn3\\n"',
         "srun": 'echo "srun $*" | head -n 1; while [ "$1" != bash ]; do shift; done; exec "$@"',
         "ray": 'printf "%s\\n" "$@"; stat -c "token %a $(wc -c < "$RAY_AUTH_TOKEN_PATH")" "$RAY_AUTH_TOKEN_PATH"; '
-        'echo "mode $RAY_AUTH_MODE"; test -d "$RAY_TMPDIR" && rmdir "$RAY_TMPDIR"; exit 3',
+        'echo "mode $RAY_AUTH_MODE"; test -d "$RAY_TMPDIR" && rmdir "$RAY_TMPDIR"; ' + RUNS,
+        "tags-bench": 'printf "told %s\\n" "$@"; exit 3',
     }
     for name, body in tools.items():
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n", encoding="utf-8")
@@ -114,13 +119,38 @@ def test_the_batch_file_starts_ray_on_every_node_and_gives_the_words_on(slurm: d
     first, *told = done.stdout.splitlines()
     assert first.startswith("srun --nodes=3 --ntasks=3 --no-kill --kill-on-bad-exit=0 bash -c ")
     address = "n1:27654"
-    assert told == [
+    rays, command = told[: told.index("--")], told[told.index("token 600 65") :]
+    assert rays == [
         *("symmetric-run", "--address", address, "--min-nodes", "3", "--num-cpus", "16", "--num-gpus", "4"),
-        *("--include-dashboard=false", "--", "tags-bench", *words, "--address", address),
-        "token 600 65",
-        "mode token",
+        "--include-dashboard=false",
     ]
-    assert not (tmp_path / ".ray-token-987654").exists()
+    assert command == ["token 600 65", "mode token", *(f"told {word}" for word in (*words, "--address", address))]
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("ray", "command", "code"),
+    [
+        ("exit 0", "exit 0", 1),  # what `ray symmetric-run` does where it does not start
+        ("exit 5", "exit 0", 5),
+        (RUNS, "exit 0", 0),
+        (RUNS, "exit 3", 3),
+        (f"({RUNS}); exit 0", "exit 3", 3),
+        (f"({RUNS}); exit 0", "kill -KILL $PPID", 1),
+    ],
+    ids=["not started", "not started, and said", "well", "not run", "not passed on", "interrupted"],
+)
+def test_the_exit_code_of_the_job_is_that_of_the_command(
+    slurm: dict[str, str], tmp_path: Path, ray: str, command: str, code: int
+) -> None:
+    for name, body in (("ray", f'rmdir "$RAY_TMPDIR"\n{ray}'), ("tags-bench", command)):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n", encoding="utf-8")
+    if shutil.which("python", path=slurm["PATH"]) is None:
+        (tmp_path / "python").symlink_to(shutil.which("python3") or "python3")
+    done = subprocess.run(["bash", str(SBATCH), "run"], env=slurm, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert ("the command was not run to its end" in done.stderr) == (code in (1, 5))
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_the_options_given_to_ray_are_those_that_it_has() -> None:
