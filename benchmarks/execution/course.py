@@ -194,7 +194,7 @@ class Course:
 
     def _kept(self) -> str:
         total = sum(len(way.unit.cases) for way in self.ways)
-        left = sum(len(way.missing) for way in self.ways)
+        left = sum(len(way.missing) + len(way.without) for way in self.ways)
         kept = f"{total - left} of {total} cases are finished and kept" if self.records else "what is trained is kept"
         return f"interrupted: {kept} in {self.folders.out}; the same command goes on from there"
 

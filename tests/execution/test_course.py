@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from benchmarks.execution.crew import CaseWork, Crew
 from benchmarks.execution.observer import Nobody
 from benchmarks.execution.orders import Assign, Commit, Item, Key, Need, Node
 from benchmarks.execution.plan import Folders
+from benchmarks.execution.way import Way
 from benchmarks.execution.worker import Order
 
 
@@ -73,6 +75,18 @@ def test_a_newer_training_that_waits_for_its_storage_is_left_to_a_training_task(
     (tmp_path / "training.json").write_text("{}")
     assert course_module.kept_training(None, tmp_path) is None  # type: ignore[arg-type]
     assert "NETWORK_CONNECTION" in caplog.text
+
+
+def test_a_case_that_was_not_run_is_not_among_those_that_are_kept(tmp_path: Path) -> None:
+    """Of four cases one is written, one not run, two are still to come when Ctrl-C ends the run."""
+    cases = {name: Case("small", name, Path("scan.nii.gz"), Path("label.nii.gz")) for name in "abcd"}
+    unit: Any = SimpleNamespace(cases=list(cases.values()), title="m · small")
+    course = Course([], Folders(tmp_path), Nobody(), _Machines(), fresh=False)  # type: ignore[arg-type]
+    course.records = SimpleNamespace()  # type: ignore[assignment]
+    way = Way(0, unit, Key("kind", Need(1)), None, missing=dict(list(cases.items())[1:]))
+    course.ways = [way]
+    course._leave_out(way, [cases["b"]], "the disk is full")
+    assert course._kept().startswith("interrupted: 1 of 4 cases are finished and kept in ")
 
 
 @pytest.mark.parametrize(
