@@ -272,10 +272,10 @@ def _with_data(suite: Suite, data: DataOptions) -> Suite:
         suite = suite.with_first_dataset()
     if data.phantoms and not data.dataset:
         suite = suite.with_datasets(suite.dataset_names, phantoms=True)
-    if data.splits is not None and own is None:
-        suite = suite.with_splits(data.splits)
     if data.train_on is not None:
         suite = suite.with_training_on(data.train_on, data.phantoms)
+    if data.splits is not None and (own is None or data.train_on is not None):
+        suite = suite.with_splits(data.splits)
     if data.fold:
         suite = suite.with_folds([_fold(word) for word in data.fold])
     return suite.with_protocols(data.protocol) if data.protocol else suite
@@ -293,7 +293,8 @@ def _own_data(data: DataOptions) -> OwnData | None:
     if data.all_datasets or len(data.dataset or ()) > 1:
         raise UserError("--data names one folder; use it with at most one --dataset, and not with --all-datasets")
     name = data.dataset[0] if data.dataset else ""
-    return api.OwnData(data.data, name, labels.target, labels.organ, labels.lesion, data.splits)
+    splits = data.splits if data.train_on is None else None  # else that of the data that are learned from
+    return api.OwnData(data.data, name, labels.target, labels.organ, labels.lesion, splits)
 
 
 def _fold(word: str) -> int | str:

@@ -261,9 +261,16 @@ class Suite(Strict):
         return self.model_copy(update={"datasets": tuple(entries)})
 
     def with_splits(self, splits: str) -> Suite:
-        """Every dataset split as this word says, see `benchmarks.data.split_files`."""
-        entries = tuple(DatasetEntry(**{**dict(entry), "splits": splits}) for entry in self.datasets)
-        return self.model_copy(update={"datasets": entries})
+        """Every dataset split as this word says, see `benchmarks.data.split_files`.
+
+        Of one that is tested whole it says how the dataset is split that is learned from.
+        """
+
+        def split(entry: DatasetEntry) -> DatasetEntry:
+            changed = {"splits": splits} if entry.train_on is None else {"train_on": split(entry.train_on)}
+            return DatasetEntry(**{**dict(entry), **changed})
+
+        return self.model_copy(update={"datasets": tuple(split(entry) for entry in self.datasets)})
 
     def with_training_on(self, name: str, phantoms: bool = False) -> Suite:
         """Every dataset tested whole, by methods that learn from this other one."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gzip
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 
+from benchmarks.commands.options import DataOptions, LabelOptions
+from benchmarks.commands.run import _with_data
 from benchmarks.common.errors import UserError
 from benchmarks.data import registry
 from benchmarks.data.dataset import Dataset
@@ -89,6 +93,21 @@ def test_what_was_trained_inside_is_used_again_outside(listed: Path) -> None:
     assert inside.job.digest() == outside.job.digest()
     assert inside.digest != outside.digest
     assert outside.target.window == inside.target.window  # networks see the intensities that they learned from
+
+
+@pytest.mark.parametrize("tested", ["added", "own"])
+def test_a_split_beside_a_dataset_to_learn_from_splits_that_one(listed: Path, tested: str) -> None:
+    """The other is tested whole: of it the word could mean nothing, and it must not be passed over."""
+    split = listed / "splits_final.json"
+    split.write_text(json.dumps([{"train": ["case_1", "case_4", "case_7"], "val": ["case_2"]}]), encoding="utf-8")
+    data = DataOptions(dataset=["there"], train_on="here", splits=str(split))
+    if tested == "own":
+        data = replace(data, dataset=["mine"], data=listed / "there", labels=LabelOptions(target="tumour"))
+    _, (unit,) = planned(_with_data(suite_of("{name: here}"), data), listed / "out")
+    assert unit.job is not None
+    assert sorted(case.case_id for case in unit.job.cases) == ["case_1", "case_4", "case_7"]
+    assert {case.image.parent.parent.name for case in unit.job.cases} == {"here"}
+    assert len(unit.cases) == 12
 
 
 def test_a_scan_that_is_learned_from_is_refused_under_any_name(listed: Path) -> None:
