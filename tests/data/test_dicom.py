@@ -107,6 +107,51 @@ def test_missing_slices(tmp_path, leave_out, message):
         assert convert(tmp_path / "in", tmp_path / "out", {"GTV": 1}).failed == {}
 
 
+def behind_links(store: Path, paths: list[Path]) -> None:
+    """The files lie in another place by other names, as git-annex keeps them, and links in theirs lead there."""
+    store.mkdir(exist_ok=True)
+    for path in paths:
+        moved = path.rename(store / f"MD5E-{path.name}")
+        path.symlink_to(moved)
+
+
+def test_files_behind_links_are_read_like_files(tmp_path):
+    """All of them; then the slices of one end alone, without which the rest would be an even grid, too."""
+    for name in ("files", "links", "end"):
+        one_case(tmp_path / name)
+    slices = sorted((tmp_path / "end" / "a").glob("IM*"), key=lambda one: pydicom.dcmread(one).ImagePositionPatient[2])
+    behind_links(tmp_path / "store of end", slices[-3:])
+    behind_links(tmp_path / "store of links", list((tmp_path / "links" / "a").iterdir()))
+    (tmp_path / "links" / "a" / "again").symlink_to(slices[0].name)
+    (tmp_path / "links" / "a" / "loop").symlink_to("..", target_is_directory=True)
+    for name in ("files", "links", "end"):
+        assert convert(tmp_path / name, tmp_path / f"{name} out", {"GTV": 1}).failed == {}
+    for role in ("imagesTr", "labelsTr"):
+        arrays = [nib.load(tmp_path / f"{name} out" / role / "a.nii.gz") for name in ("files", "links", "end")]
+        for other in arrays[1:]:
+            np.testing.assert_array_equal(np.asarray(other.dataobj), np.asarray(arrays[0].dataobj))
+            np.testing.assert_array_equal(other.affine, arrays[0].affine)
+
+
+def test_a_dead_link_is_no_shorter_scan(tmp_path):
+    root = one_case(tmp_path / "in")
+    last = max((root / "a").glob("IM*"), key=lambda one: pydicom.dcmread(one).ImagePositionPatient[2])
+    behind_links(tmp_path / "store", [last])
+    (tmp_path / "store" / f"MD5E-{last.name}").unlink()
+    with pytest.raises(UserError, match=f"{last.name}: a dead link: the file it leads to is not there"):
+        convert(root, tmp_path / "out", {"GTV": 1})
+
+
+def test_what_git_annex_keeps_beside_the_links_is_not_taken_twice(tmp_path):
+    """An old version of a slice lies there, too, in a repository that is one case."""
+    folder = one_case(tmp_path / "in") / "a"
+    behind_links(folder / ".git", list(folder.iterdir()))
+    (folder / ".git" / "old").write_bytes(next(folder.glob("IM*")).read_bytes())
+    contents = look(folder)
+    assert sorted(contents.scans[0].paths) == sorted(folder.glob("IM*"))
+    assert contents.annotations == (folder / "rs.dcm",)
+
+
 PATIENTS = {"P1 base": "4711-Meier", "P1 later": " 4711-Meier", "P2": "0815", "x": "", "y": "", "z": "4711-Meier "}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks.common.errors import UserError, one_line
-from benchmarks.common.files import files_below, readable
+from benchmarks.common.files import files_below, is_dead_link, readable
 
 CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 ENHANCED_CT_STORAGE = "1.2.840.10008.5.1.4.1.1.2.1"
@@ -32,6 +33,7 @@ SEG_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"
 LABELMAP_STORAGE = "1.2.840.10008.5.1.4.1.1.66.7"  # label map segmentation, Supplement 243
 ANNOTATIONS = (RTSTRUCT_STORAGE, SEG_STORAGE, LABELMAP_STORAGE)
 
+STORES = frozenset({".git", ".dvc"})  # where DataLad, git-annex and DVC keep what links lead to, of other versions too
 UID = re.compile(r"[0-2](\.\d+)+")
 FIRST_GROUPS = (0x0002, 0x0008)  # the meta header and the identification, with which a data set begins
 LAST_FIRST_ELEMENT = 0x1200
@@ -88,13 +90,13 @@ class Contents:
 
 @readable()
 def look(folder: Path) -> Contents:
-    """What lies below a folder. Raises UserError for a place that cannot be read, or a file that is damaged."""
+    """What lies below a folder. Raises UserError for a place that cannot be read, a dead link or a damaged file."""
     pydicom = pydicom_or_error()
     found: dict[str, list[tuple[Path, Any]]] = {}
     scans: list[ScanFiles] = []
     annotations: list[Path] = []
     others: set[str] = set()
-    for path in sorted(path for path in files_below(folder) if path.is_file() and not path.is_symlink()):
+    for path in _files_of(folder):
         header = read_file(path, stop_before_pixels=True, specific_tags=list(HEADER))
         if header is None:
             continue  # notes, checksums
@@ -109,6 +111,23 @@ def look(folder: Path) -> Contents:
             others.add(pydicom.uid.UID(kind).name)
     scans += [_scan(files, SLICES[name.split()[-1]]) for name, files in found.items()]
     return Contents(folder, tuple(scans), tuple(annotations), frozenset(others))
+
+
+def _files_of(folder: Path) -> list[Path]:
+    """The files below a folder, each once, however many links lead to it; folders that are links are not entered.
+
+    Raises:
+        UserError: a dead link, behind which a slice may be missing.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(files_below(folder)):
+        if not STORES.isdisjoint(path.relative_to(folder).parts):
+            continue
+        if is_dead_link(path):
+            raise UserError(f"{path}: a dead link: the file it leads to is not there")
+        if path.is_file():
+            found.setdefault(os.path.realpath(path), path)
+    return list(found.values())
 
 
 def is_annotation(path: Path) -> bool:
