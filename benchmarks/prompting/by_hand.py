@@ -19,6 +19,7 @@ from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import safe_name, write_json
 from benchmarks.common.output import writable_folder
 from benchmarks.data.dataset import Dataset
+from benchmarks.data.layouts.layout import visible
 from benchmarks.data.volume import read_orientation
 from benchmarks.prompting.bank import (
     BankItem,
@@ -148,7 +149,7 @@ def _name(case_id: str, target: str, lesion: int | str) -> str:
 def _files_in(folder: Path) -> dict[str, Path]:
     """The prompt files of a folder by the name that they have in an export; Slicer's end in .mrk.json."""
     files: dict[str, Path] = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in (path for path in visible(folder) if path.suffix == ".json"):
         name = path.name.removesuffix(".mrk.json") + ".json" if path.name.endswith(".mrk.json") else path.name
         if name in files:
             raise UserError(f"{path}: beside {files[name].name}; keep one of them")

@@ -73,6 +73,14 @@ def test_what_is_exported_comes_back_the_same(dataset: Dataset, tmp_path: Path, 
         export_prompts(bank, tmp_path / "file" / "prompts")
 
 
+def test_companions_that_macos_leaves_beside_files_are_no_prompts(dataset: Dataset, tmp_path: Path) -> None:
+    """AppleDouble: 00 05 16 07, beside every file that was copied to a disk which knows no resource forks."""
+    bank = PromptBank.of_dataset(dataset, "test", 0, Protocol("centre-click"), 7)
+    for path in export_prompts(bank, tmp_path / "prompts"):
+        path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X")
+    assert import_prompts(tmp_path / "prompts", dataset, "test", 0, Protocol("centre-click"), 7).cases == bank.cases
+
+
 def test_a_click_moved_by_hand_reaches_the_method_and_the_row(dataset: Dataset, tmp_path: Path) -> None:
     protocol = Protocol("centre-click")
     bank = PromptBank.of_dataset(dataset, "test", 0, protocol, 7)
