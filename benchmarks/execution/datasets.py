@@ -28,6 +28,7 @@ from benchmarks.data.catalogue import (
 )
 from benchmarks.data.catalogue import datasets as known_datasets
 from benchmarks.data.dataset import Case, Dataset, External, Split, fingerprint_cases, same_scan
+from benchmarks.data.intensities import CT
 from benchmarks.data.phantom import synthesise
 from benchmarks.execution.entries import ALL_FOLDS, DatasetEntry, MethodEntry
 from benchmarks.execution.suite import Suite
@@ -191,7 +192,15 @@ def data_line(dataset: Dataset, learners: Sequence[str] = ()) -> str:
     learning = f"; {learners[0]} learns from the others" if learners else ""
     if len(learners) > 1:
         learning = f"; {len(learners)} methods learn from the others"
+    if not any(fold.train for fold in dataset.splits):
+        learning = f"; {_windows(dataset)}, not measured"
     return f"data: {dataset.name}: {len(dataset.cases)} {_kind(dataset)}, {split}{learning}"
+
+
+def _windows(dataset: Dataset) -> str:
+    """The intensities through which methods see its targets."""
+    edges = dict.fromkeys(f"{low:g} to {high:g}" for low, high in (target.window for target in dataset.targets))
+    return f"window {', '.join(edges)}" + " HU" * (dataset.modality == CT)
 
 
 def budget_line(suite: Suite) -> str:

@@ -171,6 +171,18 @@ def test_own_data_are_tested_whole_where_nothing_is_learned(listed: Path) -> Non
     assert len(phantom.cases) == 2
 
 
+def test_the_window_is_measured_only_where_something_learns(listed: Path) -> None:
+    """The lesions are cubes at 120 HU with a noise of 10 HU."""
+    alone, beside = suite_of("{name: here}", "region-growing"), suite_of("{name: here}", "region-growing, ball")
+    whole, split = (dataset_of(one, one.datasets[0], Folders(listed / "out")) for one in (alone, beside))
+    assert whole.targets[0].window == (-160.0, 240.0)
+    assert data_line(whole).endswith("; window -160 to 240 HU, not measured")
+    low, high = split.targets[0].window
+    assert 80 < low < 100
+    assert 140 < high < 160
+    assert "measured" not in data_line(split)
+
+
 def test_all_folds_test_every_case_once(listed: Path) -> None:
     _, units = planned(suite_of("{name: here, fold: all}"), listed / "out")
     assert [unit.fold for unit in units] == [0, 1, 2, 3, 4]
@@ -263,7 +275,7 @@ def test_a_run_says_which_method_keeps_cases_from_being_tested(tmp_path: Path) -
     split = "2 tested (by patient, 5 folds, seed 2026); "
     lines = {
         "ball, region-growing": split + "ball learns from the others",
-        "region-growing": "10 tested (all cases: nothing is learned from them)",
+        "region-growing": "10 tested (all cases: nothing is learned from them); window -160 to 240 HU, not measured",
         "ball, tags-tiny, {name: tags-tiny, untrained: true}": split + "2 methods learn from the others",
     }
     for methods, words in lines.items():
