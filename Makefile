@@ -40,5 +40,6 @@ first-table: $(STAMP)
 pictures: $(STAMP)
 	$(BIN)/python docs/pictures.py
 
+# What can be made again at once. Records and checkpoints (tags-bench-out) are not: no command removes them.
 clean:
-	rm -rf $(VENV) tags-bench-out
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis site
