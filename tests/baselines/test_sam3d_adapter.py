@@ -234,8 +234,7 @@ def test_training_learns_and_is_saved(tmp_path: Path) -> None:
 def test_the_loss_of_the_paper_gives_its_parts_as_detached_tensors() -> None:
     segmenter = build()
     segmenter.config["size"] = "official"  # which decides the loss
-    mask = torch.zeros(1, 1, *segmenter.crop)
-    mask[..., 12:18, 12:18, 12:18] = 1
+    mask = ellipsoid(segmenter.crop, (16, 14, 18), (8, 7, 6))[None]
     loss, parts = segmenter.loss(batch_of(mask, mask))
     assert loss.requires_grad
     assert set(parts) == {"dice", "entropy"}
