@@ -72,11 +72,11 @@ def _frame(body: Tensor, side: int, generator: torch.Generator) -> int:
     return low + draw(generator, high - low + 1)
 
 
-def slice_loss(segmenter: SliceNetwork, batch: Batch, tasks: Sequence[SliceTask]) -> tuple[Tensor, dict[str, float]]:
+def slice_loss(segmenter: SliceNetwork, batch: Batch, tasks: Sequence[SliceTask]) -> tuple[Tensor, dict[str, Tensor]]:
     """Mask and quality losses of all tasks; clicked slices get further clicks where the last result is wrong."""
     if not tasks:  # no target in any crop, so nothing to prompt for; the loss still has a gradient: zero
         zero = torch.stack([parameter.sum() for parameter in segmenter.trainable_parameters()]).sum() * 0
-        return zero, {"mask": 0.0, "quality": 0.0}
+        return zero, {"mask": zero.detach(), "quality": zero.detach()}
     places = list(dict.fromkeys((task.item, task.z) for task in tasks))  # a slice is encoded once for all its tasks
     slices = torch.stack([batch.image[item, 0, ..., z] for item, z in places])
     labels = torch.stack([batch.label[task.item, 0, ..., task.z] for task in tasks])
@@ -93,7 +93,7 @@ def slice_loss(segmenter: SliceNetwork, batch: Batch, tasks: Sequence[SliceTask]
             low, loss = _round(segmenter, embedding[members], prompts, label, plane, mask)
             parts.append(loss)
     mask, quality = (torch.cat([part[index] for part in parts]).mean() for index in (0, 1))
-    return mask + quality, {"mask": float(mask.detach()), "quality": float(quality.detach())}
+    return mask + quality, {"mask": mask.detach(), "quality": quality.detach()}
 
 
 def _round(

@@ -58,7 +58,7 @@ class SliceSegmenter(SliceNetwork):
             patch=(2 * self.side, 2 * self.side, 5),
         )
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Slices of every crop: clicked (with corrections), boxed, and followed from their neighbour."""
         batch = framed(batch, self.side)
         tasks = [

@@ -103,7 +103,7 @@ class Sam3dAdapterSegmenter(NetworkSegmenter):
         """The paper's: crops at the network's size, learning rate falling linearly to a hundredth."""
         return self.training_recipe(self.preprocessing(target), self.crop, fill=BEYOND)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The paper's loss, half Dice and half cross-entropy by default, at the official size.
 
         Prompts are tumour and stray voxels: the latter teach that a click is a hint and no truth, as clicks carry no
@@ -118,12 +118,12 @@ class Sam3dAdapterSegmenter(NetworkSegmenter):
         logits = self.module(image, points.to(image.device)).float()
         if self.config["size"] != "official":
             mask_loss = mask_losses(logits[:, 1:] - logits[:, :1], label, self.config["dice_share"]).mean()
-            return mask_loss, {"mask": float(mask_loss.detach())}
+            return mask_loss, {"mask": mask_loss.detach()}
         entropy = F.cross_entropy(logits, label[:, 0].long())
         probability, truth = logits.softmax(1)[:, 1].flatten(1), label[:, 0].flatten(1)
         dice = (2 * (probability * truth).sum(1) + 1) / (probability.sum(1) + truth.sum(1) + 1)
         dice_loss = 1 - dice.mean()
-        parts = {"dice": float(dice_loss.detach()), "entropy": float(entropy.detach())}
+        parts = {"dice": dice_loss.detach(), "entropy": entropy.detach()}
         share = self.config["dice_share"]
         return share * dice_loss + (1 - share) * entropy, parts
 

@@ -123,13 +123,13 @@ class SamMed3D(SamSegmenter):
         augmentation = Augmentation(intensity_shift=0.0)
         return self.training_recipe(self.preprocessing, self.window, fill=BEYOND, augmentation=augmentation)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Rounds of clicks: the first inside the target, each later one where the mask is still wrong."""
         labels = batch.label[:, 0].cpu() > 0.5
         members = [index for index, label in enumerate(labels) if label.any()]
         if not members:  # no target in any crop, so nothing to click; the loss still has a gradient: zero
             zero = torch.stack([parameter.sum() for parameter in self.trainable_parameters()]).sum() * 0
-            return zero, {"mask": 0.0, "quality": 0.0}
+            return zero, {"mask": zero.detach(), "quality": zero.detach()}
         embedding = self.module.image_encoder(normalised(batch.image[members])).float()
         truth, labels = batch.label[members], labels[members]
         position = self.module.prompt_encoder.dense_position()
@@ -150,7 +150,7 @@ class SamMed3D(SamSegmenter):
                 [*given, _next_point(mask, label, given, batch.generator)]
                 for given, mask, label in zip(points, predicted, labels, strict=True)
             ]
-        parts = {"mask": float(mask_loss.detach()), "quality": float(quality_loss.detach())}
+        parts = {"mask": mask_loss.detach(), "quality": quality_loss.detach()}
         return mask_loss + quality_loss, parts
 
 

@@ -153,7 +153,7 @@ class SegVolSegmenter(NetworkSegmenter):
             augmentation=augmentation,
         )
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Each crop zoomed out or cut to a window, prompted by text, clicks, box, or a mixture.
 
         A crop without the target gets the text alone and must come out empty.
@@ -185,7 +185,7 @@ class SegVolSegmenter(NetworkSegmenter):
                 logits.append(self.module.decode(tokens[members.to(tokens.device)], given, box, text)[0])
         truth = torch.cat([truth[found.to(truth.device)], truth[~found.to(truth.device)]])
         mask_loss = mask_losses(self.module.enlarge(torch.cat(logits)), truth, self.config["dice_share"]).mean()
-        return mask_loss, {"mask": float(mask_loss.detach())}
+        return mask_loss, {"mask": mask_loss.detach()}
 
     def _view(self, image: FloatArray, label: FloatArray, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The body in a crop (D, H, W) zoomed out to a window, or a window around a target voxel if there is any."""

@@ -110,7 +110,7 @@ class UniversalSegmenter(NetworkSegmenter):
         wanted(target)  # an unknown target is refused before the first step
         return self.training_recipe(self.preprocessing, self.window)
 
-    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def loss(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Soft Dice plus binary cross-entropy of the target's classes; the other classes get no gradient.
 
         A target of several classes is scored by their largest logit.
@@ -124,7 +124,7 @@ class UniversalSegmenter(NetworkSegmenter):
                 mask_losses(logits.float().amax(1, keepdim=True), batch.label[one], self.config["dice_share"])
             )
         mask_loss = torch.cat(losses).mean()
-        return mask_loss, {"mask": float(mask_loss.detach())}
+        return mask_loss, {"mask": mask_loss.detach()}
 
 
 class UniversalSession(Session):

@@ -229,3 +229,13 @@ def test_training_learns_and_is_saved(tmp_path: Path) -> None:
         assert torch.equal(segmenter.module.eval()(image, points), other.module.eval()(image, points))
     with pytest.raises(UserError, match="spacing"):
         build(spacing=1.0).load(tmp_path)
+
+
+def test_the_loss_of_the_paper_gives_its_parts_as_detached_tensors() -> None:
+    segmenter = build()
+    segmenter.config["size"] = "official"  # which decides the loss
+    mask = ellipsoid(segmenter.crop, (16, 14, 18), (8, 7, 6))[None]
+    loss, parts = segmenter.loss(batch_of(mask, mask))
+    assert loss.requires_grad
+    assert set(parts) == {"dice", "entropy"}
+    assert all(isinstance(part, torch.Tensor) and not part.requires_grad for part in parts.values())

@@ -108,7 +108,23 @@ def test_they_do_not_touch_a_step_of_training(one: Method) -> None:
     assert loss_of(one, {key: changed(key, one.config[key]) for key in one.inference_settings}) == loss_of(one, {})
 
 
+@pytest.mark.parametrize("filled", [True, False])
+@pytest.mark.parametrize("one", BY_THE_BENCH, ids=lambda one: one.name)
+def test_the_parts_of_a_loss_let_no_step_wait(one: Method, filled: bool) -> None:
+    """Numbers would have to be fetched from the GPU at every step, and a graph would stay in memory."""
+    import torch
+
+    _, parts = step_of(one, {}, filled)
+    assert parts
+    assert all(isinstance(part, torch.Tensor) and not part.requires_grad for part in parts.values())
+
+
 def loss_of(one: Method, config: dict[str, Any]) -> float:
+    return float(step_of(one, config)[0].detach())
+
+
+def step_of(one: Method, config: dict[str, Any], filled: bool = True) -> tuple[Any, Any]:
+    """The loss of fresh weights and its parts, on a crop with a target in its middle or without one."""
     import torch
 
     torch.manual_seed(0)
@@ -119,7 +135,7 @@ def loss_of(one: Method, config: dict[str, Any]) -> float:
     recipe = segmenter.recipe(TARGET)
     label = torch.zeros(1, 1, *recipe.patch)
     middle = [slice(n // 2 - 2, n // 2 + 2) for n in recipe.patch]
-    label[(0, 0, *middle)] = 1
+    label[(0, 0, *middle)] = float(filled)
     image = 2 * label + torch.rand(label.shape, generator=torch.Generator().manual_seed(2))
     batch = Batch(image, label, [TARGET], torch.Generator().manual_seed(3), 0.5)
-    return float(segmenter.loss(batch)[0].detach())
+    return segmenter.loss(batch)

@@ -27,7 +27,7 @@ class MySegmenter(Trainable):
         found, wanted = logits.sigmoid().flatten(1), batch.label.flatten(1)
         dice = 1 - ((2 * (found * wanted).sum(1) + 1) / (found.sum(1) + wanted.sum(1) + 1)).mean()
         loss = (1 - batch.progress) * entropy + dice
-        return loss, {"entropy": float(entropy.detach()), "dice": float(dice.detach())}
+        return loss, {"entropy": entropy.detach(), "dice": dice.detach()}
 
     def logits(self, image, clicks):
         """Of an image (B, 1, X, Y, Z) with the clicked voxels (N, 3) of each item."""
