@@ -127,7 +127,10 @@ def _corrected(
     plane: Plane,
     generator: torch.Generator,
 ) -> tuple[list[SlicePrompt], Tensor]:
-    """The prompts with one more click in the error of the single mask, and that mask as a prompt."""
+    """The prompts with one more click in the error of the single mask, and that mask as a prompt.
+
+    `slices` takes the best of three after one click alone, or always (SAM-Med2D), and corrects that one.
+    """
     low = low[:, :1].detach().float()
     predicted, truth = (segmenter.to_slices(low, plane)[:, 0] > 0).cpu(), (label > 0.5).cpu()
     corrected = []

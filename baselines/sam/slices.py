@@ -6,8 +6,9 @@ target's window for the whole volume. How a 3D prompt reaches the slices:
 - **Box**: every slice of the box gets the box's x and y extent (and the clicks made on it). Nothing is propagated:
   the user has said where the lesion begins and ends.
 - **Clicks**: a slice with a positive click is segmented by the clicks on it: by the first positive one with all before
-  it, then one after the other, each round seeing the mask of the round before, as the networks were trained. From
-  there the lesion is followed slice by slice, upwards and downwards: the largest part of the mask on the slice before
+  it, then one after the other, each round seeing the mask that was taken in the round before. In the bench's training
+  (`slice_training`) a correction sees the single mask instead, also where the best of three is taken here. From there
+  the lesion is followed slice by slice, upwards and downwards: the largest part of the mask on the slice before
   gives the next one a box and a point (its innermost pixel), and any clicks made there count too. Following stops at an
   empty mask, where the network's own quality estimate falls below `least_quality`, farther from the click than `reach`
   times the largest in-plane extent of the mask on the clicked slice, at another slice with a positive click, and at the
