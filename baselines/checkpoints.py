@@ -230,21 +230,16 @@ def load_official(
     module: torch.nn.Module,
     path: Path | str,
     system: str,
-    containers: Sequence[str] = ("model_state_dict", "model", "state_dict", "net"),
     prefixes: Sequence[str] = ("module.",),
     optional: Iterable[str] = (),
-    rename: Callable[[str], str] | None = None,
 ) -> None:
     """Read an official file and load it strictly: the three steps above in a row.
 
     Args:
         optional: patterns (`re.search`) of keys that the file may hold and that are dropped.
-        rename: official key → our key, applied after stripping and dropping.
     """
-    state = state_dict_of(read_checkpoint(path), path, system, containers, prefixes)
+    state = state_dict_of(read_checkpoint(path), path, system, prefixes=prefixes)
     kept = {key: value for key, value in state.items() if not any(re.search(pattern, key) for pattern in optional)}
-    if rename is not None:
-        kept = {rename(key): value for key, value in kept.items()}
     load_strictly(module, kept, path, system)
 
 

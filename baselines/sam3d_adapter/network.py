@@ -26,22 +26,23 @@ from benchmarks.common.checkpoint import load_strictly
 from benchmarks.common.errors import UserError
 
 SYSTEM = "3DSAM-adapter"
+QUERIES, HEADS = 10, 8  # of the prompt encoder's blocks, at every size
 
 
 class SamplingBlock(nn.Module):
     """Learned queries and click features attend to each other; then the image attends to the learned queries."""
 
-    def __init__(self, width: int, hidden: int, queries: int = 10, heads: int = 8) -> None:
+    def __init__(self, width: int, hidden: int) -> None:
         super().__init__()
-        self.global_query = nn.Parameter(torch.randn(1, queries, width) * 0.1)
-        self.self_attn = CrossAttention(width, heads, width)
+        self.global_query = nn.Parameter(torch.randn(1, QUERIES, width) * 0.1)
+        self.self_attn = CrossAttention(width, HEADS, width)
         self.norm1 = nn.LayerNorm(width)
-        self.cross_attn_token_to_image = CrossAttention(width, heads, width // 2)  # in the file, never called
+        self.cross_attn_token_to_image = CrossAttention(width, HEADS, width // 2)  # in the file, never called
         self.norm2 = nn.LayerNorm(width)
         self.mlp = Feedforward(width, hidden, nn.ReLU)
         self.norm3 = nn.LayerNorm(width)
         self.norm4 = nn.LayerNorm(width)
-        self.cross_attn_image_to_token = CrossAttention(width, heads, width // 2)
+        self.cross_attn_image_to_token = CrossAttention(width, HEADS, width // 2)
 
     def forward(self, image: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         own = self.global_query.expand(len(points), -1, -1)

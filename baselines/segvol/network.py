@@ -25,6 +25,7 @@ from baselines.sam.prompt_encoder import PADDING, FourierPosition
 END_OF_TEXT = 49407
 START_OF_TEXT = 49406
 VOCABULARY = 49408
+POSITIONS = 77  # CLIP's tokens of a text
 TEMPLATE = "A computerized tomography of a {}."
 
 
@@ -183,12 +184,12 @@ class ClipLayer(nn.Module):
 class ClipTextTower(nn.Module):
     """CLIP's text transformer (ViT-B/32 at the official size), keys as `transformers` 4 named them."""
 
-    def __init__(self, width: int, depth: int, heads: int, positions: int = 77) -> None:
+    def __init__(self, width: int, depth: int, heads: int) -> None:
         super().__init__()
         self.embeddings = nn.ModuleDict(
             {
                 "token_embedding": nn.Embedding(VOCABULARY, width),
-                "position_embedding": nn.Embedding(positions, width),
+                "position_embedding": nn.Embedding(POSITIONS, width),
             }
         )
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(ClipLayer(width, heads) for _ in range(depth))})
