@@ -18,8 +18,8 @@ import numpy as np
 import torch
 
 from baselines.nninteractive.model import load_model
+from baselines.prompting import check_prompts
 from baselines.rounds import added_clicks
-from baselines.sam.prompting import check_prompts
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Box, Click, Segmenter, Session, Target
 from benchmarks.contestants.precision import finite

@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from baselines.losses import mask_losses
 from baselines.sam.slice_network import SliceNetwork
 from baselines.sam.slice_prompts import Plane, SlicePrompt
-from baselines.sam.training import draw, draw_error, draw_voxel, mask_losses, true_quality
+from baselines.sam.training import draw, draw_error, draw_voxel, true_quality
 from benchmarks.contestants import Batch
 
 

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from baselines.sam.prompting import check_prompts
+from baselines.prompting import check_prompts
 from baselines.sam.slice_network import SliceNetwork, SliceResult
 from baselines.sam.slice_prompts import Plane, SlicePrompt
 from baselines.sam.slice_training import draw_tasks, framed, slice_loss

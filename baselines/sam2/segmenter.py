@@ -26,8 +26,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from baselines.prompting import check_prompts
 from baselines.rounds import added_clicks
-from baselines.sam.prompting import check_prompts
 from baselines.sam2.weights import predictor_from
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Box, Click, Segmenter, Session, Target

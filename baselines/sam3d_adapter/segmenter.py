@@ -20,9 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from baselines.frames import StoredOrientation
+from baselines.losses import mask_losses
 from baselines.network_segmenter import NetworkSegmenter
-from baselines.sam.prompting import check_prompts
-from baselines.sam.training import mask_losses
+from baselines.prompting import check_prompts
 from baselines.sam3d_adapter.encoder import SIZES
 from baselines.sam3d_adapter.network import SYSTEM, Sam3dAdapter, load_official_file
 from benchmarks.contestants import Batch, Session, Target, TrainingRecipe
@@ -38,7 +39,7 @@ BEYOND = 0.0  # the mean intensity: what a crop shows beyond the scan
 Place = tuple[int, int, int]
 
 
-class Sam3dAdapterSegmenter(NetworkSegmenter):
+class Sam3dAdapterSegmenter(StoredOrientation, NetworkSegmenter):
     """3DSAM-adapter with positive clicks; all clicks so far place the crop and prompt it together.
 
     Settings (keys of `config`) beside those of every `NetworkSegmenter`:
@@ -70,11 +71,6 @@ class Sam3dAdapterSegmenter(NetworkSegmenter):
         if self.config["train"] == "adapters":
             self.module.freeze_backbone()
 
-    @property
-    def orientation(self) -> str:
-        """ "file" or "ras": how scans are turned for these weights; the bench's training crops are in RAS."""
-        return "ras" if self.trained_here else str(self.config["orientation"])
-
     def preprocessing(self, target: Target) -> Preprocessing:
         """The grid, and the target's window and statistics."""
         mm = float(self.config["spacing"])
@@ -82,8 +78,7 @@ class Sam3dAdapterSegmenter(NetworkSegmenter):
 
     def open(self, volume: Volume, target: Target) -> Sam3dAdapterSession:
         """Resamples the volume; a crop is encoded when its clicks are known."""
-        flips = file_flips(volume) if self.orientation == "file" else ()
-        return Sam3dAdapterSession(self, prepare(volume, self.preprocessing(target)), flips)
+        return Sam3dAdapterSession(self, prepare(volume, self.preprocessing(target)), self.flips(volume))
 
     @torch.inference_mode()
     def encode(self, image: FloatArray) -> list[Tensor]:
@@ -137,11 +132,6 @@ def draw_points(inside: Tensor, hits: int, stray: int, generator: torch.Generato
         drawn = torch.randint(len(tumour), (hits,), generator=generator)
         places[:hits] = tumour[drawn]
     return places[:, [0, 2, 1]]
-
-
-def file_flips(volume: Volume) -> tuple[int, ...]:
-    """The RAS axes that the scan's file stores the other way round."""
-    return () if volume.orientation is None else tuple(int(a) for a, sign in volume.orientation if sign < 0)
 
 
 class Sam3dAdapterSession(Session):

@@ -18,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from baselines.losses import mask_losses
+from baselines.prompting import check_prompts
 from baselines.sam.encoder import EncoderSize, resize
 from baselines.sam.network import SamSize
-from baselines.sam.prompting import check_prompts
 from baselines.sam.sam_segmenter import SamSegmenter
-from baselines.sam.training import draw_error, draw_voxel, mask_losses, true_quality
+from baselines.sam.training import draw_error, draw_voxel, true_quality
 from benchmarks.contestants import Augmentation, Batch, Session, Target, TrainingRecipe
 from benchmarks.contestants.precision import finite
 from benchmarks.data.preprocessing import Prepared, Preprocessing, Shape, crop, paste, prepare

@@ -41,19 +41,20 @@ class Frame:
 
     Attributes:
         shape: of the volume.
-        flips: per volume axis, whether it runs against RAS in the network's array.
+        flips: the volume's axes that run against RAS in the network's array.
         low, size: the crop, in (d, h, w) of the turned volume; `low` is negative where padding was kept.
     """
 
     shape: Shape
-    flips: tuple[bool, bool, bool]
+    flips: tuple[int, ...]
     low: tuple[int, int, int]
     size: Shape
 
     def place(self, position: tuple[int, int, int]) -> tuple[int, int, int]:
         """A voxel of the volume in the crop; one outside it goes to the nearest voxel of the crop."""
         turned = [
-            extent - 1 - at if flip else at for at, extent, flip in zip(position, self.shape, self.flips, strict=True)
+            extent - 1 - at if axis in self.flips else at
+            for axis, (at, extent) in enumerate(zip(position, self.shape, strict=True))
         ]
         d, h, w = (
             min(max(at - low, 0), size - 1) for at, low, size in zip(turned[::-1], self.low, self.size, strict=True)
@@ -68,22 +69,14 @@ class Frame:
             there.append(slice(max(low, 0), min(low + size, extent)))
             here.append(slice(max(-low, 0), min(low + size, extent) - low))
         turned[tuple(there)] = values[tuple(here)]
-        return np.ascontiguousarray(np.flip(turned.transpose(2, 1, 0), [i for i in range(3) if self.flips[i]]))
-
-
-def file_flips(volume: Volume) -> tuple[bool, bool, bool]:
-    """Per RAS axis, whether the scan's file stores it the other way round."""
-    flips = [False] * 3
-    for axis, direction in () if volume.orientation is None else volume.orientation:
-        flips[int(axis)] = direction < 0
-    return flips[0], flips[1], flips[2]
+        return np.ascontiguousarray(np.flip(turned.transpose(2, 1, 0), self.flips))
 
 
 def prepared(
-    volume: Volume, flips: tuple[bool, bool, bool], least: Shape, window: Window | None = None
+    volume: Volume, flips: tuple[int, ...], least: Shape, window: Window | None = None
 ) -> tuple[FloatArray, Frame]:
     """The network's array and the way back: normalised, turned, padded to `least`, cut to its non-zero box."""
-    values = np.flip(normalised(volume.array, window), [i for i in range(3) if flips[i]]).transpose(2, 1, 0)
+    values = np.flip(normalised(volume.array, window), flips).transpose(2, 1, 0)
     short = [max(0, length - extent) for length, extent in zip(least, values.shape, strict=True)]
     padded = np.pad(values, [(n // 2, n - n // 2) for n in short])
     box = bounding_box(padded)

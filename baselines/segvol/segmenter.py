@@ -22,12 +22,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from baselines.frames import StoredOrientation
+from baselines.losses import mask_losses
 from baselines.network_segmenter import NetworkSegmenter
+from baselines.prompting import check_prompts
 from baselines.sam.initialisation import initialise
-from baselines.sam.prompting import check_prompts
-from baselines.sam.training import draw_voxel, mask_losses
+from baselines.sam.training import draw_voxel
 from baselines.segvol.drawing import Drawing, draw_prompts
-from baselines.segvol.frame import Window, file_flips, normalised, prepared
+from baselines.segvol.frame import Window, normalised, prepared
 from baselines.segvol.network import SIZES, TEMPLATE, SegVol, batch_of_ids, load_official_file, token_ids
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Augmentation, Batch, Session, Target, TrainingRecipe
@@ -53,7 +55,7 @@ Place = tuple[int, int, int]
 Points = list[tuple[Place, bool]]
 
 
-class SegVolSegmenter(NetworkSegmenter):
+class SegVolSegmenter(StoredOrientation, NetworkSegmenter):
     """SegVol with text, clicks and a box, alone or together.
 
     Settings (keys of `config`) beside those of every `NetworkSegmenter`:
@@ -95,11 +97,6 @@ class SegVolSegmenter(NetworkSegmenter):
     def load(self, folder: Path) -> None:
         super().load(folder)
         self._texts.clear()
-
-    @property
-    def orientation(self) -> str:
-        """ "file" or "ras": how scans are turned for these weights; the bench's training crops are in RAS."""
-        return "ras" if self.trained_here else str(self.config["orientation"])
 
     def open(self, volume: Volume, target: Target) -> SegVolSession:
         """Normalises the volume and encodes the zoomed-out copy; the target is not looked at."""
@@ -223,8 +220,7 @@ class SegVolSession(Session):
     def __init__(self, segmenter: SegVolSegmenter, volume: Volume) -> None:
         self.segmenter = segmenter
         self.window: Shape = segmenter.module.size.image
-        flips = file_flips(volume) if segmenter.orientation == "file" else (False, False, False)
-        self.array, self.frame = prepared(volume, flips, self.window, segmenter.hu)
+        self.array, self.frame = prepared(volume, segmenter.flips(volume), self.window, segmenter.hu)
         small = F.interpolate(torch.from_numpy(self.array)[None, None], size=self.window, mode="nearest-exact")
         self._zoomed_out = segmenter.encode(small)
         self._windows: dict[Place, Tensor] = {}

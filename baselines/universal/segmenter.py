@@ -17,9 +17,9 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
+from baselines.losses import mask_losses
 from baselines.network_segmenter import NetworkSegmenter
-from baselines.sam.prompting import check_prompts
-from baselines.sam.training import mask_losses
+from baselines.prompting import check_prompts
 from baselines.universal.classes import Wanted, wanted
 from baselines.universal.network import SIZES, SYSTEMS, UniversalModel, load_official_file
 from benchmarks.common.errors import UserError

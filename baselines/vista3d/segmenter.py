@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from baselines.checkpoints import load_official
-from baselines.sam.prompting import check_prompts
+from baselines.prompting import check_prompts
 from baselines.vista3d.classes import Kind, kind_of
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Click, Prepared, Preprocessing, Segmenter, Session, Target, prepare

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from baselines.losses import mask_losses
 from baselines.sam.decoder import CrossAttention
 from baselines.sam.initialisation import initialise
 from baselines.sam.network import Sam
-from baselines.sam.training import mask_losses
 from baselines.sam_med3d.segmenter import SIZES
 
 

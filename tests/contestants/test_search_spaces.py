@@ -109,7 +109,7 @@ def test_a_share_of_dice_alone_or_none_is_the_one_loss_or_the_other() -> None:
     import torch
     import torch.nn.functional as F
 
-    from baselines.sam.training import mask_losses
+    from baselines.losses import mask_losses
 
     logits = torch.randn(2, 3, 5, 6, generator=torch.Generator().manual_seed(1))
     label = (torch.rand(2, 1, 5, 6, generator=torch.Generator().manual_seed(2)) < 0.3).float()
