@@ -16,7 +16,7 @@ import torch
 from baselines.checkpoints import required_file
 from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.contestants import Preprocessing, Trainable, TrainingRecipe, load_weights, save_weights
-from benchmarks.contestants.precision import half_precision
+from benchmarks.contestants.precision import autocast_for
 from benchmarks.data.preprocessing import Shape
 
 PRECISIONS = ("auto", "float32", "bfloat16")
@@ -101,9 +101,7 @@ class NetworkSegmenter(Trainable):
 
     def half_precision(self) -> torch.autocast:
         """For the image encoder: bfloat16 where the settings ask for it; by default what the training has."""
-        wanted = self.config["precision"]
-        half = torch.bfloat16 if wanted == "bfloat16" else half_precision(self.device.type, wanted == "auto")
-        return torch.autocast(self.device.type, half, enabled=half is not None)
+        return autocast_for(self.device.type, self.config["precision"])
 
     def training_recipe(self, preprocessing: Preprocessing, patch: Shape, **rest: Any) -> TrainingRecipe:
         """The recipe of the settings; `rest` are further fields."""

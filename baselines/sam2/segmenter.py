@@ -31,7 +31,7 @@ from baselines.rounds import added_clicks
 from baselines.sam2.weights import predictor_from
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Box, Click, Segmenter, Session, Target
-from benchmarks.contestants.precision import finite
+from benchmarks.contestants.precision import autocast_for, check_precision, finite
 from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.prompting.prompts import Prompts
 
@@ -48,14 +48,13 @@ class Sam2(Segmenter):
         size: of the network, as in `CONFIGURATIONS`.
         image_size: pixels on a side to which slices are resized.
         reach: mm that the lesion is followed from the outermost prompts.
-        precision: "auto" (bfloat16 on a GPU, as the authors use it) or "float32".
+        precision: "auto" (bfloat16 on a GPU that has it, as the authors use it) or "float32".
     """
 
     def __init__(self, config: Mapping[str, Any], device: str) -> None:
         if not config["checkpoint"]:
             raise UserError("sam2: no checkpoint; `tags-bench weights fetch` brings the official file")
-        if config["precision"] not in ("auto", "float32"):
-            raise UserError(f"sam2: precision must be auto or float32, not '{config['precision']}'")
+        check_precision("sam2", config["precision"])
         self.config, self.device = config, device
         path = Path(str(config["checkpoint"]))
         self.predictor = predictor_from(path, config["size"], int(config["image_size"]), device)
@@ -67,11 +66,10 @@ class Sam2(Segmenter):
     @contextlib.contextmanager
     def working(self) -> Iterator[None]:
         """No gradients, the authors' precision; what the package prints or warns of, but for its bars, in the log."""
-        half = self.device == "cuda" and self.config["precision"] == "auto"
         with (
             warnings_in_log(),
             torch.inference_mode(),
-            torch.autocast(self.device, torch.bfloat16, enabled=half),
+            autocast_for(self.device, self.config["precision"], float16=False),
             contextlib.redirect_stdout(sys.stderr),
             contextlib.redirect_stderr(io.StringIO()),  # bars
         ):

@@ -22,7 +22,7 @@ from baselines.prompting import check_prompts
 from baselines.vista3d.classes import Kind, kind_of
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import Click, Prepared, Preprocessing, Segmenter, Session, Target, prepare
-from benchmarks.contestants.precision import finite
+from benchmarks.contestants.precision import autocast_for, check_precision, finite
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 from benchmarks.prompting.prompts import Prompts
 
@@ -41,7 +41,7 @@ class Vista3D(Segmenter):
     Settings (keys of `config`):
         checkpoint: the official file.
         tumour_points: label clicks on a tumour that VISTA3D knows as MONAI marks them for such classes.
-        precision: "auto" (half precision on a GPU, as the bundle uses it) or "float32".
+        precision: "auto" (float16 on a GPU, as the bundle uses it) or "float32".
     """
 
     window = WINDOW
@@ -49,8 +49,7 @@ class Vista3D(Segmenter):
     def __init__(self, config: Mapping[str, Any], device: str) -> None:
         if not config["checkpoint"]:
             raise UserError("vista3d: no checkpoint; docs/methods/vista3d.md says where its file is")
-        if config["precision"] not in ("auto", "float32"):
-            raise UserError(f"vista3d: precision must be auto or float32, not '{config['precision']}'")
+        check_precision("vista3d", config["precision"])
         self.config, self.device = config, device
         self.said: set[str] = set()  # the targets of which the log says what they were taken for
         self.module = self.network()
@@ -88,8 +87,8 @@ class Vista3D(Segmenter):
         def predict(window: torch.Tensor, **prompts: Any) -> torch.Tensor:
             return finite(self.module(window, **prompts))  # afterwards NaN says where no window was
 
-        half = self.device == "cuda" and self.config["precision"] == "auto"
-        with torch.autocast(self.device, enabled=half):
+        half = "float16" if self.config["precision"] == "auto" else "float32"
+        with autocast_for(self.device, half):
             found = point_based_window_inferer(
                 MetaTensor(torch.from_numpy(image)[None, None].to(self.device)),
                 self.window,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+
+from benchmarks.common.errors import UserError
 
 
 def half_precision(device: str, wanted: bool, float16: bool = True) -> torch.dtype | None:
@@ -15,6 +19,29 @@ def half_precision(device: str, wanted: bool, float16: bool = True) -> torch.dty
     if torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     return torch.float16 if float16 else None
+
+
+def autocast_for(device: str, precision: str, float16: bool = True) -> torch.autocast:
+    """The context that a network computes in.
+
+    Args:
+        precision: "float32"; "bfloat16", on a CPU too; "float16", on a GPU alone; or "auto", see `half_precision`.
+        float16: whether the method's values fit it.
+    """
+    kind = device.partition(":")[0]
+    if precision == "bfloat16":
+        half: torch.dtype | None = torch.bfloat16
+    elif precision == "float16":
+        half = torch.float16 if kind == "cuda" else None
+    else:
+        half = half_precision(device, precision == "auto", float16)
+    return torch.autocast(kind, half, enabled=half is not None)
+
+
+def check_precision(method: str, precision: str, known: Sequence[str] = ("auto", "float32")) -> None:
+    """Raises UserError for a word that the method's setting `precision` does not take."""
+    if precision not in known:
+        raise UserError(f"{method}: precision must be {' or '.join(known)}, not '{precision}'")
 
 
 def finite(answer: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.contestants import TrainingRecipe
+from benchmarks.contestants import TrainingRecipe, precision
 from benchmarks.contestants.precision import half_precision
 from benchmarks.data.preprocessing import Preprocessing
 from benchmarks.execution import optimisation
@@ -175,6 +175,23 @@ def test_a_gpu_without_bf16_computes_in_fp16(
     assert half_precision("cuda", True, float16=False) is (torch.bfloat16 if has_bf16 else None)
     assert half_precision("cuda", False) is None
     assert half_precision("cpu", True) is None
+
+
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_a_network_computes_in_what_its_word_and_the_card_allow(
+    monkeypatch: pytest.MonkeyPatch, has_bf16: bool
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    monkeypatch.setattr(precision.torch, "autocast", lambda kind, half, enabled: (kind, half, enabled))
+    off, best = (None, False), torch.bfloat16 if has_bf16 else torch.float16
+    assert precision.autocast_for("cuda:1", "auto") == ("cuda", best, True)
+    assert precision.autocast_for("cuda", "auto", float16=False)[1:] == ((torch.bfloat16, True) if has_bf16 else off)
+    assert precision.autocast_for("cuda", "float16") == ("cuda", torch.float16, True)
+    assert precision.autocast_for("cuda", "bfloat16") == ("cuda", torch.bfloat16, True)
+    assert precision.autocast_for("cuda", "float32") == ("cuda", *off)
+    assert precision.autocast_for("cpu", "bfloat16") == ("cpu", torch.bfloat16, True)
+    for word in ("auto", "float16", "float32"):
+        assert precision.autocast_for("cpu", word) == ("cpu", *off)
 
 
 def test_a_loss_in_fp16_is_scaled_and_an_overflow_halves_the_scale() -> None:
