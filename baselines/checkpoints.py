@@ -22,6 +22,7 @@ import torch
 from benchmarks.common.checkpoint import load_strictly, named
 from benchmarks.common.errors import UserError
 from benchmarks.common.weight_file import locate
+from benchmarks.weights.segment_anything import sam_of
 
 State = dict[str, torch.Tensor]
 
@@ -158,7 +159,6 @@ _SIGNATURES: tuple[tuple[str, str], ...] = (  # first match wins: (pattern of a 
     (r"memory_attention\.layers\.", "SAM 2"),
     (r"(^|\.)point_head\.", "VISTA3D"),
 )
-_SAM_SIZES = {768: "SAM-B", 1024: "SAM-L", 1280: "SAM-H"}
 
 
 def recognise(checkpoint: Any) -> str | None:
@@ -167,21 +167,20 @@ def recognise(checkpoint: Any) -> str | None:
     for pattern, system in _SIGNATURES:
         if any(re.search(pattern, name) for name in names):
             return system
-    width = _width(checkpoint)
-    return _SAM_SIZES.get(width) if width is not None else None
+    return sam_of(_positions(checkpoint))
 
 
-def _width(checkpoint: Any) -> int | None:
-    """Channels of a 2D SAM image encoder found at any depth of the containers."""
+def _positions(checkpoint: Any) -> tuple[int, ...]:
+    """Shape of a 2D SAM image encoder's table of positions, at any depth of the containers; empty if there is none."""
     if not isinstance(checkpoint, Mapping):
-        return None
+        return ()
     for key, value in checkpoint.items():
         if isinstance(value, torch.Tensor) and str(key).endswith("image_encoder.pos_embed"):
-            return int(value.shape[-1])
-        found = _width(value)
-        if found is not None:
+            return tuple(value.shape)
+        found = _positions(value)
+        if found:
             return found
-    return None
+    return ()
 
 
 def state_dict_of(

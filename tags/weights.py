@@ -20,6 +20,8 @@ from benchmarks.common.errors import one_line
 from benchmarks.common.files import write_json
 from benchmarks.common.weight_file import locate, weights_folder
 from benchmarks.weights.segment_anything import FILES as SAM_FILES
+from benchmarks.weights.segment_anything import GRID as SAM_GRID
+from benchmarks.weights.segment_anything import sam_of
 from tags.model import TAGS
 from tags.official import CLIP_FILES
 from tags.semantic import build_clip
@@ -29,7 +31,6 @@ SEED = 2025  # of frozen random towers
 PHANTOMS = "phantoms"  # CLIP towers that `tags.contrast` has trained; they come with the package
 TOWERS_FILE = "towers.safetensors"
 UNUSED_PREFIXES = ("prompt_encoder.", "mask_decoder.")  # SAM's own prompt and mask heads are 2D
-SAM_WIDTHS = {"SAM-B": 768, "SAM-L": 1024, "SAM-H": 1280}  # channels of the encoder
 
 
 class WeightsError(Exception):
@@ -81,8 +82,8 @@ def sam_file_problem(path: Path, system: str) -> str:
     if foreign or position is None:
         found = foreign[0] if foreign else min(state, default="nothing")
         return f"not a SAM file, expected {system} (it holds '{found}')"
-    sizes: dict[tuple[int, ...], str] = {(1, 64, 64, width): name for name, width in SAM_WIDTHS.items()}
-    seen = sizes.get(tuple(position.shape), "a relative of SAM")
+    known = sam_of(position.shape) if tuple(position.shape[:-1]) == (1, *SAM_GRID) else None
+    seen = known or "a relative of SAM"
     if any(".Adapter." in key for key in state):
         seen = "SAM with adapters"
     return "" if seen == system else f"this looks like {seen}, expected {system}"

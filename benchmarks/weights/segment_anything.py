@@ -6,6 +6,7 @@ SHA-256 stand in micro-sam's `util.py` (github.com/computational-cell-analytics/
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.common.weight_file import WeightFile
@@ -31,6 +32,14 @@ FILES = {
     ),
 }
 """Size of SAM's encoder → name, bytes and SHA-256 of its file."""
+
+GRID = (64, 64)  # rows and columns of a released encoder's table of positions
+_WIDTHS = {768: "SAM-B", 1024: "SAM-L", 1280: "SAM-H"}
+
+
+def sam_of(positions: Sequence[int]) -> str | None:
+    """Which SAM an encoder is, by the channels in the shape of its table of positions (…, channels); None for none."""
+    return _WIDTHS.get(positions[-1]) if positions else None
 
 
 def sam_file(size: str, setting: str, check: str) -> WeightFile:
