@@ -146,7 +146,8 @@ def waiting_elsewhere(out: Path, tracking_uri: str | None = None) -> list[str]:
             command = sync_command(out, server)
         else:  # of an earlier version, which kept no address
             server, command = f"another server (in {folder})", sync_command(out, "URI")
-        lines.append(f"{messages} message{'s' * (messages > 1)} wait for {server}: `{command}`")
+        wait = "1 message waits" if messages == 1 else f"{messages} messages wait"
+        lines.append(f"{wait} for {server}: `{command}`")
     return lines
 
 
