@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -303,6 +304,50 @@ def test_what_could_not_be_sent_is_sent_later(out: Path, monkeypatch: pytest.Mon
     assert len(runs_of(out)) == RUNS
     assert {run.info.status for run in runs_of(out)} == {"FINISHED"}
     assert sync(out) == (0, 0)
+
+
+def test_sync_says_which_messages_wait_for_another_server(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The server is down; `sync` without its address looks into the outbox of the folder's own store."""
+    monkeypatch.setattr(Sender, "wake", lambda self: None)
+    out, address = tmp_path / "out put", f"http://127.0.0.1:{closed_port()}"
+    assert a_run(out, f"http://me:secret@{address.removeprefix('http://')}/", patience=0.0) == MESSAGES
+    command = f"tags-bench sync --tracking-uri {address} --out '{out}'"
+    assert f"`{command}`" in capsys.readouterr().err
+    done = call("sync", "--out", str(out))
+    assert (done.code, done.out) == (2, "0 messages sent, 0 left\n")
+    assert done.errors == [f"error: {MESSAGES} messages wait for {address}: `{command}`"]
+    done = call(*shlex.split(command)[1:])  # as advised: the messages are found, whatever becomes of them
+    assert (done.code, done.out) == (2, f"0 messages sent, {MESSAGES} left\n")
+    assert not any("secret" in path.read_text(errors="replace") for path in out.rglob("*") if path.is_file())
+
+
+def test_messages_for_another_server_are_no_error_where_those_for_the_named_one_were_sent(
+    call: Any, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for uri in (None, "http://127.0.0.1:9"):
+        Outbox(outbox_folder(out, uri or default_uri(out)), uri or "").put("begin", "key", {})
+    monkeypatch.setattr(Sender, "_sent_now", lambda self, path: self._outbox.sent(path) or True)
+    own = default_uri(out)
+    sent = call("sync", "--out", str(out), "--tracking-uri", own)
+    assert (sent.code, sent.out) == (0, "1 messages sent, 0 left\n")
+    assert sent.err.startswith("warning: 1 message waits for http://127.0.0.1:9: `tags-bench sync --tracking-uri ")
+    assert call("sync", "--out", str(out), "--tracking-uri", own).code == 2  # nothing waits there any more
+    assert call("sync", "--out", str(out), "--tracking-uri", "http://127.0.0.1:9").code == 0
+    assert call("sync", "--out", str(out)).code == 0
+
+
+def test_a_slash_at_the_end_of_an_address_is_the_same_server_and_no_message_of_before_is_lost(tmp_path: Path) -> None:
+    slash, plain = "http://me:pw@server:5000/", "http://server:5000"
+    assert outbox_folder(tmp_path, slash) == outbox_folder(tmp_path, plain)
+    assert outbox_folder(tmp_path, plain).name == digest(plain)  # as before, where there was none
+    before = Outbox(tmp_path / "mlflow-outbox" / digest(f"{plain}/"))
+    kept = before.put("unit", "key", {}, pd.DataFrame({"a": [1]}))
+    (waiting,) = MlflowSink(tmp_path, plain)._outbox.waiting()
+    assert waiting.name == kept.name
+    assert Outbox(waiting.parent).read(waiting).rows is not None
+    assert before.waiting() == []
 
 
 def test_two_suites_of_the_same_units_wait_beside_each_other(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

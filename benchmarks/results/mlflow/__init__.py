@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from benchmarks.results.mlflow.attach import REPORT, attach
 from benchmarks.results.mlflow.reader import records_from_mlflow
-from benchmarks.results.mlflow.sender import outbox_folder, sync
+from benchmarks.results.mlflow.sender import outbox_folder, sync, waiting_elsewhere
 from benchmarks.results.mlflow.sink import MlflowSink
 from benchmarks.results.mlflow.store import default_uri, experiment_name, quiet_mlflow, relocated
 from benchmarks.results.mlflow.summary import Summary, summary_of
@@ -26,4 +26,5 @@ __all__ = [
     "relocated",
     "summary_of",
     "sync",
+    "waiting_elsewhere",
 ]

@@ -40,5 +40,10 @@ def last_call(out: Path, suite: str) -> Called | None:
         return None
 
 
+def called_folder(out: Path) -> Path:
+    """Where it is noted; no message lies there."""
+    return out / "mlflow-outbox" / "called"
+
+
 def _file(out: Path, suite: str) -> Path:
-    return out / "mlflow-outbox" / "called" / f"{safe_name(suite)}.json"
+    return called_folder(out) / f"{safe_name(suite)}.json"

@@ -13,6 +13,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +26,8 @@ from benchmarks.common.identity import digest
 Kind = Literal["begin", "unit", "training", "model", "sweep", "file", "end"]
 
 BROUGHT = ".file"
+ADDRESS = "address"
+"""The file beside the messages that says for which server they are."""
 ORIGIN = ("environment", "source", "host", "user")
 """What of a message says where it comes from."""
 TOLD_WITH = {"training": ("plan", "description")}
@@ -64,10 +67,14 @@ class Message:
 
 
 class Outbox:
-    """The messages for one server."""
+    """The messages for one server.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    Attributes:
+        address: of the server, without a password, kept beside its messages for whoever finds them; empty for none.
+    """
+
+    def __init__(self, folder: Path, address: str = "") -> None:
+        self.folder, self.address = folder, address
 
     def put(
         self,
@@ -87,6 +94,7 @@ class Outbox:
         plain = json.loads(json.dumps(content, default=_plain))
         stored = {"kind": kind, "key": key, "content": plain, "rows": rows is not None, "at": time.time()}
         try:
+            self._note_address()
             if rows is not None:
                 with atomically(path.with_suffix(".parquet")) as partial:
                     rows.to_parquet(partial, index=False)
@@ -100,6 +108,19 @@ class Outbox:
         for one in before:
             _drop(one)
         return path
+
+    def _note_address(self) -> None:
+        note = self.folder / ADDRESS
+        if self.address and not note.is_file():
+            with atomically(note) as partial:
+                partial.write_text(self.address, encoding="utf-8")
+
+    def take_in(self, other: Path) -> None:
+        """Move the messages that wait in another folder here; each is one once its .json has come."""
+        for path in sorted(other.glob("*"), key=lambda path: path.suffix == ".json"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # another call has just moved it
+                path.replace(self.folder / path.name)
 
     def waiting(self) -> list[Path]:
         """The messages that are to be sent, in the order in which they were written; any may be sent meanwhile."""

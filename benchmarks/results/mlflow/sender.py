@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import threading
 from collections import defaultdict
@@ -11,7 +12,8 @@ from typing import Any
 from benchmarks.common.addresses import sqlite_path, without_password
 from benchmarks.common.errors import one_line
 from benchmarks.common.identity import digest
-from benchmarks.results.mlflow.outbox import Outbox
+from benchmarks.results.mlflow.called import called_folder
+from benchmarks.results.mlflow.outbox import ADDRESS, Outbox
 from benchmarks.results.mlflow.store import ARTIFACTS, default_uri, make_store, quiet_mlflow, relocated
 from benchmarks.results.mlflow.writer import MlflowWriter
 
@@ -116,13 +118,9 @@ def _connected(uri: str, out: Path, warn: Any) -> MlflowWriter:
 
 
 def sync(out: Path, tracking_uri: str | None = None, patience: float = PATIENCE_SECONDS) -> tuple[int, int]:
-    """Send what earlier runs could not; the numbers of messages sent and left.
-
-    Raises:
-        UserError: nothing was ever kept for that server in this output folder.
-    """
+    """Send what earlier runs could not; the numbers of messages sent and left."""
     uri = tracking_uri or default_uri(out)
-    outbox = Outbox(outbox_folder(out, uri))
+    outbox = outbox_for(out, uri)
     waiting = len(outbox.waiting())
     if not waiting:
         return 0, 0
@@ -132,7 +130,51 @@ def sync(out: Path, tracking_uri: str | None = None, patience: float = PATIENCE_
     return waiting - left, left
 
 
+def waiting_elsewhere(out: Path, tracking_uri: str | None = None) -> list[str]:
+    """A line for each other server for which messages wait in an output folder, with the command that sends them."""
+    mine, own = (outbox_folder(out, uri) for uri in (tracking_uri or default_uri(out), default_uri(out)))
+    lines = []
+    for folder in sorted(path for path in own.parent.glob("*/") if path not in (mine, called_folder(out))):
+        messages = len(Outbox(folder).waiting())
+        if not messages:
+            continue
+        note = folder / ADDRESS
+        if folder == own:
+            server, command = "the store of the output folder", sync_command(out)
+        elif note.is_file():
+            server = note.read_text(encoding="utf-8").strip()
+            command = sync_command(out, server)
+        else:  # of an earlier version, which kept no address
+            server, command = f"another server (in {folder})", sync_command(out, "URI")
+        wait = "1 message waits" if messages == 1 else f"{messages} messages wait"
+        lines.append(f"{wait} for {server}: `{command}`")
+    return lines
+
+
+def sync_command(out: Path, shown_uri: str = "") -> str:
+    """What sends the messages for a server, to be copied; without an address those for the store of the folder."""
+    server = ["--tracking-uri", shown_uri] if shown_uri else []
+    return shlex.join(["tags-bench", "sync", *server, "--out", str(out)])
+
+
+def outbox_for(out: Path, uri: str) -> Outbox:
+    """The outbox for a server, with what was kept apart when a slash at the end of an address counted."""
+    folder = outbox_folder(out, uri)
+    if uri == default_uri(out):
+        return Outbox(folder)
+    address = _server_of(uri)
+    outbox = Outbox(folder, address)
+    outbox.take_in(folder.with_name(digest(f"{address}/")))
+    return outbox
+
+
 def outbox_folder(out: Path, uri: str) -> Path:
     """Where messages for a server wait; a moved output folder keeps those for its own store."""
     own = uri == default_uri(out)
-    return out / "mlflow-outbox" / ("own-store" if own else digest(without_password(uri)))
+    return out / "mlflow-outbox" / ("own-store" if own else digest(_server_of(uri)))
+
+
+def _server_of(uri: str) -> str:
+    """An address without a password; that of a server is the same with a slash at its end."""
+    shown = without_password(uri)
+    return shown.rstrip("/") if shown.startswith(("http://", "https://")) else shown

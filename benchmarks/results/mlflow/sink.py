@@ -26,8 +26,8 @@ from benchmarks.common.files import atomically
 from benchmarks.common.identity import digest
 from benchmarks.results.mlflow.called import Called, note_call
 from benchmarks.results.mlflow.follower import Follower
-from benchmarks.results.mlflow.outbox import Kind, Outbox
-from benchmarks.results.mlflow.sender import PATIENCE_SECONDS, Sender, outbox_folder
+from benchmarks.results.mlflow.outbox import Kind
+from benchmarks.results.mlflow.sender import PATIENCE_SECONDS, Sender, outbox_for, sync_command
 from benchmarks.results.mlflow.store import default_uri
 from benchmarks.results.mlflow.summary import Summary
 from benchmarks.results.mlflow.values import tolerances_of
@@ -50,7 +50,7 @@ class MlflowSink:
         """
         self.uri = tracking_uri or default_uri(out)
         self._out = out
-        self._outbox = Outbox(outbox_folder(out, self.uri))
+        self._outbox = outbox_for(out, self.uri)
         self._out_id = _identity_of(out)
         self._plan: dict[str, Any] = {}
         self._called_at = ""
@@ -173,9 +173,10 @@ class MlflowSink:
             self._sender.wake()
         left = self._sender.close(patience)
         if left:
+            command = sync_command(self._out, self._outbox.address)
             print(
                 f"warning: {left} messages to MLflow at {self.shown_uri} are kept in {self._outbox.folder}; "
-                "the next run or `tags-bench sync` sends them",
+                f"the next run with this address, or `{command}`, sends them",
                 file=sys.stderr,
             )
         return left
