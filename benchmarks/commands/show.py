@@ -80,7 +80,7 @@ def _overview(trails: Sequence[Trail]) -> list[dict[str, Any]]:
 def _last_masks(trails: Sequence[Trail]) -> dict[str, str]:
     """Method and protocol → file of the last mask, from the output folder on."""
     return {
-        f"{trail.unit['method']}, {step['protocol']}": step["mask"] or "no mask kept"
+        f"{trail.unit['method']}, {step['protocol']}": step["mask"] or step["no_mask"] or "no mask kept"
         for trail in trails
         for step in trail.steps
     }
@@ -89,7 +89,8 @@ def _last_masks(trails: Sequence[Trail]) -> dict[str, str]:
 def _steps(trail: Trail) -> list[dict[str, Any]]:
     return [
         {"protocol": step["protocol"], "step": step["step"], **_numbers(step), "clicks": step.get("clicks", ""),
-         "s prompt": _short(step.get("seconds_segment", "")), "mask": Path(step["mask"]).name or "not kept"}
+         "s prompt": _short(step.get("seconds_segment", "")),
+         "mask": Path(step["mask"]).name or step["no_mask"] or "not kept"}
         for step in trail.steps
     ]  # fmt: skip
 

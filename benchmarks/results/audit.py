@@ -13,6 +13,7 @@ from benchmarks.common.errors import UserError, nearest_name
 from benchmarks.common.files import read_json, safe_name
 from benchmarks.metrics import metrics_among
 from benchmarks.results.predictions import facts_file, mask_file, step_stem
+from benchmarks.results.record_rows import WEIGHTS
 
 Unit = Mapping[str, Any]
 
@@ -31,7 +32,8 @@ class Trail:
     Attributes:
         unit: the description.
         steps: for each protocol and step the metrics, facts, prompts, and `mask` and `side_car` (files, from the output
-            folder on; empty where none was kept, or where it is gone).
+            folder on; empty where none was kept, or where it is gone). `no_mask` says why a mask that is there is not
+            that of the record.
         places: record, description, log, checkpoint, prompt banks: what they are → where they lie.
         decided_by: what the numbers follow from; equal for two units only if their numbers are.
     """
@@ -106,7 +108,7 @@ def _trail(rows: pd.DataFrame, unit: Unit, out: Path, case: str) -> Trail:
 
 def _kept(unit: Unit, out: Path, case: str, row: Mapping[Any, Any]) -> dict[str, Any]:
     """Mask, side-car and prompts of a step; a step that kept its mask shows that of the step before it."""
-    nothing = {"mask": "", "side_car": "", "prompts": None}
+    nothing = {"mask": "", "side_car": "", "prompts": None, "no_mask": ""}
     if not unit.get("predictions"):
         return nothing
     folder = out / str(unit["predictions"])
@@ -114,10 +116,19 @@ def _kept(unit: Unit, out: Path, case: str, row: Mapping[Any, Any]) -> dict[str,
         stem = step_stem(folder, case, str(row["target"]), str(row["protocol"]), step)
         if not facts_file(stem).is_file():
             return nothing  # a step that failed, or masks that were removed
+        side_car = read_json(facts_file(stem))
+        if _by_other_weights(row, side_car):
+            return nothing | {"no_mask": "the mask on the disk is by other weights than this record"}
         if mask_file(stem).is_file():
-            prompts = read_json(facts_file(stem)).get("prompts")
-            return {"mask": _below(mask_file(stem), out), "side_car": _below(facts_file(stem), out), "prompts": prompts}
+            places = {"mask": _below(mask_file(stem), out), "side_car": _below(facts_file(stem), out)}
+            return nothing | places | {"prompts": side_car.get("prompts")}
     return nothing
+
+
+def _by_other_weights(row: Mapping[Any, Any], side_car: Mapping[str, Any]) -> bool:
+    """Whether a training made again has replaced a mask and not yet its record; not where either does not say."""
+    of_record, of_mask = row.get(WEIGHTS), (side_car.get("facts") or {}).get(WEIGHTS)
+    return all(isinstance(one, str) and one for one in (of_record, of_mask)) and of_record != of_mask
 
 
 def _places(unit: Unit, out: Path, rows: pd.DataFrame) -> dict[str, str]:
