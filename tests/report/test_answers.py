@@ -64,7 +64,7 @@ def test_one_method_has_no_rival_and_no_record_no_answer() -> None:
         ({"p_sign_flip_holm": 0.01, "equivalent": True, "margin": 0.02}, "small"),
         ({"p_sign_flip_holm": 0.6, "equivalent": True, "margin": 0.02}, "same"),
         ({"p_sign_flip_holm": 0.6}, "open"),
-        ({"p_sign_flip_holm": 0.01, "patients": 3}, "few"),
+        ({"p_sign_flip_holm": 0.75, "patients": 3}, "few"),  # the least that three patients can have, times three
         ({"p_sign_flip_holm": 1.0, "both_failed": True}, "failed"),
     ],
 )

@@ -102,6 +102,19 @@ def test_p_values_are_corrected_over_the_whole_page() -> None:
     assert table["p_sign_flip_holm"].tolist() == pytest.approx([4 / 2**6] * 2)
 
 
+def test_few_patients_beside_many_are_told_apart_where_their_p_says_so() -> None:
+    """b wins every patient of both data sets; of 6 p is 2 / 2^6, and as the larger of two Holm leaves it as it is."""
+    sides = []
+    for name, dice in (("old", 0.5), ("new", 0.6)):
+        many, few = (side(name, {"net": [dice + 0.001 * case for case in range(cases)]}) for cases in (30, 6))
+        place = {"dataset": "lits17", "unit": "net@lits17"}
+        rows = pd.concat([many.rows, few.rows.assign(**place)], ignore_index=True)
+        sides.append(Side(name, rows, [*many.units, {**few.units[0], **place}]))
+    table = compared(*sides).table.set_index("patients")
+    assert table.loc[6, "p_sign_flip_holm"] == pytest.approx(0.03125)
+    assert table["verdict"].to_dict() == {30: "new is better", 6: "new is better"}
+
+
 def test_another_budget_is_compared_and_said() -> None:
     old = side("old", {"net": [0.5, 0.6]}, budget={"minutes": 1})
     new = side("new", {"net": [0.6, 0.7], "more": [0.1, 0.2]}, budget={"minutes": 2})

@@ -47,15 +47,16 @@ def verdict(pair: Mapping[str, Any], pairs: int) -> str:
     Two methods without a single case above the worst value have nothing in common but that.
 
     With few patients even the clearest result cannot reach the level: n patients have 2ⁿ sign patterns, of which
-    two are the most extreme. Then no test is pretended.
+    two are the most extreme. Then no test is pretended. A p that did reach it comes first: where the pairs have
+    different numbers of patients, Holm's factor for those with few is smaller than the number of pairs.
     """
     if pair.get("both_failed", False):
         return "both failed"
-    if 2.0 ** (1 - pair["patients"]) * pairs > ALPHA:
-        return f"too few patients ({pair['patients']}) to tell"
     same = bool(pair.get("equivalent", False))
     if pair["p_sign_flip_holm"] <= ALPHA:
         return f"{pair['better']} is better" + (f", by less than {pair['margin']:g}" if same else "")
+    if 2.0 ** (1 - pair["patients"]) * pairs > ALPHA:
+        return f"too few patients ({pair['patients']}) to tell"
     return f"the same within {pair['margin']:g}" if same else "undecided"
 
 
