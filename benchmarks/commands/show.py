@@ -70,20 +70,28 @@ def _overview(trails: Sequence[Trail]) -> list[dict[str, Any]]:
     rows = []
     for trail in trails:
         last = {step["protocol"]: step for step in trail.steps}
+        target = {"target": trail.unit["target"]["name"]} if _several_targets(trails) else {}
         rows += [
-            {"method": trail.unit["method"], "protocol": name, **_numbers(step), "clicks": step.get("clicks", "")}
+            {"method": trail.unit["method"], **target, "protocol": name, **_numbers(step),
+             "clicks": step.get("clicks", "")}
             for name, step in last.items()
-        ]
+        ]  # fmt: skip
     return rows
 
 
 def _last_masks(trails: Sequence[Trail]) -> dict[str, str]:
-    """Method and protocol → file of the last mask, from the output folder on."""
-    return {
-        f"{trail.unit['method']}, {step['protocol']}": step["mask"] or step["no_mask"] or "no mask kept"
-        for trail in trails
-        for step in trail.steps
-    }
+    """Method, protocol and, where there are several, target → file of the last mask, from the output folder on."""
+    masks = {}
+    for trail in trails:
+        target = f", {trail.unit['target']['name']}" if _several_targets(trails) else ""
+        for step in trail.steps:
+            name = f"{trail.unit['method']}, {step['protocol']}{target}"
+            masks[name] = step["mask"] or step["no_mask"] or "no mask kept"
+    return masks
+
+
+def _several_targets(trails: Sequence[Trail]) -> bool:
+    return len({trail.unit["target"]["name"] for trail in trails}) > 1
 
 
 def _steps(trail: Trail) -> list[dict[str, Any]]:

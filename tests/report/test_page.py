@@ -25,6 +25,7 @@ from benchmarks.results.mlflow.called import Called, note_call
 from benchmarks.results.mlflow.sender import Sender
 from benchmarks.results.report import ReportContent, report_html
 from benchmarks.results.report.pictures import encoded
+from benchmarks.results.report.provenance import provenance_of
 from tests.conftest import Outcome
 from tests.report.test_pictures import unpacked
 from tests.results.boards import study
@@ -312,6 +313,13 @@ def test_another_metric_changes_the_tables_and_not_who_wins() -> None:
     wins = [[text for text in page.texts if "Dice 0." in text or "winner" in text] for page in (usual, other)]
     assert wins[0] == wins[1] != []
     assert usual.texts != other.texts
+
+
+def test_units_of_two_targets_of_a_data_set_are_told_apart() -> None:
+    rows, units = study(methods=1, cases=2)
+    other = [{**unit, "target": {"name": "cyst"}, "unit": "other"} for unit in units if unit["dataset"] == "kits21"]
+    (sheet,) = (one for one in provenance_of(rows, [*units, *other], []).sheets if one.title.startswith("Units"))
+    assert [row[1] for row in sheet.rows] == ["kits21, kidney-tumor", "msd-pancreas", "lits17", "kits21, cyst"]
 
 
 def test_nothing_recorded_gives_a_page_that_says_so() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from benchmarks.commands.show import _last_masks, _steps
+from benchmarks.commands.show import _last_masks, _overview, _steps
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results.audit import Trail, trails_of
 from tests.results.boards import row_of, unit_of
@@ -72,3 +72,17 @@ def test_a_mask_or_a_record_of_before_that_says_no_weights_is_taken_as_it_is(
     unit, rows = net(weights=record)
     kept(tmp_path, unit, 1, mask)
     assert trail(tmp_path, unit, rows).steps[0]["mask"]
+
+
+def test_both_targets_of_a_case_are_shown(tmp_path: Path) -> None:
+    """As after `run --data DIR --target 1` and `--target 2` into one output folder."""
+    units, rows = zip(*(net(target) for target in ("cyst", "tumor")), strict=True)
+    for unit in units:
+        kept(tmp_path, unit, 2, "first")
+    trails = trails_of(pd.concat(rows, ignore_index=True), units, tmp_path, "case_00")
+    masks = _last_masks(trails)
+    assert [Path(mask).name for mask in masks.values()] == ["cyst.iterative-2.2.nii.gz", "tumor.iterative-2.2.nii.gz"]
+    assert [name.rsplit(", ", 1)[1] for name in masks] == ["cyst", "tumor"]
+    assert [row["target"] for row in _overview(trails)] == ["cyst", "tumor"]
+    assert list(_last_masks(trails[:1])) == ["net, iterative-2"]
+    assert "target" not in _overview(trails[:1])[0]

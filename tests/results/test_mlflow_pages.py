@@ -33,6 +33,7 @@ from tests.results.mlflow_runs import (
     client_of,
     description_of,
     parents,
+    rows_of,
     runs_of,
 )
 from tests.waiting import wait_for
@@ -201,6 +202,43 @@ def test_a_model_trained_afresh_is_another_version(out: Path) -> None:
     assert len(client_of(out).search_model_versions("name = 'net on kits21'")) == 2
     trainings = [run for run in runs_of(out) if run.info.run_name.startswith("net · kits21 · training")]
     assert len(trainings) == 2
+
+
+def test_two_targets_of_a_data_set_have_names_of_their_own(out: Path) -> None:
+    """Two calls, as with `--target 1` and `--target 2`: the first keeps the name that one target has alone."""
+    for target in ("kidney-tumor", "cyst", "kidney-tumor"):
+        unit = {**description_of("net"), "target": {"name": target}, "unit": target, "checkpoint": f"{target}-c0ffee"}
+        sink = MlflowSink(out)
+        sink.begin({"name": "suite", "seed": 7}, target, True, [unit])
+        sink.log_training(unit, TRAINING)
+        sink.log_model(unit, checkpoint_in(out))
+        sink.log_unit(unit, rows_of(unit), TRAINING)
+        sink.end(Summary())
+        assert sink.close(30.0) == 0
+    client = client_of(out)
+    versions = {one.name: len(client.search_model_versions(f"name = '{one.name}'")) for one in
+                client.search_registered_models()}  # fmt: skip
+    assert versions == {"net on kits21": 1, "net on kits21, cyst": 1}
+    names = {run.info.run_name.removesuffix(" [synthetic]") for run in runs_of(out)} - {"suite, leaderboard"}
+    protocol = "iterative-3"
+    assert names == {
+        f"net · {place} · {what}" for place in ("kits21", "kits21, cyst") for what in (protocol, "training")
+    }
+
+
+def test_two_targets_of_one_call_are_both_named(out: Path) -> None:
+    units = [{**description_of("ball"), "target": {"name": name}, "unit": name} for name in ("kidney-tumor", "cyst")]
+    sink = MlflowSink(out)
+    sink.begin({"name": "suite", "seed": 7}, "plan", True, units)
+    for unit in units:
+        sink.log_unit(unit, rows_of(unit), None)
+    rows = pd.concat(map(rows_of, units), ignore_index=True)
+    summary = summary_of(rows, units)
+    sink.end(summary)
+    assert sink.close(30.0) == 0
+    for unit in units:
+        assert child_named(runs_of(out), f"ball · kits21, {unit['unit']} · iterative-3")
+        assert f"kits21, {unit['unit']}, iterative-3: **ball**" in summary.note.splitlines()[0]
 
 
 def test_a_large_model_says_where_it_is(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,7 +91,8 @@ def test_the_figures_show_knobs_and_trials(tmp_path: Path) -> None:
     sweep_figures([trial(0, 0.0, 0, "failed: x", rate=1.0)], tmp_path / "none")
 
 
-DESCRIPTION = {"suite": "clicks", "unit": "u1", "method": "mock", "dataset": "kits21", "synthetic": False}
+DESCRIPTION = {"suite": "clicks", "unit": "u1", "method": "mock", "dataset": "kits21", "synthetic": False,
+               "target": {"name": "kidney-tumor"}}  # fmt: skip
 
 
 def test_mlflow_follows_a_sweep_and_keeps_one_run_for_each_trial(tmp_path: Path) -> None:

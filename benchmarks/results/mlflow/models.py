@@ -19,6 +19,7 @@ from benchmarks.results.mlflow.values import (
     CHECKPOINT_TAG,
     OUT_TAG,
     RESULT,
+    TARGET_TAG,
     TRAINING,
     identity_tags,
     synthetic_tags,
@@ -105,7 +106,7 @@ class Models:
     def _register(self, description: Mapping[str, Any], model: Any, source: str | None) -> None:
         from mlflow.exceptions import MlflowException
 
-        name = f"{_plain(str(description['method']))} on {_plain(str(description['dataset']))}"
+        name = self._registered_name(description)
         try:
             self.client.create_registered_model(name)
         except MlflowException as error:
@@ -118,9 +119,17 @@ class Models:
                 name,
                 source=f"models:/{model.model_id}" if self._remote else model.artifact_location,
                 run_id=source,
-                tags=mine | synthetic_tags(description),
+                tags=mine | {TARGET_TAG: str(description["target"]["name"])} | synthetic_tags(description),
                 model_id=model.model_id,
             )
+
+    def _registered_name(self, description: Mapping[str, Any]) -> str:
+        """`METHOD on DATASET`; with the target where that name is of another target of the data set."""
+        name = f"{_plain(str(description['method']))} on {_plain(str(description['dataset']))}"
+        target = str(description["target"]["name"])
+        versions = self.client.search_model_versions(f"name = '{name}'")
+        first = next((one.tags[TARGET_TAG] for one in versions if TARGET_TAG in one.tags), target)
+        return name if first == target else f"{name}, {_plain(target)}"
 
     def _link(self, model: Any, run_id: str, source: str | None) -> None:
         """The run names the model as its input; the model gets the row, beside the training that it comes from."""

@@ -50,8 +50,10 @@ def summary_of(rows: pd.DataFrame, units: Sequence[Mapping[str, Any]]) -> Summar
 def leaders_of(board: pd.DataFrame, lists: int = 6) -> str:
     """Who is first by mean Dice, in one line: MLflow shows the first line of a note, and the rest when asked."""
     first = board[board["rank"] == 1].drop_duplicates(LIST)
+    several = board.groupby("dataset")["target"].nunique().gt(1)
     texts = [
-        f"{markdown_text(row['dataset'])}, {markdown_text(row['protocol'])}: "
+        f"{markdown_text(row['dataset'])}, {markdown_text(row['target']) + ', ' if several[row['dataset']] else ''}"
+        f"{markdown_text(row['protocol'])}: "
         f"**{markdown_text(row['method'])}** "
         f"{row['dice']:.2f} [{row['dice_low']:.2f}, {row['dice_high']:.2f}]"
         for row in first.head(lists).to_dict("records")

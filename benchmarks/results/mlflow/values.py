@@ -15,6 +15,7 @@ ENDED_TAG = "tagsbench.ended"  # the time of the call that has ended
 KIND_TAG, KEY_TAG, UNIT_TAG, CONTENT_TAG = "tagsbench.kind", "tagsbench.key", "tagsbench.unit", "tagsbench.content"
 CHECKPOINT_TAG, SWEEP_TAG, SYNTHETIC_TAG = "tagsbench.checkpoint", "tagsbench.sweep", "tagsbench.synthetic"
 PARENT_TAG, NOTE_TAG, USER_TAG = "mlflow.parentRunId", "mlflow.note.content", "mlflow.user"
+DATASET_TAG, TARGET_TAG = "tagsbench.dataset", "tagsbench.target"
 VERDICT_TAG = "verdict"
 FILE_TAG = "tagsbench.file."  # and the name of an artifact → digest of its content
 SYNTHETIC_NOTE = "Synthetic phantoms: these numbers rank methods on generated data and say nothing about patients."

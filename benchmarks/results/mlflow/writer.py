@@ -47,6 +47,7 @@ class MlflowWriter:
         self.models = Models(self.runs, remote=uri.startswith("http"))
         self._out = out
         self._parents: dict[tuple[str, str, str], str] = {}
+        self._targets: dict[tuple[str, str], set[str]] = {}  # experiment and data set → what its runs are of
 
     def send(self, message: Message) -> None:
         """Write one message. Raises whatever MLflow raises if that fails; it can then be sent again."""
@@ -60,6 +61,17 @@ class MlflowWriter:
             "end": self._end,
         }
         writers[message.kind](message)
+
+    def _place(self, experiment: str, description: Mapping[str, Any]) -> str:
+        """The data set of a unit, as it stands in names; with the target where the experiment has several of it."""
+        dataset, target = str(description["dataset"]), str(description["target"]["name"])
+        if (experiment, dataset) not in self._targets:
+            found = self.runs.search(experiment, {values.DATASET_TAG: dataset})
+            named = {run.data.tags.get(values.TARGET_TAG, "") for run in found}
+            self._targets[experiment, dataset] = named - {""}  # trainings of earlier versions do not say theirs
+        known = self._targets[experiment, dataset]
+        known.add(target)
+        return dataset if len(known) == 1 else f"{dataset}, {target}"
 
     # The parent of a plan
 
@@ -86,6 +98,8 @@ class MlflowWriter:
         content = message.content
         plan = content["plan"]
         self._end_abandoned(plan)
+        for unit in content["units"]:
+            self._place(self.runs.experiment(str(plan["suite"])), unit)  # all are known before the first has a name
         parent = self._parent(plan)
         called_at = str(content["called_at"])
         if self.client.get_run(parent).data.tags.get(values.ENDED_TAG) != called_at:  # else its end was sent before it
@@ -186,15 +200,15 @@ class MlflowWriter:
             values.CHECKPOINT_TAG: str(description["checkpoint"]),
             values.OUT_TAG: str(message.content["plan"]["out"]),
             "tagsbench.method": str(description["method"]),
-            "tagsbench.dataset": str(description["dataset"]),
-            "tagsbench.target": str(description["target"]["name"]),
+            values.DATASET_TAG: str(description["dataset"]),
+            values.TARGET_TAG: str(description["target"]["name"]),
             "tagsbench.protocol": protocol,
             "track": track,
             "device": values.device_of(rows),
         } | values.synthetic_tags(description)
         tags |= origin_tags(message.content)
         if found is None:
-            name = f"{description['method']} · {description['dataset']} · {protocol}"
+            name = f"{description['method']} · {self._place(experiment, description)} · {protocol}"
             name += f" · fold {description['fold']}" if description["fold"] else ""
             run_id = self.runs.create(experiment, values.marked(name, description), tags, start)
         else:
@@ -247,13 +261,15 @@ class MlflowWriter:
         start, end = _span(message, float(figures.get("seconds_total", 0.0)))
         tags |= {
             "tagsbench.method": str(description["method"]),
-            "tagsbench.dataset": str(description["dataset"]),
+            values.DATASET_TAG: str(description["dataset"]),
+            values.TARGET_TAG: str(description["target"]["name"]),
         }
         tags |= values.synthetic_tags(description) | origin_tags(content)
         if content.get("plan"):
             tags[values.PARENT_TAG] = self._parent(content["plan"])
         if found is None:
-            name = values.marked(f"{description['method']} · {description['dataset']} · training", description)
+            place = self._place(experiment, description)
+            name = values.marked(f"{description['method']} · {place} · training", description)
             run_id = self.runs.create(experiment, name, tags, start)
             began = milliseconds(start)
         else:
@@ -289,7 +305,8 @@ class MlflowWriter:
         if found is not None and found.data.tags.get(values.CONTENT_TAG) == message.digest:
             return
         if found is None:
-            name = values.marked(f"{description['method']} · {description['dataset']} · sweep", description)
+            place = self._place(experiment, description)
+            name = values.marked(f"{description['method']} · {place} · sweep", description)
             tags = {values.SWEEP_TAG: message.key, values.KIND_TAG: values.SWEEP}
             tags |= values.synthetic_tags(description) | origin_tags(message.content)
             parent = self.runs.create(experiment, name, tags)

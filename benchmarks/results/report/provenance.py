@@ -98,11 +98,15 @@ def _data(units: Sequence[Unit]) -> Sheet:
 
 
 def _units(units: Sequence[Unit]) -> Sheet:
+    targets: dict[str, set[str]] = {}
+    for unit in units:
+        targets.setdefault(str(unit["dataset"]), set()).add(str(unit["target"]["name"]))
+    several = {dataset for dataset, names in targets.items() if len(names) > 1}
     headings = ("method", "data set", "fold", "code", "digest", "training", "training cases", "checkpoint", "since")
     cells = tuple(
         (
             str(unit["method"]),
-            str(unit["dataset"]),
+            str(unit["dataset"]) + (f", {unit['target']['name']}" if unit["dataset"] in several else ""),
             str(unit["fold"]),
             f"{unit.get('method_name', unit['method'])} {unit.get('method_version', '')}".strip(),
             str(unit["unit"]),
