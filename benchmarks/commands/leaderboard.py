@@ -149,10 +149,19 @@ def _details(results: Results, tables: TableOptions) -> Mapping[str, pd.DataFram
     return results.details(tables.metric, tables.margin, tables.table or ())
 
 
+def _overall(results: Results, tables: TableOptions) -> pd.DataFrame:
+    """The table over all datasets, which is one of Dice: a margin of another metric is not its own."""
+    from benchmarks.results.leaderboard import overall_of
+
+    if tables.margin is None or tables.metric != "dice":
+        return results.overall
+    return overall_of(results.leaderboard, results.rows, tables.margin)
+
+
 def _print_json(results: Results, tables: TableOptions) -> None:
     from benchmarks.results.leaderboard import as_json as plain_rows
 
-    board = plain_rows(results.overall if tables.overall else results.leaderboard)
+    board = plain_rows(_overall(results, tables) if tables.overall else results.leaderboard)
     if not tables.details and not tables.table:
         print_json(board)
         return
@@ -166,7 +175,7 @@ def _page(results: Results, tables: TableOptions) -> Page:
 
     page = Page()
     if not tables.table:
-        page = leaderboard_page(results.leaderboard, results.overall, results.notes, tables.overall)
+        page = leaderboard_page(results.leaderboard, _overall(results, tables), results.notes, tables.overall)
     if tables.details or tables.table:
         only = tuple(tables.table or ())
         page += details_page(results.rows, list(results.units), tables.metric, tables.margin, only)

@@ -9,9 +9,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from benchmarks.commands.leaderboard import FormatOptions, SourceOptions, TableOptions, leaderboard
+from benchmarks.commands.options import PrintOptions
+from benchmarks.execution.outcomes import Results
 from benchmarks.prompting.protocol import Protocol
 from benchmarks.results import leaderboard as lb
 from benchmarks.results import statistics as st
+from benchmarks.results.tables import details_page, leaderboard_page
 from tests.results.boards import TARGETS, page_of, printed, row_of, show_all, study, unit_of
 from tests.results.coverage import DICE
 
@@ -124,6 +128,32 @@ def test_the_table_over_all_datasets_says_who_is_better() -> None:
     assert "worse†" in printed(show_all, few, shorter)
 
 
+def test_the_margin_that_is_stated_holds_for_the_table_over_all_datasets(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two data sets, a difference of 0.03 within ± 0.002: more than the usual margin, and less than 0.05."""
+    rows, units = of_three({"top": 0.80, "near": 0.77}, spread=0.001, cases=12)
+    rows, units = rows[rows["dataset"] != "lits17"], [unit for unit in units if unit["dataset"] != "lits17"]
+    board = lb.leaderboard_of(rows, units)
+    for margin, said in ((None, "worse"), (0.05, "worse, by less than 0.05")):
+        tables = [lb.overall_of(board, rows, margin), lb.details(rows, units, "dice", margin, ["overall"])["overall"]]
+        for table in tables:
+            assert table.set_index("method").loc["near", "against_best"] == said
+        legends = [
+            [note for note in page.notes if "equivalence within" in note]
+            for page in (leaderboard_page(board, tables[0]), details_page(rows, units, margin=margin, only=["overall"]))
+        ]
+        assert all(legend.endswith(f"equivalence within {margin or 0.02:g}.") for (legend,) in legends)
+    distance = lb.details(rows, units, "hd95_mm", 5.0, ["overall"])["overall"]  # millimetres are no margin of a Dice
+    assert distance.set_index("method").loc["near", "against_best"] == "worse"
+    monkeypatch.setattr("benchmarks.api.load_results", lambda *given, **more: Results("suite", rows, tuple(units)))
+    for choice in (TableOptions(margin=0.05), TableOptions(margin=0.05, overall=True)):
+        leaderboard(SourceOptions(), choice, FormatOptions(markdown=True), PrintOptions())
+        shown = capsys.readouterr().out
+        assert "worse, by less than 0.05" in shown
+        assert "equivalence within 0.05." in shown
+
+
 def test_methods_that_are_not_everywhere_have_no_verdict_and_spoil_none() -> None:
     rows, units = of_three({"top": 0.8, "low": 0.6, "part": 0.7})
     missing = (rows["method"] == "part") & (rows["dataset"] == "lits17")
@@ -140,6 +170,20 @@ def test_two_failures_are_not_the_same_over_all_datasets_either() -> None:
     rows, units = of_three({"a": 0.0, "b": 0.0}, spread=0.0)
     overall = lb.overall_of(lb.leaderboard_of(rows, units), rows)
     assert sorted(overall["against_best"]) == ["", "both failed"]
+
+
+def test_the_legend_says_that_each_target_weighs_the_same() -> None:
+    """One data set: what weighs the same are its two targets, whose means by hand are 0.8 and 0.4."""
+    units = [unit_of("a", "kits21", [CLICK], 2, target={"name": name}, unit=name) for name in ("tumour", "cyst")]
+    rows = pd.DataFrame(
+        [row_of(unit, 0, CLICK, 1, dice) for unit, dice in zip(units, (0.8, 0.4), strict=True)]
+        + [row_of(units[0], 1, CLICK, 1, 0.8)]
+    )
+    units[1]["cases"] = ["case_00"]
+    page = page_of(rows, units)
+    assert page.sheets[0].headings[-2:] == ("kits21/tumour", "kits21/cyst")
+    assert lb.overall_of(lb.leaderboard_of(rows, units), rows)["dice"].tolist() == [pytest.approx(0.6)]
+    assert any("each data set and target weighing the same" in note for note in page.notes)
 
 
 def test_the_sheet_fits_and_names_each_dataset() -> None:

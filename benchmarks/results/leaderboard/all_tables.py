@@ -40,7 +40,8 @@ def details(
     """The tables beside the leaderboard, by name; takes seconds where the leaderboard takes a moment.
 
     Args:
-        margin: the smallest difference that matters, for the equivalence test; see `comparisons_of`.
+        margin: the smallest difference that matters, for the equivalence test; see `comparisons_of`. The table over
+            all datasets is one of Dice, whatever the metric.
         only: names of the tables wanted; all if empty.
 
     Raises:
@@ -52,7 +53,7 @@ def details(
     with_target(rows)
     makers: dict[str, Callable[[], pd.DataFrame]] = {
         "completeness": lambda: completeness_of(rows, units),
-        "overall": lambda: overall_of(leaderboard_of(rows, units), rows),
+        "overall": lambda: overall_of(leaderboard_of(rows, units), rows, margin if metric == "dice" else None),
         "metrics": lambda: metrics_of(leaderboard_of(rows, units)),
         "contamination": lambda: contamination_of(units).reset_index(),
         "rankings": lambda: rankings_of(rows, metric),

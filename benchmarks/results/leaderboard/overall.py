@@ -32,7 +32,7 @@ BEHIND = ["behind", "behind_low", "behind_high"]
 POOLED = ["low", "high", "patients", *BEHIND, "p", "against_best"]
 
 
-def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+def overall_of(board: pd.DataFrame, rows: pd.DataFrame, margin: float | None = None) -> pd.DataFrame:
     """Over all datasets: for each track and protocol the mean of the mean Dice, its interval, and the mean rank.
 
     Every dataset (and target) weighs the same, whatever its number of cases. Intervals and tests are over patients
@@ -41,17 +41,19 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         board: the leaderboard of these rows.
+        margin: the smallest difference in mean Dice that matters; by default `MARGIN`.
 
     Returns:
         track, protocol, differs, method, floor, untrained, missing (cases), lists (how many it is on), of (how many
-        there are), dice, low, high (95 %), patients, mean_rank, behind, behind_low, behind_high, p and against_best,
-        and one column "dice/<dataset>" (or "dice/<dataset>/<target>") with the mean Dice of each list. `behind` is the
-        mean Dice of the best method of the table minus this one's, with its 95 % interval. `p` is that of the
-        sign-flip test against the best method, with Holm's correction over all pairs; `against_best` says it in words.
+        there are), dice, low, high (95 %), patients, mean_rank, margin, behind, behind_low, behind_high, p and
+        against_best, and one column "dice/<dataset>" (or "dice/<dataset>/<target>") with the mean Dice of each list.
+        `behind` is the mean Dice of the best method of the table minus this one's, with its 95 % interval. `p` is that
+        of the sign-flip test against the best method, with Holm's correction over all pairs; `against_best` says it in
+        words.
         Where the best method so far is not finished, nothing is compared.
     """
     tables = []
-    final = _final(board, rows)
+    final, stated = _final(board, rows), MARGIN if margin is None else margin
     for (track, protocol, differs), lists in board.groupby(OVER, sort=False) if len(board) else ():
         several = lists.groupby("dataset")["target"].nunique().gt(1)
         names = [
@@ -77,10 +79,11 @@ def overall_of(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
                 "of": wide.shape[1],
                 "dice": wide[everywhere].mean(axis=1).reindex(wide.index),
                 "mean_rank": ranks.mean(axis=1).reindex(wide.index),
+                "margin": stated,
             }
         )
         mine = final[(final["track"] == track) & (final["protocol"] == protocol) & (final[DIFFERS] == differs)]
-        pooled = _pooled(mine, list(wide.index[everywhere]))
+        pooled = _pooled(mine, list(wide.index[everywhere]), stated)
         best_so_far = table.sort_values("dice", ascending=False, kind="stable").iloc[:1]
         if best_so_far["missing"].any():
             pooled = uncompared(pooled)  # the lead of the best finished method is not that of the best so far
@@ -104,7 +107,7 @@ def _final(board: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return with_target(last_steps(rows.drop(columns=DIFFERS, errors="ignore").merge(lists, on=PLACE)))
 
 
-def _pooled(rows: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
+def _pooled(rows: pd.DataFrame, methods: list[str], margin: float) -> pd.DataFrame:
     """Method → `POOLED`, for the methods that have every case; a run that is not finished has no test of others."""
     cases = rows.groupby("method").size()
     complete = [name for name in methods if cases[name] == len(rows.drop_duplicates(UNIT))]
@@ -131,8 +134,8 @@ def _pooled(rows: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
             pair = {
                 "patients": strata.patients,
                 "both_failed": {a, b} <= failed,
-                "equivalent": pooled_equivalence(difference, MARGIN, strata).equivalent,
-                "margin": MARGIN,
+                "equivalent": pooled_equivalence(difference, margin, strata).equivalent,
+                "margin": margin,
                 "p_sign_flip_holm": p,
                 "better": best,
             }

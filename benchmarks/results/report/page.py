@@ -101,7 +101,7 @@ def report_html(content: ReportContent) -> str:
     units = list(content.units)
     rows = with_lists(content.rows, units)
     board = leaderboard_of(rows, units)
-    overall = overall_of(board, rows)
+    overall = overall_of(board, rows, content.margin if content.metric == DICE else None)
     if content.incomplete:
         overall = uncompared(overall)
     tables, by_dice = _tables(content, rows)

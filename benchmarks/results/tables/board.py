@@ -36,12 +36,6 @@ MARKS = {"trained-on": "*", "superset": "+", "unseen": "", "unknown": "?"}
 KNOWS = {WORDS: "w", ITS_TRAINING: "t"}
 """The letter of what a method knows of the target beside the prompts."""
 
-OVERALL_LEGEND = (
-    "all datasets: mean of the datasets' means, each weighing the same; interval and tests over patients within "
-    "datasets. against the best: sign-flip test, Holm-corrected over all pairs of the table, and equivalence within "
-    "0.02."
-)
-
 NO_OVERALL = "overall: nothing to show, no list has two data sets that a table could be over"
 
 DIFFERS_LEGEND = "other …: made under other conditions than most of these methods, so in a list of its own."
@@ -68,7 +62,7 @@ def leaderboard_page(
     synthetic = bool(board["synthetic"].any())
     first = overall_sheets(board, overall)
     sheets = first if overall_only and first else [*first, *board_sheets(board), *costs_sheets(board)]
-    about_all = (OVERALL_LEGEND,) if first else ()
+    about_all = (_overall_legend(overall),) if first else ()
     return Page(tuple(sheets), (*legend(board), *about_all, *few_note(sheets), *notes), synthetic)
 
 
@@ -77,7 +71,16 @@ def overall_page(board: pd.DataFrame, overall: pd.DataFrame) -> Page:
     sheets = overall_sheets(board, overall)
     if not sheets:
         return Page(notes=(NO_OVERALL,))
-    return Page(tuple(sheets), (*legend(board), OVERALL_LEGEND, *few_note(sheets)), bool(board["synthetic"].any()))
+    notes = (*legend(board), _overall_legend(overall), *few_note(sheets))
+    return Page(tuple(sheets), notes, bool(board["synthetic"].any()))
+
+
+def _overall_legend(overall: pd.DataFrame) -> str:
+    return (
+        "all datasets: mean of the lists' means, each data set and target weighing the same; interval and tests over "
+        "patients within datasets. against the best: sign-flip test, Holm-corrected over all pairs of the table, and "
+        f"equivalence within {overall['margin'].iloc[0]:g}."
+    )
 
 
 def overall_sheets(board: pd.DataFrame, overall: pd.DataFrame) -> list[Sheet]:
