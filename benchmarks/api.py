@@ -408,7 +408,8 @@ def compare(
         margin: the smallest difference that matters; see `benchmarks.results.leaderboard.comparisons_of`.
 
     Raises:
-        UserError: neither folders, methods nor suites; runs with no method in common; an unknown metric.
+        UserError: neither folders, methods nor suites; one of which no case is there yet; runs with no method in
+            common; an unknown metric.
     """
     names = [str(a), str(b)]
     store = RecordStore(user_path(out) / "records")
@@ -421,6 +422,8 @@ def compare(
         sides = _methods_of_run(store, suite, names)
     for side in sides:
         refuse_rehearsal(suite, side.units)
+        if side.rows.empty:
+            raise UserError(f"{side.name}: not finished: no case is there yet; run the suite again")
         Results(suite, side.rows, tuple(side.units)).check_metric(metric)
     return compared(sides[0], sides[1], metric, margin)
 
@@ -435,7 +438,8 @@ def _methods_of_run(store: RecordStore, suite: str, names: Sequence[str]) -> lis
                 f"{nearest_name(name, known)}"
             )
     return [
-        Side(name, rows[rows["method"] == name], [unit for unit in units if unit["method"] == name]) for name in names
+        Side(name, rows if rows.empty else rows[rows["method"] == name], [u for u in units if u["method"] == name])
+        for name in names
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from scipy import stats
 
 from benchmarks.common.errors import UserError
+from benchmarks.results.records import RecordStore
 from benchmarks.results.run_pairs import Side, compared
 from benchmarks.results.tables import pairs_page, render
 from tests.results.boards import by_hand, one_stops_early
@@ -185,3 +187,23 @@ def test_a_page_has_both_means_and_the_difference_with_its_sign() -> None:
     assert "0.500" in text
     assert "+0.200 [+0.200, +0.200]" in text
     assert "a: old, b: new" in text
+
+
+def test_what_has_no_case_yet_is_not_compared_and_no_internal_error(call: Any, tmp_path: Path) -> None:
+    """A run that was cut off before its first case: its units are listed and described, and there are no rows."""
+    for out, suites in (("one", ("mine", "other")), ("two", ("mine",))):
+        store = RecordStore(tmp_path / out / "records")
+        for suite in suites:
+            units = [unit for name in ("net", "ball") for unit in side("a", {name: [0.5]}).units]
+            folders = [store.unit_folder(suite, "kits21", str(unit["method"]), str(unit["unit"])) for unit in units]
+            for unit, folder in zip(units, folders, strict=True):
+                store.begin_unit(folder, {**unit, "suite": suite})
+            store.set_current(suite, folders)
+    for words in (
+        ("net", "ball", "--suite", "mine", "--out", "one"),
+        ("mine", "other", "--out", "one"),
+        ("one", "two", "--suite", "mine"),
+    ):
+        done = call("compare", *words)
+        assert (done.code, done.out) == (2, "")
+        assert done.errors == [f"error: {words[0]}: not finished: no case is there yet; run the suite again"]
