@@ -147,6 +147,26 @@ def test_what_is_known_of_the_units_is_shown() -> None:
     assert lb.leaderboard_of(pd.DataFrame(), []).empty
 
 
+def test_the_costs_of_a_training_are_those_of_all_folds() -> None:
+    """Two trainings of 1 and 3 minutes take 2 in the mean; one of a fold that is not finished is not known yet."""
+    click = Protocol("centre-click")
+    figures = [{"minutes": 1.0, "parameters": 1000}, {"minutes": 3.0, "parameters": 1200}]
+    units = [
+        unit_of("net", "kits21", [click], 4, fold=fold, unit=f"fold {fold}", training=one, checkpoint=f"c{fold}")
+        | {"cases": [f"case_{2 * fold + i:02}" for i in range(2)]}
+        for fold, one in enumerate(figures)
+    ]
+    rows = pd.DataFrame([row_of(unit, int(case[-2:]), click, 1, 0.5) for unit in units for case in unit["cases"]])
+    (row,) = lb.leaderboard_of(rows, units).to_dict("records")
+    assert (row["train_minutes"], row["parameters"], row["checkpoint"]) == (2.0, 1200.0, "c0, c1")
+    begun = [{key: value for key, value in units[0].items() if key != "training"}, units[1]]
+    (row,) = lb.leaderboard_of(rows.iloc[1:], begun).to_dict("records")
+    assert (row["train_minutes"], row["parameters"]) == (3.0, 1200.0)
+    untrained = [{**unit, "untrained": True} for unit in units]
+    (row,) = lb.leaderboard_of(rows, untrained).to_dict("records")
+    assert (math.isnan(row["train_minutes"]), row["parameters"]) == (True, 1200.0)
+
+
 def test_notes_name_failures_and_protocols_left_out_once() -> None:
     rows, units = by_hand({"a": [0.5, None, None]}, skipped_protocols=["text", "box"])
     assert lb.notes_of(pd.concat([rows, rows]), units) == [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,8 @@ MEASURED = ("seconds_open", "seconds_segment", "joules")
 COSTS = (*MEASURED, "peak_memory_mb")
 
 TRAINING_FACTS = {"train_minutes": "minutes", "parameters": "parameters"}
-"""Columns of the leaderboard → what a unit's description says of its training; NaN for a method without one."""
+"""Columns of the leaderboard → what a unit's description says of its training; NaN for a method without one. Over the
+folds of a row minutes are a mean, parameters the most."""
 
 
 def summarise(rows: pd.DataFrame) -> pd.DataFrame:
@@ -123,11 +124,16 @@ def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
         return board
     known = {(unit["unit"], unit["method"]): unit for unit in units}
     named = list(zip(board["unit"], board["method"], strict=True))
-    for column, default in (("floor", False), ("untrained", False), ("contamination", "unknown"), ("checkpoint", "")):
+    for column, default in (("floor", False), ("untrained", False), ("contamination", "unknown")):
         board[column] = [known.get(unit, {}).get(column, default) for unit in named]
     board["knows"] = [", ".join(known.get(unit, {}).get("knows", ())) for unit in named]
+    folds = rows.groupby(GROUP, sort=False)["unit"].unique().to_dict()
+    places = list(board[GROUP].itertuples(index=False, name=None))
+    made = [[known.get((unit, place[-1]), {}) for unit in folds[place]] for place in places]
+    checkpoints = [dict.fromkeys(str(unit.get("checkpoint") or "") for unit in of) for of in made]
+    board["checkpoint"] = [", ".join(filter(None, of)) for of in checkpoints]
     for column, fact in TRAINING_FACTS.items():
-        board[column] = [_fact(known.get(unit, {}), fact) for unit in named]
+        board[column] = [_fact(of, fact) for of in made]
     board.loc[board["synthetic"], "contamination"] = "unseen"
     missing = missing_cases(rows, units)
     board["missing"] = [missing.get(place, 0) for place in board[PLACE].itertuples(index=False, name=None)]
@@ -138,7 +144,14 @@ def leaderboard_of(rows: pd.DataFrame, units: Units) -> pd.DataFrame:
     return board.drop(columns="_list").reset_index(drop=True)
 
 
-def _fact(unit: Mapping[str, Any], name: str) -> float:
-    """A figure of a unit's training; nothing for weights that were not trained here."""
-    value = (unit.get("training") or {}).get(name)
-    return math.nan if value is None or (unit.get("untrained") and name == "minutes") else float(value)
+def _fact(folds: Sequence[Mapping[str, Any]], name: str) -> float:
+    """A figure of the trainings of a row's folds; nothing for weights that were not trained here.
+
+    A fold that is not finished does not say it.
+    """
+    trained = [unit for unit in folds if not (unit.get("untrained") and name == "minutes")]
+    said = [(unit.get("training") or {}).get(name) for unit in trained]
+    values = [float(value) for value in said if value is not None]
+    if not values:
+        return math.nan
+    return max(values) if name == "parameters" else sum(values) / len(values)

@@ -211,9 +211,9 @@ def legend(board: pd.DataFrame) -> list[str]:
     lines = [
         "Dice: mean over cases at the last prompt, 95 % interval over patients; a failed case counts as 0 (done: "
         "cases that did not fail). F1: lesion-wise. s open, s prompt: seconds to take in a scan, and per prompt.",
-        "costs: minutes of one training (mean over data sets), parameters of its network, largest memory of the "
-        "process that predicts (of the GPU where it has one). knows, beside the prompts: w the target in words, t a "
-        "training on this target alone.",
+        "costs: minutes of one training (mean over folds and data sets), parameters of its network, largest memory of "
+        "the process that predicts (of the GPU where it has one). knows, beside the prompts: w the target in words, t "
+        "a training on this target alone.",
     ]
     if board["untrained"].any():
         lines.append(UNTRAINED_LEGEND)
