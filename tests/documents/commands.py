@@ -35,7 +35,9 @@ def shown_in(page: str) -> Iterator[list[str]]:
 
 
 def _words(line: str) -> list[str]:
-    return [word for word in shlex.split(re.sub(r"[\[\]]|…", " ", line), comments=True)[1:] if word]
+    words = shlex.split(re.sub(r"[\[\]]|…", " ", line), comments=True)[1:]
+    ends = [place for place, word in enumerate(words) if word in ("&&", "||", "|", ">", ";")]
+    return words[: ends[0]] if ends else words
 
 
 def parse(words: list[str]) -> None:

@@ -159,7 +159,7 @@ def test_the_first_page_shows_what_the_cases_say_too(monkeypatch) -> None:
     lists = {table[start][0]: table[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)}
 
     def verdicts(given: str, names: list[str]) -> set[str]:
-        return {line[5] for line in lists[given] if line[3].rpartition(" 0.")[0] in names}
+        return {line[5] for line in lists[given] if line[3].split(" 0.")[0] in names}
 
     small = ["nnU-Net, small plans", "nnU-Net, small plans, in the mirror, too"]
     assert verdicts("one centre click", ["SAM-Med3D, tiny"]) == {"TAGS is better"}
