@@ -164,10 +164,9 @@ def test_so_many_crops_of_segvol_are_zoomed_out(share: float) -> None:
     import torch
 
     segmenter: Any = method("segvol-tiny").build({"zoomed_out": share})
-    side, random = 3 * segmenter.module.size.image[0], torch.Generator().manual_seed(0)
-    image, label = np.ones((2, side, side, side), np.float32)
-    label[:] = 0
-    label[tuple(slice(side // 2 - 6, side // 2 + 6) for _ in range(3))] = 1
+    shape, random = [3 * n for n in segmenter.module.size.image], torch.Generator().manual_seed(0)
+    image, label = np.ones(shape, np.float32), np.zeros(shape, np.float32)
+    label[tuple(slice(n // 2 - 6, n // 2 + 6) for n in shape)] = 1
     voxels = [float(segmenter._view(image, label, random)[1].sum()) for _ in range(200)]
     assert {bool(count < 12**3 / 20) for count in voxels} == {True, False}
     assert sum(count < 12**3 / 20 for count in voxels) / 200 == pytest.approx(share, abs=0.09)  # 3 standard deviations
