@@ -147,7 +147,7 @@ def test_the_first_page_shows_what_the_cases_say_too(monkeypatch) -> None:
     click, later = text.split("After five clicks")
     five, nothing = later.split("With no prompt")
     for words, protocol, step, methods in (
-        (click, "centre-click", 1, ["tags-tiny", "sam-med3d-tiny", "region-growing", "3dsam-adapter-tiny"]),
+        (click, "centre-click", 1, ["tags-tiny", "sam-med3d-tiny", "3dsam-adapter-tiny", "region-growing"]),
         (five, "iterative-5", 5, ["tags-tiny", "region-growing", "sam-med3d-tiny"]),
         (nothing, "automatic", 1, ["tags-tiny", "nnunet-small", "nnunet-small-mirrored"]),
     ):
@@ -161,11 +161,11 @@ def test_the_first_page_shows_what_the_cases_say_too(monkeypatch) -> None:
     def verdicts(given: str, names: list[str]) -> set[str]:
         return {line[5] for line in lists[given] if line[3].split(" 0.")[0] in names}
 
-    small = ["nnU-Net, small plans", "nnU-Net, small plans, in the mirror, too"]
-    assert verdicts("one centre click", ["SAM-Med3D, tiny"]) == {"TAGS is better"}
-    assert verdicts("one centre click", ["region growing", "3DSAM-adapter, tiny"]) == {"undecided"}
-    assert verdicts("nothing", small) == {"TAGS is better"}
+    assert verdicts("one centre click", ["SAM-Med3D, tiny", "3DSAM-adapter, tiny"]) == {"TAGS is better"}
+    assert verdicts("one centre click", ["region growing"]) == {"undecided"}
+    assert verdicts("nothing", ["nnU-Net, small plans"]) == {"TAGS is better"}
+    assert verdicts("nothing", ["nnU-Net, small plans, in the mirror, too"]) == {"undecided"}
     assert {line[5] for line in lists["five rounds"]} == {"TAGS is better"}
-    assert ("(worse)" in click, "(both undecided" in click, "better than all" in five, "(both worse)" in nothing) == (
-        (True,) * 4
-    )
+    assert "(both worse), region growing 0.684 (undecided" in click
+    assert "better than all" in five
+    assert re.search(r"nnU-Net 0\.\d+ \(worse\) or, looking in the mirror as well, 0\.\d+ \(undecided\)", nothing)
