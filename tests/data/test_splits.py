@@ -82,7 +82,7 @@ def test_a_changed_split_is_refused(file_name, tmp_path):
     assert read(complete_ids(name))
     path = tmp_path / "splits" / file_name
     path.write_text(path.read_text().replace('"test"', '"test "', 1))
-    with pytest.raises(UserError, match=f"{file_name} was changed .SHA-256"):
+    with pytest.raises(UserError, match=f"{file_name} was changed: its SHA-256 is"):
         read(["case_00000"])
 
 
