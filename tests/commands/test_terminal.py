@@ -15,8 +15,9 @@ from benchmarks.commands import terminal
 from benchmarks.commands.terminal import Bars
 
 
-def unit(name: str, cases: int) -> Any:
-    return SimpleNamespace(folder=Path(name), title=f"{name} · data", cases=tuple(range(cases)))
+def unit(name: str, cases: int, training: str = "") -> Any:
+    job = SimpleNamespace(digest=lambda: training) if training else None
+    return SimpleNamespace(folder=Path(name), title=f"{name} · data", cases=tuple(range(cases)), job=job)
 
 
 def test_outside_a_terminal_there_are_plain_lines(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,6 +94,17 @@ def test_a_training_shows_its_share_of_the_budget_and_its_loss() -> None:
         bars.stage(one, "evaluating")
         assert "budget" not in bars._tally.line(time.monotonic())
     assert "training 1 unit, trained so far: tags-tiny · data 50% of its budget, loss 0.123" in told
+
+
+def test_units_of_one_training_have_one_place_in_the_line() -> None:
+    file = io.StringIO()
+    units = [unit("plain", 4, "a"), unit("mirrored", 4, "a"), unit("other", 4, "b")]
+    with Bars(units, Console(file=file, force_terminal=False, width=120)) as bars:
+        for one in units:
+            bars.stage(one, "training")
+            bars.training(one, {"stage": "training", "step": 9, "progress": 0.5})
+        told = bars._tally.line(time.monotonic())
+    assert "trained so far: plain · data 50% of its budget; other · data 50% of its budget, " in told
 
 
 def test_labels_and_paths_are_no_markup() -> None:
