@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 from marks import with_block
-from measured import with_measured
+from measured import require_each_once, with_measured
 
 import benchmarks
 from benchmarks.contestants import method as find_method
@@ -83,10 +83,9 @@ def _require_all(cases: pd.DataFrame) -> None:
     Raises:
         ValueError: it has not.
     """
-    wanted = sorted(cases["case"].unique())
-    for key, mine in cases.groupby(["variant", "training", "protocol"])["case"]:
-        if sorted(mine) != wanted:
-            raise ValueError(f"{key}: {len(mine)} rows, not each of {len(wanted)} cases once")
+    wanted = {(case,) for case in cases["case"].unique()}
+    for key, mine in cases.groupby(["variant", "training", "protocol"]):
+        require_each_once(str(key), mine, ["case"], wanted)
 
 
 def _as_records(cases: pd.DataFrame) -> pd.DataFrame:

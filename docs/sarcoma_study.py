@@ -15,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 from marks import with_block
-from measured import with_measured
+from measured import require_each_once, with_measured
 
 import benchmarks
 from benchmarks.results.leaderboard.comparisons import MARGIN, verdict
@@ -83,9 +83,7 @@ def _require_all(given: str, chosen: pd.DataFrame, cases: pd.DataFrame) -> None:
     """
     wanted = {(seed, case) for seed in cases["seed"].unique() for case in cases["case"].unique()}
     for method in {OURS, *chosen["method"]}:
-        mine = chosen[chosen["method"] == method]
-        if len(mine) != len(wanted) or set(zip(mine["seed"], mine["case"], strict=True)) != wanted:
-            raise ValueError(f"{given}: {method} has {len(mine)} rows, not each of {len(wanted)} seeds and cases once")
+        require_each_once(f"{given}: {method}", chosen[chosen["method"] == method], ["seed", "case"], wanted)
 
 
 def _as_records(cases: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from baselines.nnunet.raw_data import from_nnunet_axes, to_nnunet_axes
 from benchmarks.common.errors import UserError
 from benchmarks.contestants.convolutions import by_onednn
-from benchmarks.contestants.precision import finite
+from benchmarks.contestants.precision import finite_by_channel
 from benchmarks.data.volume import BoolArray, FloatArray, Volume
 
 if TYPE_CHECKING:
@@ -68,8 +68,7 @@ def segmented(
     if before is not None:
         data = np.vstack((data, convert_labelmap_to_one_hot(seen[0], labels.foreground_labels, data.dtype)))
     logits = predictor.predict_logits_from_preprocessed_data(torch.from_numpy(np.ascontiguousarray(data)))
-    for channel in logits:  # one by one: the check takes as much memory again as what it is given
-        finite(channel)
+    finite_by_channel(logits)
     found: NDArray[Any] = convert_predicted_logits_to_segmentation_with_correct_shape(
         logits,
         predictor.plans_manager,

@@ -29,7 +29,7 @@ from baselines.totalsegmentator.archive import unpack
 from baselines.totalsegmentator.tasks import HEPATIC, LIVER, LUNG, Task
 from benchmarks.common.errors import UserError
 from benchmarks.contestants import PromptKind, Segmenter, Session, Target
-from benchmarks.contestants.precision import finite
+from benchmarks.contestants.precision import finite_by_channel
 from benchmarks.data.volume import BoolArray, Volume
 from benchmarks.prompting.prompts import Prompts
 
@@ -140,10 +140,7 @@ def _one_after_the_other(
     predicted = predictor.predict_logits_from_preprocessed_data
 
     def checked(data: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = predicted(data)
-        for channel in logits:  # one by one: the check takes as much memory again as what it is given
-            finite(channel)
-        return logits
+        return finite_by_channel(predicted(data))
 
     with mock.patch.object(predictor, "predict_logits_from_preprocessed_data", checked):
         return predictor.predict_from_files_sequential(cases, out, save_probabilities, overwrite)

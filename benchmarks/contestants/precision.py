@@ -52,3 +52,10 @@ def finite(answer: torch.Tensor) -> torch.Tensor:
     if not bool(torch.isfinite(answer).all()):
         raise ValueError("the network's answer is not finite")
     return answer
+
+
+def finite_by_channel(answer: torch.Tensor) -> torch.Tensor:
+    """`finite` for channels as large as a scan, one by one: it takes as much memory again as what it is given."""
+    for channel in answer:
+        finite(channel)
+    return answer

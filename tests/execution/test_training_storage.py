@@ -199,14 +199,19 @@ def validated_job(cases: tuple[Case, ...], dices: Mapping[int, float], monkeypat
     return job_of(cases, steps=12, validation=cases[:1], validate_at=(0.25, 0.5, 0.75, 1.0), keep_best=True)
 
 
+def undisturbed_and_stored(job: TrainingJob, folder: Path) -> tuple[Path, TrainingJob]:
+    """Where the job was trained in one go, and the same job with a storage, which nobody has begun."""
+    undisturbed = folder / "undisturbed"
+    loop_of(job, undisturbed).run()
+    return undisturbed, replace(job, storage=str(folder / "store"))
+
+
 def test_the_best_checkpoint_is_the_storages_and_not_that_of_a_disk_which_comes_back(
     cases: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Machine A is cut off with a best of its own, B goes on and finds a better one, A comes back with its disk."""
     job = validated_job(cases, {3: 0.2, 6: 0.6, 9: 0.4, 12: 0.5}, monkeypatch)
-    undisturbed = tmp_path / "undisturbed"
-    loop_of(job, undisturbed).run()
-    stored = replace(job, storage=str(tmp_path / "store"))
+    undisturbed, stored = undisturbed_and_stored(job, tmp_path)
     interrupted(stored, tmp_path / "a", 5)
     stale = (tmp_path / "a" / BEST / "weights.safetensors").read_bytes()
     interrupted(stored, tmp_path / "b", 8)
@@ -221,9 +226,7 @@ def test_the_best_checkpoint_of_a_disk_counts_where_the_storage_was_named_only_n
 ) -> None:
     """Cut off twice after the best validation: without a storage, and then with one that has had none since."""
     job = validated_job(cases, {3: 0.6, 6: 0.2, 9: 0.4, 12: 0.5}, monkeypatch)
-    undisturbed = tmp_path / "undisturbed"
-    loop_of(job, undisturbed).run()
-    stored = replace(job, storage=str(tmp_path / "store"))
+    undisturbed, stored = undisturbed_and_stored(job, tmp_path)
     interrupted(job, tmp_path / "a", 5)
     interrupted(stored, tmp_path / "a", 8)
     loop_of(stored, tmp_path / "a").run()
